@@ -1,0 +1,173 @@
+"""An OpenAI request body: what is asked, checked and named. Reads only; `rewrite` changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from router.core.jsontext import Members, Placed, read_document
+from router.core.types import ChatRequest, Endpoint
+from router.errors import RequestError
+
+BYTES_PER_TOKEN = 4  # the field's rule of thumb for English; good enough to tell a short prompt from a long one
+SYSTEM_ROLES = frozenset({"system", "developer"})
+_IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+_NONE = Placed(None, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request body as it was sent, with the place of every top-level value."""
+
+    text: str
+    members: Members
+
+    def value(self, key: str) -> object:
+        """The value of a top-level key; None when it is absent or null."""
+        return self.members.get(key, _NONE).value
+
+
+def parse(endpoint: Endpoint, data: bytes, headers: Mapping[str, str]) -> tuple[ChatRequest, Body]:
+    """Read and check a request body.
+
+    Only what routing or a rewrite depends on is checked; everything else is the backend's to judge.
+
+    Raises:
+        RequestError: 400 that names the field.
+    """
+    text, members = read_document(data)
+    body = Body(text, members)
+    model = _model(body)
+    _expect(body, "stream", bool, "true or false")
+    _expect(body, "stream_options", dict, "an object")
+    is_stream, wants_usage = body.value("stream") is True, _wants_usage(body)
+    if endpoint is Endpoint.CHAT:
+        content = _read_messages(body)
+    else:
+        prompt = _prompt_text(body.value("prompt"))
+        content = _Content(prompt, _size_bytes(prompt))
+    request = ChatRequest(
+        endpoint,
+        model,
+        content.user_text,
+        _tokens(content.size_bytes),
+        is_stream,
+        content.has_tools,
+        content.has_images,
+        wants_usage,
+        headers,
+    )
+    return request, body
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    user_text: str
+    size_bytes: int
+    has_tools: bool = False
+    has_images: bool = False
+
+
+def _read_messages(body: Body) -> _Content:
+    _expect(body, "chat_template_kwargs", dict, "an object")
+    _expect(body, "tools", list, "an array")
+    size_bytes, user_text = 0, ""
+    has_tools, has_images = bool(body.value("tools")), False
+    for index, message in enumerate(_messages(body)):
+        role = _role(message, index)
+        parts = list(_parts(message.get("content"), f"messages[{index}].content"))
+        texts = [part for part in parts if isinstance(part, str)]
+        size_bytes += sum(map(_size_bytes, texts))
+        has_images = has_images or any(isinstance(part, dict) and part.get("type") in _IMAGE_PARTS for part in parts)
+        has_tools = has_tools or role == "tool" or bool(message.get("tool_calls"))
+        if role == "user":
+            user_text = "\n".join(texts)
+    return _Content(user_text, size_bytes, has_tools, has_images)
+
+
+def _bad(path: str, must: str) -> RequestError:
+    return RequestError(400, f"'{path}' must be {must}", param=path, code="invalid_type")
+
+
+def _missing(path: str, fix: str) -> RequestError:
+    return RequestError(400, f"'{path}' is missing; {fix}", param=path, code="missing_field")
+
+
+def _model(body: Body) -> str:
+    model = body.value("model")
+    if model is None:
+        raise _missing("model", "send 'auto' to let the router choose")
+    if not isinstance(model, str) or not model.strip():
+        raise _bad("model", "a string that is not empty")
+    return model
+
+
+def _expect(body: Body, key: str, kind: type, words: str) -> None:
+    value = body.value(key)
+    if value is not None and not isinstance(value, kind):
+        raise _bad(key, words)
+
+
+def _wants_usage(body: Body) -> bool:
+    options = body.value("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def _messages(body: Body) -> list[dict[str, object]]:
+    messages = body.value("messages")
+    if messages is None:
+        raise _missing("messages", "send at least one message")
+    if not isinstance(messages, list):
+        raise _bad("messages", "an array")
+    if not messages:
+        raise RequestError(400, "'messages' is empty; send at least one message", param="messages", code="empty_array")
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise _bad(f"messages[{index}]", "an object")
+    return messages
+
+
+def _role(message: dict[str, object], index: int) -> str:
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise _bad(f"messages[{index}].role", "a string such as 'user', 'assistant', 'system' or 'tool'")
+    return role
+
+
+def _parts(content: object, path: str) -> Iterator[str | dict[str, object]]:
+    """The text of each text part as a string, and every other part as it is."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for index, part in enumerate(content):
+            yield _part(part, f"{path}[{index}]")
+    elif content is not None:
+        raise _bad(path, "a string or an array of parts")
+
+
+def _part(part: object, path: str) -> str | dict[str, object]:
+    if not isinstance(part, dict):
+        raise _bad(path, "an object with a 'type'")
+    if part.get("type") != "text":
+        return part
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise _bad(f"{path}.text", "a string")
+    return text
+
+
+def _prompt_text(prompt: object) -> str:
+    """The text of a completions prompt: a string or strings; token ids have no text."""
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, list):
+        return "\n".join(part for part in prompt if isinstance(part, str))
+    return ""
+
+
+def _size_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _tokens(size_bytes: int) -> int:
+    return -(-size_bytes // BYTES_PER_TOKEN)

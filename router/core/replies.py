@@ -1,0 +1,51 @@
+"""The answers that the router gives itself: errors and the list of models, in OpenAI's shapes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from router.core.types import Reply
+from router.errors import RequestError
+
+OWNER = "semantic-router"
+"""`owned_by` of every listed model: who answers for the name, not who made the weights."""
+
+
+def error_reply(error: RequestError) -> Reply:
+    """The client's error as OpenAI writes errors, with the error's own HTTP status."""
+    code = error.code or "invalid_request"
+    document = {
+        "error": {"message": error.message, "type": "invalid_request_error", "param": error.param, "code": code},
+    }
+    return _reply(error.http_status, document, "error", f"sr_{code}")
+
+
+def models_reply(names: Sequence[str], wanted: str | None, created_s: int) -> Reply:
+    """The list of `names`, or the one that is `wanted`. `created_s` is a Unix time.
+
+    Raises:
+        RequestError: 404 when `wanted` is not among `names`.
+    """
+    if wanted is None:
+        cards = [_card(name, created_s) for name in names]
+        return _reply(200, {"object": "list", "data": cards}, "models", "sr_models")
+    if wanted not in names:
+        raise unknown_model(wanted, names)
+    return _reply(200, _card(wanted, created_s), "models", "sr_models")
+
+
+def unknown_model(name: str, names: Sequence[str]) -> RequestError:
+    """The 404 for a model that is not configured. Names the known ones; the client's own word is cut short."""
+    shown = name if len(name) <= 64 else f"{name[:61]}..."
+    message = f"the model '{shown}' does not exist. Known models: {', '.join(names)}"
+    return RequestError(404, message, param="model", code="model_not_found")
+
+
+def _card(name: str, created_s: int) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": created_s, "owned_by": OWNER}
+
+
+def _reply(status: int, document: object, path: str, details: str) -> Reply:
+    headers = {"content-type": "application/json", "x-vsr-response-path": path}
+    return Reply(status, headers, json.dumps(document).encode(), details)

@@ -1,0 +1,286 @@
+"""The words of the core: what comes in, what goes out, and what is decided in between. Start reading here.
+
+Everything is frozen: a value that two exchanges, a thread or a log line can share without asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+# -- what is measured ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """What a signal measured: one label out of a fixed set."""
+
+    label: str
+    """The most probable label."""
+    confidence: float
+    """Calibrated probability of `label`, 0 to 1."""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    """Probability of every label; they sum to 1. May be empty for a signal that gives only its best label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What stands in for a reading that could not be taken. A value of its own: neither false nor zero."""
+
+    reason: str
+    """One of a few fixed words, such as `deadline`, `no_text` or `disabled`; never text from a request."""
+
+
+Reading = Classification | Missing
+
+
+# -- what is asked ---------------------------------------------------------------------------------------------------
+
+
+class Endpoint(Enum):
+    """The OpenAI endpoints whose bodies the router reads."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+    EMBEDDINGS = "/v1/embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What the rules and the signals may know of one request."""
+
+    endpoint: Endpoint
+    model: str
+    """The name the client asked for, as it was sent."""
+    text: str
+    """What is classified: the text parts of the last user message, joined by newlines; empty when there are none."""
+    prompt_tokens: int
+    """Estimated size of the whole prompt in tokens: UTF-8 bytes of all message text / 4, rounded up."""
+    is_stream: bool = False
+    has_tools: bool = False
+    """The request offers tools, or carries tool calls or tool results."""
+    has_images: bool = False
+    wants_usage: bool = False
+    """The client itself asked for `stream_options.include_usage`."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Request headers by lower-case name; repeated headers are joined by a comma and a space."""
+
+
+# -- what is decided -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """Whether the model shall think, and how hard."""
+
+    enabled: bool
+    effort: str | None = None
+    """`low`, `medium` or `high` for families that know an effort; None leaves the family's default."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningFamily:
+    """How the models of one family are told to think or not."""
+
+    kind: str
+    """`chat_template_kwargs`: a boolean `parameter` inside that object. `reasoning_effort`: a word at the top level."""
+    parameter: str
+    default_effort: str = "medium"
+    """Sent when reasoning is on and the rule names no effort."""
+    off_effort: str = "low"
+    """Sent when reasoning is off, for families that cannot switch it off altogether."""
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPrompt:
+    """A system prompt that a rule adds to the request."""
+
+    text: str
+    mode: str = "insert"
+    """`insert` puts it before the client's own system prompt; `replace` puts it in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that clients may name and that vLLM serves."""
+
+    name: str
+    """What clients ask for."""
+    cluster: str
+    """The Envoy cluster that serves it."""
+    served_name: str
+    """What the body's `model` says when it reaches vLLM (`--served-model-name`)."""
+    reasoning_family: str | None = None
+    """A key of the config's `reasoning_families`; None leaves reasoning switches alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the policy chose for one request."""
+
+    name: str
+    """The rule that won, `default`, or `direct` for a concrete model that the client named."""
+    model: Model
+    reason: str
+    """Why: `matched`, `no_match`, `below_threshold`, `intent_missing` or `concrete_model`."""
+    reasoning: Reasoning | None = None
+    """None leaves the client's own reasoning switches as they are."""
+    system_prompt: SystemPrompt | None = None
+
+
+# -- events: one for each of Envoy's messages ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHeaders:
+    headers: Mapping[str, str]
+    """Lower-case names, pseudo-headers (`:path`, `:method`) included; repeated ones joined by `, `."""
+    is_end: bool
+    """No body follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    data: bytes
+    """The whole body: Envoy buffers it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sensed:
+    """The shell's answer to `Sense`."""
+
+    readings: Mapping[str, Reading]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHeaders:
+    headers: Mapping[str, str]
+    is_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBody:
+    data: bytes
+    """One chunk, split at any byte."""
+    is_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trailers:
+    """Trailers of either direction; never changed."""
+
+
+Event = RequestHeaders | RequestBody | Sensed | ResponseHeaders | ResponseBody | Trailers
+
+
+# -- actions: one goes out for each event ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Go on, nothing changes."""
+
+    is_last: bool = False
+    """The core is done with this exchange: the shell ends the gRPC stream and the rest passes untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sense:
+    """Measure this request and come back with `Sensed`. Never leaves the process."""
+
+    request: ChatRequest
+    wanted: frozenset[str]
+    """Names of the signals that the rules need for this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Send the request to a cluster, perhaps with a new body."""
+
+    cluster: str
+    set_headers: Mapping[str, str]
+    body: bytes | None = None
+    """The rewritten body; None leaves the client's bytes."""
+    remove_headers: tuple[str, ...] = ()
+    is_last: bool = True
+    """As in `Continue`: false when the response has to pass through us too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer the client ourselves; nothing reaches a backend."""
+
+    http_status: int
+    headers: Mapping[str, str]
+    body: bytes
+    details: str
+    """A fixed word for Envoy's access log (`%RESPONSE_CODE_DETAILS%`), such as `sr_model_not_found`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Pass this response chunk on with other bytes."""
+
+    data: bytes
+    is_last: bool = False
+
+
+Action = Continue | Sense | Route | Reply | Replace
+
+
+# -- how it ended ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the backend reported them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The frozen record of one exchange, handed to every instrument. Holds no text of a prompt or an answer."""
+
+    ending: str
+    """`routed` (our part ended with the decision), `replied` (we answered), `completed` (the whole answer passed us),
+    `abandoned` (it ended early: client gone, backend gone, or Envoy gave up on us) or `failed` (a fault of ours)."""
+    endpoint: str = "other"
+    """`chat`, `completions`, `embeddings`, `models` or `other`."""
+    response_path: str = "upstream"
+    """As in the `x-vsr-response-path` header: `upstream`, `models` or `error`."""
+    request_id: str = ""
+    """Envoy's `x-request-id`."""
+    requested_model: str = ""
+    """The configured name or alias that the client asked for; empty when it named none that we know."""
+    model: str = ""
+    """The configured model that was chosen; empty when none was."""
+    cluster: str = ""
+    decision: str = ""
+    reason: str = ""
+    """As in `Decision.reason`."""
+    category: str = "none"
+    """The intent's label; `none` when it was not measured, `unknown` when it could not be."""
+    confidence: float = 0.0
+    """Confidence of `category`, 0 to 1."""
+    reasoning: str = "unchanged"
+    """`on`, `off` or `unchanged`."""
+    effort: str = ""
+    is_stream: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Signals that could not be read, each with its reason."""
+    error_code: str = ""
+    """Machine-readable code of our own error reply, such as `model_not_found`."""
+    http_status: int = 0
+    """Status of our reply, or of the backend's when the response passed us; 0 when neither is known."""
+    usage: Usage | None = None
+    routing_s: float = 0.0
+    """From Envoy's first message to our answer to the request, in seconds; Envoy's buffering of the body included."""
+    sensing_s: float = 0.0
+    """Of that, spent waiting for signals."""
+    first_token_s: float | None = None
+    """From our routing answer to the first byte of the response body; None when the response did not pass us."""
+    duration_s: float = 0.0
+    """From the first message to the end of our part."""

@@ -1,0 +1,194 @@
+"""The gRPC shell: Envoy's messages in, the exchange's actions out, signals in between; health; drain.
+
+It decides nothing. One `Processor` call is one exchange, and everything that an exchange owns ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Protocol
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from router.core.exchange import Exchange, Snapshot
+from router.core.policy import Readings
+from router.core.types import Action, Event, Outcome, RequestHeaders, ResponseBody, Route, Sense, Sensed
+from router.errors import ConfigError, Problem, ProtocolError
+from router.extproc import wire
+from router.extproc.pb import extproc_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+_ROOM_BYTES = 1024 * 1024  # for headers and attributes that come with the largest body
+_HEALTH_SERVICES = ("", "liveness", "readiness", wire.SERVICE)  # the names that the Gateway API's endpoint pickers use
+
+Messages = AsyncIterator[pb.ProcessingRequest]
+Context = grpc.aio.ServicerContext[pb.ProcessingRequest, pb.ProcessingResponse]
+Sensor = Callable[[Sense], Awaitable[Readings]]
+"""Takes every reading that a `Sense` wants, within its own deadline; never raises for a signal that fails."""
+
+
+class Scope(Protocol):
+    """What the instruments hold while one exchange lasts."""
+
+    def upstream_headers(self) -> Mapping[str, str]:
+        """Headers that carry the trace to the backend; empty when tracing is off."""
+        ...
+
+    def end(self, outcome: Outcome) -> None:
+        """Hand the record to every instrument. Called exactly once."""
+        ...
+
+
+class Instruments(Protocol):
+    def begin(self, headers: Mapping[str, str]) -> Scope:
+        """Called with the request's headers, when an exchange begins."""
+        ...
+
+
+@dataclass(slots=True)
+class Run:
+    """One exchange under way, and when things happened in it, in seconds of `perf_counter`; zero for what has not."""
+
+    exchange: Exchange
+    scope: Scope
+    began: float = field(default_factory=perf_counter)
+    routed: float = 0.0
+    sensing_s: float = 0.0
+    first_token: float = 0.0
+    ending: str = "abandoned"
+
+    def finish(self) -> None:
+        """Hand the record, with its durations, to the instruments."""
+        outcome = replace(
+            self.exchange.outcome(self.ending),
+            routing_s=self.routed - self.began if self.routed else 0.0,
+            sensing_s=self.sensing_s,
+            first_token_s=self.first_token - self.routed if self.first_token else None,
+            duration_s=perf_counter() - self.began,
+        )
+        self.scope.end(outcome)
+
+
+class Processor:
+    """Serves exchanges. One instance serves all streams of a process."""
+
+    def __init__(self, snapshot: Snapshot, sense: Sensor, instruments: Instruments) -> None:
+        self.snapshot = snapshot
+        """The configuration of exchanges that begin from now on; those under way keep theirs."""
+        self._sense = sense
+        self._instruments = instruments
+
+    async def process(self, messages: Messages, context: Context) -> AsyncIterator[pb.ProcessingResponse]:
+        """One gRPC stream: the whole life of one exchange."""
+        run: Run | None = None
+        try:
+            async for message in messages:
+                phase, event = wire.decode(message)
+                run = run or self._begin(event)
+                action = await self._answer(run, event)
+                is_last = wire.is_last(action)
+                if is_last:  # before the answer goes out: Envoy may end the stream the moment it has it
+                    run.ending = run.exchange.ending
+                yield wire.encode(phase, action)
+                if is_last:
+                    return
+        except Exception as error:  # noqa: BLE001 - the shell's edge: a fault of ours must not take the process down
+            if run is not None:
+                run.ending = "failed"
+            await self._abort(context, error)
+        finally:
+            if run is not None:
+                run.finish()
+
+    def _begin(self, event: Event) -> Run:
+        headers = event.headers if isinstance(event, RequestHeaders) else {}
+        return Run(Exchange(self.snapshot), self._instruments.begin(headers))
+
+    async def _answer(self, run: Run, event: Event) -> Action:
+        action = run.exchange.receive(event)
+        if isinstance(action, Sense):
+            began = perf_counter()
+            readings = await self._sense(action)
+            run.sensing_s += perf_counter() - began
+            action = run.exchange.receive(Sensed(readings))
+        if isinstance(action, Route):
+            run.routed = perf_counter()
+            action = replace(action, set_headers={**action.set_headers, **run.scope.upstream_headers()})
+        elif isinstance(event, ResponseBody) and not run.first_token:
+            run.first_token = perf_counter()
+        return action
+
+    async def _abort(self, context: Context, error: Exception) -> None:
+        if isinstance(error, ProtocolError):
+            log.error("exchange ended: %s", error)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        # The error's own words are left out: they may quote a prompt.
+        log.error("exchange failed: %s at %s", type(error).__name__, _place(error))
+        await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+
+
+def _place(error: BaseException) -> str:
+    """File and line where an error was raised."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}" if traceback else "an unknown place"
+
+
+class Server:
+    """The listening gRPC server with its health service. Not ready before `start` returns, nor after `drain` begins."""
+
+    def __init__(self, address: str, processor: Processor, max_body_bytes: int) -> None:
+        size = max_body_bytes + _ROOM_BYTES  # gRPC's own default of 4 MiB would silently bypass us for larger bodies
+        options = [
+            ("grpc.max_receive_message_length", size),
+            ("grpc.max_send_message_length", size),
+            ("grpc.so_reuseport", 0),  # a stale process must not share our port and get live traffic
+        ]
+        self._address = address
+        self._server = grpc.aio.server(options=options)
+        self._health = health.aio.HealthServicer()
+        self.is_ready = False
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        method = grpc.stream_stream_rpc_method_handler(processor.process, wire.parse_request, wire.serialize_response)
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(wire.SERVICE, {"Process": method}),)
+        )
+
+    async def start(self) -> int:
+        """Listen and report healthy. The port that was bound, which matters when the address asked for port 0.
+
+        Raises:
+            ConfigError: the address cannot be listened on.
+        """
+        try:
+            port = self._server.add_insecure_port(self._address)
+        except RuntimeError:
+            message = (
+                f"cannot listen on {self._address}: is another router running there, or the address not this machine's?"
+            )
+            raise ConfigError([Problem("config", 0, "server.address", message)]) from None
+        await self._server.start()
+        for service in _HEALTH_SERVICES:
+            await self._health.set(service, HealthCheckResponse.SERVING)
+        self.is_ready = True
+        return port
+
+    async def drain(self, drain_s: float, grace_s: float) -> None:
+        """Say that we are leaving, serve on for `drain_s` so that Envoy can notice, then let open exchanges end.
+
+        `drain_s` should cover Envoy's health check interval times its unhealthy threshold; exchanges still open after
+        `grace_s` more are cut, which a fail-open Envoy turns into a pass-through.
+        """
+        self.is_ready = False
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(drain_s)
+        await self._server.stop(grace_s)

@@ -1,0 +1,118 @@
+"""Envoy's ext_proc messages to events, and actions to Envoy's messages. The only module that knows protobuf.
+
+Two traps of Envoy 1.40 are closed here: header values travel in `raw_value` alone, and a reply always names the phase
+that it answers, for an empty one is a protocol violation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from router.core.types import (
+    Action,
+    Continue,
+    Event,
+    Replace,
+    Reply,
+    RequestBody,
+    RequestHeaders,
+    ResponseBody,
+    ResponseHeaders,
+    Route,
+    Sense,
+    Trailers,
+)
+from router.errors import ProtocolError
+from router.extproc.pb import extproc_pb2 as pb
+
+SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+"""Envoy's gRPC service, which is also the name that its health checks ask for."""
+
+parse_request = pb.ProcessingRequest.FromString
+serialize_response = pb.ProcessingResponse.SerializeToString
+
+
+def decode(message: pb.ProcessingRequest) -> tuple[str, Event]:
+    """The phase of one of Envoy's messages, to be handed to `encode`, and the event in it.
+
+    Raises:
+        ProtocolError: the message is of no phase that we know.
+    """
+    phase = message.WhichOneof("request")
+    match phase:
+        case "request_headers":
+            part = message.request_headers
+            return phase, RequestHeaders(_headers(part.headers), part.end_of_stream)
+        case "response_headers":
+            part = message.response_headers
+            return phase, ResponseHeaders(_headers(part.headers), part.end_of_stream)
+        case "request_body":
+            return phase, RequestBody(message.request_body.body)
+        case "response_body":
+            return phase, ResponseBody(message.response_body.body, message.response_body.end_of_stream)
+        case "request_trailers" | "response_trailers":
+            return phase, Trailers()
+        case _:
+            raise ProtocolError("a message of an unknown phase")
+
+
+def encode(phase: str, action: Action) -> pb.ProcessingResponse:
+    """The reply to a message of `phase` that carries out `action`.
+
+    Raises:
+        ProtocolError: the action is none that Envoy can carry out.
+    """
+    response = pb.ProcessingResponse()
+    match action:
+        case Continue():
+            getattr(response, phase).SetInParent()
+        case Route():
+            _encode_route(getattr(response, phase).response, action)
+        case Replace():
+            getattr(response, phase).response.body_mutation.body = action.data
+        case Reply():
+            _encode_reply(response.immediate_response, action)
+        case Sense():
+            raise ProtocolError("Sense is for the shell, not for Envoy")
+    return response
+
+
+def is_last(action: Action) -> bool:
+    """The gRPC stream ends with this action; the rest of the exchange passes without us."""
+    return isinstance(action, Reply) or (isinstance(action, Continue | Route | Replace) and action.is_last)
+
+
+def _encode_route(common: pb.CommonResponse, route: Route) -> None:
+    # Without this flag Envoy keeps the route, and so the cluster, that it chose before it asked us.
+    common.clear_route_cache = True
+    _set_headers(common.header_mutation, route.set_headers)
+    common.header_mutation.remove_headers.extend(route.remove_headers)
+    if route.body is not None:
+        common.body_mutation.body = route.body
+
+
+def _encode_reply(immediate: pb.ImmediateResponse, reply: Reply) -> None:
+    immediate.status.code = reply.http_status
+    _set_headers(immediate.headers, reply.headers)
+    immediate.body = reply.body
+    immediate.details = reply.details
+
+
+def _set_headers(mutation: pb.HeaderMutation, headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        header = mutation.set_headers.add().header
+        header.key = name
+        header.raw_value = _header_bytes(value)
+
+
+def _header_bytes(value: str) -> bytes:
+    """A value that Envoy accepts: CR or LF in one would be a 500 for the client, even where failures are let pass."""
+    return value.replace("\r", " ").replace("\n", " ").replace("\0", " ").encode("utf-8", "replace")
+
+
+def _headers(headers: pb.HeaderMap) -> dict[str, str]:
+    decoded: dict[str, str] = {}
+    for header in headers.headers:
+        name, value = header.key, header.raw_value.decode("utf-8", "replace")
+        decoded[name] = f"{decoded[name]}, {value}" if name in decoded else value
+    return decoded

@@ -1,0 +1,45 @@
+"""What a signal is, and how all of them are read within one deadline. Knows no concrete signal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from router.core.types import ChatRequest, Classification, Missing, Reading
+from router.errors import BackendError
+
+
+class Signal(Protocol):
+    """A named measurement of one request, such as its intent. One instance serves all requests of a process."""
+
+    name: str
+    """What rules call it, such as `intent`."""
+
+    async def read(self, request: ChatRequest) -> Classification:
+        """Measure `request`. Raises `BackendError` when it cannot be measured; a request never fails for it."""
+        ...
+
+
+async def read_all(signals: Sequence[Signal], request: ChatRequest, deadline_s: float) -> Mapping[str, Reading]:
+    """Read every signal side by side; what fails or is late is `Missing`, with the reason.
+
+    `deadline_s` is the one budget for all signals together, in seconds.
+    """
+    if not signals:
+        return {}
+    tasks = {signal.name: asyncio.ensure_future(signal.read(request)) for signal in signals}
+    await asyncio.wait(tasks.values(), timeout=deadline_s)
+    return {name: _settle(task) for name, task in tasks.items()}
+
+
+def _settle(task: asyncio.Future[Classification]) -> Reading:
+    if not task.done():
+        task.cancel()
+        return Missing("deadline")
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if isinstance(error, BackendError):
+        return Missing(str(error))
+    raise error

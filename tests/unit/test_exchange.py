@@ -1,0 +1,353 @@
+"""One exchange, event by event: what goes out for what comes in, and what is on record when it is over."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from router.core.exchange import Exchange
+from router.core.policy import Default, Rule, TokensWithin
+from router.core.types import (
+    Continue,
+    Missing,
+    Reasoning,
+    Replace,
+    Reply,
+    RequestBody,
+    RequestHeaders,
+    ResponseBody,
+    ResponseHeaders,
+    Route,
+    Sense,
+    Sensed,
+    Trailers,
+    Usage,
+)
+from router.errors import ProtocolError
+from tests.unit.builders import LARGE, MATH_RULE, SMALL, chat_body, request_headers, send, snapshot, sure
+
+
+def error_of(action: object) -> dict:
+    """The OpenAI error in a reply."""
+    assert isinstance(action, Reply)
+    error: dict = json.loads(action.body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+# -- routing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_is_sensed_and_goes_where_the_rule_says() -> None:
+    """Cluster header, decision headers, the new body and its length go out together, and the exchange is over."""
+    exchange = Exchange(snapshot(MATH_RULE))
+    assert exchange.receive(request_headers()) == Continue()
+    wanted = exchange.receive(RequestBody(chat_body("prove it")))
+    assert isinstance(wanted, Sense)
+    assert (wanted.wanted, wanted.request.text) == (frozenset({"intent"}), "prove it")
+    action = exchange.receive(Sensed({"intent": sure("math", 0.876543)}))
+    assert isinstance(action, Route)
+    assert action.cluster == "cluster-large"
+    assert action.is_last
+    assert action.body is not None
+    assert json.loads(action.body)["reasoning_effort"] == "high"
+    assert action.set_headers == {
+        "x-upstream-cluster": "cluster-large",
+        "x-vsr-selected-category": "math",
+        "x-vsr-selected-confidence": "0.8765",
+        "x-vsr-selected-decision": "proofs",
+        "x-vsr-selected-model": "large",
+        "x-vsr-selected-reasoning": "on",
+        "x-vsr-decision-reason": "matched",
+        "x-vsr-response-path": "upstream",
+        "content-length": str(len(action.body)),
+    }
+
+
+def test_a_concrete_model_is_respected_and_nothing_is_sensed() -> None:
+    """Its cluster, its served name, and the body otherwise as sent."""
+    action = send(Exchange(snapshot(MATH_RULE)), chat_body("prove it", model="small"))
+    assert isinstance(action, Route)
+    assert (action.cluster, action.body) == ("cluster-small", chat_body("prove it", model="served-small"))
+    assert action.set_headers["x-vsr-selected-decision"] == "direct"
+    assert action.set_headers["x-vsr-decision-reason"] == "concrete_model"
+    assert action.set_headers["x-vsr-selected-category"] == "none"
+
+
+def test_a_body_that_already_fits_is_left_to_envoy() -> None:
+    """No new body, no content-length."""
+    action = send(Exchange(snapshot()), chat_body(model="large"))
+    assert isinstance(action, Route)
+    assert action.body is None
+    assert "content-length" not in action.set_headers
+
+
+@pytest.mark.parametrize("alias", ["auto", "MoM"])
+def test_every_alias_is_decided(alias: str) -> None:
+    """All names for "you choose" mean the same."""
+    action = send(Exchange(snapshot()), chat_body(model=alias))
+    assert isinstance(action, Route)
+    assert action.set_headers["x-vsr-selected-decision"] == "default"
+
+
+def test_a_missing_reading_goes_to_the_default_and_says_so() -> None:
+    """A late classifier costs the decision, never the request."""
+    exchange = Exchange(snapshot(MATH_RULE, default=Default(SMALL, Reasoning(False))))
+    action = send(exchange, chat_body(), {"intent": Missing("deadline")})
+    assert isinstance(action, Route)
+    assert action.set_headers["x-vsr-decision-reason"] == "intent_missing"
+    assert action.set_headers["x-vsr-selected-category"] == "unknown"
+    assert action.set_headers["x-vsr-selected-reasoning"] == "off"
+    assert exchange.outcome(exchange.ending).missing == {"intent": "deadline"}
+
+
+def test_a_shell_that_brings_no_reading_is_a_fault() -> None:
+    """`Sensed` has to settle what `Sense` asked for."""
+    with pytest.raises(ProtocolError, match="intent"):
+        send(Exchange(snapshot(MATH_RULE)), chat_body(), {})
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/completions", {"prompt": "x"}), ("/v1/embeddings", {"input": "x"})])
+def test_legacy_endpoints_go_by_model_name(path: str, body: dict) -> None:
+    """A known model's cluster; nothing but the name changes."""
+    exchange = Exchange(snapshot(MATH_RULE))
+    exchange.receive(request_headers(path))
+    action = exchange.receive(RequestBody(json.dumps({"model": "small", **body}).encode()))
+    assert isinstance(action, Route)
+    assert action.cluster == "cluster-small"
+    assert action.body is not None
+    assert json.loads(action.body) == {"model": "served-small", **body}
+
+
+def test_completions_can_be_decided_by_size() -> None:
+    """`auto` works there too; reasoning switches and system prompts are for chat alone."""
+    rule = Rule("short", TokensWithin(0, 10), LARGE, reasoning=Reasoning(True))
+    exchange = Exchange(snapshot(rule))
+    exchange.receive(request_headers("/v1/completions"))
+    action = exchange.receive(RequestBody(b'{"model": "auto", "prompt": "once upon"}'))
+    assert isinstance(action, Route)
+    assert action.body == b'{"model": "large", "prompt": "once upon"}'
+
+
+def test_embeddings_need_a_model_of_their_own() -> None:
+    """The policy chooses among chat models."""
+    exchange = Exchange(snapshot())
+    exchange.receive(request_headers("/v1/embeddings"))
+    error = error_of(exchange.receive(RequestBody(b'{"model": "auto", "input": "x"}')))
+    assert error["param"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/health"),
+        ("POST", "/v1/files"),
+        ("GET", "/v1/chat/completions"),
+        ("POST", "/v1/models"),
+        ("GET", "/v1/modelsX"),
+    ],
+)
+def test_other_paths_pass_untouched(method: str, path: str) -> None:
+    """Our part ends with the headers."""
+    exchange = Exchange(snapshot())
+    assert exchange.receive(request_headers(path, method)) == Continue(is_last=True)
+    assert exchange.outcome(exchange.ending).endpoint == "other"
+
+
+def test_a_query_string_does_not_hide_the_path() -> None:
+    """Azure-style `?api-version=` is common."""
+    exchange = Exchange(snapshot())
+    assert exchange.receive(request_headers("/v1/chat/completions?api-version=1")) == Continue()
+
+
+# -- replies ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_model_is_a_404_that_names_the_known_ones() -> None:
+    """As OpenAI writes it."""
+    error = error_of(send(Exchange(snapshot()), chat_body(model="gpt-9")))
+    assert (error["code"], error["param"], error["type"]) == ("model_not_found", "model", "invalid_request_error")
+    assert "auto, MoM, small, large, coder" in error["message"]
+
+
+def test_an_endless_unknown_model_name_is_cut_short() -> None:
+    """An error does not carry a client's megabyte back."""
+    reply = send(Exchange(snapshot()), chat_body(model="x" * 5000))
+    assert isinstance(reply, Reply)
+    assert len(reply.body) < 500
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"content_encoding": "gzip"}, 415, "unsupported_encoding"),
+        ({"content_length": "10001"}, 413, "body_too_large"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_before_the_body_comes(headers: dict, status: int, code: str) -> None:
+    """No megabytes are buffered for an answer that is already known."""
+    reply = Exchange(snapshot()).receive(request_headers(**headers))
+    assert isinstance(reply, Reply)
+    assert (reply.http_status, error_of(reply)["code"]) == (status, code)
+
+
+def test_an_identity_encoding_is_no_encoding() -> None:
+    """Some clients say so."""
+    assert Exchange(snapshot()).receive(request_headers(content_encoding="Identity")) == Continue()
+
+
+def test_a_body_without_a_length_is_measured_when_it_is_there() -> None:
+    """Chunked requests meet the same limit."""
+    reply = send(Exchange(snapshot(max_body_bytes=50)), chat_body("x" * 100))
+    assert isinstance(reply, Reply)
+    assert reply.http_status == 413
+
+
+def test_a_request_without_a_body_is_told_so() -> None:
+    """Envoy sends no body message for it, so the headers are answered."""
+    error = error_of(Exchange(snapshot()).receive(request_headers(is_end=True)))
+    assert "empty" in error["message"]
+
+
+def test_broken_json_is_a_400() -> None:
+    """And on record as such."""
+    exchange = Exchange(snapshot())
+    reply = send(exchange, b'{"model": ')
+    assert isinstance(reply, Reply)
+    assert (reply.http_status, reply.headers["x-vsr-response-path"]) == (400, "error")
+    outcome = exchange.outcome(exchange.ending)
+    assert (outcome.ending, outcome.error_code, outcome.http_status) == ("replied", "invalid_json", 400)
+    assert (outcome.response_path, outcome.requested_model) == ("error", "")
+
+
+def test_the_models_are_listed() -> None:
+    """Aliases first, then the configured models, in OpenAI's shape."""
+    exchange = Exchange(snapshot())
+    reply = exchange.receive(request_headers("/v1/models", "GET", is_end=True))
+    assert isinstance(reply, Reply)
+    document = json.loads(reply.body)
+    assert document["object"] == "list"
+    assert [card["id"] for card in document["data"]] == ["auto", "MoM", "small", "large", "coder"]
+    assert document["data"][0] == {
+        "id": "auto",
+        "object": "model",
+        "created": 1_700_000_000,
+        "owned_by": "semantic-router",
+    }
+    assert exchange.outcome(exchange.ending).response_path == "models"
+
+
+def test_one_model_is_shown_and_an_unknown_one_is_404() -> None:
+    """The id may be percent-encoded, as names with slashes are."""
+    found = Exchange(snapshot()).receive(request_headers("/v1/models/%73mall", "GET", is_end=True))
+    assert isinstance(found, Reply)
+    assert json.loads(found.body)["id"] == "small"
+    unknown = Exchange(snapshot()).receive(request_headers("/v1/models/nope", "GET", is_end=True))
+    assert error_of(unknown)["code"] == "model_not_found"
+
+
+# -- the response, when it is recorded -------------------------------------------------------------------------------
+
+USAGE = '{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}'
+
+
+def answered(body: bytes, content_type: str, **more: str) -> Exchange:
+    """An exchange that records usage and has got its response headers."""
+    exchange = Exchange(snapshot(records_usage=True))
+    route = send(exchange, body)
+    assert isinstance(route, Route)
+    assert not route.is_last
+    assert route.remove_headers == ("accept-encoding",)
+    exchange.receive(ResponseHeaders({":status": "200", "content-type": content_type, **more}, is_end=False))
+    return exchange
+
+
+def test_the_extra_usage_chunk_is_read_and_not_shown() -> None:
+    """The client did not ask for it; everything else passes as it came."""
+    exchange = answered(chat_body(stream=True), "text/event-stream")
+    assert exchange.receive(ResponseBody(b'data: {"choices": [{}]}\n\n', is_end=False)) == Continue()
+    assert exchange.receive(ResponseBody(f"data: {USAGE}\n\ndata: [DO".encode(), is_end=False)) == Replace(b"")
+    assert exchange.receive(ResponseBody(b"NE]\n\n", is_end=True)) == Replace(b"data: [DONE]\n\n", is_last=True)
+    outcome = exchange.outcome(exchange.ending)
+    assert (outcome.ending, outcome.usage, outcome.http_status) == ("completed", Usage(3, 5), 200)
+
+
+def test_a_client_that_asked_for_usage_gets_it() -> None:
+    """Read in passing; not one byte is held back."""
+    exchange = answered(chat_body(stream=True, stream_options={"include_usage": True}), "text/event-stream")
+    chunk = f"data: {USAGE}\n\ndata: [DO".encode()
+    assert exchange.receive(ResponseBody(chunk, is_end=False)) == Continue()
+    assert exchange.outcome("abandoned").usage == Usage(3, 5)
+
+
+def test_usage_is_read_from_json_answers() -> None:
+    """Over however many chunks they come in."""
+    exchange = answered(chat_body(), "application/json")
+    document = b'{"choices": [{}], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}'
+    assert exchange.receive(ResponseBody(document[:20], is_end=False)) == Continue()
+    assert exchange.receive(ResponseBody(document[20:], is_end=True)) == Continue(is_last=True)
+    assert exchange.outcome(exchange.ending).usage == Usage(7, 2)
+
+
+@pytest.mark.parametrize(
+    "headers", [{":status": "503"}, {":status": "200", "content-encoding": "gzip"}, {":status": "x"}]
+)
+def test_answers_that_cannot_be_read_pass_without_us(headers: dict) -> None:
+    """Errors and compressed bodies are not ours."""
+    exchange = Exchange(snapshot(records_usage=True))
+    send(exchange, chat_body())
+    assert exchange.receive(ResponseHeaders(headers, is_end=False)) == Continue(is_last=True)
+
+
+def test_trailers_pass() -> None:
+    """In every phase in which Envoy may send them."""
+    exchange = answered(chat_body(), "application/json")
+    assert exchange.receive(Trailers()) == Continue()
+
+
+# -- the machine -----------------------------------------------------------------------------------------------------
+
+EVENTS = {
+    "RequestHeaders": request_headers(),
+    "RequestBody": RequestBody(chat_body()),
+    "Sensed": Sensed({"intent": sure("math")}),
+    "ResponseHeaders": ResponseHeaders({":status": "200"}, is_end=False),
+    "ResponseBody": ResponseBody(b"x", is_end=False),
+    "Trailers": Trailers(),
+}
+STEPS = ["RequestHeaders", "RequestBody", "Sensed", "ResponseHeaders", "ResponseBody"]
+ALLOWED = {0: ["RequestHeaders"], 1: ["RequestBody", "Trailers"], 2: ["Sensed"], 3: ["ResponseHeaders", "Trailers"]}
+
+
+@pytest.mark.parametrize("step", range(4))
+@pytest.mark.parametrize("name", EVENTS)
+def test_only_the_events_of_a_state_are_taken(step: int, name: str) -> None:
+    """Anything else ends the stream, and Envoy's failure policy acts."""
+    exchange = Exchange(snapshot(MATH_RULE, records_usage=True))
+    for passed in STEPS[:step]:
+        exchange.receive(EVENTS[passed])
+    if name in ALLOWED[step]:
+        exchange.receive(EVENTS[name])
+    else:
+        with pytest.raises(ProtocolError, match=name):
+            exchange.receive(EVENTS[name])
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_nothing_comes_after_the_end(name: str) -> None:
+    """A finished exchange takes no more events."""
+    exchange = Exchange(snapshot())
+    send(exchange, chat_body())
+    with pytest.raises(ProtocolError):
+        exchange.receive(EVENTS[name])
+
+
+def test_the_record_of_an_abandoned_exchange_holds_what_was_known() -> None:
+    """The client left while signals were read."""
+    exchange = Exchange(snapshot(MATH_RULE))
+    exchange.receive(RequestHeaders({**request_headers().headers, "x-request-id": "abc"}, is_end=False))
+    exchange.receive(RequestBody(chat_body(stream=True)))
+    outcome = exchange.outcome("abandoned")
+    assert (outcome.request_id, outcome.endpoint, outcome.requested_model) == ("abc", "chat", "auto")
+    assert (outcome.is_stream, outcome.model, outcome.category) == (True, "", "none")
