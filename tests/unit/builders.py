@@ -41,9 +41,7 @@ MATH_RULE = Rule(
 )
 
 
-def snapshot(
-    *rules: Rule, default: Default | None = None, max_body_bytes: int = 10_000, records_usage: bool = False
-) -> Snapshot:
+def snapshot(*rules: Rule, default: Default | None = None, max_body_bytes: int = 10_000, records_usage: bool = False) -> Snapshot:
     """A configuration with three models; the default goes to `small` and leaves the request alone."""
     policy = Policy.of(rules, default or Default(SMALL), intent_threshold=0.5)
     models = {model.name: model for model in (SMALL, LARGE, CODER)}

@@ -290,9 +290,7 @@ def test_usage_is_read_from_json_answers() -> None:
     assert exchange.outcome(exchange.ending).usage == Usage(7, 2)
 
 
-@pytest.mark.parametrize(
-    "headers", [{":status": "503"}, {":status": "200", "content-encoding": "gzip"}, {":status": "x"}]
-)
+@pytest.mark.parametrize("headers", [{":status": "503"}, {":status": "200", "content-encoding": "gzip"}, {":status": "x"}])
 def test_answers_that_cannot_be_read_pass_without_us(headers: dict) -> None:
     """Errors and compressed bodies are not ours."""
     exchange = Exchange(snapshot(records_usage=True))

@@ -16,15 +16,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-LAYOUTS = st.sampled_from(
-    [{}, {"indent": 2}, {"indent": "\t", "separators": (" ,", " : ")}, {"separators": (",", ":")}]
-)
+LAYOUTS = st.sampled_from([{}, {"indent": 2}, {"indent": "\t", "separators": (" ,", " : ")}, {"separators": (",", ":")}])
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=5), LAYOUTS, st.booleans())
-def test_any_document_is_read_as_json_loads_reads_it(
-    document: dict[str, object], layout: dict, ascii_only: bool
-) -> None:
+def test_any_document_is_read_as_json_loads_reads_it(document: dict[str, object], layout: dict, ascii_only: bool) -> None:
     """Values and places agree with `json.loads` for every layout of the same document."""
     text = json.dumps(document, ensure_ascii=ascii_only, **layout)
     try:

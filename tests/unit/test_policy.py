@@ -73,9 +73,7 @@ def test_a_label_counts_only_when_it_was_measured_and_sure(condition: Condition,
         (HeaderMatches("x-team", re.compile(".*")), {}, Truth.NO),
     ],
 )
-def test_each_condition_reads_its_own_part_of_the_request(
-    condition: Condition, request_fields: dict, truth: Truth
-) -> None:
+def test_each_condition_reads_its_own_part_of_the_request(condition: Condition, request_fields: dict, truth: Truth) -> None:
     """What can be seen in the request is YES or NO, never UNKNOWN."""
     assert condition.judge(ask(**request_fields), {}) is truth
 

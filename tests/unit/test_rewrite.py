@@ -57,9 +57,7 @@ def test_a_body_that_already_fits_is_not_touched() -> None:
         ("gpt-oss", Reasoning(False, "high"), {"reasoning_effort": "low"}),
     ],
 )
-def test_each_family_gets_its_own_switch_and_the_off_is_sent_too(
-    family: str, reasoning: Reasoning, expected: dict
-) -> None:
+def test_each_family_gets_its_own_switch_and_the_off_is_sent_too(family: str, reasoning: Reasoning, expected: dict) -> None:
     """Templates that think unless told not to are told."""
     changed = json.loads(change(chat_body(), reasoning=reasoning, family=FAMILIES[family]))
     assert changed == {**json.loads(chat_body()), **expected}

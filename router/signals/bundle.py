@@ -1,0 +1,96 @@
+"""A model on disk: what belongs to it, and that it is whole. Loads nothing into a runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router.errors import ConfigError, Problem
+
+FORMAT = 1
+"""The layout of a bundle that this version reads."""
+SHIPPED = Path(__file__).parent.parent / "models" / "intent"
+"""The bundle inside the package."""
+MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
+TRAINED_ON = "trained_on.bin"
+"""Digests of the training texts, sorted and joined: an evaluation on them is refused."""
+DIGEST_BYTES = 8
+_FIX = "reinstall the package, or make the bundle again with `make train`"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A whole and undamaged model."""
+
+    folder: Path
+    name: str
+    version: str
+    labels: tuple[str, ...]
+    """In the order of the model's outputs."""
+    threshold: float
+    """Confidence, 0 to 1, from which the intent counts as known unless the operator says otherwise."""
+    max_tokens: int
+    """What is read of a text, special tokens included."""
+    sha256: dict[str, str]
+    """By file name."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Bundle:
+        """Read the manifest and check every file against it.
+
+        Raises:
+            ConfigError: a file is missing, damaged, or of a format that this version does not read; it names the file.
+        """
+        manifest = _manifest(folder)
+        for name, expected in manifest["files"].items():
+            _check(folder / name, str(expected["sha256"]))
+        return cls(
+            folder,
+            str(manifest["name"]),
+            str(manifest["version"]),
+            tuple(manifest["labels"]),
+            float(manifest["threshold"]),
+            int(manifest["max_tokens"]),
+            {name: str(expected["sha256"]) for name, expected in manifest["files"].items()},
+        )
+
+
+def digest(text: str) -> bytes:
+    """Eight bytes by which a training text is known again: of its words in lower case."""
+    words = re.sub(r"\W+", " ", text.lower()).strip()
+    return hashlib.blake2b(words.encode("utf-8", "replace"), digest_size=DIGEST_BYTES).digest()
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _broken(path, "is missing") from None
+    except ValueError:
+        raise _broken(path, "is not JSON") from None
+    found = manifest.get("format")
+    if found != FORMAT:
+        raise _broken(path, f"is of format {found}, this version reads format {FORMAT}")
+    return manifest
+
+
+def _check(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise _broken(path, "is missing")
+    if sha256_of(path) != expected:
+        raise _broken(path, "is damaged: its sha256 is not the manifest's")
+
+
+def _broken(path: Path, what: str) -> ConfigError:
+    return ConfigError([Problem(str(path), 0, "", f"the model file {what}; {_FIX}")])

@@ -1,0 +1,25 @@
+"""What a request is about: one of the model's categories, with a calibrated probability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.core.types import ChatRequest, Classification
+from router.signals.onnx import Encoder
+
+
+class Intent:
+    """The signal `intent`: reads the last user message (`ChatRequest.text`), of long ones the start and the end."""
+
+    name = "intent"
+
+    def __init__(self, encoder: Encoder, labels: Sequence[str]) -> None:
+        self._encoder = encoder
+        self._labels = tuple(labels)
+
+    async def read(self, request: ChatRequest) -> Classification:
+        """Classify the request's text. Raises `BackendError` as `Encoder.encode` does."""
+        encoding = await self._encoder.encode(request.text)
+        probabilities = dict(zip(self._labels, encoding.probabilities.tolist(), strict=True))
+        label = max(probabilities, key=probabilities.__getitem__)
+        return Classification(label, probabilities[label], probabilities)

@@ -1,0 +1,245 @@
+"""The gRPC shell, spoken to over a real socket as Envoy speaks to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from router.core.policy import Readings
+from router.core.types import Missing, Outcome, Sense
+from router.errors import ConfigError
+from router.extproc import wire
+from router.extproc.pb import extproc_pb2 as pb
+from router.extproc.server import Processor, Server
+from tests.unit.builders import MATH_RULE, chat_body, snapshot, sure
+
+SECRET = "a prompt that must not be seen"
+
+
+@dataclass
+class Record:
+    """Instruments that keep what they are given."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begin(self, headers: Mapping[str, str]) -> Record:
+        """One scope serves all."""
+        return self
+
+    def upstream_headers(self) -> Mapping[str, str]:
+        """As a tracer would."""
+        return {"traceparent": "00-trace"}
+
+    def end(self, outcome: Outcome) -> None:
+        """Keep it."""
+        self.outcomes.append(outcome)
+        self.ended.set()
+
+
+async def sense_math(wanted: Sense) -> Readings:
+    """Everything is mathematics."""
+    return dict.fromkeys(wanted.wanted, sure("math"))
+
+
+Serve = Callable[..., Awaitable[tuple[Server, int, Record]]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Starts servers and stops them."""
+    servers = []
+
+    async def start(sense: Callable[[Sense], Awaitable[Readings]] = sense_math, **options: object) -> tuple[Server, int, Record]:
+        record = Record()
+        shot = snapshot(MATH_RULE, **{"max_body_bytes": 12 << 20, **options})
+        server = Server("127.0.0.1:0", Processor(shot, sense, record), shot.max_body_bytes)
+        servers.append(server)
+        return server, await server.start(), record
+
+    yield start
+    for server in servers:
+        await server.drain(0, 0)
+
+
+@contextlib.asynccontextmanager
+async def stream(port: int) -> AsyncIterator[grpc.aio.StreamStreamCall]:
+    """An open Process stream."""
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        method = channel.stream_stream(
+            f"/{wire.SERVICE}/Process",
+            request_serializer=pb.ProcessingRequest.SerializeToString,
+            response_deserializer=pb.ProcessingResponse.FromString,
+        )
+        yield method()
+
+
+def headers_message(**more: str) -> pb.ProcessingRequest:
+    """Envoy's first message."""
+    values = {":method": "POST", ":path": "/v1/chat/completions", **more}
+    headers = [pb.HeaderValue(key=key, raw_value=value.encode()) for key, value in values.items()]
+    return pb.ProcessingRequest(request_headers=pb.HttpHeaders(headers=pb.HeaderMap(headers=headers)))
+
+
+def body_message(body: bytes) -> pb.ProcessingRequest:
+    """Envoy's second message."""
+    return pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True))
+
+
+async def ended(record: Record) -> Outcome:
+    """The outcome, once the shell has handed it over."""
+    async with asyncio.timeout(5):
+        await record.ended.wait()
+    return record.outcomes[0]
+
+
+async def test_a_question_is_routed_and_the_stream_ends(serve: Serve) -> None:
+    """Two replies, then the server closes; the trace goes upstream and the times are on record."""
+    _, port, record = await serve()
+    async with stream(port) as call:
+        await call.write(headers_message())
+        first = await call.read()
+        assert first.WhichOneof("response") == "request_headers"
+        await call.write(body_message(chat_body()))
+        reply = await call.read()
+        assert await call.read() is grpc.aio.EOF
+    sent = {option.header.key: option.header.raw_value for option in reply.request_body.response.header_mutation.set_headers}
+    assert (sent["x-upstream-cluster"], sent["traceparent"]) == (b"cluster-large", b"00-trace")
+    outcome = await ended(record)
+    assert (outcome.ending, outcome.model, outcome.category) == ("routed", "large", "math")
+    assert 0 < outcome.sensing_s < outcome.routing_s <= outcome.duration_s
+
+
+async def test_a_body_of_ten_megabytes_is_routed(serve: Serve) -> None:
+    """gRPC's default limit of 4 MiB would be a silent bypass."""
+    _, port, _ = await serve()
+    async with stream(port) as call:
+        await call.write(headers_message())
+        await call.read()
+        await call.write(body_message(chat_body("x" * (10 << 20))))
+        reply = await call.read()
+    assert len(reply.request_body.response.body_mutation.body) > 10 << 20
+
+
+async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(serve: Serve) -> None:
+    """Nothing goes on for nobody."""
+    cancelled = asyncio.Event()
+
+    async def sense_for_ever(wanted: Sense) -> Readings:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return {}
+
+    _, port, record = await serve(sense_for_ever)
+    async with stream(port) as call:
+        await call.write(headers_message())
+        await call.read()
+        await call.write(body_message(chat_body()))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        async with asyncio.timeout(5):
+            await cancelled.wait()
+    assert (await ended(record)).ending == "abandoned"
+
+
+async def test_a_stream_that_ends_after_the_headers_is_abandoned(serve: Serve) -> None:
+    """The client died with half a body."""
+    _, port, record = await serve()
+    async with stream(port) as call:
+        await call.write(headers_message())
+        await call.read()
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+    assert (await ended(record)).ending == "abandoned"
+
+
+async def test_a_fault_of_ours_tells_nobody_what_was_asked(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """The stream fails, so that Envoy's policy acts; neither the log nor the status quotes the prompt."""
+
+    async def fail(wanted: Sense) -> Readings:
+        raise ValueError(f"cannot read {SECRET}")
+
+    _, port, record = await serve(fail)
+    with caplog.at_level(logging.DEBUG):
+        async with stream(port) as call:
+            await call.write(headers_message())
+            await call.read()
+            await call.write(body_message(chat_body(SECRET)))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert SECRET not in str(caught.value)
+    assert SECRET not in caplog.text
+    assert "ValueError" in caplog.text
+    assert (await ended(record)).ending == "failed"
+
+
+async def test_a_message_out_of_order_ends_the_stream(serve: Serve) -> None:
+    """A body before its headers is nothing that Envoy sends."""
+    _, port, record = await serve()
+    async with stream(port) as call:
+        await call.write(body_message(chat_body()))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert (await ended(record)).ending == "failed"
+
+
+async def test_a_missing_signal_still_routes(serve: Serve) -> None:
+    """The default decision goes out."""
+
+    async def miss(wanted: Sense) -> Readings:
+        return dict.fromkeys(wanted.wanted, Missing("deadline"))
+
+    _, port, record = await serve(miss)
+    async with stream(port) as call:
+        await call.write(headers_message())
+        await call.read()
+        await call.write(body_message(chat_body()))
+        assert (await call.read()).WhichOneof("response") == "request_body"
+    outcome = await ended(record)
+    assert (outcome.model, outcome.reason, outcome.missing) == ("small", "intent_missing", {"intent": "deadline"})
+
+
+async def test_health_flips_before_the_socket_closes_and_nothing_in_flight_is_lost(serve: Serve) -> None:
+    """Envoy has time to look elsewhere; new streams are served until then."""
+    server, port, _ = await serve()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, stream(port) as call:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        request = health_pb2.HealthCheckRequest(service=wire.SERVICE)
+        assert (await check(request)).status == health_pb2.HealthCheckResponse.SERVING
+        await call.write(headers_message())
+        await call.read()
+        draining = asyncio.create_task(server.drain(0.4, 5))
+        await asyncio.sleep(0.1)
+        assert not server.is_ready
+        assert (await check(request)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        async with stream(port) as late:
+            await late.write(headers_message())
+            assert (await late.read()).WhichOneof("response") == "request_headers"
+            await late.write(body_message(chat_body()))
+            assert (await late.read()).WhichOneof("response") == "request_body"
+        await asyncio.sleep(0.4)
+        await call.write(body_message(chat_body()))
+        assert (await call.read()).WhichOneof("response") == "request_body"
+        await draining
+
+
+async def test_a_taken_address_is_the_operators_to_mend(serve: Serve) -> None:
+    """Two routers on one port would share traffic by chance."""
+    _, port, _ = await serve()
+    second = Server(f"127.0.0.1:{port}", Processor(snapshot(), sense_math, Record()), 1000)
+    with pytest.raises(ConfigError, match=r"server\.address"):
+        await second.start()

@@ -1,0 +1,48 @@
+"""One running stack for the tests that only ask; those that break things start their own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.e2e.stack import Stack, running
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Shared; tests leave it as they find it."""
+    with running(tmp_path_factory.mktemp("stack")) as shared:
+        yield shared
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
+    """Starts a stack that the test may break: `own_stack(edit_config=..., edit_envoy=..., workers=...)`."""
+    started: list[Any] = []
+
+    def start(**options: Any) -> Stack:
+        context = running(tmp_path, **options)
+        started.append(context)
+        return context.__enter__()
+
+    yield start
+    for context in started:
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[openai.OpenAI]:
+    """The real OpenAI client, pointed at Envoy."""
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="test-token", max_retries=0, timeout=30) as made:
+        yield made
+
+
+@pytest.fixture
+def request_id() -> str:
+    """An `x-request-id` by which a simulated model remembers what it got."""
+    return str(uuid.uuid4())

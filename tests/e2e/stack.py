@@ -1,0 +1,228 @@
+"""The real thing on free ports: Envoy with the project's envoy.yaml, the router as users start it, simulated models."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from router.local import find_envoy
+
+ROOT = Path(__file__).parents[2]
+MODELS = ("small", "large", "coder")
+Edit = Callable[[dict[str, Any]], None]
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
+    """Poll until `condition` holds; fail with `what` when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
+        time.sleep(0.03)
+
+
+def get(url: str, timeout_s: float = 5) -> tuple[int, str]:
+    """Status and text of a GET; status 0 when nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310 - loopback only
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+@dataclass
+class Stack:
+    """Envoy, router and simulated models, each killable on its own. Everything it writes lies in `folder`."""
+
+    folder: Path
+    edit_config: Edit = lambda config: None
+    """Changes the router's configuration before it is written."""
+    edit_envoy: Edit = lambda envoy: None
+    workers: int = 1
+    envoy_port: int = field(default_factory=free_port)
+    envoy_admin_port: int = field(default_factory=free_port)
+    admin_port: int = field(default_factory=free_port)
+    model_ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in MODELS})
+    router_port: int = 0
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> Stack:
+        """Start all parts and wait until a request would be answered by the router."""
+        self.router_port = self._consecutive_ports(self.workers)
+        self.write_files()
+        self.start_models()
+        self.start_router()
+        self.start_envoy()
+        self.wait_until_routing()
+        return self
+
+    def stop(self) -> None:
+        """End every part, and show what it wrote when it did not end well."""
+        for name in list(self.processes):
+            self.kill(name, signal.SIGKILL)
+
+    def write_files(self) -> None:
+        """The project's own two files, with free ports and the test's edits."""
+        config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+        config["server"] = {
+            **config.get("server", {}),
+            "address": f"127.0.0.1:{self.router_port}",
+            "workers": self.workers,
+            "drain_s": 0.5,
+            "grace_s": 5,
+        }
+        config["admin"] = {"enabled": True, "address": f"127.0.0.1:{self.admin_port}"}
+        self.edit_config(config)
+        self.config_path.write_text(yaml.safe_dump(config))
+        envoy = yaml.safe_load((ROOT / "envoy" / "envoy.yaml").read_text())
+        envoy["admin"]["address"]["socket_address"]["port_value"] = self.envoy_admin_port
+        envoy["static_resources"]["listeners"][0]["address"]["socket_address"] = {
+            "address": "127.0.0.1",
+            "port_value": self.envoy_port,
+        }
+        for cluster in envoy["static_resources"]["clusters"]:
+            is_router = cluster["name"] == "ext_proc"
+            first = self.router_port if is_router else self.model_ports[cluster["name"]]
+            for offset, endpoint in enumerate(cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]):
+                endpoint["endpoint"]["address"]["socket_address"]["port_value"] = first + offset
+        self.edit_envoy(envoy)
+        self.envoy_path.write_text(yaml.safe_dump(envoy))
+
+    def start_models(self) -> None:
+        """One process for all simulated models."""
+        backends = [f"{name}=127.0.0.1:{port}" for name, port in self.model_ports.items()]
+        self._run("models", [sys.executable, "-m", "router", "simulate", *backends])
+        wait_for(lambda: all(get(f"{self.model_url(name)}/health")[0] == 200 for name in MODELS), "simulated models")
+
+    def start_router(self) -> None:
+        """`semantic-router serve`, ready."""
+        self._run("router", [sys.executable, "-m", "router", "serve", "--config", str(self.config_path)])
+        wait_for(lambda: get(f"{self.admin_url}/readyz")[0] == 200, "router")
+
+    def start_envoy(self) -> None:
+        """The real Envoy."""
+        self._run(
+            "envoy",
+            [find_envoy(), "-c", str(self.envoy_path), "-l", "warning", "--use-dynamic-base-id", "--concurrency", "1"],
+        )
+        wait_for(lambda: get(f"{self.envoy_admin_url}/ready")[0] == 200, "envoy")
+
+    def kill(self, name: str, signum: int = signal.SIGKILL, timeout_s: float = 20) -> int:
+        """Signal a part, with all its children, and wait for its end; its exit status."""
+        process = self.processes.pop(name)
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signum)
+        return process.wait(timeout_s)
+
+    def wait_until_routing(self) -> None:
+        """Envoy's health check has seen every worker."""
+        wanted = self.workers
+        wait_for(lambda: self.healthy_workers() == wanted, f"{wanted} healthy workers")
+
+    def healthy_workers(self) -> int:
+        """How many ext_proc endpoints Envoy would use now."""
+        return self.envoy_stat("cluster.ext_proc.membership_healthy")
+
+    # -- places --------------------------------------------------------------------------------------------------
+
+    @property
+    def config_path(self) -> Path:
+        """The router's configuration."""
+        return self.folder / "config.yaml"
+
+    @property
+    def envoy_path(self) -> Path:
+        """Envoy's configuration."""
+        return self.folder / "envoy.yaml"
+
+    @property
+    def url(self) -> str:
+        """Where clients go."""
+        return f"http://127.0.0.1:{self.envoy_port}"
+
+    @property
+    def admin_url(self) -> str:
+        """The router's admin port."""
+        return f"http://127.0.0.1:{self.admin_port}"
+
+    @property
+    def envoy_admin_url(self) -> str:
+        """Envoy's admin port."""
+        return f"http://127.0.0.1:{self.envoy_admin_port}"
+
+    def model_url(self, name: str) -> str:
+        """A simulated model, past Envoy."""
+        return f"http://127.0.0.1:{self.model_ports[name]}"
+
+    # -- what happened -------------------------------------------------------------------------------------------
+
+    def envoy_stat(self, name: str) -> int:
+        """One of Envoy's counters or gauges; 0 when it was never touched."""
+        _, text = get(f"{self.envoy_admin_url}/stats?filter=^{name}$")
+        return int(text.rsplit(":", 1)[1]) if ":" in text else 0
+
+    def seen(self, model: str, request_id: str) -> dict[str, Any]:
+        """What a simulated model received for a request: `body` as text and `headers`."""
+        status, text = get(f"{self.model_url(model)}/sim/requests/{request_id}")
+        assert status == 200, f"{model} never saw {request_id}"
+        document: dict[str, Any] = json.loads(text)
+        return document
+
+    def output(self, name: str) -> str:
+        """What a part wrote so far."""
+        return (self.folder / f"{name}.log").read_text()
+
+    def _run(self, name: str, command: list[str]) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
+
+    @staticmethod
+    def _consecutive_ports(count: int) -> int:
+        """The first of several ports in a row that are free; worker i listens on the i-th."""
+        for _ in range(50):
+            first = free_port()
+            with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+                for offset in range(count):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", first + offset))
+                return first
+        raise AssertionError("no consecutive free ports")
+
+
+@contextlib.contextmanager
+def running(folder: Path, **options: Any) -> Iterator[Stack]:
+    """A started stack that is gone afterwards; what its parts wrote is shown when the test fails."""
+    stack = Stack(folder, **options)
+    try:
+        yield stack.start()
+    except BaseException:
+        for log in sorted(folder.glob("*.log")):
+            print(f"--- {log.name}\n{log.read_text()[-4000:]}")
+        raise
+    finally:
+        stack.stop()

@@ -1,0 +1,234 @@
+"""What happens when a part is down, slow or dies in the middle: the client is served, or told cleanly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from tests.e2e.stack import Stack, get, wait_for
+
+CODE = "Write a Python function that merges two sorted lists."
+Start = Callable[..., Stack]
+
+
+def post(stack: Stack, text: str = CODE, timeout_s: float = 30, **fields: Any) -> httpx.Response:
+    """One question with the model left open."""
+    headers = {"x-upstream-cluster": "large", **fields.pop("headers", {})}
+    body = {"model": "auto", "messages": [{"role": "user", "content": text}], "max_tokens": 5, **fields}
+    return httpx.post(f"{stack.url}/v1/chat/completions", json=body, headers=headers, timeout=timeout_s)
+
+
+def fail_closed(envoy: dict[str, Any]) -> None:
+    """The operator prefers an error to an unrouted request."""
+    manager = envoy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_filters"][0]["typed_config"]["failure_mode_allow"] = False
+
+
+def test_with_the_router_dead_the_default_cluster_serves_and_nobody_can_choose_another(own_stack: Start) -> None:
+    """And the answer says that nobody routed it. When the router is back, routing is, without a restart of Envoy."""
+    stack = own_stack()
+    assert post(stack).headers["x-vsr-selected-model"] == "coder"
+    stack.kill("router")
+    response = post(stack)
+    assert (response.status_code, response.headers["x-vsr-response-path"]) == (200, "bypass")
+    assert response.json()["model"] in ("auto", "small")
+    assert httpx.get(f"{stack.url}/v1/models", timeout=10).status_code == 200
+    stack.start_router()
+    stack.wait_until_routing()
+    assert post(stack).headers["x-vsr-selected-model"] == "coder"
+
+
+def test_with_the_router_dead_and_fail_closed_the_client_gets_a_clean_503(own_stack: Start) -> None:
+    """In OpenAI's shape."""
+    stack = own_stack(edit_envoy=fail_closed)
+    assert post(stack).headers["x-vsr-selected-model"] == "coder"
+    stack.kill("router")
+    response = post(stack)
+    assert response.status_code == 503
+    assert response.json()["error"]["type"] == "server_error"
+
+
+def test_a_stalled_router_costs_a_second_and_then_the_default_cluster_serves(own_stack: Start) -> None:
+    """SIGSTOP: the sockets are open and nobody answers."""
+    stack = own_stack()
+    os.killpg(stack.processes["router"].pid, signal.SIGSTOP)
+    began = time.monotonic()
+    response = post(stack)
+    assert (response.status_code, response.headers["x-vsr-response-path"]) == (200, "bypass")
+    assert time.monotonic() - began < 5
+    os.killpg(stack.processes["router"].pid, signal.SIGCONT)
+    stack.wait_until_routing()
+    wait_for(lambda: post(stack).headers["x-vsr-response-path"] == "upstream", "routing after the stall")
+
+
+def test_a_stream_survives_the_death_of_the_router_that_routed_it(own_stack: Start) -> None:
+    """Every event arrives: the router was out of the stream before the first token."""
+    stack = own_stack()
+    lines = []
+    body = {"model": "auto", "messages": [{"role": "user", "content": CODE}], "stream": True}
+    pace = {"x-sim-token-ms": "30", "x-sim-answer-tokens": "40"}
+    with httpx.stream("POST", f"{stack.url}/v1/chat/completions", json=body, headers=pace, timeout=30) as response:
+        assert response.headers["x-vsr-selected-model"] == "coder"
+        for line in response.iter_lines():
+            if not lines:
+                stack.kill("router")
+            lines.append(line)
+    assert "data: [DONE]" in lines
+    assert sum(line.startswith("data: {") for line in lines) >= 40
+
+
+@pytest.mark.parametrize("edit_envoy", [None, fail_closed])
+def test_requests_in_the_router_when_it_is_killed_are_served_or_refused_cleanly(own_stack: Start, edit_envoy: Any) -> None:
+    """Fail-open: every request is a 200. Fail-closed: a 200 or a 503 with a body that a client can read."""
+    stack = own_stack(**({"edit_envoy": edit_envoy} if edit_envoy else {}))
+    with ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(post, stack, f"{CODE} Number {number}.") for number in range(120)]
+        time.sleep(0.15)
+        stack.kill("router")
+        answers = [asking.result() for asking in asked]
+    allowed = {200} if edit_envoy is None else {200, 503}
+    assert {answer.status_code for answer in answers} <= allowed
+    assert all("error" in answer.json() for answer in answers if answer.status_code != 200)
+
+
+def test_a_rolling_restart_under_load_loses_and_bypasses_nothing(own_stack: Start) -> None:
+    """SIGTERM drains: health flips first, what is in flight ends, and the next router takes over."""
+
+    def slow_drain(config: dict[str, Any]) -> None:
+        config["server"].update(drain_s=4)
+
+    stack = own_stack(workers=2, edit_config=slow_drain)
+    stop, paths = threading.Event(), []
+
+    def load() -> None:
+        while not stop.is_set():
+            response = post(stack, "hi", model="large")
+            paths.append((response.status_code, response.headers["x-vsr-response-path"]))
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(0.5)
+        # One worker of two leaves as its operator would make it leave; the supervisor brings it back.
+        workers = json.loads(get(f"{stack.admin_url}/readyz")[1])["workers"]
+        os.kill(workers[0]["pid"], signal.SIGTERM)
+        wait_for(lambda: stack.healthy_workers() == 1, "the worker to leave")
+        wait_for(lambda: stack.healthy_workers() == 2, "the worker to come back")
+        time.sleep(0.5)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+    assert len(paths) > 50
+    assert set(paths) == {(200, "upstream")}
+
+
+def test_sigterm_ends_the_router_with_status_zero(own_stack: Start) -> None:
+    """A clean end, within the drain's time."""
+    stack = own_stack()
+    assert stack.kill("router", signal.SIGTERM) == 0
+
+
+def test_sigint_ends_it_at_once(own_stack: Start) -> None:
+    """Ctrl-C in a terminal."""
+    stack = own_stack()
+    began = time.monotonic()
+    assert stack.kill("router", signal.SIGINT) == 0
+    assert time.monotonic() - began < 2
+
+
+def test_a_client_that_leaves_mid_stream_stops_the_model(own_stack: Start) -> None:
+    """No GPU works for nobody."""
+    stack = own_stack()
+    body = {"model": "auto", "messages": [{"role": "user", "content": CODE}], "stream": True}
+    pace = {"x-sim-token-ms": "50", "x-sim-answer-tokens": "400"}
+    with httpx.stream("POST", f"{stack.url}/v1/chat/completions", json=body, headers=pace, timeout=30) as response:
+        next(response.iter_lines())
+    wait_for(lambda: json.loads(get(f"{stack.model_url('coder')}/sim/count")[1])["aborted"] == 1, "the model to stop")
+
+
+def test_a_client_that_leaves_mid_request_leaves_nothing_behind(own_stack: Start) -> None:
+    """A body that never ends; the router goes on serving."""
+    stack = own_stack()
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", stack.envoy_port)) as connection:
+            connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+    assert post(stack).headers["x-vsr-selected-model"] == "coder"
+    wait_for(lambda: "llm_router_open_exchanges 0" in get(f"{stack.admin_url}/metrics")[1], "no open exchange")
+
+
+def test_a_model_that_dies_is_an_error_in_openais_shape(own_stack: Start) -> None:
+    """The connection is refused: 503, and a body that the client's library can read."""
+    stack = own_stack()
+    stack.kill("models")
+    response = post(stack)
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "upstream_unavailable"
+
+
+def test_an_unreachable_signal_deadline_costs_the_decision_and_not_the_request(own_stack: Start) -> None:
+    """A budget that no encoder can meet: the default decision, and a header that says why."""
+
+    def no_time(config: dict[str, Any]) -> None:
+        config["signals"]["deadline_ms"] = 1
+
+    stack = own_stack(edit_config=no_time)
+    response = post(stack, "Explain why the sky is blue. " * 200)
+    assert (response.status_code, response.headers["x-vsr-response-path"]) == (200, "upstream")
+    assert response.headers["x-vsr-decision-reason"] == "intent_missing"
+    assert response.headers["x-vsr-selected-category"] == "unknown"
+
+
+def test_two_workers_share_the_load(own_stack: Start) -> None:
+    """Each has its own port; both serve."""
+    stack = own_stack(workers=2)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(answer.status_code == 200 for answer in pool.map(lambda _: post(stack, "hi"), range(60)))
+    metrics = get(f"{stack.admin_url}/metrics")[1]
+    served = [line for line in metrics.splitlines() if line.startswith("llm_model_requests_total{")]
+    assert any('worker="0"' in line for line in served)
+    assert any('worker="1"' in line for line in served)
+
+
+def test_usage_is_recorded_and_the_extra_chunk_is_not_shown(own_stack: Start) -> None:
+    """With `telemetry.usage` the router reads token counts, and the client sees what it asked for."""
+
+    def with_usage(config: dict[str, Any]) -> None:
+        config["telemetry"]["usage"] = True
+
+    stack = own_stack(edit_config=with_usage)
+    body = {"model": "coder", "messages": [{"role": "user", "content": CODE}], "stream": True}
+    response = httpx.post(f"{stack.url}/v1/chat/completions", json=body, headers={"x-sim-answer-tokens": "12"}, timeout=30)
+    frames = [line for line in response.text.splitlines() if line.startswith("data: ")]
+    assert frames[-1] == "data: [DONE]"
+    assert all(json.loads(frame[6:])["choices"] for frame in frames[:-1])
+    wait_for(
+        lambda: 'llm_model_completion_tokens_total{model="coder"} 12.0' in get(f"{stack.admin_url}/metrics")[1],
+        "usage metric",
+    )
+    asked = httpx.post(f"{stack.url}/v1/chat/completions", json={**body, "stream_options": {"include_usage": True}}, timeout=30)
+    assert '"choices":[]' in asked.text.replace(" ", "")
+
+
+def test_prompts_and_answers_are_in_no_log(own_stack: Start) -> None:
+    """Neither the router's nor Envoy's, served, refused or failed."""
+    stack = own_stack()
+    secret = "the purple elephant of Ulaanbaatar"
+    assert post(stack, secret).status_code == 200
+    httpx.post(f"{stack.url}/v1/chat/completions", content=f'{{"model": "auto", "{secret}": ', timeout=10)
+    stack.kill("models")
+    post(stack, secret)
+    stack.kill("router", signal.SIGTERM)
+    assert secret not in stack.output("router") + stack.output("envoy")
+    assert '"decision"' in stack.output("router")
