@@ -183,9 +183,7 @@ class Exchange:
             return self._route(request, body, self._direct(request.model))
         if endpoint is Endpoint.EMBEDDINGS:
             names = ", ".join(self.snapshot.models)
-            message = (
-                f"'{request.model}' chooses among chat models; name an embedding model itself. Known models: {names}"
-            )
+            message = f"'{request.model}' chooses among chat models; name an embedding model itself. Known models: {names}"
             raise RequestError(400, message, param="model", code="model_not_supported")
         decided = self.snapshot.policy.decide(request, self._readings)
         if isinstance(decided, Unread):

@@ -159,9 +159,7 @@ class Server:
         self.is_ready = False
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         method = grpc.stream_stream_rpc_method_handler(processor.process, wire.parse_request, wire.serialize_response)
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(wire.SERVICE, {"Process": method}),)
-        )
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, {"Process": method}),))
 
     async def start(self) -> int:
         """Listen and report healthy. The port that was bound, which matters when the address asked for port 0.
@@ -172,9 +170,7 @@ class Server:
         try:
             port = self._server.add_insecure_port(self._address)
         except RuntimeError:
-            message = (
-                f"cannot listen on {self._address}: is another router running there, or the address not this machine's?"
-            )
+            message = f"cannot listen on {self._address}: is another router running there, or the address not this machine's?"
             raise ConfigError([Problem("config", 0, "server.address", message)]) from None
         await self._server.start()
         for service in _HEALTH_SERVICES:

@@ -1,0 +1,263 @@
+"""YAML read strictly: typed values, each with its line. A mistake is noted and reading goes on, so that all are told at once."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from router.errors import ConfigError, Problem
+
+_MOST_CHARS = 1_000_000
+_MOST_NODES = 50_000  # after aliases are followed: a few lines of aliases of aliases can stand for billions of nodes
+_UNSET: Any = object()
+
+
+@dataclass(slots=True)
+class Notes:
+    """What one reading of a file has found so far."""
+
+    file: str
+    problems: list[Problem] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    """Path of every key that was asked for, names and positions as `*`: the schema, as the reader itself knows it."""
+
+    def add(self, node: Node | None, path: str, message: str, severity: str = "error") -> None:
+        """Note a problem at a node; the message says what is wrong and what would be right."""
+        line = node.start_mark.line + 1 if node is not None else 0
+        self.problems.append(Problem(self.file, line, path, message, severity))
+
+
+def parse(text: str, notes: Notes) -> Section:
+    """The mapping at the top of a YAML text.
+
+    Raises:
+        ConfigError: it is no YAML, no mapping, or too large to be a configuration.
+    """
+    if len(text) > _MOST_CHARS:
+        notes.add(None, "", f"is larger than {_MOST_CHARS} characters, which no configuration needs")
+        raise ConfigError(notes.problems)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 0
+        reason = getattr(error, "problem", None) or "it cannot be read"
+        raise ConfigError([*notes.problems, Problem(notes.file, line, "", f"is not YAML: {reason}")]) from None
+    if node is not None and _count(node, _MOST_NODES) <= 0:
+        notes.add(None, "", "holds too many values; are aliases nested in aliases?")
+        raise ConfigError(notes.problems)
+    return Section(node, "", "", notes)
+
+
+def _count(node: Node, left: int) -> int:
+    """`left` less the nodes of a tree with its aliases followed; stops at zero."""
+    left -= 1
+    if isinstance(node, ScalarNode) or left <= 0:
+        return left
+    children: Iterable[Node] = (part for pair in node.value for part in pair) if isinstance(node, MappingNode) else node.value
+    for child in children:
+        left = _count(child, left)
+        if left <= 0:
+            break
+    return left
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` when a known word is close, else the known words."""
+    names = sorted(known)
+    if close := difflib.get_close_matches(word, names, 1):
+        return f"; did you mean '{close[0]}'?"
+    return f"; known are: {', '.join(names)}" if names else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A value whose shape its reader decides on."""
+
+    node: Node
+    path: str
+    schema: str
+    notes: Notes
+
+    def problem(self, message: str) -> None:
+        """Note a problem with this value."""
+        self.notes.add(self.node, self.path, message)
+
+    def section(self) -> Section:
+        """The value as a mapping; an empty one, and a problem, when it is none."""
+        return Section(self.node, self.path, self.schema, self.notes)
+
+    def items(self, what: str = "a list") -> list[Item]:
+        """The elements of a list; a problem, and none, when it is no list."""
+        if not isinstance(self.node, SequenceNode):
+            self.problem(f"{what} was expected")
+            return []
+        return [Item(node, f"{self.path}[{at}]", f"{self.schema}[*]", self.notes) for at, node in enumerate(self.node.value)]
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether the value is a mapping."""
+        return isinstance(self.node, MappingNode)
+
+    @property
+    def value(self) -> object:
+        """A scalar as YAML types it; None for lists and mappings."""
+        return _scalar(self.node)
+
+    def text(self, what: str = "a string") -> str:
+        """The value as a string; a problem, and an empty one, when it is none."""
+        value = self.value
+        if isinstance(value, str):
+            return value
+        hint = " (write it in quotes)" if isinstance(self.node, ScalarNode) and value is not None else ""
+        self.problem(f"{what} was expected{hint}")
+        return ""
+
+    def texts(self, what: str) -> list[Item]:
+        """The elements of a list of strings that are not empty."""
+        found = self.items(f"a list of {what}")
+        if isinstance(self.node, SequenceNode) and not found:
+            self.problem(f"at least one of {what} was expected")
+        return [item for item in found if item.text()]
+
+
+class Section:
+    """A mapping that is read key by key; `close` reports the keys that nobody asked for."""
+
+    def __init__(self, node: Node | None, path: str, schema: str, notes: Notes) -> None:
+        self.node, self.path, self.notes = node, path, notes
+        self._schema = schema
+        self._values: dict[str, Node] = {}
+        self._keys: dict[str, Node] = {}
+        self._known: set[str] = set()
+        if isinstance(node, MappingNode):
+            for key, value in node.value:
+                self._take(key, value)
+        elif isinstance(node, SequenceNode) or (node is not None and _scalar(node) is not None):
+            notes.add(node, path, "a mapping of keys to values was expected")
+
+    def _take(self, key: Node, value: Node) -> None:
+        name = str(key.value) if isinstance(key, ScalarNode) else ""
+        if not name:
+            self.notes.add(key, self.path, "a key must be a word")
+        elif name in self._values:
+            first = self._keys[name].start_mark.line + 1
+            self.notes.add(key, self._at(name), f"occurs twice; it stands in line {first} already")
+        else:
+            self._keys[name], self._values[name] = key, value
+
+    def _at(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+    def _find(self, key: str) -> Node | None:
+        """The value's node; None when it is absent or null."""
+        self._known.add(key)
+        self.notes.keys.add(f"{self._schema}.{key}" if self._schema else key)
+        node = self._values.get(key)
+        return None if node is None or (isinstance(node, ScalarNode) and _scalar(node) is None) else node
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there with a value."""
+        return self._find(key) is not None
+
+    def problem(self, key: str, message: str) -> None:
+        """Note a problem with the value of a key, or with this mapping when the key is absent."""
+        self.notes.add(self._values.get(key) or self.node, self._at(key), message)
+
+    def item(self, key: str) -> Item | None:
+        """The value of a key, to be read by its shape; None when it is absent or null."""
+        node = self._find(key)
+        return None if node is None else Item(node, self._at(key), f"{self._schema}.{key}" if self._schema else key, self.notes)
+
+    def section(self, key: str) -> Section:
+        """The mapping at a key; an empty one when it is absent or null."""
+        node = self._find(key)
+        return Section(node, self._at(key), f"{self._schema}.{key}" if self._schema else key, self.notes)
+
+    def named(self) -> Iterator[tuple[str, Item]]:
+        """Every key with its value, for mappings whose keys are the operator's own names."""
+        for name, node in self._values.items():
+            self._known.add(name)
+            yield name, Item(node, self._at(name), f"{self._schema}.*", self.notes)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        node = self._find(key)
+        value = default if node is None else _scalar(node)
+        if isinstance(value, bool):
+            return value
+        self.problem(key, "true or false was expected")
+        return default
+
+    def integer(self, key: str, default: int, least: int, most: int) -> int:
+        """A whole number within a range, ends included."""
+        node = self._find(key)
+        value = default if node is None else _scalar(node)
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        self.problem(key, f"a whole number from {least} to {most} was expected")
+        return default
+
+    def number(self, key: str, default: float, least: float, most: float) -> float:
+        """A number within a range, ends included."""
+        node = self._find(key)
+        value = default if node is None else _scalar(node)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most:
+            return float(value)
+        self.problem(key, f"a number from {least:g} to {most:g} was expected")
+        return default
+
+    def text(self, key: str, default: str = _UNSET, pattern: str = "", what: str = "a string") -> str:
+        """A string that is not empty, and matches `pattern` in full when there is one. Without a default it must be there."""
+        item = self.item(key)
+        if item is None:
+            if default is _UNSET:
+                self.problem(key, f"is missing; {what} was expected")
+                return ""
+            return default
+        value = item.text(what)
+        if value and pattern and not re.fullmatch(pattern, value):
+            item.problem(f"{what} was expected")
+            return "" if default is _UNSET else default
+        return value
+
+    def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
+        """One of a few words."""
+        item = self.item(key)
+        if item is None:
+            return default
+        value = item.text()
+        if value and value not in choices:
+            item.problem(f"'{value}' is none of {', '.join(choices)}{_near(value, choices)}")
+            return default
+        return value or default
+
+    def close(self) -> None:
+        """Report every key that was not asked for."""
+        for name, key in self._keys.items():
+            if name not in self._known:
+                self.notes.add(key, self._at(name), f"unknown key{suggest(name, self._known)}")
+
+
+def _near(value: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(value, list(choices), 1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _scalar(node: Node) -> object:
+    """A scalar as YAML 1.1 types it; None for null and for lists and mappings."""
+    if not isinstance(node, ScalarNode):
+        return None
+    constructor = yaml.constructor.SafeConstructor()
+    try:
+        value: object = constructor.construct_object(node)
+    except (yaml.YAMLError, ValueError):
+        return node.value
+    return value if isinstance(value, str | int | float | bool) or value is None else str(node.value)
