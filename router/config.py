@@ -35,6 +35,7 @@ _EFFORTS = ("minimal", "low", "medium", "high")
 _RESERVED_RULES = ("default", "direct")
 _FLAGS = ("has_tools", "has_images", "is_stream")
 _ADDRESS = r"(unix:/\S+|[^\s:]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})"
+_LAST_PORT = 65535
 _ADDRESS_WORDS = "'host:port' or 'unix:/path'"
 
 FAMILIES: Mapping[str, ReasoningFamily] = {
@@ -60,6 +61,13 @@ class ServerConfig:
     """After SIGTERM: health says NOT_SERVING and new streams are served on, so that Envoy can notice."""
     grace_s: float = 30.0
     """Then: open exchanges may end."""
+
+    def address_of(self, worker: int) -> str:
+        """Where worker `worker`, from 0, listens."""
+        if self.address.startswith("unix:"):
+            return f"{self.address}.{worker}" if worker else self.address
+        host, _, port = self.address.rpartition(":")
+        return f"{host}:{int(port) + worker}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +190,11 @@ def _server(section: Section) -> ServerConfig:
         section.number("drain_s", default.drain_s, 0, 600),
         section.number("grace_s", default.grace_s, 0, 3600),
     )
+    if (
+        not config.address.startswith("unix:")
+        and not 0 < int(config.address.rpartition(":")[2]) <= _LAST_PORT + 1 - config.workers
+    ):
+        section.problem("address", f"ports are 1 to {_LAST_PORT}, and each of the {config.workers} workers needs its own")
     section.close()
     return config
 

@@ -16,14 +16,18 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
+from router.config import Config, load
+from router.envoyfile import EnvoyFile, endpoints_of, read_envoy
 from router.errors import ConfigError, Problem
 
 _START_TIMEOUT_S = 60.0  # a cold machine loads the model in seconds; Envoy takes 0.3 s
 _STOP_TIMEOUT_S = 0.8  # Ctrl-C should feel immediate; what is left then is killed
 _POLL_S = 0.1
+_THIS_MACHINE = ("127.0.0.1", "localhost")
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -63,6 +67,47 @@ def find_envoy() -> str:
     return found
 
 
+def plan_of(config_path: Path, envoy_path: Path) -> tuple[Plan, int]:
+    """What runs for these two files, and the port that clients use.
+
+    A model marked `simulated` gets a stand-in where its cluster points at this machine.
+
+    Raises:
+        ConfigError: a file cannot be read, or there is no Envoy.
+    """
+    config, envoy = load(config_path), read_envoy(envoy_path)
+    addresses = [Address(*envoy.listener, "envoy.yaml listener"), Address(*envoy.admin, "envoy.yaml admin")]
+    program = [sys.executable, "-m", "router"]
+    commands: dict[str, Sequence[str]] = {}
+    stand_ins = _stand_ins(config, envoy)
+    if stand_ins:
+        commands["simulated models"] = [*program, "simulate", *(f"{name}={host}:{port}" for name, host, port in stand_ins)]
+        addresses += [Address(host, port, f"envoy.yaml, cluster of {name}") for name, host, port in stand_ins]
+    commands["router"] = [*program, "serve", "--config", str(config_path)]
+    commands["envoy"] = [find_envoy(), "-c", str(envoy_path), "--log-level", "warning", "--use-dynamic-base-id"]
+    ready = [f"http://{envoy.admin[0]}:{envoy.admin[1]}/ready"]
+    ours = [config.server.address_of(index) for index in range(config.server.workers)]
+    if config.admin.enabled:
+        ours.append(config.admin.address)
+        if not config.admin.address.startswith("unix:"):
+            ready.insert(0, f"http://{config.admin.address}/readyz")
+    for address in ours:
+        if not address.startswith("unix:"):
+            host, _, port = address.rpartition(":")
+            addresses.append(Address(host, int(port), "config.yaml"))
+    return Plan(commands, tuple(ready), tuple(addresses)), envoy.listener[1]
+
+
+def _stand_ins(config: Config, envoy: EnvoyFile) -> list[tuple[str, str, int]]:
+    """Served name, host and port of the models to simulate; the default model first."""
+    clusters, found = envoy.clusters(), []
+    for model in sorted(config.models.values(), key=lambda model: model is not config.default_model):
+        host, port = next(iter(endpoints_of(clusters[model.cluster])), ("", 0)) if model.cluster in clusters else ("", 0)
+        if model.name in config.simulated and host in _THIS_MACHINE:
+            found.append((model.served_name, host, port))
+    return found
+
+
 async def run(plan: Plan, on_ready: Callable[[], None]) -> int:
     """Start everything, call `on_ready` when all of it answers, and run until a signal or until a part ends.
 
@@ -88,7 +133,7 @@ async def run(plan: Plan, on_ready: Callable[[], None]) -> int:
 async def _watch(
     processes: dict[str, asyncio.subprocess.Process], plan: Plan, on_ready: Callable[[], None], stopped: asyncio.Event
 ) -> int:
-    ended = {asyncio.create_task(process.wait()): name for name, process in processes.items()}
+    ended: dict[asyncio.Task[Any], str] = {asyncio.create_task(process.wait()): name for name, process in processes.items()}
     stop, ready = asyncio.create_task(stopped.wait()), asyncio.create_task(_wait_ready(plan.ready_urls))
     try:
         done, _ = await asyncio.wait({*ended, stop, ready}, return_when=asyncio.FIRST_COMPLETED)

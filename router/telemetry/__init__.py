@@ -1,0 +1,69 @@
+"""What operators see of the router: one frozen Outcome per exchange feeds metrics, a span and a log line. Never any text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from router.core.types import Outcome
+
+
+class Instrument(Protocol):
+    """One way of telling operators."""
+
+    def begin(self, headers: Mapping[str, str]) -> Mark:
+        """An exchange begins with these request headers."""
+        ...
+
+    def close(self) -> None:
+        """Hand on what is still held, within seconds."""
+        ...
+
+
+class Mark(Protocol):
+    """What an instrument holds while one exchange lasts."""
+
+    def upstream_headers(self) -> Mapping[str, str]:
+        """Headers that the backend should get."""
+        ...
+
+    def end(self, outcome: Outcome) -> None:
+        """The exchange is over."""
+        ...
+
+
+class Scope:
+    """All instruments' marks of one exchange."""
+
+    __slots__ = ("_marks",)
+
+    def __init__(self, marks: Sequence[Mark]) -> None:
+        self._marks = marks
+
+    def upstream_headers(self) -> Mapping[str, str]:
+        """Headers that carry the trace to the backend; empty when tracing is off."""
+        headers: dict[str, str] = {}
+        for mark in self._marks:
+            headers.update(mark.upstream_headers())
+        return headers
+
+    def end(self, outcome: Outcome) -> None:
+        """Hand the record to every instrument."""
+        for mark in self._marks:
+            mark.end(outcome)
+
+
+class Telemetry:
+    """The instruments that are switched on; with none it costs nothing."""
+
+    def __init__(self, instruments: Sequence[Instrument]) -> None:
+        self._instruments = tuple(instruments)
+
+    def begin(self, headers: Mapping[str, str]) -> Scope:
+        """Called with the request's headers, when an exchange begins."""
+        return Scope([instrument.begin(headers) for instrument in self._instruments])
+
+    def close(self) -> None:
+        """Hand on what is still held; called once, when the process ends."""
+        for instrument in self._instruments:
+            instrument.close()

@@ -1,0 +1,89 @@
+"""One span per exchange, in the client's trace when it sent one, and the context that the backend continues it with.
+
+Imported only when tracing is switched on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from router.core.types import Outcome
+
+_EXPORT_TIMEOUT_S = 2  # spans wait in a bounded queue of their own; a collector that is down costs spans, not requests
+_ATTRIBUTES = (
+    ("semantic_router.decision", "decision"),
+    ("semantic_router.reason", "reason"),
+    ("semantic_router.category", "category"),
+    ("semantic_router.confidence", "confidence"),
+    ("semantic_router.cluster", "cluster"),
+    ("semantic_router.reasoning", "reasoning"),
+    ("semantic_router.ending", "ending"),
+    ("semantic_router.response_path", "response_path"),
+    ("gen_ai.operation.name", "endpoint"),
+    ("gen_ai.request.model", "requested_model"),
+    ("gen_ai.response.model", "model"),
+    ("error.type", "error_code"),
+    ("http.response.status_code", "http_status"),
+)
+"""Span attribute and the Outcome's field that it shows; OpenTelemetry's GenAI names where there are such."""
+
+
+class Tracing:
+    """The instrument behind the OTLP exporter."""
+
+    def __init__(self, endpoint: str, insecure: bool, sample_ratio: float, service_name: str) -> None:
+        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=insecure, timeout=_EXPORT_TIMEOUT_S)
+        self._provider = TracerProvider(
+            sampler=ParentBasedTraceIdRatio(sample_ratio),
+            resource=Resource.create({"service.name": service_name}),
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("semantic-router")
+        self._context = TraceContextTextMapPropagator()
+
+    def begin(self, headers: Mapping[str, str]) -> TraceMark:
+        """A span that continues the client's trace, or begins one."""
+        parent = self._context.extract(headers)
+        span = self._tracer.start_span("semantic_router.route", parent, SpanKind.SERVER, start_time=time.time_ns())
+        return TraceMark(span, self._context)
+
+    def close(self) -> None:
+        """Send what is held; the exporter's own timeout bounds the wait."""
+        self._provider.shutdown()
+
+
+class TraceMark:
+    """The span of one exchange."""
+
+    __slots__ = ("_context", "_span")
+
+    def __init__(self, span: Span, context: TraceContextTextMapPropagator) -> None:
+        self._span, self._context = span, context
+
+    def upstream_headers(self) -> Mapping[str, str]:
+        """`traceparent`, and `tracestate` if there is one, by which the backend becomes the span's child."""
+        headers: dict[str, str] = {}
+        self._context.inject(headers, set_span_in_context(self._span))
+        return headers
+
+    def end(self, outcome: Outcome) -> None:
+        """Describe the exchange and end the span."""
+        for attribute, name in _ATTRIBUTES:
+            if (value := getattr(outcome, name)) not in ("", 0):
+                self._span.set_attribute(attribute, value)
+        if outcome.usage:
+            self._span.set_attribute("gen_ai.usage.input_tokens", outcome.usage.prompt_tokens)
+            self._span.set_attribute("gen_ai.usage.output_tokens", outcome.usage.completion_tokens)
+        if outcome.ending == "failed":
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._span.end()
