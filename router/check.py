@@ -16,6 +16,7 @@ from router.envoyfile import EnvoyFile, Place, endpoints_of, read_envoy, socket_
 from router.envoytypes import check_types
 from router.errors import ConfigError, Problem
 from router.local import find_envoy
+from router.yamltree import suggest
 
 DECISION_HEADERS = (
     "x-vsr-selected-category",
@@ -28,6 +29,8 @@ DECISION_HEADERS = (
 PATH_HEADER = "x-vsr-response-path"
 _MARGIN_MS = 200  # for parsing, queueing and gRPC beside the signals; measured p99 of all of it is below 20 ms on two cores
 _DEFAULT_STREAMS = 1024  # Envoy's own limit of open requests to a cluster
+_DEFAULT_RETRIES = 3  # Envoy's own limit of retries under way to a cluster
+_LEAST_IDLE_S = 60  # a large model's first token after a long prompt can take most of a minute
 _DEFAULT_BUFFER_BYTES = 1024 * 1024  # Envoy's own per_connection_buffer_limit_bytes
 _VALIDATE_S = 20
 
@@ -50,6 +53,8 @@ class Pair:
     """The HTTP connection manager that has our filter."""
     ext_proc: Place
     """The filter's configuration."""
+    filter_name: str
+    """What routes call the filter."""
 
     @property
     def router_cluster(self) -> str:
@@ -95,7 +100,7 @@ def _pairs(config: Config, file: EnvoyFile) -> Iterator[Pair]:
         for http_filter in manager.at("http_filters").items():
             place = http_filter.at("typed_config")
             if place.at("@type").text.endswith(".ExternalProcessor") and place.at("grpc_service"):
-                yield Pair(config, file, listener, manager, place)
+                yield Pair(config, file, listener, manager, place, http_filter.at("name").text)
 
 
 def _ask_envoy(file: EnvoyFile) -> Iterator[Problem]:
@@ -119,24 +124,37 @@ def _ask_envoy(file: EnvoyFile) -> Iterator[Problem]:
 
 def _clusters_exist(pair: Pair) -> Iterator[Problem]:
     clusters = pair.file.clusters()
+    # Clusters that Envoy is told of at run time (CDS) are not in the file, so their absence proves nothing.
+    severity = "warning" if pair.file.top.at("dynamic_resources", "cds_config") else "error"
     for model in pair.config.models.values():
         if model.cluster not in clusters:
             message = f"config names the cluster '{model.cluster}' for the model '{model.name}'; there is none of that name here"
-            yield pair.file.problem(pair.file.top.at("static_resources", "clusters"), message)
-    if pair.router_cluster not in clusters:
-        yield pair.file.problem(pair.ext_proc.at("grpc_service"), f"there is no cluster '{pair.router_cluster}'")
+            place = pair.file.top.at("static_resources", "clusters")
+            yield pair.file.problem(place, message + suggest(model.cluster, clusters), severity)
+    service = pair.ext_proc.at("grpc_service")
+    if not pair.router_cluster:
+        yield pair.file.problem(service, "envoy_grpc with a cluster_name was expected: google_grpc is not checked or tested")
+    elif pair.router_cluster not in clusters:
+        message = f"there is no cluster '{pair.router_cluster}'{suggest(pair.router_cluster, clusters)}"
+        yield pair.file.problem(service, message, severity)
 
 
 def _workers_have_endpoints(pair: Pair) -> Iterator[Problem]:
     cluster = pair.file.clusters().get(pair.router_cluster)
-    if cluster is None:
+    if cluster is None or cluster.at("type").text == "EDS":
         return
-    known = {address if address.startswith("unix:") else f"{address}:{port}" for address, port in endpoints_of(cluster)}
+    known = {_as_seen_by_envoy(_written(*endpoint)) for endpoint in endpoints_of(cluster)}
     for index in range(pair.config.server.workers):
         address = pair.config.server.address_of(index)
         if _as_seen_by_envoy(address) not in known and not _is_elsewhere(known):
             message = f"worker {index} listens on {address} (config: server), which is none of this cluster's endpoints"
             yield pair.file.problem(cluster.at("load_assignment"), message)
+
+
+def _written(host: str, port: int) -> str:
+    if host.startswith("unix:"):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _as_seen_by_envoy(address: str) -> str:
@@ -166,6 +184,10 @@ def _router_cluster_works(pair: Pair) -> Iterator[Problem]:
     if (most or _DEFAULT_STREAMS) <= _DEFAULT_STREAMS:
         message = f"allows {most or _DEFAULT_STREAMS} exchanges at once (circuit_breakers max_requests); more bypass the router"
         yield pair.file.problem(cluster, message, "warning")
+    retries = max((place.at("max_retries").number for place in cluster.at("circuit_breakers", "thresholds").items()), default=0)
+    if pair.ext_proc.at("grpc_service", "retry_policy") and (retries or _DEFAULT_RETRIES) <= _DEFAULT_RETRIES:
+        message = f"allows {retries or _DEFAULT_RETRIES} retries at once (circuit_breakers max_retries): under load the router's"
+        yield pair.file.problem(cluster, f"{message} retry_policy does nothing", "warning")
 
 
 _MODES = {"request_header_mode": ("SEND", ("", "SEND", "DEFAULT")), "request_body_mode": ("BUFFERED", ("BUFFERED",))}
@@ -191,6 +213,9 @@ def _modes_work(pair: Pair) -> Iterator[Problem]:
         yield pair.file.problem(mode.at("response_body_mode"), "BUFFERED holds every stream back to its end; use STREAMED")
     if pair.ext_proc.at("observability_mode").value is True:
         yield pair.file.problem(pair.ext_proc.at("observability_mode"), "the router's answers would be ignored; remove it")
+    if pair.ext_proc.at("route_cache_action").text == "RETAIN" or pair.ext_proc.at("disable_clear_route_cache").value is True:
+        place = pair.ext_proc.at("route_cache_action") or pair.ext_proc.at("disable_clear_route_cache")
+        yield pair.file.problem(place, "keeps the first route: the router's choice would be ignored; remove it")
     if pair.ext_proc.at("disable_immediate_response").value is True:
         yield pair.file.problem(pair.ext_proc.at("disable_immediate_response"), "clients would not get the router's errors")
 
@@ -229,12 +254,11 @@ def _headers_may_be_set(pair: Pair) -> Iterator[Problem]:
         needed.append("accept-encoding")
     if pair.config.telemetry.tracing.enabled:
         needed += ["traceparent", "tracestate"]
-    if rules.at("disallow_all").value is True:
-        pattern = rules.at("allow_expression", "regex").text
-        refused = [name for name in needed if not _matches(pattern, name)]
-        if refused:
-            place = rules.at("allow_expression", "regex")
-            yield pair.file.problem(place, f"the router sets {', '.join(refused)}, which this does not allow")
+    allowed, banned = rules.at("allow_expression", "regex"), rules.at("disallow_expression", "regex")
+    if banned and (refused := [name for name in needed if _matches(banned.text, name)]):
+        yield pair.file.problem(banned, f"the router sets {', '.join(refused)}, which this forbids")
+    if rules.at("disallow_all").value is True and (refused := [name for name in needed if not _matches(allowed.text, name)]):
+        yield pair.file.problem(allowed, f"the router sets {', '.join(refused)}, which this does not allow")
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -251,10 +275,12 @@ def _clients_cannot_choose(pair: Pair) -> Iterator[Problem]:
     removed: set[str] = set()
     for extension in place.items():
         for mutation in extension.at("typed_config", "mutations").items():
-            option = mutation.at("append")
-            if option.at("append_action").text == "OVERWRITE_IF_EXISTS_OR_ADD":
-                set_to[option.at("header", "key").text.lower()] = option.at("header", "value")
-            removed.add(mutation.at("remove").text.lower())
+            name, value = mutation.at("append", "header", "key").text.lower(), mutation.at("append", "header", "value")
+            if mutation.at("append", "append_action").text == "OVERWRITE_IF_EXISTS_OR_ADD":
+                set_to[name] = value
+            gone = mutation.at("remove").text.lower()
+            removed.add(gone)
+            set_to.pop(gone, None)
     default = pair.config.default_model.cluster
     if CLUSTER_HEADER not in set_to:
         message = f"must overwrite {CLUSTER_HEADER}: clients could choose a cluster, and with the router down there would be none"
@@ -270,8 +296,8 @@ def _clients_cannot_choose(pair: Pair) -> Iterator[Problem]:
             yield pair.file.problem(place or pair.manager, message, "warning")
 
 
-def _routes_work(pair: Pair) -> Iterator[Problem]:
-    for host in pair.manager.at("route_config", "virtual_hosts").items():
+def _answers_show_the_decision(pair: Pair) -> Iterator[Problem]:
+    for host in _hosts(pair):
         if CLUSTER_HEADER not in [place.text.lower() for place in host.at("request_headers_to_remove").items()]:
             message = f"request_headers_to_remove lacks {CLUSTER_HEADER}: the models would see it"
             yield pair.file.problem(host, message, "warning")
@@ -280,33 +306,61 @@ def _routes_work(pair: Pair) -> Iterator[Problem]:
         if missing:
             message = f"response_headers_to_add lacks {', '.join(missing)}: clients will not see what was decided"
             yield pair.file.problem(host.at("response_headers_to_add"), message, "warning")
-        for endpoint in Endpoint:
-            yield from _route_works(pair, host, endpoint.value)
 
 
-def _route_works(pair: Pair, host: Place, path: str) -> Iterator[Problem]:
-    """The first route that takes a path is one that the router can steer."""
-    route = next((place for place in host.at("routes").items() if _takes(place.at("match"), path)), None)
-    if route is None:
-        yield pair.file.problem(host.at("routes"), f"no route takes {path}")
+def _hosts(pair: Pair) -> list[Place]:
+    """The virtual hosts that take anything that the router reads."""
+    hosts = pair.manager.at("route_config", "virtual_hosts").items()
+    return [host for host in hosts if any(_first_route(host, endpoint.value) for endpoint in Endpoint)]
+
+
+def _first_route(host: Place, path: str) -> Place | None:
+    return next((place for place in host.at("routes").items() if _takes(place.at("match"), path)), None)
+
+
+def _routes_work(pair: Pair) -> Iterator[Problem]:
+    if pair.manager.at("rds"):
+        yield pair.file.problem(pair.manager.at("rds"), "routes that Envoy is told of at run time are not checked", "warning")
         return
+    hosts = _hosts(pair)
+    for path in (endpoint.value for endpoint in Endpoint):
+        routes = [(host, route) for host in hosts if (route := _first_route(host, path))]
+        if not routes:
+            yield pair.file.problem(pair.manager.at("route_config", "virtual_hosts"), f"no route takes {path}")
+        for host, route in routes:
+            yield from _route_works(pair, host, route, path)
+
+
+def _route_works(pair: Pair, host: Place, route: Place, path: str) -> Iterator[Problem]:
+    """The first route that takes a path is one that the router can steer."""
     action = route.at("route")
-    per_filter = route.at("typed_per_filter_config", "envoy.filters.http.ext_proc", "disabled")
-    if per_filter.value is True:
-        message = f"takes {path} first and has the router disabled; put a route for {path} before it"
-        yield pair.file.problem(route, message)
+    for level in (route, host, pair.manager.at("route_config")):
+        per_filter = level.at("typed_per_filter_config", pair.filter_name)
+        if per_filter:
+            if per_filter.at("disabled").value is True:
+                message = f"takes {path} first and has the router disabled; put a route for {path} before it"
+                yield pair.file.problem(level, message)
+            break  # the innermost one counts
     if action.at("cluster_header").text.lower() != CLUSTER_HEADER:
         yield pair.file.problem(action, f"takes {path} and must choose by 'cluster_header: {CLUSTER_HEADER}'")
     if action.at("timeout").seconds != 0:
         yield pair.file.problem(action, f"takes {path} and needs 'timeout: 0s': Envoy's 15 s would cut long answers")
+    idle = action.at("idle_timeout") or pair.manager.at("stream_idle_timeout")
+    if idle.seconds and idle.seconds < _LEAST_IDLE_S:
+        message = f"cuts answers to {path} whose first token takes longer than {idle.seconds:g} s"
+        yield pair.file.problem(idle, message, "warning")
+
+
+_NARROWER = ("headers", "query_parameters", "grpc", "runtime_fraction", "dynamic_metadata", "tls_context", "cookies")
+"""Parts of a match with which it takes only some requests of a path."""
 
 
 def _takes(match: Place, path: str) -> bool:
-    if match.at("headers") or match.at("query_parameters"):
+    if any(match.at(part) for part in _NARROWER):
         return False
     prefix, exact, regex = match.at("prefix"), match.at("path"), match.at("safe_regex", "regex")
     if match.at("path_separated_prefix"):
-        return path.startswith(match.at("path_separated_prefix").text)
+        return f"{path}/".startswith(f"{match.at('path_separated_prefix').text}/")
     return bool(
         (prefix and path.startswith(prefix.text)) or (exact and exact.text == path) or (regex and _matches(regex.text, path))
     )
@@ -321,6 +375,7 @@ RULES: tuple[Callable[[Pair], Iterator[Problem]], ...] = (
     _bodies_fit,
     _headers_may_be_set,
     _clients_cannot_choose,
+    _answers_show_the_decision,
     _routes_work,
 )
 """One function for each thing that has to fit."""
@@ -332,7 +387,7 @@ def _summary(pair: Pair) -> list[str]:
     lines = [f"clients -> {host}:{port}"]
     for model in pair.config.models.values():
         endpoints = endpoints_of(clusters[model.cluster]) if model.cluster in clusters else []
-        places = ", ".join(f"{host}:{port}" for host, port in endpoints) or "nowhere"
+        places = ", ".join(_written(*endpoint) for endpoint in endpoints) or "nowhere"
         mark = "  (default)" if model is pair.config.default_model else ""
         lines.append(f"{model.name} -> cluster {model.cluster} -> {places}{mark}")
     served = f"the cluster {pair.config.default_model.cluster} serves" if pair.is_fail_open else "clients get an error"

@@ -37,6 +37,8 @@ _FLAGS = ("has_tools", "has_images", "is_stream")
 _ADDRESS = r"(unix:/\S+|[^\s:]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})"
 _LAST_PORT = 65535
 _ADDRESS_WORDS = "'host:port' or 'unix:/path'"
+_BODY_FIELDS = ("model", "messages", "prompt", "input", "stream", "stream_options", "tools")
+"""Fields of a request that no reasoning switch may overwrite."""
 
 FAMILIES: Mapping[str, ReasoningFamily] = {
     "qwen3": ReasoningFamily("chat_template_kwargs", "enable_thinking"),
@@ -103,6 +105,7 @@ class IntentConfig:
     threshold: float = 0.5
     """Confidence from which the intent counts as known; the bundle's own where the config names none."""
     bundle: Path = SHIPPED_BUNDLE
+    """Folder of the classifier; a relative one in the file is meant from the file's own folder."""
     max_waiting: int = 64
     """Encoder passes that may wait at once; above it the reading is missing at once, not late."""
 
@@ -153,7 +156,7 @@ def parse(text: str, file: str) -> Config:
     """Read a configuration from its text; `file` names it in problems. Raises as `load` does."""
     config, notes = read(text, file)
     if any(problem.severity == "error" for problem in notes.problems):
-        raise ConfigError(notes.problems)
+        raise ConfigError(sorted(notes.problems, key=lambda problem: problem.line))
     return config
 
 
@@ -161,12 +164,15 @@ def read(text: str, file: str) -> tuple[Config, Notes]:
     """The configuration as far as it could be read, and what was noted on the way."""
     notes = Notes(file)
     top = parse_yaml(text, notes)
-    if top.integer("version", VERSION, VERSION, VERSION) and not top.has("version"):
+    version = top.item("version")
+    if version is None:
         top.problem("version", f"is missing; write 'version: {VERSION}'")
+    elif version.value != VERSION:
+        version.problem(f"this router reads version {VERSION}")
     families = {**FAMILIES, **_families(top.section("reasoning_families"))}
     models, simulated = _models(top.section("models"), families)
     server = _server(top.section("server"))
-    admin = _admin(top.section("admin"))
+    admin = _admin(top.section("admin"), server)
     telemetry = _telemetry(top.section("telemetry"))
     auto_models = _auto_models(top, models)
     signals_section = top.section("signals")
@@ -183,29 +189,45 @@ def read(text: str, file: str) -> tuple[Config, Notes]:
 def _server(section: Section) -> ServerConfig:
     default = ServerConfig()
     config = ServerConfig(
-        section.text("address", default.address, _ADDRESS, _ADDRESS_WORDS),
+        _address(section, default.address),
         section.integer("workers", default.workers, 1, 64),
         section.integer("threads", default.threads, 0, 256),
         section.integer("max_body_bytes", default.max_body_bytes, 1024, 1024**3),
         section.number("drain_s", default.drain_s, 0, 600),
         section.number("grace_s", default.grace_s, 0, 3600),
     )
-    if (
-        not config.address.startswith("unix:")
-        and not 0 < int(config.address.rpartition(":")[2]) <= _LAST_PORT + 1 - config.workers
-    ):
+    host, port = _host_and_port(config.address)
+    if host and port + config.workers - 1 > _LAST_PORT:
         section.problem("address", f"ports are 1 to {_LAST_PORT}, and each of the {config.workers} workers needs its own")
     section.close()
     return config
 
 
-def _admin(section: Section) -> AdminConfig:
+def _admin(section: Section, server: ServerConfig) -> AdminConfig:
     default = AdminConfig()
-    config = AdminConfig(
-        section.flag("enabled", default.enabled), section.text("address", default.address, _ADDRESS, _ADDRESS_WORDS)
-    )
+    config = AdminConfig(section.flag("enabled", default.enabled), _address(section, default.address))
+    host, port = _host_and_port(config.address)
+    other, first = _host_and_port(server.address)
+    is_same_host = host == other or {host, other} & {"0.0.0.0", "[::]"}  # noqa: S104 - looked for, not listened on
+    if config.enabled and host and other and is_same_host and first <= port < first + server.workers:
+        section.problem("address", f"worker {port - first} listens on port {port} already (server.address)")
     section.close()
     return config
+
+
+def _address(section: Section, default: str) -> str:
+    address = section.text("address", default, _ADDRESS, _ADDRESS_WORDS)
+    host, port = _host_and_port(address)
+    if host and not 0 < port <= _LAST_PORT:
+        section.problem("address", f"ports are 1 to {_LAST_PORT}")
+        return default
+    return address
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Both empty for a socket's path."""
+    host, _, port = address.rpartition(":")
+    return ("", 0) if address.startswith("unix:") or not port.isdecimal() else (host, int(port))
 
 
 def _telemetry(section: Section) -> TelemetryConfig:
@@ -230,6 +252,8 @@ def _tracing(section: Section) -> TracingConfig:
         section.number("sample_ratio", default.sample_ratio, 0, 1),
         section.text("service_name", default.service_name),
     )
+    if config.endpoint.startswith("https:") and config.insecure:
+        section.problem("insecure", "must be false for an https endpoint")
     section.close()
     return config
 
@@ -237,23 +261,34 @@ def _tracing(section: Section) -> TracingConfig:
 def _families(section: Section) -> dict[str, ReasoningFamily]:
     families = {}
     for name, item in section.named():
+        _check_name(name, item)
         part = item.section()
         kind = part.choice("type", "", ("chat_template_kwargs", "reasoning_effort"))
-        if not kind:
-            part.problem("type", "chat_template_kwargs or reasoning_effort was expected")
+        if not part.has("type"):
+            part.problem("type", "is missing; chat_template_kwargs or reasoning_effort was expected")
         parameter = part.text("parameter", pattern=r"\w{1,64}", what="a parameter's name")
+        if parameter in _BODY_FIELDS and kind == "reasoning_effort":
+            part.problem("parameter", f"would overwrite the request's own '{parameter}'")
         default = part.choice("default_effort", "medium", _EFFORTS)
         off = part.text("off_effort", "low", r"[a-z]{1,20}", "a word such as low, minimal or none")
+        for key in ("default_effort", "off_effort"):
+            if part.has(key) and kind == "chat_template_kwargs":
+                part.problem(key, "could do nothing: chat_template_kwargs only knows on and off")
         part.close()
         families[name] = ReasoningFamily(kind, parameter, default, off)
     return families
 
 
+def _check_name(name: str, item: Item) -> None:
+    # Names travel in headers, metrics and messages.
+    if not re.fullmatch(NAME, name):
+        item.problem(f"{_NAME_WORDS} was expected")
+
+
 def _models(section: Section, families: Mapping[str, ReasoningFamily]) -> tuple[dict[str, Model], frozenset[str]]:
     models, simulated = {}, set()
     for name, item in section.named():
-        if not re.fullmatch(NAME, name):
-            item.problem(f"a model needs {_NAME_WORDS}")
+        _check_name(name, item)
         part = item.section()
         family = part.text("reasoning_family", "")
         if family and family not in families:
@@ -274,9 +309,8 @@ def _auto_models(top: Section, models: Mapping[str, Model]) -> tuple[str, ...]:
         return ("auto", "MoM")
     names = item.texts("names")
     for name in names:
-        if not re.fullmatch(NAME, name.text()):
-            name.problem(f"{_NAME_WORDS} was expected")
-        elif name.text() in models:
+        _check_name(name.text(), name)
+        if name.text() in models:
             name.problem(f"'{name.text()}' is a model already; a name leaves the choice open or names a model, not both")
     return tuple(name.text() for name in names)
 
@@ -284,6 +318,7 @@ def _auto_models(top: Section, models: Mapping[str, Model]) -> tuple[str, ...]:
 def _keywords(section: Section) -> dict[str, TextMatches]:
     sets = {}
     for name, item in section.named():
+        _check_name(name, item)
         part = item.section()
         flags = re.NOFLAG if part.flag("case_sensitive", default=False) else re.IGNORECASE
         words, regexes = part.item("words"), part.item("regex")
@@ -303,10 +338,13 @@ def _word_pattern(words: list[str], flags: re.RegexFlag) -> re.Pattern[str]:
 
 def _regex(item: Item, flags: re.RegexFlag) -> re.Pattern[str] | None:
     try:
-        return re.compile(item.text(), flags)
-    except re.error as error:
+        pattern = re.compile(item.text(), flags)
+    except (re.error, OverflowError, RecursionError) as error:
         item.problem(f"is no regular expression: {error}")
         return None
+    if pattern.search("") and pattern.search("\0"):
+        item.problem("matches every text; is there a '*' or '?' too many?")
+    return pattern
 
 
 def _signals(section: Section) -> tuple[SignalsConfig, tuple[str, ...]]:
@@ -314,7 +352,7 @@ def _signals(section: Section) -> tuple[SignalsConfig, tuple[str, ...]]:
     deadline_ms = section.integer("deadline_ms", default.deadline_ms, 1, 60_000)
     part = section.section("intent")
     enabled = part.flag("enabled", default=True)
-    bundle = Path(part.text("bundle", str(SHIPPED_BUNDLE)))
+    bundle = Path(section.notes.file).parent / part.text("bundle", str(SHIPPED_BUNDLE))
     # A disabled feature never loads and never fails: its files need not be there.
     manifest = _manifest(part, bundle) if enabled else {}
     known = manifest.get("threshold", default.intent.threshold)
@@ -353,24 +391,36 @@ class _Words:
 
 
 _NO_MODEL = Model("", "", "")
+_NO_CONDITION = AllOf(())
 
 
 def _policy(top: Section, words: _Words) -> Policy:
-    rules: list[Rule] = []
     listed = top.item("rules")
-    for item in listed.items("a list of rules") if listed else ():
-        rule = _rule(item, words)
-        if any(rule.name == other.name for other in rules):
-            item.problem(f"there is a rule '{rule.name}' already; names tell rules apart in headers and metrics")
-        rules.append(rule)
+    items = listed.items("a list of rules") if listed else []
+    rules = [_rule(item, words) for item in items]
+    _check_rules(rules, items)
     section = top.section("default")
     if not top.has("default"):
         top.problem("default", "is missing; name the model that serves when no rule fires")
     model = _model(section, words)
-    default = Default(model, _reasoning(section, model), _system_prompt(section))
+    default = Default(model, _reasoning(section, model, words), _system_prompt(section))
     _cache(section)
     section.close()
     return Policy.of(tuple(rules), default, words.intent.threshold)
+
+
+def _check_rules(rules: list[Rule], items: list[Item]) -> None:
+    """Names differ, and no rule stands in the full shadow of one that is asked before it."""
+    names: set[str] = set()
+    for rule, item in zip(rules, items, strict=True):
+        if rule.name in names:
+            item.problem(f"there is a rule '{rule.name}' already; names tell rules apart in headers and metrics")
+        names.add(rule.name or item.path)
+    first: dict[Condition, str] = {}
+    for rule, item in sorted(zip(rules, items, strict=True), key=lambda pair: -pair[0].priority):
+        if rule.when in first and rule.when != _NO_CONDITION:
+            item.problem(f"can never win: rule '{first[rule.when]}' asks the same and is asked before it")
+        first.setdefault(rule.when, rule.name)
 
 
 def _rule(item: Item, words: _Words) -> Rule:
@@ -384,10 +434,10 @@ def _rule(item: Item, words: _Words) -> Rule:
     model = _model(section, words)
     rule = Rule(
         name,
-        _condition(when, words) if when else AllOf(()),
+        _condition(when, words) if when else _NO_CONDITION,
         model,
         section.integer("priority", 0, -1_000_000, 1_000_000),
-        _reasoning(section, model),
+        _reasoning(section, model, words),
         _system_prompt(section),
     )
     _cache(section)
@@ -404,7 +454,7 @@ def _model(section: Section, words: _Words) -> Model:
     return words.models.get(name, _NO_MODEL)
 
 
-def _reasoning(section: Section, model: Model) -> Reasoning | None:
+def _reasoning(section: Section, model: Model, words: _Words) -> Reasoning | None:
     if not section.has("reasoning"):
         return None
     part = section.section("reasoning")
@@ -416,6 +466,9 @@ def _reasoning(section: Section, model: Model) -> Reasoning | None:
         part.problem("effort", "says how hard to think while 'enabled' is false; remove one of them")
     if model.name and model.reasoning_family is None:
         part.problem("enabled", f"the model '{model.name}' has no reasoning_family, so this could do nothing")
+    family = words.families.get(model.reasoning_family or "")
+    if effort and family and family.kind == "chat_template_kwargs":
+        part.problem("effort", f"could do nothing: the family '{model.reasoning_family}' only knows on and off")
     part.close()
     return Reasoning(enabled, effort or None)
 

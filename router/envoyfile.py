@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from router.errors import ConfigError, Problem
+from router.yamltree import compose, scalar
 
-_CONSTRUCTOR = yaml.constructor.SafeConstructor()
 _LOCAL = "127.0.0.1"
 
 
@@ -59,10 +58,7 @@ class Place:
     @property
     def value(self) -> object:
         """A scalar as YAML types it; None for anything else."""
-        if not isinstance(self.node, ScalarNode):
-            return None
-        value: object = _CONSTRUCTOR.construct_object(self.node)
-        return value
+        return scalar(self.node)
 
     @property
     def text(self) -> str:
@@ -73,7 +69,7 @@ class Place:
     def number(self) -> int:
         """A whole number; 0 for anything else."""
         value = self.value
-        return value if isinstance(value, int) else 0
+        return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
     @property
     def seconds(self) -> float | None:
@@ -132,19 +128,32 @@ def read_envoy(path: Path) -> EnvoyFile:
     """Read a file.
 
     Raises:
-        ConfigError: it cannot be read, or is no YAML mapping.
+        ConfigError: it cannot be read, is no YAML mapping, or has a key twice.
     """
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {getattr(error, 'strerror', error)}")]) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", "") or "it cannot be read"
-        raise ConfigError([Problem(str(path), mark.line + 1 if mark else 0, "", f"is not YAML: {reason}")]) from None
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {reason}")]) from None
+    node = compose(text, str(path))
     if not isinstance(node, MappingNode):
         raise ConfigError([Problem(str(path), 1, "", "an Envoy bootstrap configuration was expected")])
-    return EnvoyFile(str(path), Place(node, "", 1))
+    file = EnvoyFile(str(path), Place(node, "", 1))
+    if twice := list(_twice(file, file.top)):
+        raise ConfigError(twice)
+    return file
+
+
+def _twice(file: EnvoyFile, place: Place) -> Iterator[Problem]:
+    """Every key that a mapping has twice."""
+    seen: dict[str, int] = {}
+    for name, value in place.pairs():
+        if name in seen:
+            yield file.problem(value, f"occurs twice; it stands in line {seen[name]} already")
+        seen.setdefault(name, value.line)
+        yield from _twice(file, value)
+    for item in place.items():
+        yield from _twice(file, item)
 
 
 def socket_of(address: Place) -> tuple[str, int]:

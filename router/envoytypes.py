@@ -69,9 +69,10 @@ class _Checker:
         if not url:
             yield self._file.problem(place, "'@type' is missing; it says which message this is")
             return
-        kind = _find(url.removeprefix(_TYPE_URL))
+        kind, close = _find(url.removeprefix(_TYPE_URL))
         if kind is None:
-            yield self._file.problem(place.at("@type"), f"no message '{url}' is known", "warning")
+            hint = f"; did you mean '{_TYPE_URL}{close}'?" if close else ""
+            yield self._file.problem(place.at("@type"), f"no message '{url}' is known{hint}", "warning")
             return
         yield from self.message(place, kind)
 
@@ -111,13 +112,17 @@ class _Checker:
         yield self._file.problem(place, f"'{place.text}' is no {kind.__name__}{hint}")
 
 
-def _find(name: str) -> Any:
-    """The class of a message by its full name; None when it is not known."""
+def _find(name: str) -> tuple[Any, str]:
+    """The class of a message by its full name, or None with a name that is close, if there is one in its package."""
     package, _, kind = name.rpartition(".")
     try:
-        return getattr(importlib.import_module(f"envoy_data_plane.{package}"), kind, None)
+        module = importlib.import_module(f"envoy_data_plane.{package}")
     except ImportError:
-        return None
+        return None, ""
+    if found := getattr(module, kind, None):
+        return found, ""
+    close = difflib.get_close_matches(kind, dir(module), 1)
+    return None, f"{package}.{close[0]}" if close else ""
 
 
 def _scalar_name(proto_type: str, kind: Any) -> str:

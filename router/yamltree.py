@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,8 +14,10 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from router.errors import ConfigError, Problem
 
 _MOST_CHARS = 1_000_000
-_MOST_NODES = 50_000  # after aliases are followed: a few lines of aliases of aliases can stand for billions of nodes
+_MOST_NODES = 200_000  # after aliases are followed: a few lines of aliases of aliases can stand for billions of nodes
+_MOST_LEVELS = 64  # Envoy's own reference files stay below 30
 _UNSET: Any = object()
+_TYPED = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 
 
 @dataclass(slots=True)
@@ -40,30 +41,47 @@ def parse(text: str, notes: Notes) -> Section:
     Raises:
         ConfigError: it is no YAML, no mapping, or too large to be a configuration.
     """
-    if len(text) > _MOST_CHARS:
-        notes.add(None, "", f"is larger than {_MOST_CHARS} characters, which no configuration needs")
-        raise ConfigError(notes.problems)
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 0
-        reason = getattr(error, "problem", None) or "it cannot be read"
-        raise ConfigError([*notes.problems, Problem(notes.file, line, "", f"is not YAML: {reason}")]) from None
-    if node is not None and _count(node, _MOST_NODES) <= 0:
-        notes.add(None, "", "holds too many values; are aliases nested in aliases?")
-        raise ConfigError(notes.problems)
+    node = compose(text, notes.file)
+    if node is not None and not isinstance(node, MappingNode):
+        raise _refusal(notes.file, 1, "a mapping of keys to values was expected")
     return Section(node, "", "", notes)
 
 
-def _count(node: Node, left: int) -> int:
-    """`left` less the nodes of a tree with its aliases followed; stops at zero."""
+def compose(text: str, file: str) -> Node | None:
+    """The tree of a YAML text; None when it is empty. `file` names it in problems.
+
+    Raises:
+        ConfigError: it is no YAML, or too large to be a configuration (1 MB, 200 000 values, 64 levels).
+    """
+    if len(text) > _MOST_CHARS:
+        raise _refusal(file, 0, f"is larger than {_MOST_CHARS} characters, which no configuration needs")
+    try:
+        node: Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+        raise _refusal(file, mark.line + 1 if mark else 0, f"is not YAML: {reason}") from None
+    except RecursionError:
+        raise _refusal(file, 0, f"is nested more than {_MOST_LEVELS} levels deep") from None
+    if node is not None and _count(node, _MOST_NODES, _MOST_LEVELS) <= 0:
+        raise _refusal(file, 0, "holds too many values, or nests them too deeply; are aliases nested in aliases?")
+    return node
+
+
+def _refusal(file: str, line: int, message: str) -> ConfigError:
+    return ConfigError([Problem(file, line, "", message)])
+
+
+def _count(node: Node, left: int, levels: int) -> int:
+    """`left` less the nodes of a tree with its aliases followed; stops at zero, which too many levels are as well."""
     left -= 1
-    if isinstance(node, ScalarNode) or left <= 0:
+    if not levels or left <= 0:
+        return 0
+    if isinstance(node, ScalarNode):
         return left
     children: Iterable[Node] = (part for pair in node.value for part in pair) if isinstance(node, MappingNode) else node.value
     for child in children:
-        left = _count(child, left)
+        left = _count(child, left, levels - 1)
         if left <= 0:
             break
     return left
@@ -109,19 +127,21 @@ class Item:
     @property
     def value(self) -> object:
         """A scalar as YAML types it; None for lists and mappings."""
-        return _scalar(self.node)
+        return scalar(self.node)
 
     def text(self, what: str = "a string") -> str:
-        """The value as a string; a problem, and an empty one, when it is none."""
+        """The value as a string that is not blank; a problem, and an empty one, when it is none."""
         value = self.value
         if isinstance(value, str):
-            return value
+            if not value.strip():
+                self.problem(f"{what} was expected, not a blank one")
+            return value if value.strip() else ""
         hint = " (write it in quotes)" if isinstance(self.node, ScalarNode) and value is not None else ""
         self.problem(f"{what} was expected{hint}")
         return ""
 
     def texts(self, what: str) -> list[Item]:
-        """The elements of a list of strings that are not empty."""
+        """The elements of a list of strings that are not blank."""
         found = self.items(f"a list of {what}")
         if isinstance(self.node, SequenceNode) and not found:
             self.problem(f"at least one of {what} was expected")
@@ -137,16 +157,18 @@ class Section:
         self._values: dict[str, Node] = {}
         self._keys: dict[str, Node] = {}
         self._known: set[str] = set()
+        self._is_broken = False
         if isinstance(node, MappingNode):
             for key, value in node.value:
                 self._take(key, value)
-        elif isinstance(node, SequenceNode) or (node is not None and _scalar(node) is not None):
+        elif isinstance(node, SequenceNode) or (node is not None and scalar(node) is not None):
             notes.add(node, path, "a mapping of keys to values was expected")
+            self._is_broken = True
 
     def _take(self, key: Node, value: Node) -> None:
         name = str(key.value) if isinstance(key, ScalarNode) else ""
-        if not name:
-            self.notes.add(key, self.path, "a key must be a word")
+        if not name.isprintable() or not name.strip():
+            self.notes.add(key, self.path, "a key must be a word of printable characters")
         elif name in self._values:
             first = self._keys[name].start_mark.line + 1
             self.notes.add(key, self._at(name), f"occurs twice; it stands in line {first} already")
@@ -161,14 +183,19 @@ class Section:
         self._known.add(key)
         self.notes.keys.add(f"{self._schema}.{key}" if self._schema else key)
         node = self._values.get(key)
-        return None if node is None or (isinstance(node, ScalarNode) and _scalar(node) is None) else node
+        return None if node is None or (isinstance(node, ScalarNode) and scalar(node) is None) else node
 
     def has(self, key: str) -> bool:
         """Whether the key is there with a value."""
         return self._find(key) is not None
 
     def problem(self, key: str, message: str) -> None:
-        """Note a problem with the value of a key, or with this mapping when the key is absent."""
+        """Note a problem with the value of a key, or with this mapping when the key is absent.
+
+        A value that was to be a mapping and is none has been told of: what it lacks is not worth a line.
+        """
+        if self._is_broken:
+            return
         self.notes.add(self._values.get(key) or self.node, self._at(key), message)
 
     def item(self, key: str) -> Item | None:
@@ -190,7 +217,7 @@ class Section:
     def flag(self, key: str, default: bool) -> bool:
         """True or false."""
         node = self._find(key)
-        value = default if node is None else _scalar(node)
+        value = default if node is None else scalar(node)
         if isinstance(value, bool):
             return value
         self.problem(key, "true or false was expected")
@@ -199,7 +226,7 @@ class Section:
     def integer(self, key: str, default: int, least: int, most: int) -> int:
         """A whole number within a range, ends included."""
         node = self._find(key)
-        value = default if node is None else _scalar(node)
+        value = default if node is None else scalar(node)
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
             return value
         self.problem(key, f"a whole number from {least} to {most} was expected")
@@ -208,8 +235,8 @@ class Section:
     def number(self, key: str, default: float, least: float, most: float) -> float:
         """A number within a range, ends included."""
         node = self._find(key)
-        value = default if node is None else _scalar(node)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most:
+        value = default if node is None else scalar(node)
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
             return float(value)
         self.problem(key, f"a number from {least:g} to {most:g} was expected")
         return default
@@ -251,13 +278,19 @@ def _near(value: str, choices: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _scalar(node: Node) -> object:
-    """A scalar as YAML 1.1 types it; None for null and for lists and mappings."""
+def scalar(node: Node | None) -> object:
+    """A scalar's value; None for null and for lists and mappings.
+
+    Typed as in YAML 1.1, less its traps: dates, `010` (octal) and `1:30` (base 60) stay the text that they are.
+    """
     if not isinstance(node, ScalarNode):
         return None
-    constructor = yaml.constructor.SafeConstructor()
+    text = str(node.value)
+    if node.tag not in _TYPED:
+        return text
     try:
-        value: object = constructor.construct_object(node)
-    except (yaml.YAMLError, ValueError):
-        return node.value
-    return value if isinstance(value, str | int | float | bool) or value is None else str(node.value)
+        value: object = yaml.constructor.SafeConstructor().construct_object(node)
+    except (ValueError, KeyError, IndexError):  # a tag that its own text belies, such as `!!int x`
+        return text
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return text if is_integer and str(value) != text.replace("_", "").removeprefix("+") else value

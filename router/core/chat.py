@@ -10,6 +10,8 @@ from router.core.types import ChatRequest, Endpoint
 from router.errors import RequestError
 
 BYTES_PER_TOKEN = 4  # the field's rule of thumb for English; good enough to tell a short prompt from a long one
+END_CHARS = 8192
+"""Rules and signals see so much of each end of a longer text: searching megabytes would hold up every other request."""
 SYSTEM_ROLES = frozenset({"system", "developer"})
 _IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
 _NONE = Placed(None, 0, 0)
@@ -49,7 +51,7 @@ def parse(endpoint: Endpoint, data: bytes, headers: Mapping[str, str]) -> tuple[
     request = ChatRequest(
         endpoint,
         model,
-        content.user_text,
+        excerpt(content.user_text),
         _tokens(content.size_bytes),
         is_stream,
         content.has_tools,
@@ -83,6 +85,11 @@ def _read_messages(body: Body) -> _Content:
         if role == "user":
             user_text = "\n".join(texts)
     return _Content(user_text, size_bytes, has_tools, has_images)
+
+
+def excerpt(text: str) -> str:
+    """A text of up to 16,384 characters as it is; of a longer one its start and its end, on lines of their own."""
+    return text if len(text) <= 2 * END_CHARS else f"{text[:END_CHARS]}\n{text[-END_CHARS:]}"
 
 
 def _bad(path: str, must: str) -> RequestError:

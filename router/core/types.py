@@ -54,7 +54,8 @@ class ChatRequest:
     model: str
     """The name the client asked for, as it was sent."""
     text: str
-    """What is classified: the text parts of the last user message, joined by newlines; empty when there are none."""
+    """What rules and signals see: the text parts of the last user message, joined by newlines; empty when there are none. Of
+    more than 16,384 characters the first and the last 8,192."""
     prompt_tokens: int
     """Estimated size of the whole prompt in tokens: UTF-8 bytes of all message text / 4, rounded up."""
     is_stream: bool = False

@@ -102,7 +102,7 @@ def _refuse_trained_on(path: Path, bundle: Bundle, texts: Sequence[str]) -> None
         return
     stored = file.read_bytes()
     known = {stored[at : at + DIGEST_BYTES] for at in range(0, len(stored), DIGEST_BYTES)}
-    matches = sum(digest(text) in known for text in texts)
+    matches = sum(digest(text) in known for text in texts if any(map(str.isalnum, text)))
     if matches > _MOST_KNOWN * len(texts):
         message = f"{matches} of {len(texts)} texts were trained on; figures on them would say nothing. Use texts held back"
         raise ConfigError([Problem(str(path), 0, "", message)])

@@ -24,19 +24,24 @@ class Signal(Protocol):
 async def read_all(signals: Sequence[Signal], request: ChatRequest, deadline_s: float) -> Mapping[str, Reading]:
     """Read every signal side by side; what fails or is late is `Missing`, with the reason.
 
-    `deadline_s` is the one budget for all signals together, in seconds.
+    `deadline_s` is the one budget for all signals together, in seconds. However this ends, no reading goes on behind it.
     """
     if not signals:
         return {}
-    tasks = {signal.name: asyncio.ensure_future(signal.read(request)) for signal in signals}
-    await asyncio.wait(tasks.values(), timeout=deadline_s)
-    return {name: _settle(task) for name, task in tasks.items()}
+    tasks = {signal.name: asyncio.create_task(signal.read(request)) for signal in signals}
+    try:
+        await asyncio.wait(tasks.values(), timeout=deadline_s)
+        return {name: _settle(task) for name, task in tasks.items()}
+    finally:
+        for task in tasks.values():
+            task.cancel()
 
 
-def _settle(task: asyncio.Future[Classification]) -> Reading:
+def _settle(task: asyncio.Task[Classification]) -> Reading:
     if not task.done():
-        task.cancel()
         return Missing("deadline")
+    if task.cancelled():
+        return Missing("cancelled")
     error = task.exception()
     if error is None:
         return task.result()

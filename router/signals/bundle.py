@@ -46,16 +46,17 @@ class Bundle:
             ConfigError: a file is missing, damaged, or of a format that this version does not read; it names the file.
         """
         manifest = _manifest(folder)
-        for name, expected in manifest["files"].items():
-            _check(folder / name, str(expected["sha256"]))
+        sha256 = {str(name): str(facts.get("sha256")) for name, facts in manifest["files"].items()}
+        for name, expected in sha256.items():
+            _check(folder / name, expected)
         return cls(
             folder,
-            str(manifest["name"]),
-            str(manifest["version"]),
-            tuple(manifest["labels"]),
-            float(manifest["threshold"]),
-            int(manifest["max_tokens"]),
-            {name: str(expected["sha256"]) for name, expected in manifest["files"].items()},
+            str(manifest.get("name", folder.name)),
+            str(manifest.get("version", "?")),
+            tuple(map(str, manifest["labels"])),
+            float(manifest.get("threshold", 0.5)),
+            int(manifest.get("max_tokens", 128)),
+            sha256,
         )
 
 
@@ -77,18 +78,25 @@ def _manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise _broken(path, "is missing") from None
-    except ValueError:
-        raise _broken(path, "is not JSON") from None
-    found = manifest.get("format")
+    except (OSError, ValueError) as error:
+        raise _broken(path, f"cannot be read: {getattr(error, 'strerror', None) or 'it is not JSON'}") from None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise _broken(path, f"is of format {found}, this version reads format {FORMAT}")
+    files, labels = manifest.get("files"), manifest.get("labels")
+    if not isinstance(files, dict) or not {MODEL, TOKENIZER} <= files.keys() or not isinstance(labels, list) or not labels:
+        raise _broken(path, f"does not name its labels and the files {MODEL} and {TOKENIZER}")
     return manifest
 
 
 def _check(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise _broken(path, "is missing")
-    if sha256_of(path) != expected:
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise _broken(
+            path, "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        ) from None
+    if found != expected:
         raise _broken(path, "is damaged: its sha256 is not the manifest's")
 
 

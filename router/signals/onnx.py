@@ -12,10 +12,15 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from router.errors import BackendError
+from router.errors import BackendError, ConfigError, Problem
 from router.signals.bundle import MODEL, TOKENIZER, Bundle
 from router.signals.text import Reader
 
+_FAILURES = tuple(
+    getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
+    for name in ("Fail", "InvalidArgument", "InvalidGraph", "RuntimeException", "EPFail", "EngineError", "NotImplemented")
+)
+"""What a session raises; these share no base class of their own."""
 _MEMO_ENTRIES = 1024  # about 2 KB each; agent loops send the same last user message again and again
 _SPECIAL_TOKENS = 2
 
@@ -36,8 +41,8 @@ class Encoding:
 class Encoder:
     """Runs passes in `threads` threads, one thread a pass: on CPUs two half-speed passes beat one shared one.
 
-    Equal texts under way share a pass, and recent texts are remembered by a digest. More than `max_waiting` passes at once
-    are refused, for a late reading is worth nothing.
+    Equal texts under way share a pass, and recent texts are remembered by a digest. More than `max_waiting` passes at once,
+    running ones included, are refused: a late reading is worth nothing.
     """
 
     def __init__(self, bundle: Bundle, threads: int, max_waiting: int) -> None:
@@ -51,7 +56,10 @@ class Encoder:
         self._max_waiting = max_waiting
         self._memo: OrderedDict[bytes, Encoding] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Future[Encoding]] = {}
-        self.run("warm up")  # the first pass allocates; no request should pay for it
+        first = self.run("warm up")  # allocates; no request should pay for it
+        if len(first.probabilities) != len(bundle.labels):
+            message = f"names {len(bundle.labels)} labels, but the model gives {len(first.probabilities)} probabilities"
+            raise ConfigError([Problem(str(bundle.folder / "manifest.json"), 0, "labels", message)])
 
     async def encode(self, text: str) -> Encoding:
         """The encoding of `text`.
@@ -67,7 +75,10 @@ class Encoder:
         if future is None:
             if len(self._under_way) >= self._max_waiting:
                 raise BackendError("overloaded")
-            future = asyncio.get_running_loop().run_in_executor(self._pool, self.run, text)
+            try:
+                future = asyncio.get_running_loop().run_in_executor(self._pool, self.run, text)
+            except RuntimeError:  # the pool was closed while this request was under way
+                raise BackendError("closed") from None
             self._under_way[key] = future
             future.add_done_callback(lambda done: self._settle(key, done))
         # Shielded: a caller that gives up must not take the pass away from the others, nor from the memo.
@@ -81,8 +92,9 @@ class Encoder:
         ids = tokens.ids[np.newaxis]
         try:
             vector, probabilities = self._session.run(None, {"ids": ids, "mask": np.ones_like(ids)})
-        except onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException:
+        except _FAILURES:
             raise BackendError("model_failed") from None
+        vector.flags.writeable = probabilities.flags.writeable = False  # the memo hands the same arrays to many
         return Encoding(vector[0], probabilities[0], len(tokens.ids), tokens.is_truncated)
 
     def close(self) -> None:

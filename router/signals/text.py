@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 
 HEAD_SHARE = 0.63
 """Of the tokens that are read of a long text, the share taken from its start; the rest is its end, where questions stand."""
-_END_CHARS = 2048  # of each end of a long text is tokenised: room for 256 tokens of any language at 8 characters each
+END_CHARS = 2048
+"""Of each end of a longer text so much is tokenised: room for 256 tokens at 8 characters each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,11 @@ class Reader:
 
     def read(self, text: str) -> Tokens:
         """The tokens of `text`, 2 to `max_tokens` of them; 2 alone when there is nothing to read in it."""
-        is_cut = len(text) > 2 * _END_CHARS
-        start = self._ids(text[:_END_CHARS] if is_cut else text)
+        is_cut = len(text) > 2 * END_CHARS
+        start = self._ids(text[:END_CHARS] if is_cut else text)
         if not is_cut and len(start) <= self._room:
             return self._tokens(start, is_truncated=False)
-        end = self._ids(text[-_END_CHARS:]) if is_cut else start
+        end = self._ids(text[-END_CHARS:]) if is_cut else start
         return self._tokens(start[: self._head] + end[-(self._room - self._head) :], is_truncated=True)
 
     def _ids(self, text: str) -> list[int]:

@@ -98,7 +98,7 @@ class Stack:
         }
         config["admin"] = {"enabled": True, "address": f"127.0.0.1:{self.admin_port}"}
         self.edit_config(config)
-        self.config_path.write_text(yaml.safe_dump(config))
+        self.config_path.write_text(yaml.safe_dump(config, sort_keys=False))
         envoy = yaml.safe_load((ROOT / "envoy" / "envoy.yaml").read_text())
         envoy["admin"]["address"]["socket_address"]["port_value"] = self.envoy_admin_port
         envoy["static_resources"]["listeners"][0]["address"]["socket_address"] = {
@@ -111,7 +111,7 @@ class Stack:
             for offset, endpoint in enumerate(cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]):
                 endpoint["endpoint"]["address"]["socket_address"]["port_value"] = first + offset
         self.edit_envoy(envoy)
-        self.envoy_path.write_text(yaml.safe_dump(envoy))
+        self.envoy_path.write_text(yaml.safe_dump(envoy, sort_keys=False))
 
     def start_models(self) -> None:
         """One process for all simulated models."""

@@ -92,9 +92,8 @@ def test_the_body_reaches_the_model_byte_for_byte_but_for_what_was_decided(stack
         '{ "vendor": {"x": [1.0e2, 0.70, 12345678901234567890]},"model" :"coder",\n"messages": '
         '[{"role":"user","content":"h\\u00e9llo é 😀 \\ud83d"}], "max_tokens": 5 }'
     )
-    response = httpx.post(
-        f"{stack.url}/v1/chat/completions", content=body.encode(), headers={"x-request-id": request_id}, timeout=30
-    )
+    headers = {"x-request-id": request_id, "content-type": "application/json"}
+    response = httpx.post(f"{stack.url}/v1/chat/completions", content=body.encode(), headers=headers, timeout=30)
     assert response.status_code == 200
     assert stack.seen("coder", request_id)["body"] == body
 

@@ -32,6 +32,15 @@ def test_the_last_user_message_is_what_is_classified() -> None:
     assert request.has_tools
 
 
+def test_of_a_long_text_both_ends_are_seen_and_all_of_it_is_counted() -> None:
+    """Megabytes are not searched; their size is known all the same."""
+    request = read(chat_body("start" + "x" * 1_000_000 + "end"))
+    assert request.text.startswith("start")
+    assert request.text.endswith("end")
+    assert len(request.text) == 2 * 8192 + 1
+    assert request.prompt_tokens == 250_002
+
+
 def test_text_parts_are_joined_and_images_are_seen() -> None:
     """A message of parts gives its texts, line by line, and its images as a flag."""
     parts = [

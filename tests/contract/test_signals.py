@@ -1,0 +1,252 @@
+"""What every signal must do, and the shipped encoder as it is served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router.core.types import ChatRequest, Classification, Missing
+from router.errors import BackendError, ConfigError
+from router.signals.base import Signal, read_all
+from router.signals.bundle import MODEL, SHIPPED, TOKENIZER, Bundle
+from router.signals.intent import Intent
+from router.signals.onnx import Encoder
+from router.signals.text import Reader
+from tests.unit.builders import ask
+
+ODD_TEXTS = {
+    "emoji": "😀" * 300,
+    "half a character": "what is \ud83d this",
+    "null bytes": "a\0b\0c",
+    "one endless word": "x" * 1_000_000,
+    "ten megabytes": "hello " * 1_700_000,
+    "combining marks": "e" + "\u0301" * 5000,
+    "another language": "如何证明根号二是无理数？",
+    "code": "def f(x):\n    return x ** 2\n" * 50,
+}
+
+
+class SignalContract:
+    """Inherit this, provide `signal`, and a new signal is held to what the others are."""
+
+    async def test_it_classifies_a_question(self, signal: Signal) -> None:
+        """A label with a probability; the probabilities, if it gives them, sum to one."""
+        reading = await signal.read(ask("What is the derivative of x squared?"))
+        assert reading.label
+        assert 0 < reading.confidence <= 1
+        if reading.probabilities:
+            assert sum(reading.probabilities.values()) == pytest.approx(1, abs=1e-3)
+            assert reading.probabilities[reading.label] == reading.confidence
+
+    @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
+    async def test_nothing_to_read_is_a_backend_error(self, signal: Signal, text: str) -> None:
+        """It becomes `Missing`, and the request goes on."""
+        with pytest.raises(BackendError, match="no_text"):
+            await signal.read(ask(text))
+
+    @pytest.mark.parametrize("name", ODD_TEXTS)
+    async def test_no_text_breaks_it(self, signal: Signal, name: str) -> None:
+        """Whatever a client sends, within seconds."""
+        async with asyncio.timeout(10):
+            assert (await signal.read(ask(ODD_TEXTS[name]))).label
+
+    async def test_the_same_text_reads_the_same(self, signal: Signal) -> None:
+        """Side by side and one after another."""
+        first, second = await asyncio.gather(signal.read(ask("same text")), signal.read(ask("same text")))
+        assert first == second == await signal.read(ask("same text"))
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    """The shipped model."""
+    return Bundle.load(SHIPPED)
+
+
+@pytest.fixture(scope="module")
+def encoder(bundle: Bundle) -> Iterator[Encoder]:
+    """The shipped model, loaded once."""
+    made = Encoder(bundle, threads=2, max_waiting=64)
+    yield made
+    made.close()
+
+
+class TestIntent(SignalContract):
+    """The shipped signal."""
+
+    @pytest.fixture
+    def signal(self, encoder: Encoder, bundle: Bundle) -> Intent:
+        """Over the shared encoder."""
+        return Intent(encoder, bundle.labels)
+
+    @pytest.mark.parametrize(
+        ("text", "label"),
+        [
+            ("Prove that the square root of two is irrational.", "math"),
+            ("Write a Python function that merges two sorted lists.", "computer science"),
+            ("hi there, how was your weekend?", "other"),
+            ("I was charged twice, I want my money back", "other"),
+            ("explain photosynthesis to a ten year old", "biology"),
+            ("what rights does a defendant have at trial", "law"),
+        ],
+    )
+    async def test_plain_questions_are_told_apart(self, signal: Intent, text: str, label: str) -> None:
+        """Everyday talk is `other`, not a science."""
+        assert (await signal.read(ask(text))).label == label
+
+
+async def test_vectors_have_unit_length_and_likeness(encoder: Encoder) -> None:
+    """What the semantic cache will need of the same pass."""
+    texts = ["How do I reset my password?", "I forgot my password, how can I change it?", "What is the speed of light?"]
+    one, like, unlike = [(await encoder.encode(text)).vector for text in texts]
+    assert one.shape == (384,)
+    assert float(np.linalg.norm(one)) == pytest.approx(1, abs=1e-4)
+    assert one @ like > 0.6 > one @ unlike
+
+
+async def test_equal_texts_under_way_share_a_pass(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And afterwards the result is remembered."""
+    passes = []
+    run = encoder.run
+    monkeypatch.setattr(encoder, "run", lambda text: passes.append(text) or run(text))
+    await asyncio.gather(*(encoder.encode("a text nobody asked before") for _ in range(20)))
+    await encoder.encode("a text nobody asked before")
+    assert len(passes) == 1
+
+
+async def test_too_many_waiting_passes_are_refused_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A late reading is worth nothing; what is under way is not disturbed."""
+    encoder, go = Encoder(bundle, threads=1, max_waiting=2), threading.Event()
+    run = encoder.run
+    monkeypatch.setattr(encoder, "run", lambda text: go.wait(5) and run(text))
+    waiting = [asyncio.create_task(encoder.encode(f"text {number}")) for number in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(BackendError, match="overloaded"):
+        await encoder.encode("one too many")
+    go.set()
+    assert all(encoding.vector.shape == (384,) for encoding in await asyncio.gather(*waiting))
+    encoder.close()
+    with pytest.raises(BackendError, match="closed"):
+        await encoder.encode("after the end")
+
+
+async def test_a_caller_that_gives_up_leaves_the_pass_to_others(encoder: Encoder) -> None:
+    """Cancelling one awaiter cancels nothing else."""
+    first = asyncio.create_task(encoder.encode("a text that two ask for"))
+    second = asyncio.create_task(encoder.encode("a text that two ask for"))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).vector.shape == (384,)
+
+
+class Slow:
+    """A signal that never answers, and tells when it was cancelled."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+
+    async def read(self, request: ChatRequest) -> Classification:
+        """Wait."""
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.cancelled.set()
+        raise AssertionError
+
+
+class Quick:
+    """A signal that is sure at once."""
+
+    name = "quick"
+
+    async def read(self, request: ChatRequest) -> Classification:
+        """Answer."""
+        return Classification("yes", 1.0)
+
+
+async def test_a_late_signal_is_missing_and_the_others_are_kept() -> None:
+    """One deadline for all; what is late is stopped."""
+    slow = Slow()
+    readings = await read_all([slow, Quick()], ask(), 0.05)
+    assert readings == {"slow": Missing("deadline"), "quick": Classification("yes", 1.0)}
+    async with asyncio.timeout(1):
+        await slow.cancelled.wait()
+
+
+async def test_a_cancelled_caller_stops_its_readings() -> None:
+    """A client that leaves costs nothing more."""
+    slow = Slow()
+    reading = asyncio.create_task(read_all([slow], ask(), 30))
+    await asyncio.sleep(0.02)
+    reading.cancel()
+    async with asyncio.timeout(1):
+        await slow.cancelled.wait()
+
+
+@pytest.mark.parametrize(("chars", "is_truncated"), [(20, False), (500, True), (100_000, True)])
+def test_a_long_text_is_read_at_both_ends(bundle: Bundle, chars: int, is_truncated: bool) -> None:
+    """Never cut silently: the flag says so, the start and the end are both there."""
+    reader = Reader(bundle.folder / TOKENIZER, bundle.max_tokens)
+    tokens = reader.read("alpha " + "filler " * (chars // 7) + "omega")
+    ids = tokens.ids.tolist()
+    assert tokens.is_truncated is is_truncated
+    assert len(ids) <= bundle.max_tokens
+    assert reader.read("alpha").ids[1] in ids
+    assert reader.read("omega").ids[1] in ids
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A bundle that a test may break."""
+    return Path(shutil.copytree(SHIPPED, tmp_path / "bundle"))
+
+
+def damage_model(folder: Path) -> None:
+    """One byte."""
+    data = bytearray((folder / MODEL).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / MODEL).write_bytes(data)
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    """Overwrite some of its keys."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "file", "what"),
+    [
+        (damage_model, MODEL, "damaged"),
+        (lambda folder: (folder / TOKENIZER).unlink(), TOKENIZER, "missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json", "missing"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json", "JSON"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json", "format None"),
+        (lambda folder: edit_manifest(folder, format=99), "manifest.json", "format 99"),
+        (lambda folder: edit_manifest(folder, files={}), "manifest.json", "does not name"),
+        (lambda folder: edit_manifest(folder, labels=[]), "manifest.json", "does not name"),
+    ],
+)
+def test_a_damaged_bundle_is_refused_by_name(copy: Path, break_it: object, file: str, what: str) -> None:
+    """The operator learns which file, and what to do."""
+    break_it(copy)  # type: ignore[operator]
+    with pytest.raises(ConfigError) as caught:
+        Bundle.load(copy)
+    assert file in str(caught.value)
+    assert what in str(caught.value)
+    assert "make train" in str(caught.value)
+
+
+def test_labels_that_do_not_fit_the_model_are_refused_at_start(copy: Path) -> None:
+    """Not at the first request."""
+    edit_manifest(copy, labels=["a", "b"])
+    with pytest.raises(ConfigError, match="2 labels"):
+        Encoder(Bundle.load(copy), threads=1, max_waiting=1)

@@ -1,0 +1,255 @@
+"""`semantic-router check`: the shipped envoy.yaml passes, and each single damage to it is told, at its line, with its path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from router import check as module
+from router.check import check
+from router.errors import ConfigError, Problem
+
+ROOT = Path(__file__).parents[2]
+ENVOY = (ROOT / "envoy/envoy.yaml").read_text(encoding="utf-8")
+CONFIG = f"""
+version: 1
+models: {{ small: {{ cluster: small }}, large: {{ cluster: large }}, coder: {{ cluster: coder }} }}
+signals: {{ intent: {{ bundle: "{ROOT}/tests/bad_config/bundle" }} }}
+default: {{ model: small }}
+"""
+_OPTIONS = "timeout: 0s, idle_timeout: 600s }"
+_FILTER = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config"
+_EXT = f"{_FILTER}.http_filters[0].typed_config"
+_HOST = f"{_FILTER}.route_config.virtual_hosts[0]"
+_EARLY = f"{_FILTER}.early_header_mutation_extensions"
+
+
+@pytest.fixture
+def without_envoy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which Envoy is not installed: what is told is our own finding."""
+
+    def find() -> str:
+        raise ConfigError([Problem("", 0, "", "there is none")])
+
+    monkeypatch.setattr(module, "find_envoy", find)
+
+
+def problems(folder: Path, *changes: tuple[str, str], config: str = CONFIG) -> list[Problem]:
+    """What is told of the shipped envoy.yaml after some changes, each of which has to change something."""
+    envoy = ENVOY
+    for old, new in changes:
+        assert old in envoy
+        envoy = envoy.replace(old, new)
+    (folder / "envoy.yaml").write_text(envoy, encoding="utf-8")
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    return check(folder / "config.yaml", folder / "envoy.yaml").problems
+
+
+def told(found: list[Problem]) -> list[tuple[str, str]]:
+    """Severity and path of each problem."""
+    return [(problem.severity, problem.path) for problem in found]
+
+
+@pytest.mark.usefixtures("without_envoy")
+class TestOneDamage:
+    """A change that goes silently wrong in production, and what is told of it."""
+
+    CASES = (
+        # (the change, severity, path, part of the message)
+        (("name: coder\n", "name: codr\n"), "error", "static_resources.clusters", "did you mean 'codr'"),
+        (("cluster_name: ext_proc }", "cluster_name: extproc }"), "error", f"{_EXT}.grpc_service", "did you mean 'ext_proc'"),
+        (("envoy_grpc: {", "google_grpc: {"), "error", f"{_EXT}.grpc_service", "envoy_grpc"),
+        (("port_value: 50051", "port_value: 50061"), "error", "static_resources.clusters[0].load_assignment", "worker 0"),
+        (("explicit_http_config: { http2_protocol", "explicit_http_config: { http_protocol"), "error", None, "HTTP/2"),
+        (
+            ("request_body_mode: BUFFERED", "request_body_mode: STREAMED"),
+            "error",
+            f"{_EXT}.processing_mode.request_body_mode",
+            "",
+        ),
+        (
+            ("request_body_mode: BUFFERED", "request_body_mode: FULL_DUPLEX_STREAMED"),
+            "error",
+            f"{_EXT}.processing_mode.request_body_mode",
+            "must be BUFFERED",
+        ),
+        (
+            ("request_body_mode: BUFFERED", "request_body_mode: BUFFERED_PARTIAL"),
+            "error",
+            f"{_EXT}.processing_mode.request_body_mode",
+            "must be BUFFERED",
+        ),
+        (("request_body_mode: BUFFERED", "#"), "error", f"{_EXT}.processing_mode.request_body_mode", "must be BUFFERED"),
+        (("request_header_mode: SEND", "request_header_mode: SKIP"), "error", f"{_EXT}.processing_mode.request_header_mode", ""),
+        (("body_mode: STREAMED", "body_mode: BUFFERED"), "error", f"{_EXT}.processing_mode.response_body_mode", "holds every"),
+        (("message_timeout: 1s", "message_timeout: 0.2s"), "error", f"{_EXT}.message_timeout", "Envoy gives up"),
+        (("message_timeout: 1s", ""), "error", f"{_EXT}.message_timeout", "Envoy gives up"),
+        (("message_timeout: 1s", "message_timeout: 0.3s"), "warning", f"{_EXT}.message_timeout", "less than 200 ms"),
+        (("failure_mode_allow: true", "observability_mode: true"), "error", f"{_EXT}.observability_mode", "ignored"),
+        (("failure_mode_allow: true", "disable_immediate_response: true"), "error", None, "the router's errors"),
+        (("failure_mode_allow: true", "route_cache_action: RETAIN"), "error", f"{_EXT}.route_cache_action", "first route"),
+        (("x-vsr-[a-z-]+|", ""), "error", f"{_EXT}.mutation_rules.allow_expression.regex", "x-vsr-selected-category"),
+        (("^(x-upstream-cluster|", "^("), "error", f"{_EXT}.mutation_rules.allow_expression.regex", "sets x-upstream-cluster,"),
+        (("|content-length", ""), "error", f"{_EXT}.mutation_rules.allow_expression.regex", "content-length"),
+        (
+            ("disallow_all: true", 'disallow_expression: { regex: "x-.*" }'),
+            "error",
+            f"{_EXT}.mutation_rules.disallow_expression.regex",
+            "forbids",
+        ),
+        (
+            ("disallow_all: true", "disallow_all: true\n                disallow_is_error: true"),
+            "error",
+            f"{_EXT}.mutation_rules.disallow_is_error",
+            "500",
+        ),
+        (
+            ("connection_buffer_limit_bytes: 16777216", "connection_buffer_limit_bytes: 16777217"),
+            "error",
+            "static_resources.listeners[0].per_connection_buffer_limit_bytes",
+            "max_body_bytes",
+        ),
+        (("per_connection_buffer_limit_bytes: 16777216", ""), "warning", "static_resources.listeners[0]", "413"),
+        (("key: x-upstream-cluster, value: small", "key: x-other, value: small"), "error", _EARLY, "must overwrite"),
+        (("- remove: x-vsr-selected-model", "- remove: x-upstream-cluster"), "error", _EARLY, "must overwrite"),
+        (("cluster, value: small", "cluster, value: tiny"), "error", None, "there is no cluster 'tiny'"),
+        (("cluster, value: small", "cluster, value: large"), "warning", None, "default model is in the cluster 'small'"),
+        (("- remove: x-vsr-selected-model\n", "\n"), "warning", _EARLY, "x-vsr-selected-model"),
+        (("headers_to_remove: [ x-upstream-cluster ]", "headers_to_remove: [ x-a ]"), "warning", _HOST, "would see it"),
+        (
+            ("header: { key: x-vsr-decision-reason,", "header: { key: x-vsr-why,"),
+            "warning",
+            f"{_HOST}.response_headers_to_add",
+            "x-vsr-decision-reason",
+        ),
+        (
+            (
+                "path: /v1/chat/completions }",
+                'prefix: "/" }\n                route: { cluster: large }\n              - match: { path: /x }',
+            ),
+            "error",
+            f"{_HOST}.routes[0].route",
+            "cluster_header",
+        ),
+        (("cluster_header: x-upstream-cluster,", "cluster: small,"), "error", f"{_HOST}.routes[0].route", "/v1/chat/completions"),
+        ((_OPTIONS, "idle_timeout: 600s }"), "error", f"{_HOST}.routes[0].route", "15 s"),
+        ((_OPTIONS, "timeout: 30s }"), "error", f"{_HOST}.routes[0].route", "15 s"),
+        ((_OPTIONS, "timeout: 0s, idle_timeout: 5s }"), "warning", f"{_HOST}.routes[0].route.idle_timeout", "longer than 5 s"),
+        (
+            (
+                _OPTIONS + "\n              - match: { path: /v1/completions }",
+                "timeout: 0s }\n              - match: { path: /x }",
+            ),
+            "error",
+            f"{_HOST}.routes[5]",
+            "router disabled",
+        ),
+        (("grpc_health_check: {", "tcp_health_check: {"), "error", None, "no field 'service_name'"),
+        (("healthy_panic_threshold: { value: 0 }", "healthy_panic_threshold: { value: 50 }"), "warning", None, "not 0"),
+        (("max_requests: 20000, ", ""), "warning", "static_resources.clusters[0]", "1024 exchanges"),
+        ((", max_retries: 1000", ""), "warning", "static_resources.clusters[0]", "retry_policy does nothing"),
+        (
+            ("failure_mode_allow: true", "failure_mode_alow: true"),
+            "error",
+            f"{_EXT}.failure_mode_alow",
+            "did you mean 'failure_mode_allow'",
+        ),
+        (("request_header_mode: SEND", "request_header_mode: SENT"), "error", None, "did you mean 'SEND'"),
+        (("failure_mode_allow: true", "failure_mode_allow: 1"), "error", f"{_EXT}.failure_mode_allow", "true or false"),
+        (("connect_timeout: 0.25s", "connect_timeout: 250ms"), "error", "static_resources.clusters[0].connect_timeout", "0.25s"),
+        (("v3.ExternalProcessor\n", "v3.ExternalProcesor\n"), "warning", f"{_EXT}.@type", "v3.ExternalProcessor'"),
+        (("port_value: 8801", "port_value: many"), "error", None, "a whole number"),
+    )
+
+    @pytest.mark.parametrize(
+        ("change", "severity", "path", "said"), CASES, ids=[f"{case[0][0][:40]}->{case[0][1][:40]}" for case in CASES]
+    )
+    def test_is_told(self, tmp_path: Path, change: tuple[str, str], severity: str, path: str | None, said: str) -> None:
+        """It is told with its severity and path, at a line of the file; the message names what matters."""
+        found = problems(tmp_path, change)
+        right = [each for each in found if each.severity == severity and said in each.message and path in (None, each.path)]
+        assert right, "\n".join(map(str, found))
+        lines = len((tmp_path / "envoy.yaml").read_text(encoding="utf-8").splitlines())
+        assert all(0 < problem.line <= lines for problem in found)
+
+
+@pytest.mark.usefixtures("without_envoy")
+class TestBothFiles:
+    def test_the_shipped_file(self, tmp_path: Path) -> None:
+        """Nothing is told of it, whatever the reference configuration's options."""
+        assert problems(tmp_path) == []
+        more = "server: { workers: 4 }\ntelemetry: { usage: true, tracing: { enabled: true } }\n"
+        assert problems(tmp_path, config=CONFIG + more) == []
+
+    def test_more_workers_than_endpoints(self, tmp_path: Path) -> None:
+        """Each worker that Envoy would never ask is named."""
+        found = problems(tmp_path, config=CONFIG + "server: { workers: 6 }\n")
+        assert [problem.message[:8] for problem in found] == ["worker 4", "worker 5"]
+
+    def test_workers_on_other_hosts(self, tmp_path: Path) -> None:
+        """Names of other hosts cannot be compared with what the router listens on."""
+        change = ("address: 127.0.0.1, port_value: 5005", "address: router.example, port_value: 5005")
+        assert problems(tmp_path, change, config=CONFIG + 'server: { address: "0.0.0.0:50051" }\n') == []
+
+    def test_unix_sockets(self, tmp_path: Path) -> None:
+        """Worker i is looked for at the path with `.i` behind it."""
+        sockets = [
+            (f"socket_address: {{ address: 127.0.0.1, port_value: {50051 + index} }}", f"pipe: {{ path: /run/r{suffix} }}")
+            for index, suffix in enumerate(("", ".1", ".2", ".3"))
+        ]
+        assert problems(tmp_path, *sockets, config=CONFIG + 'server: { address: "unix:/run/r", workers: 4 }\n') == []
+        assert len(problems(tmp_path, *sockets, config=CONFIG + 'server: { address: "unix:/run/q" }\n')) == 1
+
+    def test_usage_needs_the_answers(self, tmp_path: Path) -> None:
+        """Response modes only matter when something reads responses."""
+        change = ("response_body_mode: STREAMED", "response_body_mode: NONE")
+        assert problems(tmp_path, change) == []
+        found = problems(tmp_path, change, config=CONFIG + "telemetry: { usage: true }\n")
+        assert told(found) == [("error", f"{_EXT}.processing_mode.response_body_mode")]
+
+    def test_both_files_are_bad(self, tmp_path: Path) -> None:
+        """The problems of both are told in one go."""
+        found = problems(tmp_path, ("stat_prefix: sr", "stat_prefx: sr"), config=CONFIG.replace("model: small", "model: smal"))
+        assert {Path(problem.file).name for problem in found} == {"config.yaml", "envoy.yaml"}
+
+    def test_a_key_that_stands_twice(self, tmp_path: Path) -> None:
+        """It is told where the first one stands."""
+        found = problems(
+            tmp_path, ("failure_mode_allow: true", "failure_mode_allow: true\n              failure_mode_allow: false")
+        )
+        assert ["occurs twice" in problem.message for problem in found] == [True]
+
+    @pytest.mark.parametrize("text", ["", "- a", "a: [", "a: &a [*a]", "[" * 5000, "a: !!int x"], ids=range(6))
+    def test_a_file_that_is_none(self, tmp_path: Path, text: str) -> None:
+        """It is a problem, never a traceback."""
+        (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
+        (tmp_path / "envoy.yaml").write_text(text, encoding="utf-8")
+        assert check(tmp_path / "config.yaml", tmp_path / "envoy.yaml").problems
+        assert check(tmp_path / "config.yaml", tmp_path / "absent.yaml").problems
+
+    def test_no_ext_proc_filter(self, tmp_path: Path) -> None:
+        """An Envoy that never asks the router is an error."""
+        found = problems(tmp_path, ("filters.http.ext_proc.v3.ExternalProcessor", "filters.http.router.v3.Router"))
+        assert any("has no ext_proc HTTP filter" in problem.message for problem in found)
+
+    def test_another_virtual_host(self, tmp_path: Path) -> None:
+        """One that takes nothing which the router reads is left alone."""
+        routes = "[ { match: { path: /status }, direct_response: { status: 200 } } ]"
+        other = f"- {{ name: status, domains: [status.example], routes: {routes} }}"
+        assert problems(tmp_path, ("virtual_hosts:\n", f"virtual_hosts:\n            {other}\n")) == []
+
+    def test_clusters_told_at_run_time(self, tmp_path: Path) -> None:
+        """Their absence from the file proves nothing, so it is only a warning."""
+        dynamic = "dynamic_resources: { cds_config: { ads: {} } }\nstatic_resources:"
+        found = problems(tmp_path, ("static_resources:", dynamic), ("name: coder\n", "name: other\n"))
+        assert told(found) == [("warning", "static_resources.clusters")]
+
+    def test_the_summary(self, tmp_path: Path) -> None:
+        """It says who serves what, and what happens without the router."""
+        problems(tmp_path)
+        summary = check(tmp_path / "config.yaml", tmp_path / "envoy.yaml").summary
+        assert "small -> cluster small -> 127.0.0.1:8101  (default)" in summary
+        assert summary[-1] == "router down: the cluster small serves"
+        problems(tmp_path, ("failure_mode_allow: true", "failure_mode_allow: false"))
+        assert check(tmp_path / "config.yaml", tmp_path / "envoy.yaml").summary[-1] == "router down: clients get an error"

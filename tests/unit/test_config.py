@@ -1,0 +1,290 @@
+"""The configuration: what operators write becomes what they meant, and every mistake is told with its place."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.config import (
+    FAMILIES,
+    AdminConfig,
+    Config,
+    IntentConfig,
+    ServerConfig,
+    SignalsConfig,
+    TelemetryConfig,
+    TracingConfig,
+    load,
+    parse,
+)
+from router.core.policy import AllOf, AnyOf, Default, FlagIs, HeaderMatches, LabelIs, Not, Rule, TextMatches, TokensWithin
+from router.core.types import Model, Reasoning, ReasoningFamily, SystemPrompt
+from router.errors import ConfigError
+
+BAD = Path(__file__).parents[1] / "bad_config"
+BUNDLE = BAD / "bundle"
+
+FULL = """
+version: 1
+server: { address: "unix:/run/router.sock", workers: 3, threads: 2, max_body_bytes: 2048, drain_s: 1.5, grace_s: 7 }
+admin: { enabled: false, address: "[::1]:9000" }
+telemetry:
+  log_level: debug
+  log_outcomes: false
+  metrics: false
+  usage: true
+  tracing: { enabled: true, endpoint: "https://collector:4317", insecure: false, sample_ratio: 0.25, service_name: front }
+auto_models: [choose]
+reasoning_families:
+  mine: { type: reasoning_effort, parameter: thinking_level, default_effort: high, off_effort: none }
+  qwen3: { type: chat_template_kwargs, parameter: think }
+models:
+  fast: { cluster: a, served_name: org/fast, reasoning_family: mine, simulated: true }
+  slow: { cluster: b }
+signals:
+  deadline_ms: 40
+  intent: { enabled: true, threshold: 0.7, bundle: bundle, max_waiting: 5 }
+  keywords:
+    code: { words: [c++, Bash script], regex: ['def \\w+'], case_sensitive: true }
+rules:
+- name: second
+  when: { has_tools: false }
+  model: slow
+- name: first
+  priority: 9
+  when: { keywords: code }
+  model: fast
+  reasoning: { enabled: true, effort: low }
+  system_prompt: { mode: replace, text: Be brief. }
+  cache: { enabled: false }
+default:
+  model: fast
+  reasoning: { enabled: false }
+  system_prompt: { text: Hello. }
+  cache: { enabled: false }
+"""
+
+SMALLEST = """
+version: 1
+models: { small: { cluster: small } }
+signals: { intent: { bundle: bundle } }
+default: { model: small }
+"""
+
+
+def read(text: str) -> Config:
+    """A configuration that stands beside the classifier's bundle of these tests."""
+    return parse(text, str(BAD / "config.yaml"))
+
+
+def when(condition: str) -> object:
+    """What a condition becomes."""
+    signals = f"signals: {{ intent: {{ bundle: '{BUNDLE}', threshold: 0.6 }}, keywords: {{ code: {{ words: [sql] }} }} }}"
+    rule = f"rules: [ {{ name: r, model: small, when: {condition} }} ]"
+    text = f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{signals}\n{rule}\ndefault: {{ model: small }}"
+    return read(text).policy.rules[0].when
+
+
+def problems_of(text: str) -> list[str]:
+    """The problems of a configuration, without the file's name."""
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    return [f"{problem.line}: {problem.path}: {problem.message}" for problem in caught.value.problems]
+
+
+class TestMistakes:
+    @pytest.mark.parametrize("name", sorted(path.name for path in BAD.glob("*.yaml")))
+    def test_a_bad_file(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Exactly the problems that the file announces with `#!` are told, each at its line (`#!!`: of the whole file)."""
+        monkeypatch.chdir(BAD)
+        expected = []
+        for number, line in enumerate(Path(name).read_text(encoding="utf-8").splitlines(), 1):
+            if line.startswith("#!! "):
+                expected.append(f"{name}: {line.removeprefix('#!! ')}")
+            expected += [f"{name}:{number}: {said}" for said in line.split("  #! ")[1:]]
+        assert expected
+        with pytest.raises(ConfigError) as caught:
+            load(Path(name))
+        assert sorted(map(str, caught.value.problems)) == sorted(expected)
+
+    def test_many_mistakes(self) -> None:
+        """All of them are told at once, in the order of the file."""
+        text = SMALLEST.replace("version: 1", "version: 2\nserver: { worker: 1, threads: -1 }").replace("{ model: small }", "{}")
+        lines = [problem.split(":")[0] for problem in problems_of(text)]
+        assert lines == sorted(lines)
+        assert len(lines) == 4
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [(None, "No such file"), (b"\xff\xfe\xff", "not UTF-8"), (b"#" * 1_000_001, "larger than"), (b"a: \x00", "not YAML")],
+        ids=["absent", "binary", "huge", "control character"],
+    )
+    def test_a_file_that_is_no_text(self, tmp_path: Path, content: bytes | None, said: str) -> None:
+        """It is the operator's to mend, never a traceback."""
+        file = tmp_path / "config.yaml"
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(ConfigError, match=said):
+            load(file)
+
+    @pytest.mark.parametrize("text", ["[" * 5000, "a: &a [*a]", "a: &a { b: *a }", "!!bool x: 1", "version: !!bool x"])
+    def test_yaml_made_to_hurt(self, text: str) -> None:
+        """It is refused like any other mistake."""
+        with pytest.raises(ConfigError):
+            read(text)
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        st.integers(1, len(FULL.splitlines()) - 1),
+        st.sampled_from(
+            [
+                "",
+                "null",
+                "{}",
+                "[]",
+                "[1]",
+                "5",
+                "-1",
+                "9" * 400,
+                ".nan",
+                "'' ",
+                "!!int x",
+                "!!timestamp q",
+                "2020-13-45",
+                "&a [*a]",
+                "{not: {}}",
+                "{a: 1, a: 2}",
+                "é",
+                "- x",
+                "? [a]",
+            ]
+        ),
+    )
+    def test_a_line_with_something_else_in_it(self, line: int, junk: str) -> None:
+        """The result is a configuration or a list of problems, whatever stands in the file."""
+        lines = FULL.splitlines()
+        lines[line] = f"{lines[line].split(':')[0]}: {junk}"
+        with contextlib.suppress(ConfigError):
+            assert read("\n".join(lines)).models
+
+
+class TestMeaning:
+    def test_every_key(self) -> None:
+        """Each lands in its field, and nothing keeps its default by accident."""
+        config = read(FULL)
+        assert config.server == ServerConfig("unix:/run/router.sock", 3, 2, 2048, 1.5, 7.0)
+        assert config.admin == AdminConfig(enabled=False, address="[::1]:9000")
+        tracing = TracingConfig(True, "https://collector:4317", False, 0.25, "front")
+        assert config.telemetry == TelemetryConfig("debug", False, False, True, tracing)
+        assert config.auto_models == ("choose",)
+        assert config.families["mine"] == ReasoningFamily("reasoning_effort", "thinking_level", "high", "none")
+        assert config.families["qwen3"] == ReasoningFamily("chat_template_kwargs", "think")
+        assert config.families["gpt-oss"] == FAMILIES["gpt-oss"]
+        assert config.models == {"fast": Model("fast", "a", "org/fast", "mine"), "slow": Model("slow", "b", "slow", None)}
+        assert config.simulated == {"fast"}
+        assert config.signals == SignalsConfig(40, IntentConfig(True, 0.7, BUNDLE, 5))
+        assert config.policy.intent_threshold == 0.7
+
+    def test_rules(self) -> None:
+        """They carry their whole outcome, and are asked by priority."""
+        config = read(FULL)
+        fast, slow = config.models["fast"], config.models["slow"]
+        first, second = config.policy.rules
+        assert (first.name, first.model, first.priority) == ("first", fast, 9)
+        assert first.reasoning == Reasoning(enabled=True, effort="low")
+        assert first.system_prompt == SystemPrompt("Be brief.", "replace")
+        assert second == Rule("second", FlagIs("has_tools", expected=False), slow)
+        assert config.policy.default == Default(fast, Reasoning(enabled=False), SystemPrompt("Hello.", "insert"))
+        assert config.default_model == fast
+
+    def test_the_smallest_file(self) -> None:
+        """What is not written has its default; the threshold is the model's own."""
+        config = read(SMALLEST)
+        assert (config.server, config.admin, config.telemetry) == (ServerConfig(), AdminConfig(), TelemetryConfig())
+        assert config.auto_models == ("auto", "MoM")
+        assert config.families == FAMILIES
+        assert config.policy.rules == ()
+        assert config.signals.intent == IntentConfig(True, 0.6, BUNDLE, 64)
+
+    def test_empty_sections(self) -> None:
+        """They are the same as none."""
+        empty = "server:\nadmin:\ntelemetry:\n  tracing:\nrules:\nauto_models: ~\nreasoning_families:\n"
+        assert read(SMALLEST + empty) == read(SMALLEST)
+
+    def test_intent_switched_off(self) -> None:
+        """The model's files need not be there."""
+        config = read(SMALLEST.replace("bundle: bundle", "enabled: false, bundle: nowhere"))
+        assert not config.signals.intent.enabled
+
+    def test_a_date_as_a_name(self) -> None:
+        """It stays what was written: models are called so."""
+        config = read(SMALLEST.replace("{ cluster: small }", "{ cluster: small, served_name: 2024-05-13 }"))
+        assert config.models["small"].served_name == "2024-05-13"
+
+    @pytest.mark.parametrize(
+        ("written", "meant"),
+        [
+            ("{ intent: [math, law] }", LabelIs("intent", frozenset({"math", "law"}), 0.6)),
+            ("{ intent: { labels: [law] } }", LabelIs("intent", frozenset({"law"}), 0.6)),
+            ("{ intent: { labels: [law], at_least: 0.9 } }", LabelIs("intent", frozenset({"law"}), 0.9)),
+            ("{ prompt_tokens: { min: 5 } }", TokensWithin(5, None)),
+            ("{ prompt_tokens: { max: 9 } }", TokensWithin(0, 9)),
+            ("{ has_images: true }", FlagIs("has_images", expected=True)),
+            ("{ is_stream: false }", FlagIs("is_stream", expected=False)),
+            ("{ header: { name: X-Tier, equals: a.b } }", HeaderMatches("x-tier", re.compile(r"a\.b"))),
+            ("{ header: { name: x-tier, regex: a.b } }", HeaderMatches("x-tier", re.compile("a.b"))),
+            ("{ header: { name: x-tier, present: true } }", HeaderMatches("x-tier", re.compile(".*", re.DOTALL))),
+            ("{ not: { has_tools: true } }", Not(FlagIs("has_tools", expected=True))),
+            (
+                "{ all: [ { has_tools: true }, { any: [ { is_stream: true } ] } ] }",
+                AllOf((FlagIs("has_tools", expected=True), AnyOf((FlagIs("is_stream", expected=True),)))),
+            ),
+            (
+                "{ has_tools: true, prompt_tokens: { min: 1 } }",
+                AllOf((TokensWithin(1, None), FlagIs("has_tools", expected=True))),
+            ),
+        ],
+    )
+    def test_a_condition(self, written: str, meant: object) -> None:
+        """It becomes the condition that the policy judges."""
+        assert when(written) == meant
+
+
+class TestKeywords:
+    @pytest.mark.parametrize(
+        ("text", "holds"),
+        [
+            ("Is C++ faster?", True),
+            ("use c++.", True),
+            ("cc++x", False),
+            ("a bash script please", True),
+            ("bash scripting", False),
+            ("DEF foo", True),
+            ("defoe", False),
+        ],
+    )
+    def test_any_case(self, text: str, holds: bool) -> None:
+        """Words are found whole, whatever they begin or end with, in any case unless told otherwise."""
+        assert _finds(FULL.replace("case_sensitive: true", "case_sensitive: false"), text) is holds
+
+    @pytest.mark.parametrize(("text", "holds"), [("a Bash script", True), ("a bash script", False), ("def f", True)])
+    def test_case_sensitive(self, text: str, holds: bool) -> None:
+        """Then only the case that is written is found."""
+        assert _finds(FULL, text) is holds
+
+
+def _finds(config: str, text: str) -> bool:
+    keywords = read(config).policy.rules[0].when
+    assert isinstance(keywords, TextMatches)
+    return any(pattern.search(text) for pattern in keywords.patterns)
+
+
+def test_the_full_file_is_plain_yaml() -> None:
+    """The file of these tests means to any YAML reader what it means to ours."""
+    assert yaml.safe_load(FULL)["server"]["drain_s"] == read(FULL).server.drain_s
