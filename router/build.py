@@ -92,10 +92,13 @@ def _telemetry(config: Config, metrics: Metrics | None, is_serving: bool) -> Tel
     instruments: list[Instrument] = []
     if metrics:
         instruments.append(metrics)
-    if is_serving:
-        instruments.append(Logs(config.telemetry.log_level, config.telemetry.log_outcomes))
     if config.telemetry.tracing.enabled and is_serving:
         instruments.append(_tracing(config.telemetry.tracing))
+    if is_serving:
+        logs = Logs(config.telemetry.log_level, config.telemetry.log_outcomes)
+        instruments.append(logs)
+        if metrics:
+            metrics.show_dropped_lines(lambda: logs.dropped_count)
     return Telemetry(instruments)
 
 

@@ -61,6 +61,8 @@ class _Checker:
                 yield self._file.problem(value, f"{kind.__name__} has no field '{name}'{hint}")
                 continue
             key = next(known for known in (name, f"{name}_", snake) if known in fields)
+            if name != key.removesuffix("_"):
+                yield self._file.problem(value, f"write it as '{key}': Envoy takes both, but only this spelling is checked")
             yield from self._field(value, field, kind._betterproto.cls_by_field[key])
 
     def _any(self, place: Place) -> Iterator[Problem]:
@@ -144,6 +146,9 @@ _SCALARS: dict[str, tuple[tuple[str, Callable[[Place], bool]], ...]] = {
         ("a whole number", lambda place: place.text.lstrip("-").isdecimal() or (_is_number(place) and "." not in place.text)),
     ),
     "float": (("a number", _is_number),),
-    "string": (("a string", lambda place: isinstance(place.node, ScalarNode)),),
+    "string": (
+        ("a string", lambda place: isinstance(place.node, ScalarNode)),
+        ("a string in quotes", lambda place: not isinstance(place.value, int)),  # Envoy takes 1.5 for one, but not 1 or true
+    ),
     "duration": (("a duration such as 0.25s", lambda place: _DURATION.fullmatch(place.text) is not None),),
 }

@@ -38,6 +38,7 @@ async def serve(runtime: Runtime, index: int, admin_address: str | None, parent_
     stopped: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
     _listen_for_the_end(stopped, parent_fd)
     admin = AdminServer(admin_address, _routes(runtime, server, index)) if admin_address else None
+    watching = asyncio.create_task(runtime.metrics.watch_loop()) if runtime.metrics else None
     try:
         if admin:
             await admin.start()
@@ -51,6 +52,8 @@ async def serve(runtime: Runtime, index: int, admin_address: str | None, parent_
             await server.drain(0, _FAST_GRACE_S)
         return 0
     finally:
+        if watching:
+            watching.cancel()
         if admin:
             await admin.stop()
         runtime.telemetry.close()

@@ -5,7 +5,10 @@ It has no access control of its own, which is why a non-loopback address is the 
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +16,8 @@ from typing import Any
 from aiohttp import web
 
 from router.errors import ConfigError, Problem, RequestError
+
+log = logging.getLogger(__name__)
 
 _BODY_BYTES = 16 * 1024 * 1024
 _SHUTDOWN_S = 1.0
@@ -54,14 +59,16 @@ class AdminServer:
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
 
-    async def start(self) -> None:
-        """Listen.
+    async def start(self) -> int:
+        """Listen. The port that was bound, which matters when the address asked for port 0; 0 for a unix socket.
 
         Raises:
             ConfigError: the address cannot be listened on.
         """
         await self._runner.setup()
         await listen(self._runner, self._address)
+        bound = self._runner.addresses[0]
+        return 0 if isinstance(bound, str) else int(bound[1])
 
     async def stop(self) -> None:
         """Close the port; answers under way get a second."""
@@ -96,13 +103,25 @@ async def listen(runner: web.AppRunner, address: str) -> None:
     """
     try:
         if address.startswith("unix:"):
-            await web.UnixSite(runner, address.removeprefix("unix:")).start()
+            path = address.removeprefix("unix:")
+            await _check_unused(path)
+            await web.UnixSite(runner, path).start()
         else:
             host, _, port = address.rpartition(":")
             await web.TCPSite(runner, host.strip("[]"), int(port)).start()
-    except OSError as error:
-        message = f"cannot listen on {address}: {error.strerror or error}"
-        raise ConfigError([Problem("config", 0, "admin.address", message)]) from None
+    except (OSError, OverflowError, ValueError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or error
+        raise ConfigError([Problem("config", 0, "admin.address", f"cannot listen on {address}: {why}")]) from None
+
+
+async def _check_unused(path: str) -> None:
+    """Binding replaces a socket file, which is right for a dead process's and would silence a living one's."""
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return
+    writer.close()
+    raise OSError(errno.EADDRINUSE, "another process listens there")
 
 
 @web.middleware
@@ -111,9 +130,13 @@ async def _errors(request: web.Request, handler: Callable[[web.Request], Awaitab
     try:
         return await handler(request)
     except RequestError as error:
-        return web.json_response({"error": {"message": error.message, "param": error.param}}, status=error.http_status)
+        document = {"message": error.message, "param": error.param, "code": error.code}
+        return web.json_response({"error": document}, status=error.http_status)
     except web.HTTPException as error:
         return web.json_response({"error": {"message": error.reason}}, status=error.status)
+    except Exception as error:  # noqa: BLE001 - this port's edge: what goes wrong here is told without a request's words
+        log.error("%s failed: %s", request.path, type(error).__name__)
+        return web.json_response({"error": {"message": "internal error"}}, status=500)
 
 
 def _dumps(document: object) -> str:

@@ -35,17 +35,14 @@ class Mark(Protocol):
 class Scope:
     """All instruments' marks of one exchange."""
 
-    __slots__ = ("_marks",)
+    __slots__ = ("_marks", "_upstream")
 
-    def __init__(self, marks: Sequence[Mark]) -> None:
-        self._marks = marks
+    def __init__(self, marks: Sequence[Mark], upstream: Mapping[str, str]) -> None:
+        self._marks, self._upstream = marks, upstream
 
     def upstream_headers(self) -> Mapping[str, str]:
         """Headers that carry the trace to the backend; empty when tracing is off."""
-        headers: dict[str, str] = {}
-        for mark in self._marks:
-            headers.update(mark.upstream_headers())
-        return headers
+        return self._upstream
 
     def end(self, outcome: Outcome) -> None:
         """Hand the record to every instrument."""
@@ -54,14 +51,25 @@ class Scope:
 
 
 class Telemetry:
-    """The instruments that are switched on; with none it costs nothing."""
+    """The instruments that are switched on; with none it costs nothing.
+
+    Each sees the request's headers as those before it leave them for the backend, and is closed after them: `Logs` comes
+    behind `Tracing`, so that its lines name the trace, and what goes wrong while the last spans are sent is still logged.
+    """
 
     def __init__(self, instruments: Sequence[Instrument]) -> None:
         self._instruments = tuple(instruments)
 
     def begin(self, headers: Mapping[str, str]) -> Scope:
         """Called with the request's headers, when an exchange begins."""
-        return Scope([instrument.begin(headers) for instrument in self._instruments])
+        marks: list[Mark] = []
+        upstream: Mapping[str, str] = {}
+        for instrument in self._instruments:
+            mark = instrument.begin(headers)
+            marks.append(mark)
+            if more := mark.upstream_headers():
+                headers, upstream = {**headers, **more}, {**upstream, **more}
+        return Scope(marks, upstream)
 
     def close(self) -> None:
         """Hand on what is still held; called once, when the process ends."""

@@ -5,7 +5,7 @@ Imported only when tracing is switched on.
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Mapping
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -19,6 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from router.core.types import Outcome
 
 _EXPORT_TIMEOUT_S = 2  # spans wait in a bounded queue of their own; a collector that is down costs spans, not requests
+_CLOSE_S = 3.0  # one batch sent in full, or given up
 _ATTRIBUTES = (
     ("semantic_router.decision", "decision"),
     ("semantic_router.reason", "reason"),
@@ -28,13 +29,14 @@ _ATTRIBUTES = (
     ("semantic_router.reasoning", "reasoning"),
     ("semantic_router.ending", "ending"),
     ("semantic_router.response_path", "response_path"),
-    ("gen_ai.operation.name", "endpoint"),
     ("gen_ai.request.model", "requested_model"),
     ("gen_ai.response.model", "model"),
     ("error.type", "error_code"),
     ("http.response.status_code", "http_status"),
 )
 """Span attribute and the Outcome's field that it shows; OpenTelemetry's GenAI names where there are such."""
+_OPERATIONS = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+"""`gen_ai.operation.name` as OpenTelemetry words it, by the Outcome's endpoint."""
 
 
 class Tracing:
@@ -54,12 +56,15 @@ class Tracing:
     def begin(self, headers: Mapping[str, str]) -> TraceMark:
         """A span that continues the client's trace, or begins one."""
         parent = self._context.extract(headers)
-        span = self._tracer.start_span("semantic_router.route", parent, SpanKind.SERVER, start_time=time.time_ns())
+        span = self._tracer.start_span("semantic_router.route", parent, SpanKind.SERVER)
         return TraceMark(span, self._context)
 
     def close(self) -> None:
-        """Send what is held; the exporter's own timeout bounds the wait."""
-        self._provider.shutdown()
+        """Send what is held, for at most three seconds."""
+        # Not shutdown() alone: it would try every batch that waits, each up to the exporter's timeout.
+        closing = threading.Thread(target=self._provider.shutdown, name="trace-closer", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
 
 
 class TraceMark:
@@ -81,6 +86,10 @@ class TraceMark:
         for attribute, name in _ATTRIBUTES:
             if (value := getattr(outcome, name)) not in ("", 0):
                 self._span.set_attribute(attribute, value)
+        if operation := _OPERATIONS.get(outcome.endpoint):
+            self._span.set_attribute("gen_ai.operation.name", operation)
+        for signal, reason in outcome.missing.items():
+            self._span.set_attribute(f"semantic_router.missing.{signal}", reason)
         if outcome.usage:
             self._span.set_attribute("gen_ai.usage.input_tokens", outcome.usage.prompt_tokens)
             self._span.set_attribute("gen_ai.usage.output_tokens", outcome.usage.completion_tokens)

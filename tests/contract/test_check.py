@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from router.check import check
 from router.errors import ConfigError
 from router.local import find_envoy
-from tests.unit.test_check import problems
+from tests.unit.test_check import ROOT, problems
+
+FILES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]
 
 
 def _has_envoy() -> bool:
@@ -22,9 +25,12 @@ def _has_envoy() -> bool:
 pytestmark = pytest.mark.skipif(not _has_envoy(), reason="Envoy is not installed")
 
 
-def test_the_shipped_file(tmp_path: Path) -> None:
-    """Envoy accepts it."""
-    assert problems(tmp_path) == []
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_a_configuration_that_we_ship(file: Path) -> None:
+    """Nothing is told of it beside the shipped envoy.yaml, which Envoy accepts."""
+    report = check(file, ROOT / "envoy/envoy.yaml")
+    assert report.problems == []
+    assert report.summary
 
 
 def test_what_only_envoy_knows(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_rolling_restart_under_load_loses_and_bypasses_nothing(own_stack: Star
 
     def load() -> None:
         while not stop.is_set():
-            response = post(stack, "hi", model="large")
+            response = post(stack, "hi", model="large", headers={"x-sim-first-token-ms": "1", "x-sim-token-ms": "1"})
             paths.append((response.status_code, response.headers["x-vsr-response-path"]))
 
     threads = [threading.Thread(target=load) for _ in range(4)]

@@ -159,6 +159,8 @@ class TestOneDamage:
         (("failure_mode_allow: true", "failure_mode_allow: 1"), "error", f"{_EXT}.failure_mode_allow", "true or false"),
         (("connect_timeout: 0.25s", "connect_timeout: 250ms"), "error", "static_resources.clusters[0].connect_timeout", "0.25s"),
         (("v3.ExternalProcessor\n", "v3.ExternalProcesor\n"), "warning", f"{_EXT}.@type", "v3.ExternalProcessor'"),
+        (("stat_prefix: sr", "stat_prefix: 5"), "error", f"{_EXT}.stat_prefix", "in quotes"),
+        (("message_timeout: 1s", "messageTimeout: 1s"), "error", f"{_EXT}.messageTimeout", "write it as 'message_timeout'"),
         (("port_value: 8801", "port_value: many"), "error", None, "a whole number"),
     )
 
@@ -220,7 +222,7 @@ class TestBothFiles:
         )
         assert ["occurs twice" in problem.message for problem in found] == [True]
 
-    @pytest.mark.parametrize("text", ["", "- a", "a: [", "a: &a [*a]", "[" * 5000, "a: !!int x"], ids=range(6))
+    @pytest.mark.parametrize("text", ["", "- a", "a: [", "a: &a [*a]", "[" * 1500, "a: !!int x"], ids=range(6))
     def test_a_file_that_is_none(self, tmp_path: Path, text: str) -> None:
         """It is a problem, never a traceback."""
         (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
