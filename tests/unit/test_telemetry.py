@@ -1,0 +1,272 @@
+"""One record per exchange becomes metrics; what operators are given to look at them names nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.core.types import Outcome, Usage
+from router.telemetry import Telemetry
+from router.telemetry.merge import merge
+from router.telemetry.metrics import Metrics
+
+DASHBOARDS = Path(__file__).parents[2] / "deploy" / "dashboards"
+ROUTED = Outcome(
+    "completed",
+    endpoint="chat",
+    request_id="r-1",
+    requested_model="auto",
+    model="large",
+    cluster="gpu",
+    decision="proofs",
+    reason="matched",
+    category="math",
+    confidence=0.93,
+    reasoning="on",
+    effort="high",
+    http_status=200,
+    usage=Usage(11, 7),
+    routing_s=0.004,
+    sensing_s=0.003,
+    first_token_s=0.2,
+    duration_s=1.5,
+)
+DIRECT = Outcome("routed", "chat", requested_model="small", model="small", decision="direct", reason="concrete_model")
+DEGRADED = Outcome("routed", "chat", requested_model="auto", model="small", missing={"intent": "deadline"}, category="unknown")
+REFUSED = Outcome("replied", "chat", response_path="error", error_code="model_not_found", http_status=404)
+FAILED = Outcome("failed", "chat")
+
+ENVOYS = {
+    "envoy_cluster_membership_healthy",
+    "envoy_cluster_upstream_rq_active_overflow",
+    "envoy_cluster_upstream_rq_completed",
+    "envoy_cluster_upstream_rq_pending_overflow",
+    "envoy_cluster_upstream_rq_retry_overflow",
+    "envoy_cluster_upstream_rq_xx",
+    "envoy_http_downstream_rq_total",
+    "envoy_http_ext_proc_sr_failure_mode_allowed",
+    "envoy_http_ext_proc_sr_message_timeouts",
+    "envoy_http_ext_proc_sr_rejected_header_mutations",
+    "envoy_http_ext_proc_sr_spurious_msgs_received",
+    "envoy_http_ext_proc_sr_streams_failed",
+    "envoy_http_no_cluster",
+}
+"""As Envoy 1.40 shows them at /stats/prometheus when it runs envoy/envoy.yaml."""
+BYPASS = {name for name in ENVOYS if "_ext_proc_" in name}
+
+
+@pytest.fixture
+def metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics]:
+    """Counts that are this test's own, with a loop that is watched often."""
+    monkeypatch.setattr("router.telemetry.metrics._LAG_EVERY_S", 0.01)
+    counting = Metrics()
+    yield counting
+    counting.close()
+
+
+def count(metrics: Metrics, *outcomes: Outcome) -> str:
+    """The page after these exchanges."""
+    for outcome in outcomes:
+        metrics.begin({}).end(outcome)
+    return metrics.render().decode()
+
+
+def families(page: str) -> dict[str, Metric]:
+    """What Prometheus' own parser makes of a page, by name; counters with their `_total`."""
+    parsed = text_string_to_metric_families(page)
+    return {family.name + ("_total" if family.type == "counter" else ""): family for family in parsed}
+
+
+def labels(family: Metric) -> set[str]:
+    """Label names of a family, those of histograms' buckets left out."""
+    return {label for sample in family.samples for label in sample.labels} - {"le"}
+
+
+async def everything(metrics: Metrics) -> str:
+    """A page on which every metric has something to say."""
+    metrics.show_dropped_lines(lambda: 3)
+    watching = asyncio.create_task(metrics.watch_loop())
+    await asyncio.sleep(0.05)
+    watching.cancel()
+    return count(metrics, ROUTED, DIRECT, DEGRADED, REFUSED, FAILED)
+
+
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """Type and labels of each metric in the README's table."""
+    rows = re.findall(r"^\| `(llm_\w+)` \| (\w+) \| (.*)\|$", (DASHBOARDS / "README.md").read_text(), re.MULTILINE)
+    return {name: (kind, set(re.findall(r"\w+", words))) for name, kind, words in rows}
+
+
+class TestMetrics:
+    async def test_the_page_holds_what_the_documentation_says_and_nothing_else(self, metrics: Metrics) -> None:
+        """Names, types and labels: no suffix, scope label or target line that the exporter adds."""
+        shown = {name: (family.type, labels(family)) for name, family in families(await everything(metrics)).items()}
+        assert shown == documented()
+
+    def test_an_exchange_is_counted_once_under_its_model(self, metrics: Metrics) -> None:
+        """With the numbers of its record."""
+        page = count(metrics, ROUTED, ROUTED, DIRECT)
+        assert 'llm_model_requests_total{model="large"} 2.0' in page
+        assert 'llm_model_completion_tokens_total{model="large"} 14.0' in page
+        assert 'llm_model_routing_modifications_total{source_model="auto",target_model="large"} 2.0' in page
+        assert 'source_model="small"' not in page
+        assert 'llm_category_classifications_count{category="math"} 2.0' in page
+        assert 'llm_model_routing_latency_seconds_bucket{le="0.005",model="large"} 2.0' in page
+        assert 'llm_model_ttft_seconds_sum{model="large"} 0.4' in page
+
+    def test_what_went_wrong_has_a_reason(self, metrics: Metrics) -> None:
+        """Refusals, faults and missing signals."""
+        page = count(metrics, REFUSED, FAILED, DEGRADED)
+        assert 'llm_request_errors_total{model="unknown",reason="model_not_found"} 1.0' in page
+        assert 'llm_request_errors_total{model="unknown",reason="failed"} 1.0' in page
+        assert re.search(r'llm_signals_missing_total\{(reason="deadline",signal="intent"|.*)\} 1\.0', page)
+        assert families(page)["llm_signals_missing_total"].samples[0].labels == {"signal": "intent", "reason": "deadline"}
+
+    def test_open_exchanges_go_up_and_down(self, metrics: Metrics) -> None:
+        """Shown from the start, as zero."""
+        assert "llm_router_open_exchanges 0.0" in metrics.render().decode()
+        first, second = metrics.begin({}), metrics.begin({})
+        assert "llm_router_open_exchanges 2.0" in metrics.render().decode()
+        first.end(DIRECT)
+        second.end(FAILED)
+        assert "llm_router_open_exchanges 0.0" in metrics.render().decode()
+
+    def test_two_in_one_process_share_nothing(self, metrics: Metrics) -> None:
+        """Each has a registry of its own."""
+        other = Metrics()
+        count(other, ROUTED)
+        assert "llm_model_requests_total" not in metrics.render().decode()
+        other.close()
+
+    async def test_a_loop_that_was_held_up_is_seen(self, metrics: Metrics) -> None:
+        """A callback that computes for 0.2 s makes what was due meanwhile late."""
+        watching = asyncio.create_task(metrics.watch_loop())
+        await asyncio.sleep(0.005)
+        time.sleep(0.2)  # noqa: ASYNC251 - the situation under test
+        await asyncio.sleep(0.02)
+        watching.cancel()
+        lag = families(metrics.render().decode())["llm_router_event_loop_lag_seconds"]
+        assert next(sample.value for sample in lag.samples if sample.name.endswith("_sum")) > 0.1
+
+    async def test_workers_pages_merge_into_one(self, metrics: Metrics) -> None:
+        """Every sample once for each worker, told apart by a label; names, types and values stay."""
+        page = await everything(metrics)
+        merged = families(merge({"0": page, "1": page}).decode())
+        single = families(page)
+        assert {name: family.type for name, family in merged.items()} == {name: family.type for name, family in single.items()}
+        for name, family in single.items():
+            assert labels(merged[name]) == labels(family) | {"worker"}
+            assert len(merged[name].samples) == 2 * len(family.samples)
+        assert 'llm_model_requests_total{model="large",worker="1"} 1.0' in merge({"0": page, "1": page}).decode()
+
+
+class TestDashboards:
+    def names(self, text: str) -> set[str]:
+        """Metrics that expressions read; a histogram's series as the histogram."""
+        found = set(re.findall(r"\b(?:llm|envoy)_\w+(?=[\[{)\s]|$)", re.sub(r"by \([^)]*\)", "", text)))
+        return {re.sub(r"_seconds_bucket$", "_seconds", name) for name in found}
+
+    def expressions(self, file: str) -> list[str]:
+        """Every PromQL expression of a file."""
+        text = (DASHBOARDS / file).read_text()
+        if file.endswith(".yaml"):
+            return [rule["expr"] for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+        return [target["expr"] for panel in json.loads(text)["panels"] for target in panel.get("targets", ())]
+
+    @pytest.mark.parametrize("file", ["router.json", "alerts.yaml"])
+    def test_expressions_read_metrics_that_exist(self, file: str) -> None:
+        """A dashboard of empty panels, or an alert that cannot fire, is worse than none."""
+        expressions = self.expressions(file)
+        assert expressions
+        for expression in expressions:
+            names = self.names(expression)
+            assert names, expression
+            assert names <= ENVOYS | set(documented()), expression
+
+    def test_the_dashboard_shows_every_metric_of_ours(self) -> None:
+        """What is counted can be seen."""
+        assert set(documented()) <= set().union(*map(self.names, self.expressions("router.json")))
+
+    def test_a_bypass_is_alerted_on_and_errors_are_not_all_there_is(self) -> None:
+        """A dead router behind a fail-open Envoy causes no 5xx at all."""
+        assert set().union(*map(self.names, self.expressions("alerts.yaml"))) >= BYPASS
+
+    def test_alerts_have_distinct_names_and_say_what_to_do(self) -> None:
+        """For whom they wake."""
+        groups = yaml.safe_load((DASHBOARDS / "alerts.yaml").read_text())["groups"]
+        rules = [rule for group in groups for rule in group["rules"]]
+        assert len({rule["alert"] for rule in rules}) == len(rules)
+        for rule in rules:
+            assert rule["labels"]["severity"] in ("warning", "critical")
+            assert rule["annotations"]["summary"]
+            assert rule["annotations"]["description"]
+
+    def test_panels_have_distinct_ids_and_do_not_overlap(self) -> None:
+        """As Grafana wants them."""
+        panels = json.loads((DASHBOARDS / "router.json").read_text())["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels)
+        cells = [
+            (x, y)
+            for panel in panels
+            for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+            for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+        ]
+        assert len(cells) == len(set(cells))
+        assert max(x for x, _ in cells) < 24
+
+
+class Leaving:
+    """An instrument that sends a header upstream, and one that looks."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self.headers, self.seen = headers, dict[str, str]()
+        self.ended, self.is_closed = list[Outcome](), False
+
+    def begin(self, headers: Any) -> Leaving:
+        """Its own mark."""
+        self.seen = dict(headers)
+        return self
+
+    def upstream_headers(self) -> dict[str, str]:
+        """As given."""
+        return self.headers
+
+    def end(self, outcome: Outcome) -> None:
+        """Keep it."""
+        self.ended.append(outcome)
+
+    def close(self) -> None:
+        """Remember."""
+        self.is_closed = True
+
+
+def test_every_instrument_gets_the_record_and_the_later_ones_see_what_goes_upstream() -> None:
+    """That is how the log line knows the trace that began here."""
+    first, second = Leaving({"traceparent": "ours"}), Leaving({})
+    telemetry = Telemetry([first, second])
+    scope = telemetry.begin({"traceparent": "theirs", ":path": "/"})
+    scope.end(ROUTED)
+    telemetry.close()
+    assert scope.upstream_headers() == {"traceparent": "ours"}
+    assert first.seen == {"traceparent": "theirs", ":path": "/"}
+    assert second.seen == {"traceparent": "ours", ":path": "/"}
+    assert first.ended == second.ended == [ROUTED]
+    assert first.is_closed
+    assert second.is_closed
+
+
+def test_with_no_instrument_nothing_goes_upstream() -> None:
+    """The client's own trace passes untouched."""
+    scope = Telemetry([]).begin({"traceparent": "theirs"})
+    scope.end(ROUTED)
+    assert scope.upstream_headers() == {}
