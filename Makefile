@@ -10,6 +10,8 @@ bin     := .venv/bin
 for_run := @sh deploy/setup.sh requirements.lock
 for_dev := @sh deploy/setup.sh requirements-dev.lock
 code    := router tests proto
+DATA    ?= ../shared/data
+OUT     ?= router/models/intent
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
@@ -32,10 +34,10 @@ bench:  ## what the router costs: latency, requests per second, CPU
 	$(for_dev)
 	@exec $(bin)/python -m tests.bench $(ARGS)
 
-train:  ## make the shipped intent classifier again; installs the `train` extra
+train:  ## make the shipped intent classifier again: make train DATA=../shared/data OUT=router/models/intent
 	$(for_dev)
 	$(bin)/python -m pip install --no-build-isolation --editable '.[train]'
-	@exec $(bin)/python -m router.training $(ARGS)
+	@exec $(bin)/python -m router.training fit --data $(DATA) --out $(OUT) $(ARGS)
 
 proto:  ## compile proto/extproc.proto into router/extproc/pb
 	$(for_dev)

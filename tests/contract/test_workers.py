@@ -1,0 +1,212 @@
+"""The supervisor with real child processes: small ones, that live and die as a worker can."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from router.workers import CONFIG_STATUS, Front, Supervisor
+from tests.e2e.stack import wait_for
+
+WORKER = """
+import asyncio, os, pathlib, signal, sys
+from aiohttp import web
+from router.workers import watch_parent
+
+folder, how = pathlib.Path(sys.argv[1]), sys.argv[2]
+index, path, fd = (sys.argv[sys.argv.index(name) + 1] for name in ("--worker", "--admin", "--parent-fd"))
+lives = len(list(folder.glob(f"{index}.*")))
+(folder / f"{index}.{os.getpid()}").touch()
+if how == "misconfigured" or (how == "crash once" and lives == 0) or how == "crash":
+    sys.exit(2 if how == "misconfigured" else 7)
+
+async def main():
+    ended = asyncio.get_running_loop().create_future()
+    async def ready(request): return web.json_response({}, status=503 if how == f"{index} not ready" else 200)
+    async def metrics(request): return web.Response(text="# TYPE llm_x counter\\nllm_x_total 1.0\\n")
+    async def version(request): return web.json_response({"worker": int(index)})
+    app = web.Application()
+    app.add_routes([web.get("/readyz", ready), web.get("/metrics", metrics), web.get("/version", version)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    pathlib.Path(path.removeprefix("unix:")).unlink(missing_ok=True)
+    await web.UnixSite(runner, path.removeprefix("unix:")).start()
+    watch_parent(int(fd), lambda: ended.set_result(0))
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, lambda: how == "deaf" or ended.done() or ended.set_result(0))
+    (folder / f"up.{index}.{os.getpid()}").touch()
+    await ended
+
+asyncio.run(main())
+"""
+Start = Callable[..., Supervisor]
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie that nobody has waited for does not count."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def lives(folder: Path, index: int) -> list[int]:
+    """Process ids of a worker's lives that came so far as to listen."""
+    return [int(path.name.split(".")[2]) for path in sorted(folder.glob(f"up.{index}.*"), key=lambda path: path.stat().st_mtime)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it, at most 20 seconds."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
+    """Makes supervisors of two such workers, whose pauses are short."""
+    monkeypatch.setattr("router.workers._FIRST_PAUSE_S", 0.01)
+    running: list[tuple[Supervisor, asyncio.Task[int]]] = []
+    program = tmp_path / "worker.py"
+    program.write_text(WORKER)
+
+    def start(how: str = "well", stop_s: float = 10) -> Supervisor:
+        supervisor = Supervisor([sys.executable, str(program), str(tmp_path), how], 2, stop_s)
+        task = asyncio.create_task(supervisor.run())
+        supervisor.task = task  # type: ignore[attr-defined]
+        running.append((supervisor, task))
+        return supervisor
+
+    yield start
+    for supervisor, task in running:
+        supervisor.stop(signal.SIGTERM)
+        await task
+
+
+def end_of(supervisor: Supervisor) -> Awaitable[int]:
+    """The exit status, when it comes to it."""
+    return asyncio.wait_for(asyncio.shield(supervisor.task), 30)  # type: ignore[attr-defined]
+
+
+async def test_a_worker_that_dies_is_started_again_and_the_others_live_on(start: Start, tmp_path: Path) -> None:
+    """As by SIGKILL."""
+    start()
+    await until(lambda: len(lives(tmp_path, 0)) == len(lives(tmp_path, 1)) == 1)
+    other = lives(tmp_path, 1)
+    os.kill(lives(tmp_path, 0)[0], signal.SIGKILL)
+    await until(lambda: len(lives(tmp_path, 0)) == 2)
+    assert lives(tmp_path, 1) == other
+    assert is_alive(other[0])
+
+
+async def test_a_crash_at_start_is_tried_again(start: Start, tmp_path: Path) -> None:
+    """A port may have been taken for a moment."""
+    start("crash once")
+    await until(lambda: len(lives(tmp_path, 0)) == len(lives(tmp_path, 1)) == 1)
+
+
+async def test_crashes_at_start_end_it_after_five(start: Start, tmp_path: Path) -> None:
+    """Whoever runs the supervisor should know, and may start it again."""
+    assert await end_of(start("crash")) == 1
+    most = max(len(list(tmp_path.glob(f"{index}.*"))) for index in (0, 1))
+    assert most == 5
+
+
+async def test_a_configuration_that_cannot_work_ends_it_at_once(start: Start, tmp_path: Path) -> None:
+    """With the status that says so."""
+    assert await end_of(start("misconfigured")) == CONFIG_STATUS
+    assert len(list(tmp_path.glob("0.*"))) <= 1
+
+
+async def test_told_to_stop_it_leaves_no_process_behind(start: Start, tmp_path: Path) -> None:
+    """And ends well."""
+    supervisor = start()
+    await until(lambda: len(lives(tmp_path, 0)) == len(lives(tmp_path, 1)) == 1)
+    supervisor.stop(signal.SIGTERM)
+    assert await end_of(supervisor) == 0
+    assert not any(is_alive(pid) for index in (0, 1) for pid in lives(tmp_path, index))
+
+
+async def test_a_worker_that_does_not_leave_is_killed(start: Start, tmp_path: Path) -> None:
+    """After the time that it was given."""
+    supervisor = start("deaf", stop_s=0.2)
+    await until(lambda: len(lives(tmp_path, 0)) == len(lives(tmp_path, 1)) == 1)
+    supervisor.stop(signal.SIGTERM)
+    assert await end_of(supervisor) == 0
+    assert not any(is_alive(pid) for index in (0, 1) for pid in lives(tmp_path, index))
+
+
+@pytest.fixture
+async def front(start: Start, tmp_path: Path) -> AsyncIterator[Callable[[str], Awaitable[Front]]]:
+    """Starts the common admin port of two workers of a kind, once both listen."""
+    fronts: list[Front] = []
+
+    async def front(how: str) -> Front:
+        supervisor = start(how)
+        await until(lambda: len(lives(tmp_path, 0)) == len(lives(tmp_path, 1)) == 1)
+        made = Front(supervisor.workers)
+        await made.runner.setup()
+        await aiohttp.web.TCPSite(made.runner, "127.0.0.1", 0).start()
+        fronts.append(made)
+        return made
+
+    yield front
+    for made in fronts:
+        await made.runner.cleanup()
+
+
+async def ask(front: Front, path: str) -> tuple[int, str]:
+    """Status and text of one request to the common port."""
+    port = front.runner.addresses[0][1]
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as response:
+        return response.status, await response.text()
+
+
+async def test_the_common_port_speaks_for_all(front: Callable[[str], Awaitable[Front]]) -> None:
+    """Metrics of every worker, told apart; readiness with process ids; anything else from whoever is ready."""
+    port = await front("well")
+    status, page = await ask(port, "/metrics")
+    assert status == 200
+    assert {line for line in page.splitlines() if line.startswith("llm_x")} == {
+        'llm_x_total{worker="0"} 1.0',
+        'llm_x_total{worker="1"} 1.0',
+    }
+    status, text = await ask(port, "/readyz")
+    assert status == 200
+    assert text.count('"ready": true') == 3
+    assert (await ask(port, "/version"))[0] == 200
+
+
+async def test_one_ready_worker_is_enough_and_is_the_one_that_is_asked(front: Callable[[str], Awaitable[Front]]) -> None:
+    """Envoy's health check leaves the other out as well."""
+    port = await front("0 not ready")
+    status, text = await ask(port, "/readyz")
+    assert status == 200
+    assert text.count('"ready": false') == 1
+    assert await ask(port, "/version") == (200, '{"worker": 1}')
+
+
+def test_workers_leave_when_their_supervisor_was_killed(tmp_path: Path) -> None:
+    """By SIGKILL, which it cannot hand on: nobody may keep the ports."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    code = f"""
+        import asyncio, sys
+        from router.workers import Supervisor
+        asyncio.run(Supervisor([sys.executable, {str(tmp_path / "worker.py")!r}, {str(tmp_path)!r}, "well"], 2, 10).run())
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    wait_for(lambda: len(lives(tmp_path, 0)) == len(lives(tmp_path, 1)) == 1, "both workers")
+    pids = lives(tmp_path, 0) + lives(tmp_path, 1)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(map(is_alive, pids)), "the workers' end")
