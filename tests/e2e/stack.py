@@ -73,7 +73,7 @@ class Stack:
 
     def start(self) -> Stack:
         """Start all parts and wait until a request would be answered by the router."""
-        self.router_port = self._consecutive_ports(self.workers)
+        self.router_port = self.consecutive_ports(self.workers)
         self.write_files()
         self.start_models()
         self.start_router()
@@ -203,7 +203,7 @@ class Stack:
             self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
 
     @staticmethod
-    def _consecutive_ports(count: int) -> int:
+    def consecutive_ports(count: int) -> int:
         """The first of several ports in a row that are free; worker i listens on the i-th."""
         for _ in range(50):
             first = free_port()

@@ -1,0 +1,201 @@
+"""`make bench`: what the router costs, as medians and ratios taken side by side in one run. Asserts nothing.
+
+python -m tests.bench [--quick] [--without-litellm]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import uvloop
+
+from router.signals.bundle import SHIPPED, Bundle
+from router.signals.onnx import Encoder
+from tests.bench.load import closed_loop, request, stream
+from tests.bench.rig import LiteLLM, Rig, make_rig
+
+CHAT = "/v1/chat/completions"
+QUESTIONS = [
+    "Explain why the derivative of a constant is zero, and give an example for case {}.",
+    "A customer wants to return order number {} because the box was damaged. What should we answer?",
+    "What were the main causes of the French Revolution? Answer in {} sentences.",
+    "How many moles are in {} grams of sodium chloride?",
+]
+"""About 20 tokens each; the number makes every text new, so that nothing is remembered."""
+_fresh = itertools.count(1)
+
+
+def asked(model: str, text: str, *, is_stream: bool = False) -> bytes:
+    """A chat request of about 600 bytes, as a small application sends it."""
+    system = "You are a helpful assistant of a mid-sized company. Answer briefly, name sources, say so when you do not know."
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
+    body = {"model": model, "messages": messages, "temperature": 0.7, "max_tokens": 512, "stream": is_stream}
+    return request(CHAT, json.dumps(body).encode())
+
+
+def fresh(model: str) -> Iterator[bytes]:
+    """Requests whose texts were never asked before."""
+    for number in _fresh:
+        yield asked(model, QUESTIONS[number % len(QUESTIONS)].format(number))
+
+
+def same(model: str) -> Iterator[bytes]:
+    """One request again and again: the encoder's result is remembered, everything else is done."""
+    return itertools.repeat(asked(model, "What is the capital of France?"))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of all lie."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds for a table."""
+    return f"{seconds * 1000:8.2f}"
+
+
+async def latency(rig: Rig, rounds: int, count: int) -> None:
+    """One client: Envoy alone, a concrete model, and a fresh question that needs the encoder, in turn."""
+    encoder = Encoder(Bundle.load(SHIPPED), threads=1, max_waiting=1)
+    variants = {
+        "Envoy alone": (rig.plain_port, fresh("small")),
+        "router, concrete model": (rig.envoy_port, fresh("small")),
+        "router, text remembered": (rig.envoy_port, same("auto")),
+        "router, fresh question": (rig.envoy_port, fresh("auto")),
+    }
+    samples: dict[str, list[float]] = {name: [] for name in [*variants, "encoder pass alone"]}
+    medians: dict[str, list[float]] = {name: [] for name in samples}
+    for number in range(rounds + 1):
+        for name, (port, messages) in variants.items():
+            taken = await closed_loop(port, messages, 1, count if number else 50)
+            if number:  # the first round warms up
+                samples[name] += taken
+                medians[name].append(statistics.median(taken))
+        if number:
+            taken = [_pass(encoder) for _ in range(count)]
+            samples["encoder pass alone"] += taken
+            medians["encoder pass alone"].append(statistics.median(taken))
+    print(f"\nLatency, one client, {rounds} rounds of {count}, in ms        p50      p99    added p50  added p99")
+    plain = samples["Envoy alone"]
+    for name, values in samples.items():
+        line = f"  {name:44}{ms(statistics.median(medians[name]))} {ms(percentile(values, 0.99))}"
+        if name.startswith("router"):
+            added = statistics.median(a - b for a, b in zip(medians[name], medians["Envoy alone"], strict=True))
+            line += f"   {ms(added)}   {ms(percentile(values, 0.99) - percentile(plain, 0.99))}"
+        print(line)
+
+
+def _pass(encoder: Encoder) -> float:
+    number = next(_fresh)
+    text = QUESTIONS[number % len(QUESTIONS)].format(number)
+    began = time.perf_counter()
+    encoder.run(text)
+    return time.perf_counter() - began
+
+
+async def throughput(rig: Rig, rounds: int, count: int, litellm: LiteLLM | None) -> None:
+    """Sixteen clients: requests per second, and the router's processor time for each."""
+    variants = {
+        "Envoy alone": (rig.plain_port, fresh("small"), count),
+        "router, concrete model": (rig.envoy_port, fresh("small"), count),
+        "router, text remembered": (rig.envoy_port, same("auto"), count),
+        "router, fresh question": (rig.envoy_port, fresh("auto"), count // 2),
+    }
+    if litellm:
+        variants["LiteLLM proxy, concrete model"] = (litellm.port, fresh("small"), count // 8)
+    rates: dict[str, list[float]] = {name: [] for name in variants}
+    cpu: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(rounds + 1):
+        for name, (port, messages, total) in variants.items():
+            before, began = rig.cpu_s("router"), time.perf_counter()
+            await closed_loop(port, messages, 16, total if number else 100)
+            if number:
+                rates[name].append(total / (time.perf_counter() - began))
+                cpu[name].append((rig.cpu_s("router") - before) / total)
+    print(f"\nThroughput, 16 clients, {rounds} rounds            requests/s   router CPU ms/request")
+    for name, values in rates.items():
+        spent = f"{statistics.median(cpu[name]) * 1000:12.2f}" if name.startswith("router") else ""
+        print(f"  {name:44}{statistics.median(values):8.0f}   {spent}")
+    if litellm:
+        ratio = [a / b for a, b in zip(rates["router, concrete model"], rates["LiteLLM proxy, concrete model"], strict=True)]
+        print(f"  router / LiteLLM, same model routing        {statistics.median(ratio):8.1f} times")
+
+
+async def streams(rig: Rig, rounds: int) -> None:
+    """A streamed answer past the router and through it: time to the first token, and each token's lag."""
+    message = asked("coder", "Write a function that merges two sorted lists.", is_stream=True)
+    first: dict[str, list[float]] = {"Envoy alone": [], "router": []}
+    lags: dict[str, list[float]] = {"Envoy alone": [], "router": []}
+    for _ in range(rounds * 6):
+        for name, port in (("Envoy alone", rig.plain_stream_port), ("router", rig.envoy_port)):
+            ttft, stamps = await stream(port, message)
+            first[name].append(ttft)
+            lags[name].append(statistics.median(stamps))
+    print("\nStreams, nothing recorded, in ms          time to first token p50      token lag p50")
+    for name, values in first.items():
+        print(f"  {name:44}{ms(statistics.median(values))}         {ms(statistics.median(lags[name]))}")
+    added = statistics.median(a - b for a, b in zip(lags["router"], lags["Envoy alone"], strict=True))
+    ttft_added = statistics.median(a - b for a, b in zip(first["router"], first["Envoy alone"], strict=True))
+    print(f"  added                                       {ms(ttft_added)}         {ms(added)}")
+
+
+async def one_and_two_workers(folder: Path, rounds: int, count: int) -> None:
+    """Fresh questions with one encoder thread a worker: the encoder is the bottleneck."""
+    rigs = {workers: make_rig(folder / f"workers-{workers}", workers, threads=1) for workers in (1, 2)}
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    try:
+        for rig in rigs.values():
+            rig.start()
+        for number in range(rounds + 1):
+            for workers, rig in rigs.items():
+                began = time.perf_counter()
+                await closed_loop(rig.envoy_port, fresh("auto"), 16, count if number else 100)
+                if number:
+                    rates[workers].append(count / (time.perf_counter() - began))
+    finally:
+        for rig in rigs.values():
+            rig.stop()
+    print("\nWorkers, fresh questions, one encoder thread each    requests/s")
+    for workers, values in rates.items():
+        print(f"  {workers} worker{'s' if workers > 1 else ' '}{'':36}{statistics.median(values):8.0f}")
+    ratio = statistics.median(b / a for a, b in zip(rates[1], rates[2], strict=True))
+    print(f"  two / one                                   {ratio:8.2f} times")
+
+
+def main() -> None:
+    """Run everything and print it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="What the router costs.")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: a first look, not a figure to quote")
+    parser.add_argument("--without-litellm", action="store_true")
+    options = parser.parse_args()
+    rounds, count = (2, 150) if options.quick else (7, 300)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rig = make_rig(folder / "rig")
+        litellm = None if options.without_litellm else LiteLLM(folder, rig.model_url("small"))
+        try:
+            rig.start()
+            uvloop.run(latency(rig, rounds, count))
+            uvloop.run(streams(rig, rounds))
+            if litellm:
+                litellm.start(Path(".run").resolve() / "litellm")
+            uvloop.run(throughput(rig, rounds, count * 5, litellm))
+        finally:
+            rig.stop()
+            if litellm:
+                litellm.stop()
+        uvloop.run(one_and_two_workers(folder, rounds, count * 2))
+
+
+if __name__ == "__main__":
+    main()

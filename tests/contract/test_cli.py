@@ -1,0 +1,136 @@
+"""The command line as users call it: a process of its own, its output and its exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from router.signals.bundle import SHIPPED, Bundle
+
+ROOT = Path(__file__).parents[2]
+PROOF = "Prove that the square root of two is irrational."
+
+
+def run(*arguments: str, stdin: str = "", folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`semantic-router` with these arguments."""
+    command = [sys.executable, "-m", "router", *arguments]
+    return subprocess.run(command, input=stdin, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+class TestExplain:
+    def test_it_tells_the_signals_the_rule_that_won_and_why_the_others_did_not(self) -> None:
+        """Down to what changes in the body."""
+        done = run("explain", PROOF)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert any(line.startswith("signal     intent: math ") for line in lines)
+        assert any("=> proof (priority 50): won" in line for line in lines)
+        assert any(" - code (priority 100): no" in line for line in lines)
+        assert any("expertise (priority 40): not asked" in line for line in lines)
+        assert "model      large -> cluster large" in lines
+        assert '  -  "model": "auto",' in lines
+        assert any('"model": "large"' in line and line.startswith("  +") for line in lines)
+        assert any("Work step by step" in line for line in lines)
+
+    def test_the_json_document_holds_the_same(self) -> None:
+        """For scripts."""
+        document = json.loads(run("explain", "--json", PROOF).stdout)
+        assert document["signals"]["intent"]["label"] == "math"
+        assert [rule["name"] for rule in document["rules"] if rule["verdict"] == "won"] == ["proof"]
+        assert document["decision"]["model"] == document["cluster"] == "large"
+        assert document["headers"]["x-vsr-selected-decision"] == "proof"
+
+    def test_a_whole_request_can_come_on_standard_input(self) -> None:
+        """With its tools, its stream flag and its model."""
+        body = {"model": "coder", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        done = run("explain", "--json", stdin=json.dumps(body))
+        document = json.loads(done.stdout)
+        assert document["decision"] == {"name": "direct", "reason": "concrete_model", "model": "coder", "reasoning": "unchanged"}
+        assert document["request"]["is_stream"] is True
+        assert document["rules"] == []
+
+    @pytest.mark.parametrize(("stdin", "status"), [("{", 400), ('{"model": "gpt-9", "messages": [{"role": "user"}]}', 404)])
+    def test_what_the_router_would_refuse_is_shown_as_its_answer(self, stdin: str, status: int) -> None:
+        """The very error that a client would get."""
+        document = json.loads(run("explain", "--json", stdin=stdin).stdout)
+        assert document["reply"]["status"] == status
+        assert document["reply"]["body"]["error"]["message"]
+
+
+class TestModels:
+    def test_models_and_the_classifier_are_listed(self) -> None:
+        """With the checksums of what is shipped."""
+        out = run("models").stdout
+        assert "small" in out.splitlines()[0]
+        assert "(default)" in out.splitlines()[0]
+        for digest in Bundle.load(SHIPPED).sha256.values():
+            assert digest in out
+
+
+class TestMistakes:
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        """With the exit status for what the operator has to mend."""
+        done = run("serve", "--config", "nowhere.yaml", folder=tmp_path)
+        assert done.returncode == 2
+        assert "nowhere.yaml" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize("command", ["serve", "explain", "check", "models", "up"])
+    def test_every_command_refuses_a_configuration_that_cannot_work(self, command: str, tmp_path: Path) -> None:
+        """With file, line, path and remedy, and without a traceback."""
+        path = tmp_path / "config.yaml"
+        path.write_text((ROOT / "config" / "config.yaml").read_text().replace("deadline_ms:", "dedline_ms:"))
+        done = run(command, *(["hello"] if command == "explain" else []), "--config", str(path))
+        assert done.returncode == 2
+        assert "signals.dedline_ms" in done.stderr
+        assert "deadline_ms" in done.stderr.replace("dedline_ms", "")
+        assert "Traceback" not in done.stderr
+
+    def test_an_address_to_simulate_that_is_none_says_what_one_looks_like(self) -> None:
+        """By example."""
+        done = run("simulate", "small")
+        assert done.returncode == 2
+        assert "small=127.0.0.1:8101" in done.stderr
+
+
+class TestEvaluation:
+    def evaluate(self, folder: Path, *cases: object) -> subprocess.CompletedProcess[str]:
+        """`eval intent` on these lines."""
+        path = folder / "cases.jsonl"
+        path.write_text("".join(json.dumps(case) + "\n" for case in cases))
+        return run("eval", "intent", str(path))
+
+    def test_the_report_has_every_figure_with_its_interval(self, tmp_path: Path) -> None:
+        """And the confusion table."""
+        texts = [
+            ("Show that the set of prime numbers has no largest element, giving each step.", "math"),
+            ("could you move my dentist thing to the other thursday please", "other"),
+            ("Which enzyme of ours unwinds the two strands before copying begins?", "biology"),
+        ]
+        done = self.evaluate(tmp_path, *({"text": text, "label": label} for text, label in texts))
+        assert done.returncode == 0, done.stderr
+        figures = {line[:18].strip(): line[18:] for line in done.stdout.splitlines() if "95%" in line}
+        assert list(figures) == ["accuracy", "macro_f1", "calibration_error", "known", "accuracy of known", "other as science"]
+        assert "rows: what it is" in done.stdout
+
+    def test_texts_that_the_model_was_trained_on_are_refused(self, tmp_path: Path) -> None:
+        """Figures on them would flatter."""
+        from router.training.data import is_held_back, natural
+
+        trained = [example for example in natural() if not is_held_back(example.text)][:20]
+        done = self.evaluate(tmp_path, *({"text": example.text, "label": example.label} for example in trained))
+        assert done.returncode == 2
+        assert "20 of 20 texts were trained on" in done.stderr
+
+    def test_lines_that_are_no_cases_are_named_all_at_once(self, tmp_path: Path) -> None:
+        """With their numbers."""
+        done = self.evaluate(tmp_path, {"text": "x"}, {"text": "x", "label": "maths"}, {"text": "x", "label": "math"})
+        assert done.returncode == 2
+        assert "cases.jsonl:1" in done.stderr
+        assert "cases.jsonl:2" in done.stderr
+        assert "'maths' is none of" in done.stderr
+        assert "cases.jsonl:3" not in done.stderr

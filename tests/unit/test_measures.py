@@ -1,0 +1,48 @@
+"""Figures against values worked out by hand or taken from the papers that define them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from router.evaluation.measures import bootstrap, calibration_error, macro_f1, share
+
+
+@pytest.mark.parametrize(
+    ("hits", "total", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_the_interval_of_a_share_is_wilsons(hits: int, total: int, low: float, high: float) -> None:
+    """Method 3 of Newcombe (1998), table I."""
+    estimate = share(hits, total)
+    assert (round(estimate.low, 4), round(estimate.high, 4)) == (low, high)
+    assert estimate.value == hits / total
+
+
+def test_a_share_of_nothing_is_not_known() -> None:
+    """Anything between none and all."""
+    assert (share(0, 0).low, share(0, 0).high) == (0.0, 1.0)
+
+
+def test_macro_f1_counts_every_label_alike_and_leaves_out_those_that_do_not_occur() -> None:
+    """Label 0: 2*2/(3+2); label 1: 2*1/(1+2); label 2 never."""
+    truth, guess = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+    assert macro_f1(truth, guess, 3) == pytest.approx((4 / 5 + 2 / 3) / 2)
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    """Ten at 0.95 of which six are right, ten at 0.55 of which six are right: (0.35 + 0.05) / 2."""
+    is_right = np.array([True] * 6 + [False] * 4 + [True] * 6 + [False] * 4)
+    confidence = np.array([0.95] * 10 + [0.55] * 10)
+    assert calibration_error(is_right, confidence) == pytest.approx(0.2)
+
+
+def test_the_same_seed_gives_the_same_intervals_and_they_hold_the_value() -> None:
+    """A report that changes from run to run cannot be compared."""
+    chance = np.random.default_rng(1)
+    probabilities = chance.dirichlet([1.0, 1.0, 1.0], 200)
+    truth = chance.integers(0, 3, 200)
+    first, second = bootstrap(truth, probabilities), bootstrap(truth, probabilities)
+    assert first == second
+    assert set(first) == {"accuracy", "macro_f1", "calibration_error"}
+    assert first["macro_f1"].low < first["macro_f1"].value < first["macro_f1"].high
