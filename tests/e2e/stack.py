@@ -117,12 +117,12 @@ class Stack:
         """One process for all simulated models."""
         backends = [f"{name}=127.0.0.1:{port}" for name, port in self.model_ports.items()]
         self._run("models", [sys.executable, "-m", "router", "simulate", *backends])
-        wait_for(lambda: all(get(f"{self.model_url(name)}/health")[0] == 200 for name in MODELS), "simulated models")
+        self._wait_for("models", lambda: all(get(f"{self.model_url(name)}/health")[0] == 200 for name in MODELS))
 
     def start_router(self) -> None:
         """`semantic-router serve`, ready."""
         self._run("router", [sys.executable, "-m", "router", "serve", "--config", str(self.config_path)])
-        wait_for(lambda: get(f"{self.admin_url}/readyz")[0] == 200, "router")
+        self._wait_for("router", lambda: get(f"{self.admin_url}/readyz")[0] == 200)
 
     def start_envoy(self) -> None:
         """The real Envoy."""
@@ -130,7 +130,7 @@ class Stack:
             "envoy",
             [find_envoy(), "-c", str(self.envoy_path), "-l", "warning", "--use-dynamic-base-id", "--concurrency", "1"],
         )
-        wait_for(lambda: get(f"{self.envoy_admin_url}/ready")[0] == 200, "envoy")
+        self._wait_for("envoy", lambda: get(f"{self.envoy_admin_url}/ready")[0] == 200)
 
     def kill(self, name: str, signum: int = signal.SIGKILL, timeout_s: float = 20) -> int:
         """Signal a part, with all its children, and wait for its end; its exit status."""
@@ -201,6 +201,11 @@ class Stack:
     def _run(self, name: str, command: list[str]) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
+
+    def _wait_for(self, name: str, condition: Callable[[], bool]) -> None:
+        """Until a part answers; a part that has ended never will."""
+        wait_for(lambda: condition() or self.processes[name].poll() is not None, name)
+        assert self.processes[name].poll() is None, f"{name} ended: {self.output(name)[-2000:]}"
 
     @staticmethod
     def consecutive_ports(count: int) -> int:
