@@ -1,6 +1,6 @@
 """`make bench`: what the router costs, as medians and ratios taken side by side in one run. Asserts nothing.
 
-python -m tests.bench [--quick] [--without-litellm]
+python -m tests.bench [--quick] [--without-litellm] [PART ...]      parts: latency, streams, throughput, workers
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from router.signals.onnx import Encoder
 from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import LiteLLM, Rig, make_rig
 
+PARTS = ("latency", "streams", "throughput", "workers")
 CHAT = "/v1/chat/completions"
 QUESTIONS = [
     "Explain why the derivative of a constant is zero, and give an example for case {}.",
@@ -31,6 +32,13 @@ QUESTIONS = [
     "How many moles are in {} grams of sodium chloride?",
 ]
 """About 20 tokens each; the number makes every text new, so that nothing is remembered."""
+LETTER = (
+    "Hello, I am writing about order {}, which arrived this week. Two of the five boxes were wet and the third one was open, so "
+    "that several parts are missing, among them the charger and the manual. I have already called twice, and each time somebody "
+    "else told me something different about who pays for the return and how long a replacement takes. Could you please tell me "
+    "what I have to do now, whether I need the original packaging, and whether the warranty starts again with the new device?"
+)
+"""About 100 tokens: for long texts the encoder is the bottleneck, not what is around it."""
 _fresh = itertools.count(1)
 
 
@@ -46,6 +54,11 @@ def fresh(model: str) -> Iterator[bytes]:
     """Requests whose texts were never asked before."""
     for number in _fresh:
         yield asked(model, QUESTIONS[number % len(QUESTIONS)].format(number))
+
+
+def letters(model: str) -> Iterator[bytes]:
+    """Longer texts that were never asked before."""
+    return (asked(model, LETTER.format(number)) for number in _fresh)
 
 
 def same(model: str) -> Iterator[bytes]:
@@ -149,7 +162,7 @@ async def streams(rig: Rig, rounds: int) -> None:
 
 
 async def one_and_two_workers(folder: Path, rounds: int, count: int) -> None:
-    """Fresh questions with one encoder thread a worker: the encoder is the bottleneck."""
+    """Fresh letters with one encoder thread a worker: the encoder is the bottleneck."""
     rigs = {workers: make_rig(folder / f"workers-{workers}", workers, threads=1) for workers in (1, 2)}
     rates: dict[int, list[float]] = {1: [], 2: []}
     try:
@@ -158,13 +171,13 @@ async def one_and_two_workers(folder: Path, rounds: int, count: int) -> None:
         for number in range(rounds + 1):
             for workers, rig in rigs.items():
                 began = time.perf_counter()
-                await closed_loop(rig.envoy_port, fresh("auto"), 16, count if number else 100)
+                await closed_loop(rig.envoy_port, letters("auto"), 16, count if number else 50)
                 if number:
                     rates[workers].append(count / (time.perf_counter() - began))
     finally:
         for rig in rigs.values():
             rig.stop()
-    print("\nWorkers, fresh questions, one encoder thread each    requests/s")
+    print("\nWorkers, fresh letters of 100 tokens, one encoder thread each    requests/s")
     for workers, values in rates.items():
         print(f"  {workers} worker{'s' if workers > 1 else ' '}{'':36}{statistics.median(values):8.0f}")
     ratio = statistics.median(b / a for a, b in zip(rates[1], rates[2], strict=True))
@@ -176,25 +189,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="What the router costs.")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a first look, not a figure to quote")
     parser.add_argument("--without-litellm", action="store_true")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     options = parser.parse_args()
+    parts = options.parts or PARTS
     rounds, count = (2, 150) if options.quick else (7, 300)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rig = make_rig(folder / "rig")
-        litellm = None if options.without_litellm else LiteLLM(folder, rig.model_url("small"))
+        has_litellm = "throughput" in parts and not options.without_litellm
+        litellm = LiteLLM(folder, rig.model_url("small")) if has_litellm else None
         try:
             rig.start()
-            uvloop.run(latency(rig, rounds, count))
-            uvloop.run(streams(rig, rounds))
+            if "latency" in parts:
+                uvloop.run(latency(rig, rounds, count))
+            if "streams" in parts:
+                uvloop.run(streams(rig, rounds))
             if litellm:
-                litellm.start(Path(".run").resolve() / "litellm")
-            uvloop.run(throughput(rig, rounds, count * 5, litellm))
+                litellm.start(Path(".run").absolute() / "litellm")
+            if "throughput" in parts:
+                uvloop.run(throughput(rig, rounds, count * 5, litellm))
         finally:
             rig.stop()
             if litellm:
                 litellm.stop()
-        uvloop.run(one_and_two_workers(folder, rounds, count * 2))
+        if "workers" in parts:
+            uvloop.run(one_and_two_workers(folder, rounds, count))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,14 +126,23 @@ class LiteLLM:
         parameters = {"model": "openai/small", "api_base": f"{self.backend_url}/v1", "api_key": "none"}
         settings = {"model_list": [{"model_name": "small", "litellm_params": parameters}]}
         config.write_text(yaml.safe_dump(settings))
-        environment = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        environment = {
+            **os.environ,
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_MODE": "PRODUCTION",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            # Without keys to check it is at its fastest.
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        }
         with (self.folder / "litellm.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [str(program), "--config", str(config), "--port", str(self.port), "--host", "127.0.0.1"],
                 stdout=log, stderr=log, env=environment, cwd=self.folder,
             )  # fmt: skip
-        wait_for(lambda: get(f"http://127.0.0.1:{self.port}/health/liveliness")[0] == 200, "litellm", 120)
-        time.sleep(1)
+        url, process = f"http://127.0.0.1:{self.port}/health/liveliness", self.process
+        wait_for(lambda: get(url)[0] == 200 or process.poll() is not None, "litellm", 120)
+        if process.poll() is not None:
+            raise RuntimeError((self.folder / "litellm.log").read_text()[-2000:])
 
     def stop(self) -> None:
         """End it."""
