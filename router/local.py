@@ -21,6 +21,7 @@ from typing import Any
 import aiohttp
 
 from router.config import Config, load
+from router.core.exchange import MODELS_PATH, PATH_HEADER
 from router.envoyfile import EnvoyFile, endpoints_of, read_envoy
 from router.errors import ConfigError, Problem
 
@@ -49,6 +50,8 @@ class Plan:
     """Command line by name, in the order in which they are started; they are stopped in the opposite order."""
     ready_urls: tuple[str, ...]
     """All have to answer 200 before the stack counts as up."""
+    routed_url: str
+    """Has to be answered by the router itself: Envoy lets requests pass it by until its own health check has seen it."""
     addresses: tuple[Address, ...]
     """Have to be free before anything is started."""
 
@@ -95,7 +98,9 @@ def plan_of(config_path: Path, envoy_path: Path) -> tuple[Plan, int]:
         if not address.startswith("unix:"):
             host, _, port = address.rpartition(":")
             addresses.append(Address(host, int(port), "config.yaml"))
-    return Plan(commands, tuple(ready), tuple(addresses)), envoy.listener[1]
+    facing, client_port = envoy.listener
+    routed_url = f"http://{'127.0.0.1' if facing == '0.0.0.0' else facing}:{client_port}{MODELS_PATH}"  # noqa: S104 - asked, not listened on
+    return Plan(commands, tuple(ready), routed_url, tuple(addresses)), client_port
 
 
 def _stand_ins(config: Config, envoy: EnvoyFile) -> list[tuple[str, str, int]]:
@@ -134,7 +139,7 @@ async def _watch(
     processes: dict[str, asyncio.subprocess.Process], plan: Plan, on_ready: Callable[[], None], stopped: asyncio.Event
 ) -> int:
     ended: dict[asyncio.Task[Any], str] = {asyncio.create_task(process.wait()): name for name, process in processes.items()}
-    stop, ready = asyncio.create_task(stopped.wait()), asyncio.create_task(_wait_ready(plan.ready_urls))
+    stop, ready = asyncio.create_task(stopped.wait()), asyncio.create_task(_wait_ready(plan))
     try:
         done, _ = await asyncio.wait({*ended, stop, ready}, return_when=asyncio.FIRST_COMPLETED)
         if ready in done:
@@ -162,20 +167,22 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-async def _wait_ready(urls: Sequence[str]) -> None:
+async def _wait_ready(plan: Plan) -> None:
     deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as session:
-        for url in urls:
-            while not await _answers(session, url):
+        for url in (*plan.ready_urls, plan.routed_url):
+            path = "models" if url == plan.routed_url else None
+            while not await _answers(session, url, path):
                 if asyncio.get_running_loop().time() > deadline:
                     raise ConfigError([Problem("up", 0, "", f"{url} did not answer within {_START_TIMEOUT_S:.0f} s")])
                 await asyncio.sleep(_POLL_S)
 
 
-async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
+async def _answers(session: aiohttp.ClientSession, url: str, response_path: str | None) -> bool:
+    """A 200, and from the router where a response path is named."""
     try:
         async with session.get(url) as response:
-            return response.status == 200
+            return response.status == 200 and response.headers.get(PATH_HEADER) == response_path
     except (aiohttp.ClientError, TimeoutError):
         return False
 

@@ -41,6 +41,8 @@ from router.errors import ProtocolError, RequestError
 
 CLUSTER_HEADER = "x-upstream-cluster"
 """The header that envoy.yaml's `cluster_header` routes name."""
+PATH_HEADER = "x-vsr-response-path"
+"""Who answered: see `Outcome.response_path`. Envoy presets `bypass`."""
 MODELS_PATH = "/v1/models"
 _ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
 _OK = 200
@@ -261,7 +263,7 @@ class Exchange:
         return Outcome(
             ending=ending,
             endpoint=self._endpoint,
-            response_path=self._reply.headers["x-vsr-response-path"] if self._reply else "upstream",
+            response_path=self._reply.headers[PATH_HEADER] if self._reply else "upstream",
             request_id=self._headers.get("x-request-id", ""),
             requested_model=request.model if request and is_known else "",
             model=decision.model.name if decision else "",
@@ -297,7 +299,7 @@ def decision_headers(decision: Decision, readings: Readings) -> dict[str, str]:
         "x-vsr-selected-model": decision.model.name,
         "x-vsr-selected-reasoning": _reasoning_word(decision),
         "x-vsr-decision-reason": decision.reason,
-        "x-vsr-response-path": "upstream",
+        PATH_HEADER: "upstream",
     }
 
 

@@ -80,8 +80,10 @@ def test_the_curl_that_it_prints_works_and_ctrl_c_stops_all_of_it(start: Start) 
     command = re.search(r"curl.*?(?=\n\n)", up.log.read_text(), re.DOTALL)
     assert command is not None
     assert f":{up.stack.envoy_port}/" in command[0]
-    answer = subprocess.run(["bash", "-c", f"{command[0]} -s"], capture_output=True, check=True, timeout=30).stdout
-    assert json.loads(answer)["choices"][0]["message"]["content"]
+    answer = subprocess.run(["bash", "-c", f"{command[0]} -si"], capture_output=True, check=True, timeout=30).stdout
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"x-vsr-response-path: upstream" in head, "the first request after 'ready' has to be routed already"
+    assert json.loads(body)["choices"][0]["message"]["content"]
     parts = children(up.process.pid)
     assert len(parts) == 3
     began = time.monotonic()
