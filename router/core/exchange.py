@@ -9,10 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+from router.core.answers import Answer, AnswerReader, NotStorable, as_json, as_stream
+from router.core.answers import decode as decode_answer
+from router.core.caching import CachePlan, terms_for
 from router.core.chat import Body, parse
 from router.core.policy import Policy, Readings, Unread
+from router.core.question import Ineligible, question_of
 from router.core.recorder import UsageRecorder
-from router.core.replies import error_reply, models_reply, unknown_model
+from router.core.replies import error_reply, models_reply, not_cached, unknown_model
 from router.core.rewrite import effort_of, rewrite
 from router.core.types import (
     Action,
@@ -22,9 +26,14 @@ from router.core.types import (
     Decision,
     Endpoint,
     Event,
+    Hit,
+    LookedUp,
+    Lookup,
+    Miss,
     Missing,
     Model,
     Outcome,
+    Question,
     ReasoningFamily,
     Replace,
     Reply,
@@ -35,6 +44,7 @@ from router.core.types import (
     Route,
     Sense,
     Sensed,
+    Terms,
     Trailers,
 )
 from router.errors import ProtocolError, RequestError
@@ -63,6 +73,8 @@ class Snapshot:
     """Read token counts from answers; the response then passes through the exchange."""
     started_s: int = 0
     """Unix time given as `created` in the list of models."""
+    cache: CachePlan | None = None
+    """None: answers are neither given again nor kept."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,13 +108,36 @@ class Sensing:
 
 
 @dataclass(frozen=True, slots=True)
+class LookingUp:
+    """The shell is asking the cache."""
+
+    request: ChatRequest
+    body: Body
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitingResponse:
     request: ChatRequest
+    stores: bool
+    """The answer is to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answering:
     recorder: UsageRecorder
+    reader: AnswerReader | None
+
+
+@dataclass(slots=True)
+class CacheNote:
+    """What became of the cache in this exchange; see `Outcome`."""
+
+    status: str = "off"
+    reason: str = ""
+    similarity: float = 0.0
+    entry_id: str = ""
+    stored: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +145,7 @@ class Done:
     """The rest passes without us."""
 
 
-State = Start | AwaitingBody | Sensing | AwaitingResponse | Answering | Done
+State = Start | AwaitingBody | Sensing | LookingUp | AwaitingResponse | Answering | Done
 
 
 @dataclass(slots=True)
@@ -128,6 +163,9 @@ class Exchange:
     _error: RequestError | None = None
     _http_status: int = 0
     _recorder: UsageRecorder | None = None
+    _reader: AnswerReader | None = None
+    _is_complete: bool = False
+    _cache: CacheNote = field(default_factory=CacheNote)
 
     def receive(self, event: Event) -> Action:
         """The one answer to an event.
@@ -149,10 +187,12 @@ class Exchange:
                 return self._on_request_body(endpoint, data)
             case Sensing(request, body), Sensed(readings):
                 return self._on_sensed(request, body, readings)
-            case AwaitingResponse(request), ResponseHeaders():
-                return self._on_response_headers(request, event)
-            case Answering(recorder), ResponseBody(data, is_end):
-                return self._on_response_body(recorder, data, is_end)
+            case LookingUp(request, body, terms), LookedUp():
+                return self._on_looked_up(request, body, terms, event)
+            case AwaitingResponse(request, stores), ResponseHeaders():
+                return self._on_response_headers(request, stores, event)
+            case Answering(recorder, reader), ResponseBody(data, is_end):
+                return self._on_response_body(recorder, reader, data, is_end)
             case ((AwaitingBody() | AwaitingResponse() | Answering()), Trailers()):
                 return Continue()
             case _:
@@ -182,7 +222,7 @@ class Exchange:
         request, body = parse(endpoint, data, self._headers)
         self._request = request
         if request.model not in self.snapshot.auto_models:
-            return self._route(request, body, self._direct(request.model))
+            return self._decide(request, body, self._direct(request.model))
         if endpoint is Endpoint.EMBEDDINGS:
             names = ", ".join(self.snapshot.models)
             message = f"'{request.model}' chooses among chat models; name an embedding model itself. Known models: {names}"
@@ -191,7 +231,7 @@ class Exchange:
         if isinstance(decided, Unread):
             self.state = Sensing(request, body)
             return Sense(request, decided.signals)
-        return self._route(request, body, decided)
+        return self._decide(request, body, decided)
 
     def _direct(self, name: str) -> Decision:
         model = self.snapshot.models.get(name)
@@ -204,23 +244,93 @@ class Exchange:
         decided = self.snapshot.policy.decide(request, readings)
         if isinstance(decided, Unread):
             raise ProtocolError(f"the shell brought no reading of {', '.join(sorted(decided.signals))}")
-        return self._route(request, body, decided)
+        return self._decide(request, body, decided)
 
-    def _route(self, request: ChatRequest, body: Body, decision: Decision) -> Action:
+    def _decide(self, request: ChatRequest, body: Body, decision: Decision) -> Action:
+        """The route is chosen; it is taken at once, unless the answer may be at hand already."""
         self._decision = decision
-        records = self.snapshot.records_usage and request.endpoint is not Endpoint.EMBEDDINGS
-        rewritten = rewrite(body, request, decision, self.snapshot.family_of(decision), needs_usage=records)
+        plan = self.snapshot.cache
+        if plan is None:
+            return self._route(request, body, decision, stores=False)
+        terms, scope = plan.terms.get(decision.name), plan.scope.of(request.headers)
+        if terms is None or scope is None:
+            asked: Question | Ineligible = Ineligible("decision" if terms is None else "no_scope")
+        else:
+            terms = terms_for(terms, plan, request.headers)
+            asked = question_of(request, body, decision, scope, plan.limits, plan.versions)
+        if terms is None or isinstance(asked, Ineligible):
+            self._cache = CacheNote("skipped", asked.reason if isinstance(asked, Ineligible) else "decision")
+            return self._without_cache(request, body, decision, terms, stores=False)
+        if not terms.may_look_up and not terms.may_store:
+            self._cache = CacheNote("skipped", "client")
+            return self._without_cache(request, body, decision, terms, stores=False)
+        self.state = LookingUp(request, body, terms)
+        return Lookup(asked, terms)
+
+    def _on_looked_up(self, request: ChatRequest, body: Body, terms: Terms, event: LookedUp) -> Action:
+        decision, found = self._decision, event.found
+        assert decision is not None  # noqa: S101 - this state comes after it
+        if isinstance(found, Hit):
+            try:
+                answer = decode_answer(found.answer)
+            except NotStorable:
+                found = Miss("damaged")
+        if isinstance(found, Miss):
+            self._cache = CacheNote("miss", found.reason)
+        else:
+            self._cache = CacheNote("shadow" if terms.shadow else "hit", found.tier, found.similarity, found.entry_id)
+            if not terms.shadow:
+                return self._finish_with(self._replay(request, decision, found, answer, event))
+        return self._without_cache(request, body, decision, terms, stores=terms.may_store)
+
+    def _replay(self, request: ChatRequest, decision: Decision, hit: Hit, answer: Answer, event: LookedUp) -> Reply:
+        reply_id = f"chatcmpl-{event.reply_id}"
+        if request.is_stream:
+            body, kind = as_stream(answer, reply_id, event.now_s, request.wants_usage), "text/event-stream; charset=utf-8"
+        else:
+            body, kind = as_json(answer, reply_id, event.now_s), "application/json"
         headers = decision_headers(decision, self._readings)
+        del headers[CLUSTER_HEADER]
+        headers |= self._cache_headers() | {"content-type": kind, "x-vsr-response-path": "cache"}
+        headers |= {
+            "x-vsr-cache-similarity": f"{hit.similarity:.4f}",
+            "x-vsr-cache-entry": hit.entry_id,
+            "x-vsr-cache-age": str(int(hit.age_s)),
+        }
+        if request.is_stream:
+            headers["cache-control"] = "no-cache"
+        return Reply(_OK, headers, body, "sr_cache_hit")
+
+    def _cache_headers(self) -> dict[str, str]:
+        if self._cache.status == "off":
+            return {}
+        is_hit = self._cache.status == "hit"
+        return {
+            "x-vsr-cache-hit": "true" if is_hit else "false",
+            "x-vsr-cache-status": f"{self._cache.status}:{self._cache.reason}",
+        }
+
+    def _without_cache(
+        self, request: ChatRequest, body: Body, decision: Decision, terms: Terms | None, *, stores: bool
+    ) -> Action:
+        if terms and terms.only_if_cached:
+            raise not_cached()
+        return self._route(request, body, decision, stores=stores)
+
+    def _route(self, request: ChatRequest, body: Body, decision: Decision, *, stores: bool) -> Action:
+        records = stores or (self.snapshot.records_usage and request.endpoint is not Endpoint.EMBEDDINGS)
+        rewritten = rewrite(body, request, decision, self.snapshot.family_of(decision), needs_usage=records)
+        headers = decision_headers(decision, self._readings) | self._cache_headers()
         if rewritten is not None:
             headers["content-length"] = str(len(rewritten))
-        self.state = AwaitingResponse(request) if records else Done()
+        self.state = AwaitingResponse(request, stores) if records else Done()
         # A compressed answer could neither be read nor have its extra chunk taken out.
         removed = ("accept-encoding",) if records else ()
         return Route(decision.model.cluster, headers, rewritten, removed, is_last=not records)
 
     # -- the response ------------------------------------------------------------------------------------------------
 
-    def _on_response_headers(self, request: ChatRequest, event: ResponseHeaders) -> Action:
+    def _on_response_headers(self, request: ChatRequest, stores: bool, event: ResponseHeaders) -> Action:
         status = event.headers.get(":status", "")
         self._http_status = int(status) if status.isdecimal() else 0
         if event.is_end or self._http_status != _OK or "content-encoding" in event.headers:
@@ -228,18 +338,37 @@ class Exchange:
             return Continue(is_last=True)
         is_event_stream = event.headers.get("content-type", "").startswith("text/event-stream")
         self._recorder = UsageRecorder(is_event_stream, hides_usage=is_event_stream and not request.wants_usage)
-        self.state = Answering(self._recorder)
+        plan = self.snapshot.cache
+        if stores and plan is not None:
+            self._reader = AnswerReader(is_event_stream, plan.most_answer_bytes)
+        self.state = Answering(self._recorder, self._reader)
         return Continue()
 
-    def _on_response_body(self, recorder: UsageRecorder, data: bytes, is_end: bool) -> Action:
+    def _on_response_body(self, recorder: UsageRecorder, reader: AnswerReader | None, data: bytes, is_end: bool) -> Action:
         shown = recorder.feed(data, is_end)
+        if reader:
+            reader.feed(data)
         if is_end:
-            self.state = Done()
+            self.state, self._is_complete = Done(), True
         return Continue(is_last=is_end) if shown == data else Replace(shown, is_last=is_end)
 
     def _finish_with(self, reply: Reply) -> Reply:
         self.state, self._reply, self._http_status = Done(), reply, reply.http_status
         return reply
+
+    def answer(self) -> bytes | None:
+        """What may be stored, once the whole answer has passed; None when there is nothing that may be."""
+        if self._reader is None:
+            return None
+        try:
+            if not self._is_complete:
+                raise NotStorable("interrupted")
+            data = self._reader.finish().encode()
+        except NotStorable as reason:
+            self._cache.stored = str(reason)
+            return None
+        self._cache.stored = "stored"
+        return data
 
     # -- the record --------------------------------------------------------------------------------------------------
 
@@ -276,6 +405,11 @@ class Exchange:
             effort=self._effort(decision),
             is_stream=request is not None and request.is_stream,
             missing={name: reading.reason for name, reading in self._readings.items() if isinstance(reading, Missing)},
+            cache=self._cache.status,
+            cache_reason=self._cache.reason,
+            cache_similarity=self._cache.similarity,
+            cache_entry=self._cache.entry_id,
+            stored=self._cache.stored,
             error_code=self._error.code or "invalid_request" if self._error else "",
             http_status=self._http_status,
             usage=self._recorder.usage if self._recorder else None,

@@ -42,6 +42,12 @@ def unknown_model(name: str, names: Sequence[str]) -> RequestError:
     return RequestError(404, message, param="model", code="model_not_found")
 
 
+def not_cached() -> RequestError:
+    """The 504 that `Cache-Control: only-if-cached` asks for (RFC 9111, 5.2.1.7)."""
+    message = "there is no stored answer to this question, and 'only-if-cached' forbids asking a model"
+    return RequestError(504, message, param="cache-control", code="not_cached")
+
+
 def _card(name: str, created_s: int) -> dict[str, object]:
     return {"id": name, "object": "model", "created": created_s, "owned_by": OWNER}
 

@@ -130,6 +130,84 @@ class Decision:
     system_prompt: SystemPrompt | None = None
 
 
+# -- what may be answered from the cache -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is looked up, and under which its answer is stored."""
+
+    text: str
+    """The last user message, whole."""
+    partition: str
+    """32 hex digits: everything else that the answer depends on."""
+    key: str
+    """32 hex digits: the partition and the text, for the exact tier."""
+    scope: str
+    """Whose answers these are: a keyed digest, or `global`."""
+    decision: str
+    model: str
+    """The configured model that was chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms one question is looked up and its answer stored."""
+
+    threshold: float
+    """Least cosine similarity of a candidate, 0 to 1; necessary, not sufficient."""
+    ttl_s: float
+    guards: tuple[str, ...]
+    """Names of the conflicts that keep a candidate from being served; see `core/guards.py`."""
+    wait_s: float = 0.0
+    """How long to wait for an equal question that is under way."""
+    shadow: bool = False
+    """Decide and count, and serve nothing."""
+    is_semantic: bool = True
+    """False: the exact tier alone."""
+    may_look_up: bool = True
+    may_store: bool = True
+    only_if_cached: bool = False
+    max_age_s: float | None = None
+    false_hit_budget: float | None = None
+    """The operator's `max_false_hit_rate`, from which the threshold was chosen."""
+
+    @property
+    def floor(self) -> float:
+        """Similarity from which a candidate that is not served is counted as a near miss."""
+        return min(self.threshold, 0.70)  # keeps 92% of true duplicates (quality.md 4.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An answer that may be given."""
+
+    entry_id: str
+    answer: bytes
+    """As `Answer.encode` gave it."""
+    tier: str
+    """`exact`, `semantic`, or `flight`: from a request that was under way."""
+    similarity: float
+    """Cosine; 1 for the same text."""
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    reason: str
+    """`empty`, `no_candidate`, `near_miss`, `late`, a guard's name, ...; a fixed word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An equal question is under way, and its answer is worth waiting for."""
+
+    wait_s: float
+
+
+Found = Hit | Miss
+
+
 # -- events: one for each of Envoy's messages ------------------------------------------------------------------------
 
 
@@ -155,6 +233,17 @@ class Sensed:
 
 
 @dataclass(frozen=True, slots=True)
+class LookedUp:
+    """The shell's answer to `Lookup`."""
+
+    found: Found
+    now_s: int
+    """Unix time, for the `created` of a replay."""
+    reply_id: str
+    """A new id, for the `id` of a replay."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseHeaders:
     headers: Mapping[str, str]
     is_end: bool
@@ -172,7 +261,7 @@ class Trailers:
     """Trailers of either direction; never changed."""
 
 
-Event = RequestHeaders | RequestBody | Sensed | ResponseHeaders | ResponseBody | Trailers
+Event = RequestHeaders | RequestBody | Sensed | LookedUp | ResponseHeaders | ResponseBody | Trailers
 
 
 # -- actions: one goes out for each event ----------------------------------------------------------------------------
@@ -193,6 +282,14 @@ class Sense:
     request: ChatRequest
     wanted: frozenset[str]
     """Names of the signals that the rules need for this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Look for a stored answer and come back with `LookedUp`. Never leaves the process."""
+
+    question: Question
+    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +324,7 @@ class Replace:
     is_last: bool = False
 
 
-Action = Continue | Sense | Route | Reply | Replace
+Action = Continue | Sense | Lookup | Route | Reply | Replace
 
 
 # -- how it ended ----------------------------------------------------------------------------------------------------
@@ -251,7 +348,7 @@ class Outcome:
     endpoint: str = "other"
     """`chat`, `completions`, `embeddings`, `models` or `other`."""
     response_path: str = "upstream"
-    """As in the `x-vsr-response-path` header: `upstream`, `models` or `error`."""
+    """As in the `x-vsr-response-path` header: `upstream`, `cache`, `models` or `error`."""
     request_id: str = ""
     """Envoy's `x-request-id`."""
     requested_model: str = ""
@@ -272,6 +369,14 @@ class Outcome:
     is_stream: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
     """Signals that could not be read, each with its reason."""
+    cache: str = "off"
+    """`hit`, `shadow` (would have been one), `miss`, `skipped` (no question that may be cached) or `off`."""
+    cache_reason: str = ""
+    """The tier of a hit, or why there was none; a fixed word."""
+    cache_similarity: float = 0.0
+    cache_entry: str = ""
+    stored: str = ""
+    """`stored`, or why the answer was not; empty when it was not to be."""
     error_code: str = ""
     """Machine-readable code of our own error reply, such as `model_not_found`."""
     http_status: int = 0

@@ -1,0 +1,239 @@
+"""Answers that are stored and given again: read from JSON or from a stream, written as either.
+
+An answer is kept as the JSON document of a whole chat completion without what belongs to one request alone (`id`, `created`).
+Text is never trimmed or re-wrapped: joined again, the pieces of a replayed stream are the text that was stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.core.sse import FrameSplitter, data_of
+
+_PIECE_CHARS = (
+    2000  # of text in one replayed event: some clients read lines of 64 KiB at most, and JSON escapes take up to 12 bytes
+)
+_OWN = frozenset({"id", "created", "object"})
+"""Of one request alone, or known from the form; never stored."""
+_GROWING = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
+"""Text fields of a message that a stream sends in pieces."""
+_CALLS = ("tool_calls", "function_call", "audio")
+DONE = b"[DONE]"
+
+
+class NotStorable(Exception):  # noqa: N818 - no fault of anybody's
+    """Why an answer must not be given to anybody again: a fixed word, never text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer that may be given again."""
+
+    document: Mapping[str, Any]
+    """`choices`, perhaps `usage` and `model`, and whatever else the backend put at the top level."""
+
+    def encode(self) -> bytes:
+        """As it is kept: UTF-8 JSON."""
+        return _json(self.document)
+
+
+@dataclass(slots=True)
+class AnswerReader:
+    """Reads one answer while it passes by, chunk by chunk, split at any byte."""
+
+    is_event_stream: bool
+    most_bytes: int
+    """A longer answer is not stored."""
+    _held: bytearray = field(default_factory=bytearray)
+    _splitter: FrameSplitter = field(default_factory=FrameSplitter)
+    _size_bytes: int = 0
+    _top: dict[str, Any] = field(default_factory=dict)
+    _choices: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _is_done: bool = False
+    _why_not: str = ""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes. After the first reason not to store, nothing is kept."""
+        self._size_bytes += len(data)
+        if self._size_bytes > self.most_bytes:
+            self._give_up("too_long")
+        if self._why_not:
+            return
+        if not self.is_event_stream:
+            self._held += data
+            return
+        try:
+            for frame in self._splitter.feed(data):
+                self._read_frame(frame)
+        except NotStorable as reason:
+            self._give_up(str(reason))
+
+    def finish(self) -> Answer:
+        """The answer, once its end has come.
+
+        Raises:
+            NotStorable: it is not complete, ended otherwise than by `stop`, or holds what must not be replayed.
+        """
+        if self._why_not:
+            raise NotStorable(self._why_not)
+        if self.is_event_stream:
+            if not self._is_done:
+                raise NotStorable("interrupted")
+            choices = [_closed(self._choices[index]) for index in sorted(self._choices)]
+            return checked({**self._top, "choices": choices})
+        document = _loads(bytes(self._held))
+        return checked({key: value for key, value in document.items() if key not in _OWN})
+
+    def _give_up(self, reason: str) -> None:
+        self._why_not = self._why_not or reason
+        self._held, self._splitter = bytearray(), FrameSplitter()
+        self._choices.clear()
+
+    def _read_frame(self, frame: bytes) -> None:
+        payload = data_of(frame)
+        if not payload or self._is_done:
+            return  # a comment, an event without data, or what follows the end
+        if payload.strip() == DONE:
+            self._is_done = True
+            return
+        chunk = _loads(payload)
+        if "error" in chunk:
+            raise NotStorable("error")
+        for choice in chunk.pop("choices", None) or []:
+            self._read_choice(choice)
+        for key, value in chunk.items():
+            if key not in _OWN and value is not None:
+                self._top[key] = value
+
+    def _read_choice(self, part: Any) -> None:
+        if not isinstance(part, dict) or not isinstance(part.get("index", 0), int):
+            raise NotStorable("unreadable")
+        choice = self._choices.setdefault(part.get("index", 0), {"index": part.get("index", 0), "message": {}})
+        delta = part.get("delta") or {}
+        if not isinstance(delta, dict):
+            raise NotStorable("unreadable")
+        for key, value in delta.items():
+            _grow(choice["message"], key, value)
+        for key, value in part.items():
+            if key == "logprobs" and isinstance(value, dict):
+                _grow_logprobs(choice, value)
+            elif key not in ("index", "delta") and value is not None:
+                choice[key] = value
+
+
+def _grow(message: dict[str, Any], key: str, value: Any) -> None:
+    """Add one field of a delta to a message."""
+    if value is None:
+        message.setdefault(key, None)
+    elif key in _CALLS:
+        if value:
+            raise NotStorable("tool_calls")
+    elif key in _GROWING and isinstance(value, str):
+        message[key] = (message.get(key) or "") + value
+    elif message.get(key) in (None, value):
+        message[key] = value
+    else:
+        raise NotStorable("unknown_delta")  # a field that grows in a way that we do not know cannot be put together
+
+
+def _grow_logprobs(choice: dict[str, Any], value: dict[str, Any]) -> None:
+    held = choice.setdefault("logprobs", {})
+    for key, tokens in value.items():
+        held[key] = [*(held.get(key) or []), *tokens] if isinstance(tokens, list) else tokens
+
+
+def _closed(choice: dict[str, Any]) -> dict[str, Any]:
+    message = choice["message"]
+    message.setdefault("role", "assistant")
+    message.setdefault("content", None)
+    return {"index": choice["index"], "message": message, **{key: value for key, value in choice.items() if key != "message"}}
+
+
+def checked(document: Mapping[str, Any]) -> Answer:
+    """A stored or read document as an answer. Raises `NotStorable` when it must not be replayed."""
+    choices = document.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise NotStorable("error" if "error" in document else "unreadable")
+    for choice in choices:
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict):
+            raise NotStorable("unreadable")
+        if any(message.get(name) for name in _CALLS):
+            raise NotStorable("tool_calls")
+        if choice.get("finish_reason") != "stop":
+            raise NotStorable("not_stopped")
+        if not isinstance(message.get("content"), str) or not message["content"]:
+            raise NotStorable("refused" if message.get("refusal") else "empty")
+    return Answer(document)
+
+
+def decode(data: bytes) -> Answer:
+    """What `Answer.encode` gave. Raises `NotStorable` for anything else."""
+    return checked(_loads(data))
+
+
+# -- replay ----------------------------------------------------------------------------------------------------------
+
+
+def as_json(answer: Answer, completion_id: str, created_s: int) -> bytes:
+    """The body of a whole completion."""
+    return _json({"id": completion_id, "object": "chat.completion", "created": created_s, **answer.document})
+
+
+def as_stream(answer: Answer, completion_id: str, created_s: int, wants_usage: bool) -> bytes:
+    """The same as server-sent events: role, text, the reason to stop, usage if it was asked for, the end."""
+    document = dict(answer.document)
+    choices, usage = document.pop("choices"), document.pop("usage", None)
+    head = {"id": completion_id, "object": "chat.completion.chunk", "created": created_s, **document}
+    extra = {"usage": None} if wants_usage else {}
+    frames = [_frame({**head, "choices": [part], **extra}) for choice in choices for part in _parts(choice)]
+    if wants_usage:
+        frames.append(_frame({**head, "choices": [], "usage": usage}))
+    return b"".join([*frames, b"data: " + DONE + b"\n\n"])
+
+
+def _parts(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """One choice as the choices of successive chunks."""
+    index, message = choice.get("index", 0), choice["message"]
+    logprobs = {"logprobs": choice["logprobs"]} if choice.get("logprobs") else {}
+    still = {key: value for key, value in message.items() if key not in _GROWING and value is not None and key not in _CALLS}
+    yield {"index": index, "delta": {"role": "assistant", **still, "content": ""}, "finish_reason": None}
+    for key in ("reasoning_content", "reasoning", "refusal", "content"):
+        for piece in _pieces(message.get(key) or ""):
+            yield {"index": index, "delta": {key: piece}, "finish_reason": None}
+    rest = {key: value for key, value in choice.items() if key not in ("index", "message", "logprobs")}
+    yield {"index": index, "delta": {}, **logprobs, **rest}
+
+
+def _pieces(text: str) -> Iterator[str]:
+    for at in range(0, len(text), _PIECE_CHARS):
+        yield text[at : at + _PIECE_CHARS]
+
+
+def _frame(document: Mapping[str, Any]) -> bytes:
+    return b"data: " + _json(document) + b"\n\n"
+
+
+def _loads(data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise NotStorable("unreadable") from None
+    if not isinstance(document, dict):
+        raise NotStorable("unreadable")
+    return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are no JSON: a strict client would not read the replay
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can hold as an escape and UTF-8 cannot
+        return json.dumps(document, separators=(",", ":")).encode()

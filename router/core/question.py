@@ -1,0 +1,165 @@
+"""What a cached answer may answer: one question in one partition; and which requests are no such question.
+
+The partition is a digest of everything besides the last user message that an answer depends on. It is a hard filter: no
+similarity, however high, reaches across it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from router.core.chat import Body
+from router.core.types import ChatRequest, Decision, Endpoint, Question
+
+_NOT_THE_QUESTION = frozenset({"messages", "model", "stream", "stream_options", "metadata"})
+"""Top-level fields that no answer depends on, or that are in the partition otherwise."""
+_USER_FIELDS = frozenset({"user", "safety_identifier"})
+
+_TIMELY = re.compile(
+    r"\b(?:today|tonight|tomorrow|yesterday|now|nowadays|currently|current|latest|newest|recent(?:ly)?|upcoming|breaking|"
+    r"(?:this|next|last|past) (?:morning|evening|night|week(?:end)?|month|quarter|year|season|hour)|"
+    r"right now|at the moment|these days|so far|as of|up to date|weather|forecast|news|headlines|stock price|exchange rate|"
+    r"what time|what day|what date|how old is|still open|in stock)\b",
+    re.IGNORECASE,
+)
+_OWN_THINGS = (
+    "account|address|appointment|balance|basket|bill|bills|booking|bookings|card|cart|case|claim|contract|data|delivery|deposit|"
+    "file|files|history|invoice|invoices|loan|membership|name|order|orders|package|parcel|payment|payments|plan|policy|portfolio|"
+    "profile|purchase|refund|refunds|reservation|salary|shipment|statement|subscription|ticket|tickets|transaction|transactions|"
+    "transfer|usage"
+)
+_PERSONAL = re.compile(
+    rf"\b(?:my|our|mine)\b(?: \w+){{0,2}} (?:{_OWN_THINGS})\b|\b(?:who am i|about me|do i have|did i|have i|am i|was i|"
+    r"i (?:ordered|bought|paid|sent|received|called|asked|told|wrote|returned))\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ineligible:
+    """This request is neither looked up nor stored."""
+
+    reason: str
+    """A fixed word, such as `tools` or `timely`; never text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which requests count as questions. Each may be widened by the operator."""
+
+    max_temperature: float = 1.0
+    max_text_chars: int = 2000
+    """A longer message is not looked up: the encoder would read only its ends."""
+    allows_tools: bool = False
+    """Requests that offer tools. Those that carry calls or results are never looked up."""
+    allows_timely: bool = False
+    allows_personal: bool = False
+    allows_multi_turn: bool = True
+    """Earlier turns then have to be equal to the byte."""
+    allows_concrete_models: bool = False
+    """Requests that name their model themselves."""
+    shares_users: bool = False
+    """Leave the request's own `user` and `safety_identifier` out of what has to be equal."""
+    revision: str = ""
+    """The operator's own word: another one, and every stored answer is out of reach."""
+
+
+def question_of(
+    request: ChatRequest, body: Body, decision: Decision, scope: str, limits: Limits, versions: str
+) -> Question | Ineligible:
+    """The question that a request asks, or why it asks none that an answer could be kept for.
+
+    `versions` names the encoder and the verifier: answers stored by others are out of reach.
+    """
+    reason = _why_not(request, body, limits)
+    if decision.name == "direct" and not limits.allows_concrete_models:
+        reason = "concrete_model"
+    if reason:
+        return Ineligible(reason)
+    messages = body.value("messages")
+    assert isinstance(messages, list)  # noqa: S101 - `chat.parse` has checked it
+    *earlier, last = messages
+    text = _text_of(last)
+    if text is None or not text.strip():
+        return Ineligible("no_text")
+    if len(text) > limits.max_text_chars:
+        return Ineligible("too_long")
+    if not limits.allows_timely and _TIMELY.search(text):
+        return Ineligible("timely")
+    if not limits.allows_personal and _PERSONAL.search(text):
+        return Ineligible("personal")
+    left_out = _NOT_THE_QUESTION | (_USER_FIELDS if limits.shares_users else frozenset())
+    rest = {key: placed.value for key, placed in body.members.items() if key not in left_out and placed.value is not None}
+    about = {
+        "scope": scope,
+        "versions": versions,
+        "revision": limits.revision,
+        "decision": _described(decision),
+        "request": rest,
+        "earlier": earlier,
+        "last": {key: value for key, value in last.items() if key != "content"},
+    }
+    partition = digest(_canonical(about))
+    normal = unicodedata.normalize("NFC", text).strip()
+    return Question(text, partition, digest(f"{partition}\n{normal}"), scope, decision.name, decision.model.name)
+
+
+def _why_not(request: ChatRequest, body: Body, limits: Limits) -> str:
+    if request.endpoint is not Endpoint.CHAT:
+        return "endpoint"
+    messages = body.value("messages")
+    if not isinstance(messages, list) or not isinstance(messages[-1], dict) or messages[-1].get("role") != "user":
+        return "no_question"
+    if request.has_tools and not limits.allows_tools:
+        return "tools"
+    if any(message.get("role") in ("tool", "function") or message.get("tool_calls") for message in messages):
+        return "tool_results"
+    if request.has_images or any(map(_has_other_parts, messages)):
+        return "not_text"
+    count, temperature = body.value("n"), body.value("temperature")
+    if count not in (None, 1):
+        return "several_choices"
+    if isinstance(temperature, int | float) and temperature > limits.max_temperature:
+        return "temperature"
+    if not limits.allows_multi_turn and any(message.get("role") in ("user", "assistant") for message in messages[:-1]):
+        return "multi_turn"
+    return ""
+
+
+def _has_other_parts(message: Mapping[str, object]) -> bool:
+    content = message.get("content")
+    return isinstance(content, list) and any(isinstance(part, dict) and part.get("type") != "text" for part in content)
+
+
+def _text_of(message: Mapping[str, object]) -> str | None:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return None
+
+
+def _described(decision: Decision) -> dict[str, object]:
+    """What the decision does to a request."""
+    prompt, reasoning = decision.system_prompt, decision.reasoning
+    return {
+        "name": decision.name,
+        "model": [decision.model.name, decision.model.served_name, decision.model.cluster],
+        "system_prompt": [prompt.text, prompt.mode] if prompt else None,
+        "reasoning": [reasoning.enabled, reasoning.effort] if reasoning else None,
+    }
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+
+
+def digest(text: str) -> str:
+    """32 hex digits."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,202 @@
+"""Answers read from JSON and from streams, and given again as either."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.core.answers import Answer, AnswerReader, NotStorable, as_json, as_stream, decode
+from router.core.sse import FrameSplitter, data_of
+
+CODE = "Here:\n\n```python\ndef f(x):\n    return x  # ü — 日本 \U0001f600\n```\r\n\n\tend  "
+MESSAGE = {"role": "assistant", "content": CODE, "reasoning_content": "hm\n\nwell", "refusal": None, "vendor": {"a": [1.5, None]}}
+CHOICE = {"index": 0, "message": MESSAGE, "finish_reason": "stop", "stop_reason": None}
+USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+BODY = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [CHOICE], "usage": USAGE, "fp": "v1"}
+
+
+def read(data: bytes, *, is_event_stream: bool = False, most_bytes: int = 10**6, cuts: tuple[int, ...] = ()) -> Answer:
+    """The answer in a body that comes in pieces."""
+    reader = AnswerReader(is_event_stream, most_bytes)
+    places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    for start, end in pairwise(places):
+        reader.feed(data[start:end])
+    return reader.finish()
+
+
+def body(**changes: Any) -> bytes:
+    """A whole completion; `choice` and `message` change its only choice."""
+    choice = {**CHOICE, **changes.pop("choice", {})}
+    choice["message"] = {**choice["message"], **changes.pop("message", {})}
+    return json.dumps({**BODY, "choices": [choice], **changes}).encode()
+
+
+def chunk(delta: dict[str, Any], index: int = 0, **choice: Any) -> dict[str, Any]:
+    """One event of a stream."""
+    part = {"index": index, "delta": delta, "finish_reason": None, **choice}
+    return {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [part]}
+
+
+def stream(*chunks: dict[str, Any], end: str = "\n\n", field: str = "data: ", done: bool = True) -> bytes:
+    """Events as a server writes them."""
+    lines = [json.dumps(each, ensure_ascii=False) for each in chunks] + ["[DONE]"] * done
+    return "".join(f"{field}{line}{end}" for line in lines).encode()
+
+
+STREAM = (
+    chunk({"role": "assistant", "content": ""}),
+    chunk({"reasoning_content": "hm\n\n"}),
+    chunk({"reasoning_content": "well"}),
+    *(chunk({"content": piece}) for piece in (CODE[:7], CODE[7:30], CODE[30:])),
+    chunk({}, finish_reason="stop"),
+    {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [], "usage": USAGE},
+)
+
+
+def message_of(answer: Answer) -> dict[str, Any]:
+    """Of the only choice."""
+    message: dict[str, Any] = answer.document["choices"][0]["message"]
+    return message
+
+
+def events(data: bytes) -> list[dict[str, Any]]:
+    """The JSON of a stream's events, its end left out."""
+    payloads = [data_of(frame) for frame in FrameSplitter().feed(data)]
+    assert payloads.pop() == b"[DONE]"
+    return [json.loads(payload) for payload in payloads]
+
+
+class TestJson:
+    def test_everything_comes_back_but_what_belongs_to_one_request(self) -> None:
+        """Vendor fields, nulls and numbers included."""
+        replayed = json.loads(as_json(decode(read(body()).encode()), "new", 7))
+        assert replayed == {**BODY, "id": "new", "created": 7}
+
+    def test_all_choices_come_back(self) -> None:
+        """In their order."""
+        two = [CHOICE, {**CHOICE, "index": 1, "message": {**MESSAGE, "content": "other"}}]
+        assert json.loads(as_json(read(body(choices=two)), "new", 7))["choices"] == two
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"choice": {"finish_reason": "length"}}, "not_stopped"),
+            ({"choice": {"finish_reason": "content_filter"}}, "not_stopped"),
+            ({"choice": {"finish_reason": None}}, "not_stopped"),
+            ({"message": {"tool_calls": [{"id": "c"}]}}, "tool_calls"),
+            ({"message": {"function_call": {"name": "f"}}}, "tool_calls"),
+            ({"message": {"content": None}}, "empty"),
+            ({"message": {"content": ""}}, "empty"),
+            ({"message": {"content": None, "refusal": "no"}}, "refused"),
+            ({"message": {"content": ["part"]}}, "empty"),
+            ({"choices": []}, "unreadable"),
+            ({"choices": [1]}, "unreadable"),
+            ({"choices": [CHOICE, {**CHOICE, "finish_reason": "length"}]}, "not_stopped"),
+        ],
+    )
+    def test_what_must_not_be_given_again_is_not_stored(self, change: dict[str, Any], reason: str) -> None:
+        """With the reason."""
+        with pytest.raises(NotStorable, match=f"^{reason}$"):
+            read(body(**change))
+
+    @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"a": NaN}', b"\xff", b"[" * 100_000])
+    def test_what_is_no_completion_is_not_stored(self, data: bytes) -> None:
+        """However it looks."""
+        with pytest.raises(NotStorable, match="unreadable"):
+            read(data)
+
+    def test_an_error_document_is_not_stored(self) -> None:
+        """Some servers send one with status 200."""
+        with pytest.raises(NotStorable, match=r"^error$"):
+            read(b'{"error": {"message": "overloaded"}}')
+
+    def test_a_long_answer_is_not_stored_and_not_held(self) -> None:
+        """Nothing is kept of what comes after the limit."""
+        reader = AnswerReader(is_event_stream=False, most_bytes=100)
+        for _ in range(100):
+            reader.feed(b"x" * 1000)
+        with pytest.raises(NotStorable, match="too_long"):
+            reader.finish()
+        assert len(reader._held) == 0
+
+
+class TestStream:
+    def test_it_gives_the_same_answer_as_json(self) -> None:
+        """One entry serves both kinds of clients."""
+        answer = read(stream(*STREAM), is_event_stream=True)
+        assert message_of(answer) == {"role": "assistant", "content": CODE, "reasoning_content": "hm\n\nwell"}
+        assert answer.document["usage"] == USAGE
+        assert answer.document["model"] == "m"
+        assert answer.document["choices"][0]["finish_reason"] == "stop"
+
+    @given(
+        st.lists(st.integers(0, 10_000), max_size=40),
+        st.sampled_from(["\n\n", "\r\n\r\n", "\r\r"]),
+        st.sampled_from(["data: ", "data:"]),
+    )
+    @settings(max_examples=200, deadline=None)
+    def test_any_split_gives_the_same_answer(self, cuts: list[int], end: str, field: str) -> None:
+        """At any byte, with any line end, with or without a space behind `data:`."""
+        data = stream(*STREAM, end=end, field=field)
+        assert read(data, is_event_stream=True, cuts=tuple(cuts)) == read(stream(*STREAM), is_event_stream=True)
+
+    def test_comments_other_fields_and_data_in_several_lines_are_read(self) -> None:
+        """As the specification of server-sent events has it."""
+        parts = json.dumps(chunk({"role": "assistant", "content": "a\nb"}), indent=1).splitlines()
+        data = b": ping\n\nevent: x\nid: 1\n" + "".join(f"data: {part}\n" for part in parts).encode() + b"\n"
+        data += stream(chunk({}, finish_reason="stop"))
+        assert message_of(read(data, is_event_stream=True))["content"] == "a\nb"
+
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (stream(*STREAM, done=False), "interrupted"),
+            (stream(*STREAM[:-2]), "not_stopped"),
+            (stream(*STREAM[:3], {"error": {"message": "x"}}), "error"),
+            (stream(chunk({"tool_calls": [{"index": 0}]}), chunk({}, finish_reason="tool_calls")), "tool_calls"),
+            (stream(chunk({"role": "assistant", "content": "x"}), chunk({}, finish_reason="length")), "not_stopped"),
+            (stream(chunk({"odd": [1]}), chunk({"odd": [2]})), "unknown_delta"),
+            (b"data: {\n\ndata: [DONE]\n\n", "unreadable"),
+            (b"data: [DONE]\n\n", "unreadable"),
+            (b"", "interrupted"),
+        ],
+    )
+    def test_what_is_not_whole_is_not_stored(self, data: bytes, reason: str) -> None:
+        """Interrupted, truncated, filtered, failed; or of a kind that we cannot put together."""
+        with pytest.raises(NotStorable, match=f"^{reason}$"):
+            read(data, is_event_stream=True)
+
+
+class TestReplay:
+    @pytest.mark.parametrize("wants_usage", [True, False])
+    def test_a_stream_is_well_formed(self, wants_usage: bool) -> None:
+        """Role first, then text, then the reason to stop, then usage if it was asked for."""
+        chunks = events(as_stream(read(body()), "new", 7, wants_usage))
+        assert {(each["id"], each["created"], each["object"], each["model"]) for each in chunks} == {
+            ("new", 7, "chat.completion.chunk", "m")
+        }
+        extra = chunks.pop() if wants_usage else None
+        assert extra is None or (extra["choices"] == [] and extra["usage"] == USAGE)
+        assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+        assert [each["choices"][0]["finish_reason"] for each in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+
+    @given(st.text(min_size=1, max_size=9000), st.text(max_size=50))
+    @settings(max_examples=150, deadline=None)
+    def test_text_survives_every_way_through(self, content: str, thought: str) -> None:
+        """JSON to stream to JSON, whatever the characters: newlines, half surrogate pairs, anything."""
+        first = read(body(message={"content": content, "reasoning_content": thought}))
+        second = read(as_stream(decode(first.encode()), "a", 1, wants_usage=True), is_event_stream=True)
+        assert message_of(second)["content"] == content
+        assert (message_of(second).get("reasoning_content") or "") == thought
+        assert message_of(second)["vendor"] == MESSAGE["vendor"]
+        assert second.document["usage"] == USAGE
+
+    def test_no_event_is_too_long_for_clients_that_read_line_by_line(self) -> None:
+        """64 KiB is what several take at most."""
+        data = as_stream(read(body(message={"content": "\U0001f600" * 100_000}), most_bytes=10**7), "a", 1, wants_usage=False)
+        assert max(map(len, data.split(b"\n\n"))) < 65_536

@@ -1,0 +1,227 @@
+"""An exchange whose answer may be cached: looked up, replayed, recorded, or left alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from router.core.caching import CachePlan, ScopePlan
+from router.core.exchange import Exchange
+from router.core.policy import Default
+from router.core.question import Limits
+from router.core.types import (
+    Action,
+    Continue,
+    Found,
+    Hit,
+    LookedUp,
+    Lookup,
+    Miss,
+    Reply,
+    RequestBody,
+    ResponseBody,
+    ResponseHeaders,
+    Route,
+    Terms,
+)
+from tests.unit.builders import SMALL, chat_body, request_headers, snapshot
+
+TERMS = Terms(0.8, 60.0, ())
+PLAN = CachePlan(ScopePlan("authorization", b"key"), Limits(), {"default": TERMS}, "v1")
+CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hi\n  there"}, "finish_reason": "stop"}
+USAGE = {"prompt_tokens": 1, "completion_tokens": 2}
+WHOLE = {"id": "x", "object": "chat.completion", "model": "m", "choices": [CHOICE], "usage": USAGE}
+STORED = json.dumps({key: value for key, value in WHOLE.items() if key not in ("id", "object")}).encode()
+HIT = Hit("e" * 32, STORED, "semantic", 0.93, 12.7)
+
+
+def ask(plan: CachePlan | None = PLAN, body: bytes | None = None, **headers: str) -> tuple[Exchange, Action]:
+    """An exchange that has read its request, from somebody unless told otherwise."""
+    exchange = Exchange(replace(snapshot(default=Default(SMALL)), cache=plan))
+    exchange.receive(request_headers(**{"authorization": "Bearer a", **headers}))
+    return exchange, exchange.receive(RequestBody(body or chat_body("What is a monad?")))
+
+
+def found(exchange: Exchange, result: Found) -> Action:
+    """The shell's answer to a lookup."""
+    return exchange.receive(LookedUp(result, now_s=7, reply_id="n"))
+
+
+def answer_with(exchange: Exchange, body: bytes, status: str = "200", kind: str = "application/json", **headers: str) -> None:
+    """The whole answer passes."""
+    exchange.receive(ResponseHeaders({":status": status, "content-type": kind, **headers}, is_end=False))
+    if exchange.ending != "routed" and type(exchange.state).__name__ == "Answering":
+        exchange.receive(ResponseBody(body, is_end=True))
+
+
+def test_a_question_is_looked_up_before_it_is_routed() -> None:
+    """With its partition, its scope hidden, and its decision."""
+    _, action = ask()
+    assert isinstance(action, Lookup)
+    assert action.question.text == "What is a monad?"
+    assert (action.question.decision, action.question.model) == ("default", "small")
+    assert action.question.scope != "Bearer a"
+    assert action.terms == TERMS
+
+
+def test_a_hit_is_the_answer() -> None:
+    """With its headers, and the decision's; no cluster header reaches the client."""
+    exchange, _ = ask()
+    reply = found(exchange, HIT)
+    assert isinstance(reply, Reply)
+    assert json.loads(reply.body) == {**WHOLE, "id": "chatcmpl-n", "created": 7}
+    assert {name: value for name, value in reply.headers.items() if "cache" in name or name == "x-vsr-response-path"} == {
+        "x-vsr-cache-hit": "true",
+        "x-vsr-cache-status": "hit:semantic",
+        "x-vsr-cache-similarity": "0.9300",
+        "x-vsr-cache-entry": "e" * 32,
+        "x-vsr-cache-age": "12",
+        "x-vsr-response-path": "cache",
+    }
+    assert reply.headers["x-vsr-selected-decision"] == "default"
+    assert "x-upstream-cluster" not in reply.headers
+    outcome = exchange.outcome(exchange.ending)
+    assert (outcome.ending, outcome.response_path) == ("replied", "cache")
+    assert (outcome.cache, outcome.cache_reason, outcome.cache_similarity) == ("hit", "semantic", 0.93)
+
+
+def test_a_hit_is_a_stream_for_a_client_that_streams() -> None:
+    """The same entry."""
+    exchange, _ = ask(body=chat_body("What is a monad?", stream=True))
+    reply = found(exchange, HIT)
+    assert isinstance(reply, Reply)
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert reply.body.endswith(b"data: [DONE]\n\n")
+
+
+def test_a_miss_is_routed_and_its_answer_recorded() -> None:
+    """Uncompressed, and with the reason in a header."""
+    exchange, _ = ask()
+    route = found(exchange, Miss("numbers"))
+    assert isinstance(route, Route)
+    assert not route.is_last
+    assert "accept-encoding" in route.remove_headers
+    assert route.set_headers["x-vsr-cache-hit"] == "false"
+    assert route.set_headers["x-vsr-cache-status"] == "miss:numbers"
+    answer_with(exchange, json.dumps(WHOLE).encode())
+    stored = exchange.answer()
+    assert stored is not None
+    assert json.loads(stored) == json.loads(STORED)
+    outcome = exchange.outcome(exchange.ending)
+    assert (outcome.cache, outcome.cache_reason, outcome.stored) == ("miss", "numbers", "stored")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "why"),
+    [
+        (b'{"choices": []}', {}, "unreadable"),
+        (json.dumps(WHOLE).encode().replace(b'"stop"', b'"length"'), {}, "not_stopped"),
+        (json.dumps(WHOLE).encode(), {"status": "500"}, ""),
+        (json.dumps(WHOLE).encode(), {"content_encoding": "gzip"}, ""),
+    ],
+)
+def test_an_answer_that_must_not_be_given_again_is_not_stored(body: bytes, headers: dict[str, str], why: str) -> None:
+    """With the reason, where the answer was read at all."""
+    exchange, _ = ask()
+    found(exchange, Miss("empty"))
+    status = headers.pop("status", "200")
+    answer_with(exchange, body, status, **{name.replace("_", "-"): value for name, value in headers.items()})
+    assert exchange.answer() is None
+    assert exchange.outcome(exchange.ending).stored == why
+
+
+def test_an_answer_that_was_cut_off_is_not_stored() -> None:
+    """The client or the model has left."""
+    exchange, _ = ask()
+    found(exchange, Miss("empty"))
+    exchange.receive(ResponseHeaders({":status": "200", "content-type": "application/json"}, is_end=False))
+    exchange.receive(ResponseBody(json.dumps(WHOLE).encode(), is_end=False))
+    assert exchange.answer() is None
+    assert exchange.outcome("abandoned").stored == "interrupted"
+
+
+def test_shadow_routes_what_would_have_been_a_hit() -> None:
+    """And says so."""
+    exchange, _ = ask(replace(PLAN, terms={"default": replace(TERMS, shadow=True)}))
+    route = found(exchange, HIT)
+    assert isinstance(route, Route)
+    assert route.set_headers["x-vsr-cache-status"] == "shadow:semantic"
+    assert route.set_headers["x-vsr-cache-hit"] == "false"
+
+
+def test_a_damaged_entry_is_a_miss() -> None:
+    """Whatever became of the store."""
+    exchange, _ = ask()
+    route = found(exchange, replace(HIT, answer=b"\x00"))
+    assert isinstance(route, Route)
+    assert route.set_headers["x-vsr-cache-status"] == "miss:damaged"
+
+
+@pytest.mark.parametrize(
+    ("plan", "headers", "status"),
+    [
+        (PLAN, {"authorization": ""}, "skipped:no_scope"),
+        (replace(PLAN, terms={}), {}, "skipped:decision"),
+        (PLAN, {"cache_control": "no-cache, no-store"}, "skipped:client"),
+        (replace(PLAN, limits=Limits(max_text_chars=3)), {}, "skipped:too_long"),
+    ],
+)
+def test_what_is_no_question_is_routed_at_once_and_not_recorded(plan: CachePlan, headers: dict[str, str], status: str) -> None:
+    """With the reason in a header; the router is out of it."""
+    exchange, action = ask(plan, **headers)
+    assert isinstance(action, Route)
+    assert action.is_last
+    assert action.set_headers["x-vsr-cache-status"] == status
+    assert exchange.answer() is None
+
+
+def test_without_a_cache_nothing_is_said_of_one() -> None:
+    """No header, no field."""
+    exchange, action = ask(None)
+    assert isinstance(action, Route)
+    assert not any("cache" in name for name in action.set_headers)
+    assert exchange.outcome(exchange.ending).cache == "off"
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": ""}])
+def test_only_if_cached_asks_no_model(headers: dict[str, str]) -> None:
+    """504, as HTTP has it, whether it was looked up or could not be."""
+    exchange, action = ask(cache_control="only-if-cached", **headers)
+    if not headers:
+        action = found(exchange, Miss("empty"))
+        assert isinstance(action, Reply)
+        assert action.http_status == 504
+        assert json.loads(action.body)["error"]["code"] == "not_cached"
+
+
+def test_no_store_is_looked_up_and_not_recorded() -> None:
+    """Nothing holds the response up, then."""
+    exchange, action = ask(cache_control="no-store")
+    assert isinstance(action, Lookup)
+    route = found(exchange, Miss("empty"))
+    assert isinstance(route, Route)
+    assert route.is_last
+
+
+def test_usage_that_was_fetched_for_the_cache_is_not_shown() -> None:
+    """A stream's extra chunk, which the client did not ask for."""
+    exchange, _ = ask(body=chat_body("What is a monad?", stream=True))
+    route = found(exchange, Miss("empty"))
+    assert isinstance(route, Route)
+    assert route.body is not None
+    assert json.loads(route.body)["stream_options"] == {"include_usage": True}
+    exchange.receive(ResponseHeaders({":status": "200", "content-type": "text/event-stream"}, is_end=False))
+    parts: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}]}
+    ]
+    data = b"".join(b"data: %s\n\n" % json.dumps(part).encode() for part in parts)
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
+    assert exchange.receive(ResponseBody(data, is_end=False)) == Continue()
+    shown = exchange.receive(ResponseBody(usage + b"data: [DONE]\n\n", is_end=True))
+    assert getattr(shown, "data", b"") == b"data: [DONE]\n\n"
+    stored = exchange.answer()
+    assert stored is not None
+    assert json.loads(stored)["usage"]["completion_tokens"] == 1

@@ -1,0 +1,73 @@
+"""Pairs of questions that must not share an answer, and the guard that says so; and pairs that may."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.core.guards import GUARDS, conflict
+
+CONFLICTS = [
+    ("numbers", "What is 2+2?", "What is 2+3?"),
+    ("numbers", "Convert 5 miles to km", "Convert 50 miles to km"),
+    ("numbers", "What changed in Python 3.11?", "What changed in Python 3.12?"),
+    ("numbers", "How do I open two files?", "How do I open three files?"),
+    ("numbers", "Taxes for 2023", "Taxes for 2024"),
+    ("numbers", "What is the refund limit?", "What is the refund limit for 30 days?"),
+    ("negation", "Can I cancel my contract?", "Can't I cancel my contract?"),
+    ("negation", "Which foods contain gluten?", "Which foods do not contain gluten?"),
+    ("negation", "How to live with pain", "How to live without pain"),
+    ("opposites", "How do I increase the font size?", "How do I decrease the font size?"),
+    ("opposites", "How do I enable dark mode?", "How do I disable dark mode?"),
+    ("opposites", "What happens before the trial?", "What happens after the trial?"),
+    ("opposites", "the largest city of Peru", "the smallest city of Peru"),
+    ("names", "What is the capital of France?", "What is the capital of Spain?"),
+    ("names", "Compare AWS prices", "Compare GCP prices"),
+    ("names", "What is the law in Texas on tips?", "What is the law on tips?"),
+    ("code", "What does `git reset` do?", "What does `git revert` do?"),
+    ("code", "Why is my_var undefined?", "Why is my_other_var undefined?"),
+    ("code", "How do I read config.yaml?", "How do I read config.toml?"),
+    ("code", "Difference of a == b in JavaScript", "Difference of a != b in JavaScript"),
+    ("order", "flights from Paris to London", "flights from London to Paris"),
+    ("order", "Can dogs eat cats?", "Can cats eat dogs?"),
+    ("kind", "Why do stars twinkle?", "How do stars twinkle?"),
+    ("kind", "When did the wall fall?", "Why did the wall fall?"),
+    ("kind", "How long is the guarantee?", "How is the guarantee?"),
+    ("kind", "Is she a senator?", "Did she use to be a senator?"),
+    ("content", "How do I return shoes?", "How do I return jackets?"),
+    ("content", "symptoms of flu", "symptoms of flu in children"),
+]
+SAME = [
+    ("How do I reset my password?", "How can I reset my password?"),
+    ("What's the capital of France?", "what is the capital of france"),
+    ("Please explain recursion.", "Could you explain recursion?"),
+    ("How do I return a pair of shoes?", "how to return a pair of shoes"),
+    ("What is the way to install numpy?", "How do I install numpy?"),
+    ("Sort a list in Python", "How do I sort lists in Python?"),
+    ("What is 1,000 plus five?", "what is 1000 plus 5"),
+]
+
+
+@pytest.mark.parametrize(("guard", "asked", "stored"), CONFLICTS)
+def test_a_conflict_is_seen_by_its_guard_in_both_directions(guard: str, asked: str, stored: str) -> None:
+    """Each guard does its own work, whichever question came first."""
+    assert conflict(asked, stored, [guard]) == guard
+    assert conflict(stored, asked, [guard]) == guard
+
+
+@pytest.mark.parametrize(("asked", "stored"), SAME)
+def test_the_same_question_in_other_words_passes(asked: str, stored: str) -> None:
+    """All guards together."""
+    assert conflict(asked, stored, GUARDS) == ""
+    assert conflict(stored, asked, GUARDS) == ""
+
+
+def test_a_question_never_conflicts_with_itself() -> None:
+    """Whatever it holds."""
+    for _, asked, stored in CONFLICTS:
+        assert conflict(asked, asked, GUARDS) == conflict(stored, stored, GUARDS) == ""
+
+
+def test_only_the_named_guards_are_asked() -> None:
+    """An operator may switch each off."""
+    assert conflict("What is 2+2?", "What is 2+3?", [name for name in GUARDS if name != "numbers"]) == ""
+    assert conflict("What is 2+2?", "What is 2+3?", []) == ""

@@ -1,0 +1,224 @@
+"""What a cached answer may answer: the partition, and which requests are no question at all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.core.chat import parse
+from router.core.question import Ineligible, Limits, question_of
+from router.core.types import Decision, Endpoint, Model, Question, Reasoning, SystemPrompt
+
+MODEL = Model("small", "cluster-small", "served-small")
+DECISION = Decision("default", MODEL, "no_match")
+BASE: dict[str, Any] = {
+    "model": "auto",
+    "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is a monad?"}],
+    "temperature": 0.7,
+}
+
+
+def ask(
+    changes: dict[str, Any] | None = None,
+    decision: Decision = DECISION,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    scope: str = "s",
+    versions: str = "v1",
+) -> Question | Ineligible:
+    """The question of a request that differs from the usual one."""
+    data = json.dumps({**BASE, **(changes or {})}).encode()
+    request, body = parse(Endpoint.CHAT, data, {})
+    return question_of(request, body, decision, scope, limits, versions)
+
+
+def user(text: object, **message: Any) -> dict[str, Any]:
+    """The usual request with another question."""
+    return {"messages": [BASE["messages"][0], {"role": "user", "content": text, **message}]}
+
+
+def partition(*args: Any, **kwargs: Any) -> str:
+    """Of an eligible request."""
+    asked = ask(*args, **kwargs)
+    assert isinstance(asked, Question), asked
+    return asked.partition
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"messages": [{"role": "system", "content": "Be long."}, BASE["messages"][1]]},
+    {"messages": [{"role": "developer", "content": "Be brief."}, BASE["messages"][1]]},
+    {"messages": [BASE["messages"][1]]},
+    {"messages": [*BASE["messages"], {"role": "assistant", "content": "A."}, {"role": "user", "content": "What is a monad?"}]},
+    user("What is a monad?", name="bob"),
+    {"temperature": 0.8},
+    {"temperature": 0},
+    {"top_p": 0.5},
+    {"seed": 1},
+    {"stop": ["x"]},
+    {"logprobs": True},
+    {"max_tokens": 5},
+    {"response_format": {"type": "json_object"}},
+    {"chat_template_kwargs": {"enable_thinking": True}},
+    {"reasoning_effort": "high"},
+    {"vendor_field": [1, {"a": None}]},
+    {"modalities": ["text"]},
+    {"user": "alice"},
+    {"n": 1},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=json.dumps)
+def test_whatever_may_change_the_answer_is_another_partition(changes: dict[str, Any]) -> None:
+    """System prompt, earlier turns, sampling, format, unknown fields."""
+    assert partition(changes) != partition()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"decision": Decision("other", MODEL, "no_match")},
+        {"decision": Decision("default", Model("large", "cluster-small", "served-small"), "no_match")},
+        {"decision": Decision("default", Model("small", "cluster-small", "served-other"), "no_match")},
+        {"decision": Decision("default", MODEL, "no_match", Reasoning(enabled=True))},
+        {"decision": Decision("default", MODEL, "no_match", None, SystemPrompt("x"))},
+        {"scope": "t"},
+        {"versions": "v2"},
+        {"limits": Limits(revision="2")},
+    ],
+    ids=repr,
+)
+def test_whatever_the_operator_decided_is_another_partition(other: dict[str, Any]) -> None:
+    """Decision, model, reasoning, system prompt, scope, encoder, revision."""
+    assert partition(**other) != partition()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stream": True},
+        {"stream_options": {"include_usage": True}},
+        {"metadata": {"a": "b"}},
+        {"temperature": 0.70},
+        {"seed": None},
+    ],
+)
+def test_what_cannot_change_the_answer_does_not(changes: dict[str, Any]) -> None:
+    """JSON and streaming clients share entries; why a decision was taken does not matter either."""
+    assert ask(changes) == ask()
+    assert partition(decision=Decision("default", MODEL, "intent_missing")) == partition()
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.integers(), st.text(max_size=3)), min_size=1, max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_the_order_of_keys_does_not_matter_and_values_do(values: dict[str, Any]) -> None:
+    """Partitions are equal exactly when the fields are."""
+    given_values = {key: value for key, value in values.items() if value is not None}
+    backwards = dict(reversed(list(values.items())))
+    assert partition(values) == partition(backwards)
+    assert (partition(values) == partition()) == (not given_values)
+
+
+def test_the_text_is_not_in_the_partition_and_is_in_the_key() -> None:
+    """Or nothing would ever be found by meaning."""
+    one, other = ask(), ask(user("Explain monads."))
+    assert isinstance(one, Question)
+    assert isinstance(other, Question)
+    assert one.partition == other.partition
+    assert one.key != other.key
+
+
+def test_text_in_parts_is_the_same_text() -> None:
+    """As the OpenAI client may send it."""
+    parts = [{"type": "text", "text": "What is a monad?"}]
+    assert ask(user(parts)) == ask()
+
+
+def test_blanks_around_and_unicode_forms_do_not_change_the_key_and_case_does() -> None:
+    """`us` is not `US`."""
+    keys = [ask(user(text)) for text in (" What is café?\n", "What is cafe\u0301?", "what is café?")]
+    assert all(isinstance(key, Question) for key in keys)
+    assert keys[0].key == keys[1].key != keys[2].key  # type: ignore[union-attr]
+
+
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f"}}]}
+RESULT = {"role": "tool", "tool_call_id": "c", "content": "42"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tools": TOOLS}, "tools"),
+        ({"messages": [BASE["messages"][1], CALL, RESULT]}, "no_question"),
+        ({"messages": [BASE["messages"][1], CALL, RESULT, BASE["messages"][1]]}, "tools"),
+        (user([{"type": "text", "text": "what is this"}, IMAGE]), "not_text"),
+        ({"n": 2}, "several_choices"),
+        ({"temperature": 1.2}, "temperature"),
+        ({"messages": [BASE["messages"][1], {"role": "assistant", "content": "prefill"}]}, "no_question"),
+        (user(""), "no_text"),
+        (user(None), "no_text"),
+        (user("x" * 2001), "too_long"),
+        (user("What is the weather in Paris?"), "timely"),
+        (user("Who won the game yesterday?"), "timely"),
+        (user("latest iPhone price"), "timely"),
+        (user("Where is my order?"), "personal"),
+        (user("What did I buy last time?"), "personal"),
+        (user("Is our current subscription active?"), "timely"),
+    ],
+)
+def test_no_question_for_the_cache(changes: dict[str, Any], reason: str) -> None:
+    """Calls, images, several choices, hot sampling, what depends on the day or the person."""
+    assert ask(changes) == Ineligible(reason)
+
+
+@pytest.mark.parametrize("text", ["What is an IP address?", "How do I reset my password?", "Explain how orders are shipped"])
+def test_a_question_like_any_other(text: str) -> None:
+    """Guards against a filter that takes everything."""
+    assert isinstance(ask(user(text)), Question)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits"),
+    [
+        ({"tools": TOOLS}, Limits(allows_tools=True)),
+        (user("What is the weather in Paris?"), Limits(allows_timely=True)),
+        (user("Where is my order?"), Limits(allows_personal=True)),
+        ({"temperature": 1.2}, Limits(max_temperature=2)),
+        (user("x" * 2001), Limits(max_text_chars=4000)),
+    ],
+)
+def test_the_operator_may_widen_it(changes: dict[str, Any], limits: Limits) -> None:
+    """Each on its own."""
+    assert isinstance(ask(changes, limits=limits), Question)
+
+
+def test_tool_results_are_never_looked_up() -> None:
+    """An agent's loop would get its first answer again and again."""
+    messages = [BASE["messages"][1], CALL, RESULT, BASE["messages"][1]]
+    assert ask({"messages": messages, "tools": TOOLS}, limits=Limits(allows_tools=True)) == Ineligible("tool_results")
+
+
+def test_conversations_may_be_left_out() -> None:
+    """And system prompts are no conversation."""
+    limits = Limits(allows_multi_turn=False)
+    assert isinstance(ask(limits=limits), Question)
+    assert ask(
+        {"messages": [*BASE["messages"], {"role": "assistant", "content": "A."}, BASE["messages"][1]]}, limits=limits
+    ) == Ineligible("multi_turn")
+
+
+def test_a_model_that_the_client_named_is_left_alone_unless_the_operator_says_otherwise() -> None:
+    """It asked for that model's answer."""
+    direct = Decision("direct", MODEL, "concrete_model")
+    assert ask(decision=direct) == Ineligible("concrete_model")
+    assert isinstance(ask(decision=direct, limits=Limits(allows_concrete_models=True)), Question)
+
+
+def test_users_of_one_key_may_share_if_the_operator_says_so() -> None:
+    """The request's own `user`."""
+    limits = Limits(shares_users=True)
+    assert partition({"user": "alice"}, limits=limits) == partition({"user": "bob"}, limits=limits)
