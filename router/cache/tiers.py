@@ -1,0 +1,507 @@
+"""The cache of one process: by key, by meaning, then the store. Decides what may be given to whom; waits for nobody for long.
+
+| tier | finds | costs |
+|---|---|---|
+| key | the same text in the same partition | a dictionary lookup |
+| index | a question of the same partition that the verifier takes for the same | the encoder pass, which routing has often paid |
+| store | what another replica stored a moment ago | a round trip, bounded by `store_wait_s` |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Protocol
+
+from router.cache.base import Entry, Notice, Selection
+from router.cache.eviction import Order, make_order
+from router.cache.index import Vector, VectorIndex
+from router.cache.keeper import Keeper
+from router.cache.settings import DIMENSION, Sizes
+from router.core.question import digest
+from router.core.types import Found, Hit, Miss, Question, Terms, Waiting
+from router.errors import BackendError
+
+_CANDIDATES = 5  # the verifier sees the nearest few: quality.md 4.5 measured that the right one is nearly always among them
+_MOST_PAIRS = 10_000
+_MOST_GIVEN = 10_000
+_MOST_GONE = 10_000
+
+
+class Encoded(Protocol):
+    """What the encoder gives for a text."""
+
+    @property
+    def vector(self) -> Vector: ...
+    @property
+    def is_truncated(self) -> bool: ...
+
+
+Encode = Callable[[str], Awaitable[Encoded]]
+Verify = Callable[[str, str, Terms], Awaitable[str]]
+"""Why the answer to the second question must not be given to the first; empty when it may."""
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A miss: what the answer will be stored under, and who waits for it."""
+
+    question: Question
+    terms: Terms
+    vector: Vector | None = None
+    waiting: asyncio.Future[Entry | None] | None = None
+    """Set once this request leads others."""
+    leader: Ticket | None = None
+    """Whom this request waits for."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """What this process knows of an entry; the answer is held elsewhere."""
+
+    entry: Entry
+    number: int | None
+
+
+@dataclass(slots=True)
+class Counts:
+    """Since the process began."""
+
+    hits: dict[str, int] = field(default_factory=dict)
+    """By tier."""
+    misses: dict[str, int] = field(default_factory=dict)
+    """By reason."""
+    stored: int = 0
+    evicted: int = 0
+    expired: int = 0
+
+
+class Cache:
+    """One instance serves all requests of a process. Only the event loop touches it."""
+
+    def __init__(
+        self, sizes: Sizes, encode: Encode, verify: Verify, keeper: Keeper | None, now: Callable[[], float] = time.time
+    ) -> None:
+        self.sizes, self.counts = sizes, Counts()
+        self._encode, self._verify, self._now = encode, verify, now
+        self.keeper = keeper
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._by_key: dict[str, str] = {}
+        self._by_number: list[str] = []
+        """Ids by the numbers that the index knows them by; empty where a number is free."""
+        self._free: list[int] = []
+        self._index = VectorIndex(DIMENSION)
+        self._order: Order = make_order(sizes.eviction_policy, self._held)
+        self._answers: OrderedDict[str, bytes] = OrderedDict()
+        self._answers_bytes = 0
+        self._leaders: dict[str, Ticket] = {}
+        self._leading: dict[str, list[Ticket]] = {}
+        """Tickets under way by partition."""
+        self._pairs: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._given: OrderedDict[str, list[str]] = OrderedDict()
+        """Digests of the texts that an entry's answer was given to, newest last."""
+        self._notices: list[Notice] = []
+        self._invalidated_ms = 0
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        """Entries that were forgotten on purpose: a store may show them for a moment longer."""
+        if keeper:
+            keeper.attach(self)
+
+    # -- lookup --------------------------------------------------------------------------------------------------
+
+    async def look_up(self, question: Question, terms: Terms) -> tuple[Found | Waiting, Ticket]:
+        """A hit, a miss with its reason, or word of an equal question under way, to be waited for with `follow`.
+
+        The ticket has to be given to `settle` when the request is over. Never raises for what fails.
+        """
+        ticket = Ticket(question, terms)
+        try:
+            async with asyncio.timeout(self.sizes.lookup_s):
+                found = await self._find(ticket)
+                if isinstance(found, Miss) and terms.may_store and terms.may_look_up:
+                    ticket.leader = await self._leader_of(ticket)
+        except TimeoutError:
+            found = Miss("late")
+        if ticket.leader and terms.wait_s > 0:
+            return Waiting(terms.wait_s), ticket
+        if isinstance(found, Miss) and terms.may_store and not ticket.leader:
+            self._lead(ticket)
+        return self._counted(found), ticket
+
+    async def follow(self, ticket: Ticket) -> Found:
+        """The answer of the request that this one waits for, or a miss when that fails or takes too long."""
+        leader = ticket.leader
+        if leader is None or leader.waiting is None:
+            return self._counted(Miss("leader_failed"))
+        try:
+            async with asyncio.timeout(ticket.terms.wait_s):
+                entry = await asyncio.shield(leader.waiting)
+        except TimeoutError:
+            return self._counted(Miss("waited"))
+        if entry is None or not self._is_fresh(entry, ticket.terms):
+            return self._counted(Miss("leader_failed"))
+        similarity = 1.0 if ticket.vector is None or entry.vector is None else float(ticket.vector @ entry.vector)
+        return self._counted(await self._hit(entry, ticket.question, "flight", similarity) or Miss("leader_failed"))
+
+    def _counted(self, found: Found) -> Found:
+        counts, name = (self.counts.hits, found.tier) if isinstance(found, Hit) else (self.counts.misses, found.reason)
+        counts[name] = counts.get(name, 0) + 1
+        return found
+
+    async def _find(self, ticket: Ticket) -> Found:
+        question, terms = ticket.question, ticket.terms
+        if not terms.may_look_up:
+            await self._sense(ticket)
+            return Miss("not_asked")
+        held = self._held.get(self._by_key.get(question.key, ""))
+        if held and self._is_fresh(held.entry, terms):
+            hit = await self._hit(held.entry, question, "exact", 1.0)
+            if hit:
+                return hit
+        reason = await self._sense(ticket)
+        if reason:
+            return await self._ask_store(ticket, Miss(reason))
+        assert ticket.vector is not None  # noqa: S101 - `_sense` gave no reason
+        found = await self._nearest(ticket, self._candidates(question.partition, ticket.vector))
+        return found if isinstance(found, Hit) else await self._ask_store(ticket, found)
+
+    async def _sense(self, ticket: Ticket) -> str:
+        """Fetch the question's vector; why there is none, or empty."""
+        if not ticket.terms.is_semantic:
+            return "exact_only"
+        try:
+            encoding = await self._encode(ticket.question.text)
+        except BackendError as error:
+            return str(error)
+        if encoding.is_truncated:
+            return "too_long"
+        ticket.vector = encoding.vector
+        return ""
+
+    def _candidates(self, partition: str, vector: Vector) -> list[tuple[Entry, float]]:
+        found = self._index.search(partition, vector, _CANDIDATES)
+        return [(self._held[self._by_number[number]].entry, similarity) for number, similarity in found]
+
+    async def _nearest(self, ticket: Ticket, candidates: Sequence[tuple[Entry, float]]) -> Found:
+        """The first candidate that may be given."""
+        reason = "empty" if not candidates else "no_candidate"
+        for entry, similarity in candidates:
+            if similarity < ticket.terms.floor:
+                break
+            if not self._is_fresh(entry, ticket.terms):
+                continue
+            why = "near_miss" if similarity < ticket.terms.threshold else await self._refused(ticket, entry)
+            if not why and (hit := await self._hit(entry, ticket.question, "semantic", similarity)):
+                return hit
+            reason = reason if reason not in ("empty", "no_candidate") else why or "answer_gone"
+        return Miss(reason)
+
+    async def _refused(self, ticket: Ticket, entry: Entry) -> str:
+        if (digest(ticket.question.text), digest(entry.text)) in self._pairs:
+            return "reported"
+        return await self._verify(ticket.question.text, entry.text, ticket.terms)
+
+    async def _ask_store(self, ticket: Ticket, miss: Miss) -> Found:
+        if self.keeper is None or not self.keeper.is_shared:
+            return miss
+        found = await self.keeper.nearest(ticket.question, ticket.vector, self.sizes.store_wait_s)
+        if not found:
+            return miss
+        for entry, _ in found:
+            self.learn(entry)
+        exact = [entry for entry, _ in found if entry.key == ticket.question.key and self._is_fresh(entry, ticket.terms)]
+        if exact and (hit := await self._hit(exact[0], ticket.question, "exact", 1.0)):
+            return hit
+        if ticket.vector is None:
+            return miss
+        again = await self._nearest(ticket, found)
+        return again if isinstance(again, Hit) or miss.reason in ("empty", "no_candidate") else miss
+
+    def _is_fresh(self, entry: Entry, terms: Terms) -> bool:
+        now_ms = self._now() * 1000
+        is_young = terms.max_age_s is None or now_ms - entry.created_ms <= terms.max_age_s * 1000
+        return entry.expires_ms > now_ms and is_young
+
+    async def _hit(self, entry: Entry, question: Question, tier: str, similarity: float) -> Hit | None:
+        answer = entry.answer or self._answers.get(entry.id) or await self._fetch(entry)
+        if not answer:
+            return None
+        if entry.id in self._held:
+            self._order.use(entry.id)
+        if entry.id in self._answers:
+            self._answers.move_to_end(entry.id)
+        given = self._given.setdefault(entry.id, [])
+        text = digest(question.text)
+        if text not in given:
+            given.append(text)
+        self._given.move_to_end(entry.id)
+        if len(self._given) > _MOST_GIVEN:
+            self._given.popitem(last=False)
+        return Hit(entry.id, answer, tier, min(similarity, 1.0), max(0.0, self._now() - entry.created_ms / 1000))
+
+    async def _fetch(self, entry: Entry) -> bytes | None:
+        if self.keeper is None:
+            return None
+        answer = await self.keeper.answer(entry.id, self.sizes.store_wait_s)
+        if answer and entry.id in self._held:
+            self._hold_answer(entry.id, answer)
+        return answer
+
+    # -- single flight -------------------------------------------------------------------------------------------
+
+    async def _leader_of(self, ticket: Ticket) -> Ticket | None:
+        question = ticket.question
+        if same := self._leaders.get(question.key):
+            return same
+        if ticket.vector is None:
+            return None
+        for other in list(self._leading.get(question.partition, ())):
+            if other.vector is None or float(ticket.vector @ other.vector) < ticket.terms.threshold:
+                continue
+            if not await self._verify(question.text, other.question.text, ticket.terms):
+                return other
+        return None
+
+    def _lead(self, ticket: Ticket) -> None:
+        if ticket.question.key in self._leaders:
+            return
+        ticket.waiting = asyncio.get_running_loop().create_future()
+        self._leaders[ticket.question.key] = ticket
+        self._leading.setdefault(ticket.question.partition, []).append(ticket)
+
+    # -- storing -------------------------------------------------------------------------------------------------
+
+    def settle(self, ticket: Ticket, answer: bytes | None) -> None:
+        """The request of a ticket is over: keep its answer, if there is one that may be kept, and let go who waits for it.
+
+        Called exactly once for each ticket. Returns at once: the store is written to behind it.
+        """
+        entry = self._entry_of(ticket, answer) if answer and ticket.terms.may_store else None
+        if entry:
+            self.learn(entry)
+            self.counts.stored += 1
+            if self.keeper:
+                self.keeper.add(entry)
+        if ticket.waiting is None:
+            return
+        del self._leaders[ticket.question.key]
+        leading = self._leading[ticket.question.partition]
+        leading.remove(ticket)
+        if not leading:
+            del self._leading[ticket.question.partition]
+        ticket.waiting.set_result(entry)
+
+    def _entry_of(self, ticket: Ticket, answer: bytes) -> Entry:
+        # Never in the same millisecond as an invalidation: what comes after it must not fall under it.
+        question, now_ms = ticket.question, max(int(self._now() * 1000), self._invalidated_ms)
+        return Entry(
+            uuid.uuid4().hex,
+            question.key,
+            question.partition,
+            question.scope,
+            question.decision,
+            question.model,
+            question.text,
+            answer,
+            now_ms,
+            now_ms + int(ticket.terms.ttl_s * 1000),
+            ticket.vector,
+        )
+
+    def learn(self, entry: Entry) -> None:
+        """Hold an entry in this process: one of its own, or one that the store knows."""
+        if entry.id in self._held or entry.id in self._gone or entry.expires_ms <= self._now() * 1000:
+            return
+        if any(notice.selection and notice.selection.takes(entry) for notice in self._notices):
+            return  # it was invalidated while it was on its way
+        if (known := self._by_key.get(entry.key)) and known != entry.id:
+            if self._held[known].entry.created_ms > entry.created_ms:
+                return
+            self._forget(known)
+        while len(self._held) >= self.sizes.max_entries:
+            self._forget(self._order.next(), evicts=True)
+        number = None
+        if entry.vector is not None:
+            number = self._number(entry.id)
+            self._index.add(entry.partition, number, entry.vector)
+        if entry.answer:
+            self._hold_answer(entry.id, entry.answer)
+        # The vector is in the index and the answer among the answers: the record itself stays small.
+        kept = replace(
+            entry,
+            answer=b"",
+            vector=None,
+            # There are few different ones: each is held once.
+            partition=sys.intern(entry.partition),
+            scope=sys.intern(entry.scope),
+            decision=sys.intern(entry.decision),
+            model=sys.intern(entry.model),
+        )
+        self._held[entry.id] = _Held(kept, number)
+        self._by_key[entry.key] = entry.id
+        self._order.add(entry.id)
+
+    def _number(self, entry_id: str) -> int:
+        """A number that no other entry has."""
+        if self._free:
+            number = self._free.pop()
+            self._by_number[number] = entry_id
+            return number
+        self._by_number.append(entry_id)
+        return len(self._by_number) - 1
+
+    def _hold_answer(self, entry_id: str, answer: bytes) -> None:
+        self._answers[entry_id] = answer
+        self._answers_bytes += len(answer)
+        while self._answers_bytes > self.sizes.most_held_bytes and len(self._answers) > 1:
+            oldest, dropped = self._answers.popitem(last=False)
+            self._answers_bytes -= len(dropped)
+            if self.keeper is None:  # nobody else has it
+                self._forget(oldest, evicts=True)
+
+    def _forget(self, entry_id: str, *, evicts: bool = False) -> None:
+        held = self._held.get(entry_id)
+        if held is None:
+            return
+        self._order.remove(entry_id)
+        del self._held[entry_id]
+        if held.number is not None:
+            self._index.remove(held.entry.partition, held.number)
+            self._by_number[held.number] = ""
+            self._free.append(held.number)
+        if self._by_key.get(held.entry.key) == entry_id:
+            del self._by_key[held.entry.key]
+        if (answer := self._answers.pop(entry_id, None)) is not None:
+            self._answers_bytes -= len(answer)
+        self._given.pop(entry_id, None)
+        if evicts:
+            self._bury(entry_id)
+            self.counts.evicted += 1
+            if self.keeper:
+                self.keeper.remove(Selection(ids=(entry_id,)))
+
+    def _bury(self, entry_id: str) -> None:
+        self._gone[entry_id] = None
+        if len(self._gone) > _MOST_GONE:
+            self._gone.popitem(last=False)
+
+    # -- operators -----------------------------------------------------------------------------------------------
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every entry that this process holds, oldest first, without vector and perhaps without answer."""
+        return sorted((held.entry for held in self._held.values()), key=lambda entry: entry.created_ms)
+
+    async def get(self, entry_id: str) -> Entry | None:
+        """An entry with its answer."""
+        held = self._held.get(entry_id)
+        if held is None:
+            return None
+        return replace(held.entry, answer=self._answers.get(entry_id) or await self._fetch(held.entry) or b"")
+
+    async def similar(self, text: str, count: int) -> dict[str, float]:
+        """The entries, of any partition, that are nearest to a text, with their similarities."""
+        try:
+            vector = (await self._encode(text)).vector
+        except BackendError:
+            return {}
+        found = [hit for partition in self._index.sizes for hit in self._index.search(partition, vector, _CANDIDATES)]
+        best = sorted(found, key=lambda hit: -hit[1])[:count]
+        return {self._by_number[number]: similarity for number, similarity in best}
+
+    async def take(self, entry: Entry) -> bool:
+        """Hold and store an entry that comes from elsewhere, as a new one; false when it has expired, or its question is here."""
+        if entry.key in self._by_key or entry.expires_ms <= self._now() * 1000:
+            return False
+        entry = replace(entry, id=uuid.uuid4().hex, created_ms=max(int(self._now() * 1000), self._invalidated_ms))
+        try:
+            encoding = await self._encode(entry.text)
+            entry = replace(entry, vector=None if encoding.is_truncated else encoding.vector)
+        except BackendError:
+            pass  # found by its key alone, then
+        self.learn(entry)
+        if self.keeper:
+            self.keeper.add(entry)
+        return True
+
+    def invalidate(self, selection: Selection) -> int:
+        """Forget the entries that are meant, here at once and everywhere within a second or two; how many were held here."""
+        now_ms = int(self._now() * 1000)
+        self._invalidated_ms = now_ms + 1
+        bounded = replace(selection, before_ms=selection.before_ms or now_ms + 1)
+        notice = Notice(uuid.uuid4().hex, now_ms, bounded)
+        if self.keeper:
+            self.keeper.publish(notice)
+        return self.heed(notice)
+
+    def report(self, entry_id: str) -> bool:
+        """An answer was wrong: forget it, and never again give the answer to its question to those who got it by meaning."""
+        held = self._held.get(entry_id)
+        if held is None:
+            return False
+        stored = digest(held.entry.text)
+        for asked in self._given.get(entry_id, ()):
+            if asked != stored:
+                notice = Notice(uuid.uuid4().hex, int(self._now() * 1000), pair=(asked, stored))
+                self.heed(notice)
+                if self.keeper:
+                    self.keeper.publish(notice)
+        self.invalidate(Selection(ids=(entry_id,)))
+        return True
+
+    def heed(self, notice: Notice) -> int:
+        """Do what a notice says; how many entries it took."""
+        if notice.pair:
+            self._pairs[notice.pair] = None
+            if len(self._pairs) > _MOST_PAIRS:
+                self._pairs.popitem(last=False)
+        if notice.selection is None:
+            return 0
+        for entry_id in notice.selection.ids or ():
+            self._bury(entry_id)
+        if notice.selection.ids is None:
+            self._notices = [*self._notices[-99:], notice]
+        gone = [held.entry.id for held in self._held.values() if notice.selection.takes(held.entry)]
+        for entry_id in gone:
+            self._forget(entry_id)
+        return len(gone)
+
+    def sweep(self) -> int:
+        """Forget what has expired; how many that were."""
+        now_ms = self._now() * 1000
+        gone = [entry_id for entry_id, held in self._held.items() if held.entry.expires_ms <= now_ms]
+        for entry_id in gone:
+            self._forget(entry_id)
+        self.counts.expired += len(gone)
+        return len(gone)
+
+    def gauges(self) -> dict[str, float]:
+        """What the cache holds and how its store is, by metric name."""
+        gauges: dict[str, float] = {
+            "llm_cache_entries": len(self._held),
+            "llm_cache_held_bytes": self._answers_bytes,
+            "llm_cache_evictions": self.counts.evicted,
+            "llm_cache_expirations": self.counts.expired,
+            "llm_cache_questions_under_way": len(self._leaders),
+        }
+        if self.keeper:
+            state = self.keeper.state
+            gauges["llm_cache_store_up"] = float(state.is_up)
+            gauges["llm_cache_store_waiting"] = state.waiting
+            gauges["llm_cache_store_dropped"] = state.dropped
+        return gauges
+
+    def stats(self) -> dict[str, object]:
+        """The same, and the counts, for operators to read."""
+        counts = self.counts
+        store = asdict(self.keeper.state) if self.keeper else None
+        sums = {"hits": counts.hits, "misses": counts.misses, "stored": counts.stored}
+        return {**{name.removeprefix("llm_cache_"): value for name, value in self.gauges().items()}, **sums, "store": store}
+
+    def __len__(self) -> int:
+        return len(self._held)

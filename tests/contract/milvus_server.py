@@ -1,0 +1,113 @@
+"""A real Milvus server, from the PyPI wheel `milvus`, and a door before it that tests may shut, block and open again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.e2e.stack import free_port
+
+PROGRAM = shutil.which("milvus-server", path=str(Path(sys.executable).parent)) or shutil.which("milvus-server")
+_PORTS = ("etcd", "root-coord", "proxy-internal", "query-coord", "query-node", "data-coord", "data-node")
+"""Of its parts among themselves; two servers on one machine must not share them."""
+
+
+class MilvusServer:
+    """Standalone, on a free port, with its data in a folder."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder, self.port, self.options = folder, free_port(), options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Ready when this returns; the first start takes about 20 seconds."""
+        assert PROGRAM is not None
+        with (self.folder / "server.log").open("ab") as log:
+            ports = [part for name in _PORTS for part in (f"--{name}-port", str(free_port()))]
+            command = [PROGRAM, "--data", str(self.folder / "data"), "--proxy-port", str(self.port), *ports, *self.options]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 90
+        while not self._answers():
+            assert self.process.poll() is None, (self.folder / "server.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "Milvus did not come up"
+            time.sleep(0.5)
+
+    def _answers(self) -> bool:
+        from pymilvus import MilvusClient
+        from pymilvus.exceptions import MilvusException
+
+        try:
+            client = MilvusClient(uri=f"http://127.0.0.1:{self.port}", timeout=2)
+            client.list_collections()
+            client.close()
+        except (MilvusException, ValueError):
+            return False
+        return True
+
+    def kill(self) -> None:
+        """The server and all its processes, at once."""
+        if self.process and self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+class Door:
+    """A TCP port that leads to the server. Shut, it looks as if the server had died: connections break, new ones are refused.
+
+    The server itself is not killed: Milvus 2.3 takes more than a minute to come back after that, waiting for its own sessions.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port, self._behind = free_port(), port
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._passing = asyncio.Event()
+        self._passing.set()
+
+    async def open(self) -> None:
+        """Let through."""
+        self._server = await asyncio.start_server(self._enter, "127.0.0.1", self.port)
+
+    async def shut(self) -> None:
+        """Break every connection, and refuse new ones."""
+        if self._server:
+            self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def block(self) -> None:
+        """Connections stay and nothing passes, as when the server hangs."""
+        self._passing.clear()
+
+    def unblock(self) -> None:
+        """Let what waits pass."""
+        self._passing.set()
+
+    async def _enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._behind)
+        except OSError:
+            writer.close()
+            return
+        self._writers |= {writer, inner_writer}
+        await asyncio.gather(self._pass(reader, inner_writer), self._pass(inner_reader, writer))
+        self._writers -= {writer, inner_writer}
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                await self._passing.wait()
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()

@@ -1,0 +1,645 @@
+"""The cache with the real encoder on memory, on Milvus Lite and on a real Milvus server: one suite, and what each adds to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from router.cache.base import Entry, Selection
+from router.cache.keeper import Keeper
+from router.cache.milvus import MOST_STORED_BYTES, MilvusStore, packed
+from router.cache.settings import MilvusSettings, Pace, Sizes
+from router.cache.tiers import Cache
+from router.cache.verifier import verify
+from router.core.guards import GUARDS
+from router.core.question import digest
+from router.core.types import Found, Hit, Miss, Question, Terms, Waiting
+from router.errors import ConfigError
+from router.signals.bundle import SHIPPED, Bundle
+from router.signals.onnx import Encoder
+from tests.contract.milvus_server import PROGRAM, Door, MilvusServer
+
+TERMS = Terms(0.8, 3600.0, tuple(GUARDS))
+ANSWER = json.dumps({"choices": [{"message": {"content": "Paris.\n"}, "finish_reason": "stop"}]}).encode()
+CAPITAL = "What is the capital of France?"
+SAME = "What's the capital of France?"
+PACE = Pace(follow_s=0.1, sweep_s=3600)
+
+needs_server = pytest.mark.skipif(PROGRAM is None, reason="the Milvus server's wheel is not made for this machine")
+
+
+def question(text: str = CAPITAL, partition: str = "p", **others: str) -> Question:
+    """In a partition by its short name."""
+    part = digest(partition)
+    values = {"scope": "alice", "decision": "default", "model": "small", **others}
+    return Question(text, part, digest(f"{part}\n{text}"), **values)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for it."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+async def ask(cache: Cache, text: str = CAPITAL, partition: str = "p", terms: Terms = TERMS) -> Found:
+    """Look a question up, as a request that comes to nothing."""
+    found, ticket = await cache.look_up(question(text, partition), terms)
+    if isinstance(found, Waiting):
+        found = await cache.follow(ticket)
+    cache.settle(ticket, None)
+    return found
+
+
+async def store(
+    cache: Cache, text: str = CAPITAL, partition: str = "p", terms: Terms = TERMS, answer: bytes = ANSWER, **others: str
+) -> None:
+    """Ask, miss, and store the answer."""
+    _, ticket = await cache.look_up(question(text, partition, **others), replace(terms, may_look_up=False))
+    cache.settle(ticket, answer)
+
+
+def written(cache: Cache) -> bool:
+    """The store has all that it was given."""
+    return cache.keeper is None or (cache.keeper.state.is_up and not cache.keeper.state.waiting)
+
+
+class Clock:
+    """Real time, moved on by the test."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead_s
+
+
+class Site:
+    """Caches of one store: replicas, or one process after the other."""
+
+    def __init__(self, encoder: Encoder, settings: MilvusSettings | None) -> None:
+        self.encoder, self.settings, self.clock = encoder, settings, Clock()
+        self.caches: list[Cache] = []
+        self.keys: list[bytes] = []
+
+    async def open(self, versions: str = "v1", **sizes: Any) -> Cache:
+        """One more cache, ready."""
+        keeper = Keeper(MilvusStore(self.settings, versions), PACE, self.clock) if self.settings else None
+        values = {"max_entries": 100, "lookup_s": 2.0, "store_wait_s": 1.0, **sizes}
+        cache = Cache(Sizes(**values), self.encoder.encode, verify, keeper, self.clock)
+        if keeper:
+            await keeper.open(self.keys.append, 60)
+        self.caches.append(cache)
+        return cache
+
+    async def close(self, cache: Cache) -> None:
+        """As a process that ends does."""
+        self.caches.remove(cache)
+        if cache.keeper:
+            await cache.keeper.close()
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Iterator[Encoder]:
+    """The shipped one."""
+    encoder = Encoder(Bundle.load(SHIPPED), threads=2, max_waiting=1000)
+    yield encoder
+    encoder.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """Shared: tests use collections of their own."""
+    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    server.start()
+    yield server
+    server.kill()
+
+
+def settings_of(server: MilvusServer, **others: Any) -> MilvusSettings:
+    """A collection of its own on the server."""
+    return MilvusSettings(host="127.0.0.1", port=server.port, collection=f"c{uuid.uuid4().hex[:12]}", timeout_s=20, **others)
+
+
+@pytest.fixture(params=["memory", "lite", pytest.param("server", marks=needs_server)])
+async def site(request: pytest.FixtureRequest, encoder: Encoder, tmp_path: Path) -> AsyncIterator[Site]:
+    """Each kind of store."""
+    match request.param:
+        case "memory":
+            settings = None
+        case "lite":
+            settings = MilvusSettings(file=tmp_path / "cache.db")
+        case _:
+            # One collection for all tests of the class, emptied: making one takes the server seconds.
+            settings = replace(settings_of(request.getfixturevalue("server")), collection="every_store")
+            await empty(settings)
+    site = Site(encoder, settings)
+    yield site
+    for cache in list(site.caches):
+        await site.close(cache)
+
+
+async def empty(settings: MilvusSettings) -> None:
+    """Delete every entry and every notice of a collection, and wait until nobody sees them any more."""
+    store = MilvusStore(settings, "v1")
+    await store.open()
+    await store.remove(Selection())
+    await store._do("delete", f"{settings.collection}_control", filter='kind == "notice"')
+    async with asyncio.timeout(20):
+        while (await store.changes(1)).entries or (await store.changes(1)).notices:
+            await asyncio.sleep(0.1)
+    await store.close()
+
+
+class TestEveryStore:
+    async def test_the_same_text_is_a_hit_at_once(self, site: Site) -> None:
+        """Before the store has heard of it."""
+        cache = await site.open()
+        assert await ask(cache) == Miss("empty")
+        await store(cache)
+        found = await ask(cache)
+        assert isinstance(found, Hit)
+        assert (found.answer, found.tier, found.similarity) == (ANSWER, "exact", 1.0)
+        assert 0 <= found.age_s < 60
+
+    async def test_the_same_question_in_other_words_is_a_hit(self, site: Site) -> None:
+        """And what is near but not the same is none, with the guard that says so."""
+        cache = await site.open()
+        await store(cache)
+        found = await ask(cache, SAME)
+        assert isinstance(found, Hit)
+        assert found.tier == "semantic"
+        assert 0.9 < found.similarity < 1
+        assert isinstance(await ask(cache, "What is the capital of Germany?"), Miss)
+        await store(cache, "How do I enable dark mode?")
+        assert await ask(cache, "How do I disable dark mode?") == Miss("opposites")
+
+    async def test_partitions_never_meet(self, site: Site) -> None:
+        """Not even for the same text."""
+        cache = await site.open()
+        await store(cache)
+        assert await ask(cache, partition="other") == Miss("empty")
+        assert await ask(cache, SAME, partition="other") == Miss("empty")
+
+    async def test_below_the_threshold_is_a_near_miss(self, site: Site) -> None:
+        """Counted, not served."""
+        cache = await site.open()
+        await store(cache)
+        assert await ask(cache, SAME, terms=replace(TERMS, threshold=0.9999)) == Miss("near_miss")
+
+    async def test_an_entry_expires_and_is_swept(self, site: Site) -> None:
+        """At the moment of reading, whether swept or not."""
+        cache = await site.open()
+        await store(cache, terms=replace(TERMS, ttl_s=600))
+        await until(lambda: written(cache))
+        site.clock.ahead_s = 500
+        assert isinstance(await ask(cache), Hit)
+        site.clock.ahead_s = 601
+        assert isinstance(await ask(cache), Miss)
+        assert isinstance(await ask(cache, SAME), Miss)
+        assert len(cache) == 1
+        assert cache.sweep() == 1
+        assert len(cache) == 0
+
+    async def test_a_client_may_ask_for_a_young_answer(self, site: Site) -> None:
+        """`max-age`."""
+        cache = await site.open()
+        await store(cache)
+        site.clock.ahead_s = 30
+        assert isinstance(await ask(cache, terms=replace(TERMS, max_age_s=20)), Miss)
+        assert isinstance(await ask(cache, terms=replace(TERMS, max_age_s=40)), Hit)
+
+    async def test_what_is_not_to_be_stored_is_not(self, site: Site) -> None:
+        """`no-store`, a failed request."""
+        cache = await site.open()
+        await store(cache, terms=replace(TERMS, may_store=False))
+        _, ticket = await cache.look_up(question(), TERMS)
+        cache.settle(ticket, None)
+        assert len(cache) == 0
+
+    async def test_a_newer_answer_takes_the_place_of_the_older(self, site: Site) -> None:
+        """After `no-cache`."""
+        cache = await site.open()
+        newer = ANSWER.replace(b"Paris", b"Lyon")
+        await store(cache)
+        site.clock.ahead_s = 1
+        await store(cache, answer=newer)
+        found = await ask(cache)
+        assert isinstance(found, Hit)
+        assert found.answer == newer
+        assert len(cache) == 1
+
+    @pytest.mark.parametrize("policy", ["fifo", "lru", "lfu"])
+    async def test_it_never_holds_more_than_it_may(self, site: Site, policy: str) -> None:
+        """Here and in the store; who leaves is up to the policy."""
+        cache = await site.open(max_entries=3, eviction_policy=policy)
+        for name in "abc":
+            await store(cache, name)
+        for _ in range(2):
+            assert isinstance(await ask(cache, "a"), Hit)
+        assert isinstance(await ask(cache, "c"), Hit)
+        await store(cache, "d")
+        assert len(cache) == 3
+        assert {entry.text for entry in cache.entries} == ({"b", "c", "d"} if policy == "fifo" else {"a", "c", "d"})
+        await until(lambda: written(cache))
+        if site.settings:
+            await site.close(cache)
+            assert {entry.text for entry in (await site.open()).entries} == (
+                {"b", "c", "d"} if policy == "fifo" else {"a", "c", "d"}
+            )
+
+    async def test_invalidated_entries_are_gone(self, site: Site) -> None:
+        """By decision, scope, id or all."""
+        cache = await site.open()
+        await store(cache, "a", decision="faq")
+        await store(cache, "b", scope="bob")
+        await store(cache, "c")
+        await store(cache, "d")
+        assert cache.invalidate(Selection(decision="faq")) == 1
+        assert cache.invalidate(Selection(scope="bob")) == 1
+        assert {entry.text for entry in cache.entries} == {"c", "d"}
+        assert cache.invalidate(Selection(ids=(cache.entries[0].id,))) == 1
+        assert cache.invalidate(Selection()) == 1
+        assert len(cache) == 0
+        await until(lambda: written(cache))
+        await store(cache, "c")
+        assert isinstance(await ask(cache, "c"), Hit)
+
+    async def test_a_wrong_answer_that_is_reported_is_not_given_again(self, site: Site) -> None:
+        """The entry goes, and the two questions are not paired any more, even when the answer is stored anew."""
+        cache = await site.open()
+        await store(cache)
+        wrong = await ask(cache, SAME)
+        assert isinstance(wrong, Hit)
+        assert cache.report(wrong.entry_id)
+        assert not cache.report(wrong.entry_id)
+        assert isinstance(await ask(cache), Miss)
+        site.clock.ahead_s = 1
+        await store(cache)
+        assert isinstance(await ask(cache), Hit)
+        assert await ask(cache, SAME) == Miss("reported")
+
+    async def test_text_that_the_encoder_cannot_read_whole_is_found_by_its_key_alone(self, site: Site) -> None:
+        """Two long prompts with equal ends are not the same."""
+        cache = await site.open()
+        long = "Summarise: " + " ".join(f"word{number}" for number in range(300))
+        await store(cache, long)
+        assert isinstance(await ask(cache, long), Hit)
+        assert await ask(cache, long.replace("word150", "word999")) == Miss("too_long")
+
+
+class TestSingleFlight:
+    """Independent of the store."""
+
+    @pytest.fixture
+    async def cache(self, encoder: Encoder) -> Cache:
+        """In memory."""
+        return await Site(encoder, None).open()
+
+    WAITING = replace(TERMS, wait_s=5.0)
+
+    async def lead(self, cache: Cache, text: str = CAPITAL) -> Any:
+        """A question under way."""
+        found, ticket = await cache.look_up(question(text), self.WAITING)
+        assert isinstance(found, Miss)
+        return ticket
+
+    async def test_equal_questions_wait_for_the_first(self, cache: Cache) -> None:
+        """By text or by meaning; all get its answer."""
+        ticket = await self.lead(cache)
+        others = [asyncio.create_task(ask(cache, text, terms=self.WAITING)) for text in [CAPITAL, SAME] * 100]
+        await asyncio.sleep(0.3)
+        assert not any(other.done() for other in others)
+        cache.settle(ticket, ANSWER)
+        found = await asyncio.gather(*others)
+        assert {(each.tier, each.answer) for each in found if isinstance(each, Hit)} == {("flight", ANSWER)}
+        assert len(found) == 200
+        assert all(isinstance(each, Hit) for each in found)
+
+    async def test_a_failed_leader_releases_them_at_once(self, cache: Cache) -> None:
+        """Each goes on by itself."""
+        ticket = await self.lead(cache)
+        others = [asyncio.create_task(ask(cache, terms=self.WAITING)) for _ in range(5)]
+        await asyncio.sleep(0.1)
+        cache.settle(ticket, None)
+        async with asyncio.timeout(1):
+            assert await asyncio.gather(*others) == [Miss("leader_failed")] * 5
+
+    async def test_waiting_has_an_end(self, cache: Cache) -> None:
+        """The request then goes on by itself."""
+        ticket = await self.lead(cache)
+        assert await ask(cache, terms=replace(self.WAITING, wait_s=0.1)) == Miss("waited")
+        cache.settle(ticket, None)
+
+    async def test_other_questions_do_not_wait(self, cache: Cache) -> None:
+        """Nor those of another partition, nor those that do not want to."""
+        ticket = await self.lead(cache)
+        async with asyncio.timeout(1):
+            assert isinstance(await ask(cache, "What is the capital of Germany?", terms=self.WAITING), Miss)
+            assert isinstance(await ask(cache, partition="other", terms=self.WAITING), Miss)
+            assert isinstance(await ask(cache, terms=TERMS), Miss)
+            assert isinstance(await ask(cache, terms=replace(self.WAITING, may_look_up=False)), Miss)
+        cache.settle(ticket, None)
+
+    async def test_after_it_nothing_is_left_of_it(self, cache: Cache) -> None:
+        """A later question leads anew."""
+        cache.settle(await self.lead(cache), None)
+        cache.settle(await self.lead(cache), None)
+        assert cache.gauges()["llm_cache_questions_under_way"] == 0
+
+
+@pytest.fixture(params=["lite", pytest.param("server", marks=needs_server)])
+async def stored(request: pytest.FixtureRequest, encoder: Encoder, tmp_path: Path) -> AsyncIterator[Site]:
+    """Stores that outlive the process."""
+    is_lite = request.param == "lite"
+    settings = MilvusSettings(file=tmp_path / "cache.db") if is_lite else settings_of(request.getfixturevalue("server"))
+    site = Site(encoder, settings)
+    yield site
+    for cache in list(site.caches):
+        await site.close(cache)
+
+
+class TestStoresThatLast:
+    async def test_a_restarted_router_finds_what_was_stored(self, stored: Site) -> None:
+        """By key and by meaning, with its answer; the key for scopes is the same."""
+        cache = await stored.open()
+        await store(cache)
+        await stored.close(cache)
+        again = await stored.open()
+        assert isinstance(await ask(again), Hit)
+        found = await ask(again, SAME)
+        assert isinstance(found, Hit)
+        assert (found.tier, found.answer) == ("semantic", ANSWER)
+        assert stored.keys[0] == stored.keys[1]
+        assert len(stored.keys[0]) == 32
+
+    async def test_what_was_forgotten_stays_forgotten(self, stored: Site) -> None:
+        """Expired, invalidated, reported."""
+        cache = await stored.open()
+        await store(cache, "a", terms=replace(TERMS, ttl_s=1))
+        await store(cache, "b", decision="faq")
+        await store(cache)
+        await store(cache, "d")
+        wrong = await ask(cache, SAME)
+        assert isinstance(wrong, Hit)
+        cache.report(wrong.entry_id)
+        cache.invalidate(Selection(decision="faq"))
+        await stored.close(cache)
+        stored.clock.ahead_s = 2
+        again = await stored.open()
+        assert {entry.text for entry in again.entries} == {"d"}
+        await store(again)
+        assert await ask(again, SAME) == Miss("reported")
+
+    async def test_answers_that_are_not_held_are_fetched(self, stored: Site) -> None:
+        """Memory for answers is bounded; the store has them all."""
+        cache = await stored.open(most_held_bytes=1)
+        for name in "abc":
+            await store(cache, name, answer=ANSWER.replace(b"Paris", name.encode()))
+        await until(lambda: written(cache))
+        found = [await ask(cache, name) for name in "abc"]
+        assert [each.answer for each in found if isinstance(each, Hit)] == [
+            ANSWER.replace(b"Paris", name.encode()) for name in "abc"
+        ]
+
+    async def test_an_answer_that_does_not_fit_is_served_from_memory_and_not_cut(self, stored: Site) -> None:
+        """Milvus takes 65,535 bytes; ours are compressed."""
+        generator = np.random.default_rng(1)
+        large = json.dumps(
+            {"choices": [{"message": {"content": generator.bytes(60_000).hex()}, "finish_reason": "stop"}]}
+        ).encode()
+        text = json.dumps({"choices": [{"message": {"content": "word " * 40_000}, "finish_reason": "stop"}]}).encode()
+        assert len(packed(large)) > MOST_STORED_BYTES > len(packed(text))
+        cache = await stored.open()
+        await store(cache, "large", answer=large)
+        await store(cache, "text", answer=text)
+        found = await ask(cache, "large")
+        assert isinstance(found, Hit)
+        assert found.answer == large
+        await stored.close(cache)
+        again = await stored.open()
+        assert isinstance(await ask(again, "large"), Miss)
+        found = await ask(again, "text")
+        assert isinstance(found, Hit)
+        assert found.answer == text
+
+    async def test_no_text_breaks_it(self, stored: Site) -> None:
+        """Nothing of a question gets into a filter."""
+        texts = ['"; drop', "a\\", 'x" or id != "', "\n\t\u2028", "日本語 \U0001f600", "%_'"]
+        cache = await stored.open()
+        for text in texts:
+            await store(cache, text)
+        await stored.close(cache)
+        again = await stored.open()
+        for text in texts:
+            assert isinstance(await ask(again, text), Hit), text
+
+    async def test_entries_of_another_encoder_are_refused(self, stored: Site) -> None:
+        """Their vectors would mean something else; the error names the fix."""
+        await stored.close(await stored.open("v1"))
+        with pytest.raises(
+            ConfigError, match=r"with the encoder v1, not v2; name another collection\.name, or set development\.drop"
+        ):
+            await stored.open("v2")
+        assert stored.settings is not None
+        stored.settings = replace(stored.settings, drops_at_start=True)
+        assert len(await stored.open("v2")) == 0
+
+    async def test_a_collection_that_something_else_made_is_refused(self, stored: Site) -> None:
+        """Never misread."""
+        from pymilvus import MilvusClient
+
+        assert stored.settings is not None
+        if stored.settings.file:
+            stored.settings.file.parent.mkdir(exist_ok=True)
+        client = MilvusClient(uri=stored.settings.uri)
+        await asyncio.to_thread(client.create_collection, stored.settings.collection, dimension=384)
+        client.close()
+        with pytest.raises(ConfigError, match=r"has no column .*: something else made it"):
+            await stored.open()
+
+    async def test_a_collection_is_not_made_where_it_must_not_be(self, stored: Site) -> None:
+        """`auto_create_collection: false`."""
+        assert stored.settings is not None
+        stored.settings = replace(stored.settings, creates_collection=False)
+        with pytest.raises(ConfigError, match="auto_create_collection"):
+            await stored.open()
+
+
+@needs_server
+class TestReplicas:
+    @pytest.fixture
+    async def replicas(self, encoder: Encoder, server: MilvusServer) -> AsyncIterator[Site]:
+        """On one server."""
+        site = Site(encoder, settings_of(server))
+        yield site
+        for cache in list(site.caches):
+            await site.close(cache)
+
+    async def test_one_finds_what_another_stored(self, replicas: Site) -> None:
+        """By key and by meaning, a moment later."""
+        one, other = await replicas.open(), await replicas.open()
+        assert replicas.keys[0] == replicas.keys[1]
+        await store(one)
+        await until(lambda: written(one))
+        await until(lambda: len(other) == 1)
+        assert isinstance(await ask(other), Hit)
+        found = await ask(other, SAME)
+        assert isinstance(found, Hit)
+        assert found.answer == ANSWER
+
+    async def test_one_asks_the_store_for_what_it_has_not_heard_of(self, replicas: Site) -> None:
+        """Before it has followed what others wrote."""
+        one, other = await replicas.open(), await replicas.open()
+        assert other.keeper is not None
+        other.keeper._pace = replace(PACE, follow_s=3600)
+        await asyncio.sleep(0.3)
+        await store(one)
+        await until(lambda: written(one))
+        await asyncio.sleep(0.5)
+        assert len(other) == 0
+        assert isinstance(await ask(other, SAME), Hit)
+
+    async def test_an_invalidation_reaches_all(self, replicas: Site) -> None:
+        """And a report: entries go, and pairs are known."""
+        one, other = await replicas.open(), await replicas.open()
+        for text in (CAPITAL, "a", "b"):
+            await store(one, text)
+        await until(lambda: len(other) == 3)
+        wrong = await ask(other, SAME)
+        assert isinstance(wrong, Hit)
+        other.report(wrong.entry_id)
+        await until(lambda: len(one) == 2)
+        other.invalidate(Selection())
+        await until(lambda: len(one) == 0)
+        replicas.clock.ahead_s = 1
+        await store(one)
+        assert await ask(one, SAME) == Miss("reported")
+
+
+@needs_server
+class TestServerTroubles:
+    @pytest.fixture
+    async def door(self, server: MilvusServer) -> AsyncIterator[Door]:
+        """Open."""
+        door = Door(server.port)
+        await door.open()
+        yield door
+        door.unblock()
+        await door.shut()
+
+    def settings(self, door: Door) -> MilvusSettings:
+        """A collection of its own, behind the door."""
+        return MilvusSettings(host="127.0.0.1", port=door.port, collection=f"c{uuid.uuid4().hex[:12]}", timeout_s=20)
+
+    async def test_a_server_that_dies_costs_nothing_but_its_own_hits_and_gets_what_waits_when_it_is_back(
+        self, encoder: Encoder, door: Door
+    ) -> None:
+        """Under load, without an error; the state is visible, and nothing is lost."""
+        site = Site(encoder, self.settings(door))
+        cache = await site.open()
+        keeper = cache.keeper
+        assert keeper is not None
+        await store(cache, "before")
+        await until(lambda: written(cache))
+        running = True
+
+        async def load() -> int:
+            count = 0
+            while running:
+                await store(cache, f"question {count % 50}")
+                assert isinstance(await ask(cache, f"question {count % 50}"), Hit)
+                count += 1
+                await asyncio.sleep(0.005)
+            return count
+
+        loading = asyncio.create_task(load())
+        await asyncio.sleep(0.3)
+        await door.shut()
+        await until(lambda: not keeper.state.is_up)
+        assert isinstance(await ask(cache, "before"), Hit)
+        assert keeper.state.error
+        running = False
+        assert await loading > 20
+        await door.open()
+        await until(lambda: keeper.state.is_up and not keeper.state.waiting, 60)
+        assert keeper.state.dropped == 0
+        await site.close(cache)
+        again = await site.open()
+        assert {entry.text for entry in cache.entries} == {entry.text for entry in again.entries}
+        await site.close(again)
+
+    async def test_a_server_that_hangs_costs_a_bounded_wait_and_soon_none(self, encoder: Encoder, door: Door) -> None:
+        """After a few late answers requests do not ask it any more, for a while."""
+        site = Site(encoder, self.settings(door))
+        cache = await site.open(store_wait_s=0.2)
+        door.block()
+        waits = []
+        for number in range(10):
+            began = time.monotonic()
+            assert isinstance(await ask(cache, f"question number {number}"), Miss)
+            waits.append(time.monotonic() - began)
+        door.unblock()
+        assert max(waits) < 1
+        assert sorted(waits)[5] < 0.15
+        await site.close(cache)
+
+
+async def test_a_store_that_was_never_there_is_no_obstacle(encoder: Encoder) -> None:
+    """The router starts, and caches in memory."""
+    site = Site(encoder, MilvusSettings(host="127.0.0.1", port=1))
+    cache = await site.open()
+    assert cache.keeper is not None
+    assert not cache.keeper.state.is_up
+    await store(cache)
+    assert isinstance(await ask(cache, SAME), Hit)
+    assert cache.keeper.state.waiting == 1
+    await site.close(cache)
+
+
+async def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory stays bounded while the store is away; an invalidation is never dropped."""
+    monkeypatch.setattr("tests.contract.test_cache.PACE", replace(PACE, queue=3))
+    site = Site(encoder, MilvusSettings(host="127.0.0.1", port=1))
+    cache = await site.open()
+    assert cache.keeper is not None
+    for number in range(5):
+        await store(cache, f"question {number}")
+    assert (cache.keeper.state.waiting, cache.keeper.state.dropped) == (3, 2)
+    cache.invalidate(Selection())
+    assert (cache.keeper.state.waiting, cache.keeper.state.dropped) == (4, 2)
+    await site.close(cache)
+
+
+def test_no_value_can_leave_the_quotes_of_a_filter(tmp_path: Path) -> None:
+    """An operator's selection is text too."""
+
+    async def remove() -> None:
+        from router.errors import BackendError
+
+        store = MilvusStore(MilvusSettings(file=tmp_path / "x.db"), "v1")
+        await store.open()
+        with pytest.raises(BackendError, match="bad_value"):
+            await store.remove(Selection(decision='x" or id != "'))
+        await store.close()
+
+    asyncio.run(remove())
+
+
+def test_an_entry_is_selected_by_all_that_is_named() -> None:
+    """Several conditions narrow it."""
+    entry = Entry("i", "k", "p", "alice", "faq", "small", "t", b"", 100, 200)
+    assert Selection().takes(entry)
+    assert Selection(decision="faq", scope="alice", before_ms=101).takes(entry)
+    assert not Selection(decision="faq", scope="bob").takes(entry)
+    assert not Selection(before_ms=100).takes(entry)
+    assert not Selection(ids=("j",)).takes(entry)

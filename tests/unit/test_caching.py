@@ -1,0 +1,116 @@
+"""What clients and operators say about the cache."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+
+from router.cache.eviction import make_order
+from router.core.caching import CachePlan, ScopePlan, terms_for
+from router.core.question import Limits
+from router.core.types import Terms
+
+TERMS = Terms(0.9, 3600.0, ())
+
+
+def plan(*controls: str, most_ttl_s: float = 86_400.0) -> CachePlan:
+    """With these of the client's controls."""
+    return CachePlan(ScopePlan(), Limits(), {}, "v", controls=frozenset(controls), most_ttl_s=most_ttl_s)
+
+
+ALL = plan("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
+
+
+@pytest.mark.parametrize(
+    ("headers", "changed"),
+    [
+        ({}, {}),
+        ({"cache-control": "no-cache"}, {"may_look_up": False}),
+        ({"cache-control": "no-store"}, {"may_store": False}),
+        ({"cache-control": "No-Cache, No-Store"}, {"may_look_up": False, "may_store": False}),
+        ({"cache-control": "max-age=60"}, {"max_age_s": 60.0}),
+        ({"cache-control": 'max-age="60", only-if-cached'}, {"max_age_s": 60.0, "only_if_cached": True}),
+        ({"cache-control": "max-age=0"}, {"may_look_up": False, "max_age_s": 0.0}),
+        ({"cache-control": "private, max-stale=5, foo"}, {}),
+        ({"x-vsr-cache-ttl": "60"}, {"ttl_s": 60.0}),
+        ({"x-vsr-cache-ttl": "999999999"}, {"ttl_s": 86_400.0}),
+        ({"x-vsr-cache-ttl": "0"}, {"may_store": False, "ttl_s": 0.0}),
+        ({"x-vsr-cache-ttl": "-5"}, {}),
+        ({"x-vsr-cache-ttl": "soon"}, {}),
+    ],
+)
+def test_a_clients_wishes(headers: dict[str, str], changed: dict[str, object]) -> None:
+    """Within what HTTP means by them, and the operator's bounds."""
+    terms = terms_for(TERMS, ALL, headers)
+    assert {name: getattr(terms, name) for name in Terms.__slots__ if getattr(terms, name) != getattr(TERMS, name)} == changed
+
+
+def test_a_wish_that_the_operator_does_not_allow_does_nothing() -> None:
+    """An empty list allows none."""
+    headers = {"cache-control": "no-cache, no-store, max-age=1, only-if-cached", "x-vsr-cache-ttl": "5"}
+    assert terms_for(TERMS, plan(), headers) == TERMS
+    assert terms_for(TERMS, plan("no-cache"), headers).may_look_up is False
+    assert terms_for(TERMS, plan("no-cache"), headers).may_store is True
+
+
+class TestScope:
+    def test_principals_are_kept_apart_and_hidden(self) -> None:
+        """By a keyed digest, never the raw value."""
+        scope = ScopePlan("authorization", b"key")
+        alice, bob = scope.of({"authorization": "Bearer alice"}), scope.of({"authorization": "Bearer bob"})
+        assert alice
+        assert alice != bob
+        assert "alice" not in alice
+        assert alice == scope.of({"authorization": "Bearer alice"})
+        assert alice != ScopePlan("authorization", b"other").of({"authorization": "Bearer alice"})
+        assert alice != ScopePlan("x-team", b"key").of({"x-team": "Bearer alice"})
+
+    @pytest.mark.parametrize("headers", [{}, {"authorization": ""}, {"authorization": "  "}])
+    def test_who_cannot_be_told_apart_shares_with_nobody(self, headers: dict[str, str]) -> None:
+        """No principal, no cache."""
+        assert ScopePlan("authorization", b"key").of(headers) is None
+
+    def test_all_share_where_the_operator_says_so(self) -> None:
+        """As for public questions."""
+        assert ScopePlan("", b"key").of({}) == "global"
+
+
+class TestEviction:
+    def leaving(self, policy: str, uses: str = "") -> list[str]:
+        """In which order a, b, c and d leave, after these uses."""
+        entries = OrderedDict.fromkeys("abcd")
+        order = make_order(policy, entries)
+        for entry in "abcd":
+            order.add(entry)
+        for entry in uses:
+            order.use(entry)
+        left = []
+        for _ in range(4):
+            left.append(order.next())
+            order.remove(left[-1])
+            del entries[left[-1]]
+        return left
+
+    def test_first_in_first_out(self) -> None:
+        """However often used."""
+        assert self.leaving("fifo", "aab") == list("abcd")
+
+    def test_least_recently_used(self) -> None:
+        """A use puts an entry behind all others."""
+        assert self.leaving("lru", "ac") == list("bdac")
+
+    def test_least_frequently_used(self) -> None:
+        """Of equals the oldest."""
+        assert self.leaving("lfu", "aabddd") == list("cbad")
+
+    @pytest.mark.parametrize("policy", ["fifo", "lru", "lfu"])
+    def test_an_entry_may_go_out_of_turn(self, policy: str) -> None:
+        """When it has expired, or was invalidated."""
+        entries = OrderedDict.fromkeys("abc")
+        order = make_order(policy, entries)
+        for entry in "abc":
+            order.add(entry)
+        order.remove("a")
+        del entries["a"]
+        assert order.next() == "b"
