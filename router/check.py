@@ -25,6 +25,8 @@ DECISION_HEADERS = (
     "x-vsr-selected-model",
     "x-vsr-selected-reasoning",
     "x-vsr-decision-reason",
+    "x-vsr-cache-hit",
+    "x-vsr-cache-status",
 )
 _MARGIN_MS = 200  # for parsing, queueing and gRPC beside the signals; measured p99 of all of it is below 20 ms on two cores
 _DEFAULT_STREAMS = 1024  # Envoy's own limit of open requests to a cluster
@@ -59,6 +61,11 @@ class Pair:
     def router_cluster(self) -> str:
         """The cluster in which Envoy finds the router."""
         return self.ext_proc.at("grpc_service", "envoy_grpc", "cluster_name").text
+
+    @property
+    def reads_answers(self) -> bool:
+        """Answers pass through the router, for their token counts or to be stored."""
+        return self.config.telemetry.usage or self.config.cache.enabled
 
     @property
     def is_fail_open(self) -> bool:
@@ -198,12 +205,12 @@ _RESPONSE_MODES = {
 
 def _modes_work(pair: Pair) -> Iterator[Problem]:
     mode = pair.ext_proc.at("processing_mode")
-    wanted = {**_MODES, **(_RESPONSE_MODES if pair.config.telemetry.usage else {})}
+    wanted = {**_MODES, **(_RESPONSE_MODES if pair.reads_answers else {})}
     why = {
         "request_body_mode": "in any other mode Envoy drops the cluster header silently, or cannot fail open",
         "request_header_mode": "the router has to see the path",
-        "response_body_mode": "telemetry.usage reads the answers",
-        "response_header_mode": "telemetry.usage reads the answers",
+        "response_body_mode": "telemetry.usage and semantic_cache read the answers",
+        "response_header_mode": "telemetry.usage and semantic_cache read the answers",
     }
     for name, (right, allowed) in wanted.items():
         if mode.at(name).text not in allowed:
@@ -232,6 +239,17 @@ def _timeouts_fit(pair: Pair) -> Iterator[Problem]:
         yield pair.file.problem(place, message, "warning")
 
 
+def _waiting_fits(pair: Pair) -> Iterator[Problem]:
+    """Envoy waits for the router as long as the cache waits for an equal question."""
+    longest_s = max((terms.wait_s for terms in pair.config.cache.terms.values()), default=0.0)
+    if not longest_s:
+        return
+    place = pair.ext_proc.at("max_message_timeout")
+    if (place.seconds or 0.0) < longest_s + 1:
+        message = f"max_message_timeout must be at least {longest_s + 1:g} s: config's wait_seconds is {longest_s:g}"
+        yield pair.file.problem(place or pair.ext_proc, message)
+
+
 def _bodies_fit(pair: Pair) -> Iterator[Problem]:
     place = pair.listener.at("per_connection_buffer_limit_bytes")
     limit, ours = place.number or _DEFAULT_BUFFER_BYTES, pair.config.server.max_body_bytes
@@ -249,7 +267,7 @@ def _headers_may_be_set(pair: Pair) -> Iterator[Problem]:
         message = "turns any refused header into a 500 for the client, even where failures are let pass"
         yield pair.file.problem(rules.at("disallow_is_error"), message)
     needed = [CLUSTER_HEADER, PATH_HEADER, *DECISION_HEADERS, "content-length", "content-type"]
-    if pair.config.telemetry.usage:
+    if pair.reads_answers:
         needed.append("accept-encoding")
     if pair.config.telemetry.tracing.enabled:
         needed += ["traceparent", "tracestate"]
@@ -371,6 +389,7 @@ RULES: tuple[Callable[[Pair], Iterator[Problem]], ...] = (
     _router_cluster_works,
     _modes_work,
     _timeouts_fit,
+    _waiting_fits,
     _bodies_fit,
     _headers_may_be_set,
     _clients_cannot_choose,

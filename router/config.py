@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from router.cacheconfig import CacheConfig, decision_terms, read_cache
 from router.core.policy import (
     AllOf,
     AnyOf,
@@ -23,7 +24,7 @@ from router.core.policy import (
     TextMatches,
     TokensWithin,
 )
-from router.core.types import Model, Reasoning, ReasoningFamily, SystemPrompt
+from router.core.types import Model, Reasoning, ReasoningFamily, SystemPrompt, Terms
 from router.errors import ConfigError, Problem
 from router.yamltree import Item, Notes, Section, suggest
 from router.yamltree import parse as parse_yaml
@@ -131,6 +132,7 @@ class Config:
     """Models for which `semantic-router up` starts a simulated backend."""
     signals: SignalsConfig
     policy: Policy
+    cache: CacheConfig = field(default_factory=CacheConfig)
 
     @property
     def default_model(self) -> Model:
@@ -178,9 +180,13 @@ def read(text: str, file: str) -> tuple[Config, Notes]:
     signals_section = top.section("signals")
     keywords = _keywords(signals_section.section("keywords"))
     signals, labels = _signals(signals_section)
-    policy = _policy(top, _Words(models, families, keywords, labels, signals.intent))
+    cache = _cache(top.section("semantic_cache"), server)
+    policy, terms = _policy(top, _Words(models, families, keywords, labels, signals.intent, cache))
+    if cache.limits.allows_concrete_models:
+        terms["direct"] = cache.default
     top.close()
-    return Config(server, admin, telemetry, auto_models, families, models, simulated, signals, policy), notes
+    cache = replace(cache, terms=terms)
+    return Config(server, admin, telemetry, auto_models, families, models, simulated, signals, policy, cache), notes
 
 
 # -- sections --------------------------------------------------------------------------------------------------------
@@ -376,6 +382,17 @@ def _manifest(section: Section, bundle: Path) -> dict[str, Any]:
     return {}
 
 
+def _cache(section: Section, server: ServerConfig) -> CacheConfig:
+    cache = read_cache(section)
+    if cache.enabled and cache.backend == "milvus" and cache.milvus.file and server.workers > 1:
+        message = (
+            "Milvus Lite keeps its file to one process, and there are several workers (server.workers): name a Milvus server "
+            "in the file of backend_config_path, or set backend_type to memory, where each worker has a cache of its own"
+        )
+        section.problem("backend_type", message)
+    return cache
+
+
 # -- rules -----------------------------------------------------------------------------------------------------------
 
 
@@ -388,25 +405,29 @@ class _Words:
     keywords: Mapping[str, TextMatches]
     labels: tuple[str, ...]
     intent: IntentConfig
+    cache: CacheConfig
 
 
 _NO_MODEL = Model("", "", "")
 _NO_CONDITION = AllOf(())
 
 
-def _policy(top: Section, words: _Words) -> Policy:
+def _policy(top: Section, words: _Words) -> tuple[Policy, dict[str, Terms]]:
+    """The rules; and on which terms the answers to what they decide are cached, by their names."""
     listed = top.item("rules")
     items = listed.items("a list of rules") if listed else []
-    rules = [_rule(item, words) for item in items]
+    terms: dict[str, Terms] = {}
+    rules = [_rule(item, words, terms) for item in items]
     _check_rules(rules, items)
     section = top.section("default")
     if not top.has("default"):
         top.problem("default", "is missing; name the model that serves when no rule fires")
     model = _model(section, words)
     default = Default(model, _reasoning(section, model, words), _system_prompt(section))
-    _cache(section)
+    if default_terms := decision_terms(section, words.cache):
+        terms["default"] = default_terms
     section.close()
-    return Policy.of(tuple(rules), default, words.intent.threshold)
+    return Policy.of(tuple(rules), default, words.intent.threshold), terms
 
 
 def _check_rules(rules: list[Rule], items: list[Item]) -> None:
@@ -423,7 +444,7 @@ def _check_rules(rules: list[Rule], items: list[Item]) -> None:
         first.setdefault(rule.when, rule.name)
 
 
-def _rule(item: Item, words: _Words) -> Rule:
+def _rule(item: Item, words: _Words, terms: dict[str, Terms]) -> Rule:
     section = item.section()
     name = section.text("name", pattern=NAME, what=_NAME_WORDS)
     if name in _RESERVED_RULES:
@@ -440,7 +461,8 @@ def _rule(item: Item, words: _Words) -> Rule:
         _reasoning(section, model, words),
         _system_prompt(section),
     )
-    _cache(section)
+    if own_terms := decision_terms(section, words.cache):
+        terms[name] = own_terms
     section.close()
     return rule
 
@@ -480,13 +502,6 @@ def _system_prompt(section: Section) -> SystemPrompt | None:
     prompt = SystemPrompt(part.text("text", what="the prompt's text"), part.choice("mode", "insert", ("insert", "replace")))
     part.close()
     return prompt
-
-
-def _cache(section: Section) -> None:
-    part = section.section("cache")
-    if part.flag("enabled", default=False):
-        part.problem("enabled", "this version has no semantic cache; remove the key or set it to false")
-    part.close()
 
 
 # -- conditions ------------------------------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from router import __version__
 from router.admin.server import AdminRoutes, AdminServer
-from router.build import Runtime
+from router.build import Caching, Runtime
 from router.core.types import Model
 from router.errors import RequestError
 from router.explain import explain
@@ -20,6 +21,7 @@ from router.extproc.server import Processor, Server
 
 log = logging.getLogger(__name__)
 
+_STORE_START_S = 10.0  # making the collection takes a Milvus server 7 s, the first time; one that is down fails at once
 _FAST_GRACE_S = 0.3  # Ctrl-C: somebody waits at a terminal
 
 
@@ -31,15 +33,19 @@ async def serve(runtime: Runtime, index: int, admin_address: str | None, parent_
     Raises:
         ConfigError: an address cannot be listened on.
     """
-    config = runtime.config
+    config, caching = runtime.config, runtime.caching
     address = config.server.address_of(index)
-    processor = Processor(runtime.snapshot, runtime.senses, runtime.telemetry)
+    processor = Processor(runtime.snapshot, runtime.senses, runtime.telemetry, caching.cache if caching else None)
     server = Server(address, processor, config.server.max_body_bytes)
     stopped: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
     _listen_for_the_end(stopped, parent_fd)
     admin = AdminServer(admin_address, _routes(runtime, server, index)) if admin_address else None
-    watching = asyncio.create_task(runtime.metrics.watch_loop()) if runtime.metrics else None
+    watching = [asyncio.create_task(runtime.metrics.watch_loop())] if runtime.metrics else []
+    if caching:
+        watching.append(asyncio.create_task(_sweep(caching)))
     try:
+        if caching:
+            await _open_cache(caching, processor)
         if admin:
             await admin.start()
         await server.start()
@@ -52,11 +58,31 @@ async def serve(runtime: Runtime, index: int, admin_address: str | None, parent_
             await server.drain(0, _FAST_GRACE_S)
         return 0
     finally:
-        if watching:
-            watching.cancel()
+        for task in watching:
+            task.cancel()
         if admin:
             await admin.stop()
+        if caching and caching.cache.keeper:
+            await caching.cache.keeper.close()
         runtime.telemetry.close()
+
+
+async def _open_cache(caching: Caching, processor: Processor) -> None:
+    """Until the store has given the key for scopes, one of our own serves: answers stored under it are out of reach then."""
+
+    def take(key: bytes) -> None:
+        processor.snapshot = replace(processor.snapshot, cache=caching.plan(key))
+
+    take(os.urandom(32))
+    if caching.cache.keeper:
+        await caching.cache.keeper.open(take, _STORE_START_S)
+
+
+async def _sweep(caching: Caching) -> None:
+    """Forget what has expired, now and then, until cancelled."""
+    while True:
+        await asyncio.sleep(caching.config.pace.sweep_s)
+        caching.cache.sweep()
 
 
 def _listen_for_the_end(stopped: asyncio.Future[signal.Signals], parent_fd: int | None) -> None:
@@ -87,7 +113,8 @@ def _routes(runtime: Runtime, server: Server, index: int) -> AdminRoutes:
     async def described() -> Mapping[str, Any]:
         return describe(runtime)
 
-    return AdminRoutes(readiness, metrics, explained, described, __version__)
+    operations = runtime.caching.control.operations if runtime.caching else {}
+    return AdminRoutes(readiness, metrics, explained, described, __version__, operations)
 
 
 def chat_body(body: bytes) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -30,6 +31,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _HEALTHY_S = 10.0  # a worker that ran this long did not fail at start; its next failure is taken as the first
 _MOST_FAILED_STARTS = 5
 _ASK_S = 2.0
+_OK = 200
 _BODY_BYTES = 16 * 1024 * 1024
 
 
@@ -137,6 +139,9 @@ class Front:
                 web.get("/healthz", self._health),
                 web.get("/readyz", self._ready),
                 web.get("/metrics", self._metrics),
+                web.post("/cache/{operation:invalidate|report}", self._every),
+                web.get("/cache/stats", self._each),
+                web.post("/cache/{operation:stats|get|search|export}", self._each),
                 web.route("*", "/{path:.*}", self._any),
             ]
         )
@@ -166,9 +171,41 @@ class Front:
                 return web.Response(status=status, body=answer, headers={"Content-Type": kind})
         return web.json_response({"error": {"message": "no worker is ready"}}, status=503)
 
+    async def _every(self, request: web.Request) -> web.Response:
+        """What has to be done in every worker: each may have a cache of its own. Counts are of the worker that did most."""
+        answers = await self._ask_all(request)
+        if failed := [answer for answer in answers if answer[0] != _OK]:
+            status, body, kind = failed[0]
+            return web.Response(status=status or 503, body=body, headers={"Content-Type": kind or "application/json"})
+        return web.json_response({"count": max((json.loads(body)["count"] for _, body, _ in answers), default=0)})
+
+    async def _each(self, request: web.Request) -> web.Response:
+        """What every worker answers for itself."""
+        answers = await self._ask_all(request)
+        failed = [answer for answer in answers if answer[0] != _OK]
+        if failed or not answers:
+            status, body, kind = failed[0] if failed else (503, b"{}", "application/json")
+            return web.Response(status=status or 503, body=body, headers={"Content-Type": kind or "application/json"})
+        return web.json_response(_merged([json.loads(body) for _, body, _ in answers]))
+
+    async def _ask_all(self, request: web.Request) -> list[Answer]:
+        body = await request.read()
+        return list(
+            await asyncio.gather(*(_ask(worker, request.method, request.path, body) for worker in self._workers if worker.pid))
+        )
+
     async def _ready_workers(self) -> list[Worker]:
         answers = await asyncio.gather(*(_ask(worker, "GET", "/readyz") for worker in self._workers))
         return [worker for worker, (status, _, _) in _pairs(self._workers, answers) if status == 200]
+
+
+def _merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Entries of all, each once; of everything else, what each worker says."""
+    if "entries" not in documents[0] or not isinstance(documents[0]["entries"], list):
+        return {"workers": documents}
+    entries = {entry["id"]: entry for document in documents for entry in document["entries"]}
+    ends = [document.get("next") for document in documents]
+    return {**documents[0], "entries": list(entries.values()), "next": min((end for end in ends if end), default=None)}
 
 
 Answer = tuple[int, bytes, str]

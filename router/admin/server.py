@@ -10,7 +10,7 @@ import errno
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -38,10 +38,12 @@ class AdminRoutes:
     describe: Callable[[], Awaitable[Document]]
     """Models, rules and thresholds in force."""
     version: str
+    cache: Mapping[str, Callable[[Document], Awaitable[Document]]] = field(default_factory=dict)
+    """Operations on the cache by name, from document to document; none when it is off. May raise `RequestError`."""
 
 
 class AdminServer:
-    """Serves `/healthz`, `/readyz`, `/metrics`, `/explain` (POST), `/config` and `/version`."""
+    """Serves `/healthz`, `/readyz`, `/metrics`, `/explain` (POST), `/config`, `/version` and `/cache/OPERATION` (POST)."""
 
     def __init__(self, address: str, routes: AdminRoutes) -> None:
         self._address = address
@@ -55,6 +57,8 @@ class AdminServer:
                 web.post("/explain", self._explain),
                 web.get("/config", self._config),
                 web.get("/version", self._version),
+                web.get("/cache/stats", self._cache_stats),
+                web.post("/cache/{operation}", self._cache),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
@@ -91,8 +95,33 @@ class AdminServer:
     async def _config(self, request: web.Request) -> web.Response:
         return web.json_response(await self._routes.describe(), dumps=_dumps)
 
+    async def _cache_stats(self, request: web.Request) -> web.Response:
+        return await self._operate("stats", b"")
+
+    async def _cache(self, request: web.Request) -> web.Response:
+        return await self._operate(request.match_info["operation"], await request.read())
+
+    async def _operate(self, name: str, body: bytes) -> web.Response:
+        operations = self._routes.cache
+        if not operations:
+            raise RequestError(404, "the cache is off; set semantic_cache.enabled to true", code="cache_off")
+        if name not in operations:
+            raise RequestError(404, f"there is no such operation; known are: {', '.join(operations)}", code="unknown_operation")
+        return web.json_response(await operations[name](_document(body)), dumps=_dumps)
+
     async def _version(self, request: web.Request) -> web.Response:
         return web.json_response({"version": self._routes.version})
+
+
+def _document(body: bytes) -> Document:
+    """A request's body; an empty one is an empty document."""
+    try:
+        document = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise RequestError(400, "the body is not valid JSON", code="invalid_json") from None
+    if not isinstance(document, dict):
+        raise RequestError(400, "a JSON object was expected", code="invalid_json")
+    return document
 
 
 async def listen(runner: web.AppRunner, address: str) -> None:

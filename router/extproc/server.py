@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -19,13 +21,30 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from router.core.exchange import Exchange, Snapshot
 from router.core.policy import Readings
-from router.core.types import Action, Event, Outcome, RequestHeaders, ResponseBody, Route, Sense, Sensed
+from router.core.types import (
+    Action,
+    Event,
+    Found,
+    LookedUp,
+    Lookup,
+    Miss,
+    Outcome,
+    Question,
+    RequestHeaders,
+    ResponseBody,
+    Route,
+    Sense,
+    Sensed,
+    Terms,
+    Waiting,
+)
 from router.errors import ConfigError, Problem, ProtocolError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
 
 log = logging.getLogger(__name__)
 
+_WAITING_ROOM_S = 0.5  # beside the wait itself: Envoy counts from when it hears of it
 _ROOM_BYTES = 1024 * 1024  # for headers and attributes that come with the largest body
 _HEALTH_SERVICES = ("", "liveness", "readiness", wire.SERVICE)  # the names that the Gateway API's endpoint pickers use
 
@@ -53,6 +72,22 @@ class Instruments(Protocol):
         ...
 
 
+class Answers(Protocol):
+    """The cache, as the shell uses it. What it hands out as a ticket comes back to it unread."""
+
+    async def look_up(self, question: Question, terms: Terms) -> tuple[Found | Waiting, Any]:
+        """A hit, a miss, or word of an equal question under way. Never raises for what fails."""
+        ...
+
+    async def follow(self, ticket: Any) -> Found:
+        """Wait for the equal question."""
+        ...
+
+    def settle(self, ticket: Any, answer: bytes | None) -> None:
+        """The request is over; called exactly once for each ticket, with the answer if it may be stored."""
+        ...
+
+
 @dataclass(slots=True)
 class Run:
     """One exchange under way, and when things happened in it, in seconds of `perf_counter`; zero for what has not."""
@@ -64,6 +99,7 @@ class Run:
     sensing_s: float = 0.0
     first_token: float = 0.0
     ending: str = "abandoned"
+    ticket: Any = None
 
     def finish(self) -> None:
         """Hand the record, with its durations, to the instruments."""
@@ -80,11 +116,12 @@ class Run:
 class Processor:
     """Serves exchanges. One instance serves all streams of a process."""
 
-    def __init__(self, snapshot: Snapshot, sense: Sensor, instruments: Instruments) -> None:
+    def __init__(self, snapshot: Snapshot, sense: Sensor, instruments: Instruments, answers: Answers | None = None) -> None:
         self.snapshot = snapshot
         """The configuration of exchanges that begin from now on; those under way keep theirs."""
         self._sense = sense
         self._instruments = instruments
+        self._answers = answers
 
     async def process(self, messages: Messages, context: Context) -> AsyncIterator[pb.ProcessingResponse]:
         """One gRPC stream: the whole life of one exchange."""
@@ -94,6 +131,12 @@ class Processor:
                 phase, event = wire.decode(message)
                 run = run or self._begin(event)
                 action = await self._answer(run, event)
+                if isinstance(action, Lookup):
+                    found = await self._look_up(run, action)
+                    if isinstance(found, Waiting):
+                        yield wire.more_time(found.wait_s + _WAITING_ROOM_S)
+                        found = await self._follow(run)
+                    action = self._noted(run, event, run.exchange.receive(_looked_up(found)))
                 is_last = wire.is_last(action)
                 if is_last:  # before the answer goes out: Envoy may end the stream the moment it has it
                     run.ending = run.exchange.ending
@@ -106,6 +149,7 @@ class Processor:
             await self._abort(context, error)
         finally:
             if run is not None:
+                self._settle(run)
                 run.finish()
 
     def _begin(self, event: Event) -> Run:
@@ -119,12 +163,35 @@ class Processor:
             readings = await self._sense(action)
             run.sensing_s += perf_counter() - began
             action = run.exchange.receive(Sensed(readings))
+        return self._noted(run, event, action)
+
+    def _noted(self, run: Run, event: Event, action: Action) -> Action:
+        """Take the times; a route carries the trace on."""
         if isinstance(action, Route):
             run.routed = perf_counter()
             action = replace(action, set_headers={**action.set_headers, **run.scope.upstream_headers()})
         elif isinstance(event, ResponseBody) and not run.first_token:
             run.first_token = perf_counter()
         return action
+
+    async def _look_up(self, run: Run, action: Lookup) -> Found | Waiting:
+        if self._answers is None:
+            return Miss("off")
+        found, run.ticket = await self._answers.look_up(action.question, action.terms)
+        return found
+
+    async def _follow(self, run: Run) -> Found:
+        return await self._answers.follow(run.ticket) if self._answers else Miss("off")
+
+    def _settle(self, run: Run) -> None:
+        """Keep the answer if it may be kept, after the client has its last byte; let go who waits for it in any case."""
+        if self._answers is None or run.ticket is None:
+            return
+        answer = None
+        try:
+            answer = run.exchange.answer() if run.ending == "completed" else None
+        finally:
+            self._answers.settle(run.ticket, answer)
 
     async def _abort(self, context: Context, error: Exception) -> None:
         if isinstance(error, ProtocolError):
@@ -133,6 +200,10 @@ class Processor:
         # The error's own words are left out: they may quote a prompt.
         log.error("exchange failed: %s at %s", type(error).__name__, _place(error))
         await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+
+
+def _looked_up(found: Found) -> LookedUp:
+    return LookedUp(found, int(time.time()), uuid.uuid4().hex)
 
 
 def _place(error: BaseException) -> str:

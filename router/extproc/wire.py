@@ -12,6 +12,7 @@ from router.core.types import (
     Action,
     Continue,
     Event,
+    Lookup,
     Replace,
     Reply,
     RequestBody,
@@ -72,8 +73,15 @@ def encode(phase: str, action: Action) -> pb.ProcessingResponse:
             getattr(response, phase).response.body_mutation.body = action.data
         case Reply():
             _encode_reply(response.immediate_response, action)
-        case Sense():
-            raise ProtocolError("Sense is for the shell, not for Envoy")
+        case Sense() | Lookup():
+            raise ProtocolError(f"{type(action).__name__} is for the shell, not for Envoy")
+    return response
+
+
+def more_time(seconds: float) -> pb.ProcessingResponse:
+    """Asks Envoy to wait longer for the answer to its last message. Counts once, and up to envoy.yaml's `max_message_timeout`."""
+    response = pb.ProcessingResponse()
+    response.override_message_timeout.FromMilliseconds(int(seconds * 1000))
     return response
 
 

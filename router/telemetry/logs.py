@@ -154,6 +154,10 @@ def _document(ended: _Ended) -> dict[str, Any]:
             line[name] = _shown(value)
     if not ended.outcome.http_status:
         del line["http_status"]
+    if ended.outcome.cache == "off":
+        del line["cache"]
+    if not ended.outcome.cache_similarity:
+        del line["cache_similarity"]
     return line
 
 

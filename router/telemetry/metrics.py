@@ -66,6 +66,11 @@ class Metrics:
         self._reasoning = self._counter(
             "llm_reasoning_decisions", "Reasoning switched on or off", "category", "model", "enabled", "effort"
         )
+        self._hits = self._counter("llm_cache_hits", "Answers given from the cache", "decision", "tier")
+        self._misses = self._counter("llm_cache_misses", "Questions that the cache had no answer to", "decision", "reason")
+        self._shadow_hits = self._counter("llm_cache_shadow_hits", "Hits that were counted and not served", "decision", "tier")
+        self._skipped = self._counter("llm_cache_skipped", "Requests that are no question for the cache", "decision", "reason")
+        self._stored = self._counter("llm_cache_stores", "Answers that were to be stored, by what became of them", "result")
         self._missing = self._counter("llm_signals_missing", "Signals that could not be read", "signal", "reason")
         self._prompt_tokens = self._counter("llm_model_prompt_tokens", "Tokens asked, as backends report", "model")
         self._completion_tokens = self._counter("llm_model_completion_tokens", "Tokens answered", "model")
@@ -90,6 +95,19 @@ class Metrics:
         """Show log lines that nobody took, as `dropped_count` counts them."""
         name, description = "llm_router_log_lines_dropped", "Log lines dropped because nobody took them"
         self._meter.create_observable_counter(name, [lambda _: [Observation(dropped_count())]], description=description)
+
+    def show_cache(self, state: Callable[[], Mapping[str, float]]) -> None:
+        """Show the cache's own gauges, by the names that `state` gives them."""
+        for name in state():
+            self._meter.create_observable_gauge(name, [_reader(state, name)])
+
+    def show_store(self, requests: Mapping[tuple[str, str], int]) -> None:
+        """Show requests to the cache's store, counted by kind and result."""
+
+        def read(options: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(count, {"kind": kind, "result": result}) for (kind, result), count in requests.items()]
+
+        self._meter.create_observable_gauge("llm_cache_store_requests", [read])
 
     async def watch_loop(self) -> None:
         """Measure, until cancelled, how late the running event loop is."""
@@ -117,6 +135,8 @@ class Metrics:
             self._missing.add(1, signal, reason)
         if outcome.sensing_s:
             self._sensing.record(outcome.sensing_s, {"classifier": "all"})
+        if outcome.cache != "off":
+            self._count_cache(outcome)
         if outcome.model:
             self._count_decision(outcome)
             self._record_times(outcome, {"model": outcome.model})
@@ -134,6 +154,12 @@ class Metrics:
         if outcome.usage:
             self._prompt_tokens.add(outcome.usage.prompt_tokens, model)
             self._completion_tokens.add(outcome.usage.completion_tokens, model)
+
+    def _count_cache(self, outcome: Outcome) -> None:
+        families = {"hit": self._hits, "miss": self._misses, "shadow": self._shadow_hits, "skipped": self._skipped}
+        families[outcome.cache].add(1, outcome.decision, outcome.cache_reason)
+        if outcome.stored:
+            self._stored.add(1, outcome.stored)
 
     def _record_times(self, outcome: Outcome, model: Mapping[str, str]) -> None:
         if outcome.routing_s:
@@ -154,3 +180,7 @@ class Metrics:
 
 def _seconds(meter: Meter, name: str, description: str, buckets: tuple[float, ...]) -> Histogram:
     return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=buckets)
+
+
+def _reader(state: Callable[[], Mapping[str, float]], name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    return lambda options: [Observation(state()[name])]

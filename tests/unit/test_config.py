@@ -68,6 +68,15 @@ default:
   reasoning: { enabled: false }
   system_prompt: { text: Hello. }
   cache: { enabled: false }
+semantic_cache:
+  enabled: true
+  backend_type: memory
+  max_false_hit_rate: 0.01
+  max_entries: 5
+  eviction_policy: lru
+  scope: { header: X-Team }
+  eligibility: { personal: true }
+  client_controls: { allow: [no-cache] }
 """
 
 SMALLEST = """

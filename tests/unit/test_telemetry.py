@@ -8,13 +8,19 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from router.cache.base import Store
+from router.cache.keeper import Keeper
+from router.cache.settings import Pace, Sizes
+from router.cache.tiers import Cache, Encoded
+from router.cache.verifier import verify
 from router.core.types import Outcome, Usage
 from router.telemetry import Telemetry
 from router.telemetry.merge import merge
@@ -45,6 +51,12 @@ DIRECT = Outcome("routed", "chat", requested_model="small", model="small", decis
 DEGRADED = Outcome("routed", "chat", requested_model="auto", model="small", missing={"intent": "deadline"}, category="unknown")
 REFUSED = Outcome("replied", "chat", response_path="error", error_code="model_not_found", http_status=404)
 FAILED = Outcome("failed", "chat")
+CACHE = [
+    Outcome("replied", "chat", decision="faq", model="small", cache="hit", cache_reason="semantic"),
+    Outcome("completed", "chat", decision="faq", model="small", cache="miss", cache_reason="numbers", stored="stored"),
+    Outcome("completed", "chat", decision="faq", model="small", cache="shadow", cache_reason="exact"),
+    Outcome("routed", "chat", decision="faq", model="small", cache="skipped", cache_reason="tools"),
+]
 
 ENVOYS = {
     "envoy_cluster_membership_healthy",
@@ -98,7 +110,15 @@ async def everything(metrics: Metrics) -> str:
     watching = asyncio.create_task(metrics.watch_loop())
     await asyncio.sleep(0.05)
     watching.cancel()
-    return count(metrics, ROUTED, DIRECT, DEGRADED, REFUSED, FAILED)
+    keeper = Keeper(cast("Store", SimpleNamespace(is_shared=True)), Pace())
+    metrics.show_cache(Cache(Sizes(), encode, verify, keeper).gauges)
+    metrics.show_store({("search", "ok"): 3})
+    return count(metrics, ROUTED, DIRECT, DEGRADED, REFUSED, FAILED, *CACHE)
+
+
+async def encode(text: str) -> Encoded:
+    """Never called here."""
+    raise AssertionError(text)
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:

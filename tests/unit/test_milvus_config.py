@@ -1,0 +1,175 @@
+"""Every key of the Milvus file acts or is refused: what becomes of it, key by key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from router.cache.settings import MilvusSettings, Pace
+from router.cacheconfig import read_milvus
+from router.yamltree import Notes
+from router.yamltree import parse as parse_yaml
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "config" / "cache" / "milvus.yaml"
+
+
+def read(document: dict[str, Any], file: str = "milvus.yaml") -> tuple[MilvusSettings, Pace, Notes]:
+    """What becomes of a Milvus file."""
+    notes = Notes(file)
+    settings, pace = read_milvus(parse_yaml(yaml.safe_dump(document), notes))
+    return settings, pace, notes
+
+
+def with_key(path: str, value: object) -> dict[str, Any]:
+    """A file with one key; what that key needs beside it, too."""
+    document: dict[str, Any] = {}
+    for name, each in [*NEEDS.get(path, {}).items(), (path, value)]:
+        *sections, last = name.split(".")
+        section = document
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[last] = each
+    return document
+
+
+AUTH = {"connection.auth.enabled": True, "connection.auth.username": "u"}
+TLS = {"connection.tls.enabled": True}
+IVF = {"collection.index.type": "IVF_FLAT"}
+NEEDS: dict[str, dict[str, object]] = {
+    "connection.auth.enabled": {"connection.auth.username": "u"},
+    "connection.auth.username": AUTH,
+    "connection.auth.password": AUTH,
+    "connection.tls.cert_file": TLS,
+    "connection.tls.key_file": TLS,
+    "connection.tls.ca_file": TLS,
+    "collection.index.params.nlist": IVF,
+    "search.params.nprobe": IVF,
+    "data_management.compaction.interval": {"data_management.compaction.enabled": True},
+}
+ACTS: list[tuple[str, object, str, object]] = [
+    ("connection.file", "x.db", "file", Path("x.db").absolute()),
+    ("connection.host", "milvus", "uri", "http://milvus:19530"),
+    ("connection.port", 1, "uri", "http://localhost:1"),
+    ("connection.database", "d", "database", "d"),
+    ("connection.timeout", 2, "timeout_s", 2.0),
+    ("connection.auth.enabled", True, "username", "u"),
+    ("connection.auth.username", "v", "username", "v"),
+    ("connection.auth.password", "p", "password", "p"),
+    ("connection.tls.enabled", True, "uri", "https://localhost:19530"),
+    ("connection.tls.cert_file", str(SHIPPED), "cert_file", str(SHIPPED)),
+    ("connection.tls.key_file", str(SHIPPED), "key_file", str(SHIPPED)),
+    ("connection.tls.ca_file", str(SHIPPED), "ca_file", str(SHIPPED)),
+    ("collection.name", "c", "collection", "c"),
+    ("collection.description", "d", "description", "d"),
+    ("collection.vector_field.name", "v", "vector_field", "v"),
+    ("collection.vector_field.dimension", 384, "dimension", 384),
+    ("collection.vector_field.metric_type", "L2", "metric_type", "L2"),
+    ("collection.index.type", "FLAT", "index_type", "FLAT"),
+    ("collection.index.params.M", 8, "index_params", {"M": 8, "efConstruction": 64}),
+    ("collection.index.params.efConstruction", 99, "index_params", {"M": 16, "efConstruction": 99}),
+    ("collection.index.params.nlist", 7, "index_params", {"nlist": 7}),
+    ("search.params.ef", 9, "search_params", {"ef": 9}),
+    ("search.params.nprobe", 9, "search_params", {"nprobe": 9}),
+    ("search.topk", 3, "topk", 3),
+    ("search.consistency_level", "Strong", "consistency_level", "Strong"),
+    ("performance.connection_pool.max_connections", 3, "max_requests", 3),
+    ("performance.connection_pool.acquire_timeout", 3, "acquire_timeout_s", 3.0),
+    ("performance.batch.insert_batch_size", 3, "batch", 3),
+    ("performance.batch.timeout", 3, "write_s", 3.0),
+    ("data_management.ttl.enabled", False, "sweeps", False),
+    ("data_management.ttl.timestamp_field", "t", "timestamp_field", "t"),
+    ("data_management.ttl.cleanup_interval", 3, "sweep_s", 3.0),
+    ("data_management.compaction.enabled", True, "compacts_s", 86_400.0),
+    ("data_management.compaction.interval", 99, "compacts_s", 99.0),
+    ("logging.level", "debug", "log_level", "debug"),
+    ("logging.enable_query_log", True, "logs_queries", True),
+    ("logging.enable_metrics", False, "counts_requests", False),
+    ("development.drop_collection_on_startup", True, "drops_at_start", True),
+    ("development.auto_create_collection", False, "creates_collection", False),
+    ("development.verbose_errors", False, "shows_errors", False),
+]
+"""Key, value, the setting that it changes, and to what. What a setting then does is in tests/contract/test_cache.py."""
+REFUSED: list[tuple[str, object, str]] = [
+    ("performance.connection_pool.max_idle_connections", 5, "could do nothing"),
+    ("collection.vector_field.dimension", 768, "the encoder gives vectors of 384 numbers"),
+    ("collection.index.params.nlist", 7, "an index of type HNSW has no such parameter"),
+    ("search.params.nprobe", 7, "is not searched with it"),
+    ("search.consistency_level", "Sometimes", "is none of Strong, Session"),
+    ("connection.tls.ca_file", "nowhere.pem", "there is no file nowhere.pem"),
+    ("connection.auth.password", "${NO_SUCH_VARIABLE}", "the environment has no variable NO_SUCH_VARIABLE"),
+    ("connection.auth.enabled", True, "is missing, while auth.enabled is true"),
+    ("collection.name", "a-b", "a name of letters, digits and _"),
+    ("conection", {}, "did you mean 'connection'?"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "setting", "expected"), ACTS, ids=[row[0] for row in ACTS])
+def test_a_key_acts(path: str, value: object, setting: str, expected: object) -> None:
+    """It changes its setting, or is what that is by default."""
+    settings, pace, notes = read(with_key(path, value))
+    assert notes.problems == []
+    assert getattr(settings if hasattr(settings, setting) else pace, setting) == expected
+    if path != "collection.vector_field.dimension":
+        before = with_key(path, value)
+        *sections, last = path.split(".")
+        section = before
+        for part in sections:
+            section = section[part]
+        del section[last]
+        plain, plain_pace, _ = read(before)
+        assert getattr(plain if hasattr(plain, setting) else plain_pace, setting) != expected
+
+
+@pytest.mark.parametrize(("path", "value", "said"), REFUSED, ids=[f"{row[0]}={row[1]}" for row in REFUSED])
+def test_a_value_that_could_not_work_is_refused(path: str, value: object, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason."""
+    if said != "is none of Strong, Session":
+        monkeypatch.setitem(NEEDS, path, {key: each for key, each in NEEDS.get(path, {}).items() if key in TLS or key in AUTH})
+    if path == "connection.auth.enabled":
+        monkeypatch.setitem(NEEDS, path, {})
+    if "nlist" in path or "nprobe" in path:
+        monkeypatch.setitem(NEEDS, path, {})
+    _, _, notes = read(with_key(path, value))
+    assert any(said in str(problem) for problem in notes.problems), notes.problems
+
+
+def test_the_shipped_file_has_no_problem_and_forgets_nothing() -> None:
+    """`drop_collection_on_startup` is false."""
+    settings, _, notes = read(yaml.safe_load(SHIPPED.read_text()))
+    assert notes.problems == []
+    assert settings.drops_at_start is False
+    assert settings.database == "semantic_router_cache"
+
+
+def test_the_seeds_own_file_works_but_for_what_could_do_nothing() -> None:
+    """All 38 keys as vLLM Semantic Router ships them; only the size of an idle pool is refused."""
+    document = yaml.safe_load(SHIPPED.read_text())
+    document["performance"]["connection_pool"]["max_idle_connections"] = 5
+    _, _, notes = read(document)
+    assert [problem.path for problem in notes.problems] == ["performance.connection_pool.max_idle_connections"]
+
+
+def test_a_password_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it stands in no file."""
+    monkeypatch.setenv("MILVUS_PASSWORD", "secret")
+    settings, _, notes = read(with_key("connection.auth.password", "${MILVUS_PASSWORD}"))
+    assert notes.problems == []
+    assert settings.password == "secret"
+
+
+def test_every_key_is_documented_and_tested() -> None:
+    """And nothing else is."""
+    _, _, notes = read({})
+    sections = {key.rpartition(".")[0] for key in notes.keys}
+    leaves = {key for key in notes.keys if key not in sections}
+    table = (ROOT / "config" / "README.md").read_text().split("## The Milvus file")[1]
+    documented = set(
+        re.findall(r"`((?:connection|collection|search|performance|data_management|logging|development)\.[\w.]+)`", table)
+    )
+    assert documented == leaves | {"collection.index.params.nlist", "search.params.nprobe"}
+    assert documented == {row[0] for row in ACTS} | {"performance.connection_pool.max_idle_connections"}
