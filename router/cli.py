@@ -1,4 +1,4 @@
-"""The command line: serve, up, check, explain, models, eval, simulate. Each command loads only what it needs."""
+"""The command line: serve, up, check, explain, models, eval, cache, simulate. Each command loads only what it needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from router import __version__
-from router.errors import ConfigError
+from router.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from router.config import Config
@@ -153,6 +153,31 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def evaluate_cache(options: argparse.Namespace) -> int:
+    """Measure the cache's decisions on labelled pairs of questions."""
+    from router.core.guards import GUARDS
+    from router.evaluation.cache import evaluate as evaluate_pairs
+    from router.signals.bundle import SHIPPED
+
+    guards = tuple(GUARDS) if options.guards is None else tuple(filter(None, options.guards.split(",")))
+    if unknown := set(guards) - set(GUARDS):
+        message = f"there is no guard {', '.join(sorted(unknown))}; known are: {', '.join(GUARDS)}"
+        raise ConfigError([Problem("--guards", 0, "", message)])
+    for line in evaluate_pairs(options.file, options.bundle or SHIPPED, options.threshold, guards):
+        print(line)
+    return 0
+
+
+def operate_cache(options: argparse.Namespace) -> int:
+    """Ask a running router's cache, or change it."""
+    from router.cachecli import asker
+    from router.config import load
+
+    address = options.admin or load(options.config).admin.address
+    status: int = options.operate(options, asker(address))
+    return status
+
+
 def simulate(options: argparse.Namespace) -> int:
     """Run simulated models. The first answers to `auto` and `MoM` too, as the default cluster's vLLM should."""
     from router.simulator import Backend, run
@@ -200,6 +225,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--bundle", type=Path, help="another model than the shipped one")
     command.add_argument("--threshold", type=float, help="confidence from which the intent counts as known")
     command.set_defaults(run=evaluate)
+
+    command = kinds.add_parser("cache", help="hit rate, precision and false-hit rate of the cache")
+    command.add_argument(
+        "file", type=Path, help='JSON lines of {"a": asked, "b": stored, "y": 1 if one answer fits both}; may be .gz'
+    )
+    command.add_argument("--bundle", type=Path, help="another model than the shipped one")
+    command.add_argument("--threshold", type=float, default=0.80, help="similarity; default: %(default)s")
+    command.add_argument("--guards", help="comma-separated; default: all")
+    command.set_defaults(run=evaluate_cache)
+
+    from router.cachecli import add_commands
+
+    command = commands.add_parser("cache", parents=[config], help="look into a running router's cache, or change it")
+    command.add_argument("--admin", metavar="HOST:PORT", help="the admin port; default: as configured")
+    add_commands(command)
+    command.set_defaults(run=operate_cache)
 
     command = commands.add_parser("simulate", help="run simulated vLLM backends")
     command.add_argument("backends", nargs="+", type=_backend, metavar="NAME=HOST:PORT")

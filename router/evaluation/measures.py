@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,3 +74,27 @@ def bootstrap(truth: Labels, probabilities: Probabilities, seed: int = 0) -> dic
         "macro_f1": Estimate(macro_f1(truth, guess, labels), *map(float, np.percentile(f1, [2.5, 97.5]))),
         "calibration_error": Estimate(calibration_error(is_right, confidence), *map(float, np.percentile(ece, [2.5, 97.5]))),
     }
+
+
+def clopper_pearson(hits: int, total: int, confidence: float = 0.95) -> float:
+    """The upper bound of a share, two-sided at `confidence`: with it, the share is at most this (Clopper and Pearson, 1934)."""
+    if hits >= total:
+        return 1.0
+    tail, low, high = (1 - confidence) / 2, hits / total, 1.0
+    for _ in range(60):  # bisection: the binomial tail falls as the share grows
+        middle = (low + high) / 2
+        if _at_most(hits, total, middle) > tail:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _at_most(hits: int, total: int, rate: float) -> float:
+    """Probability of at most `hits` out of `total` at a rate."""
+    logs = [
+        math.lgamma(total + 1) - math.lgamma(count + 1) - math.lgamma(total - count + 1)
+        + count * math.log(rate) + (total - count) * math.log1p(-rate)
+        for count in range(hits + 1)
+    ]  # fmt: skip
+    return math.fsum(map(math.exp, logs))

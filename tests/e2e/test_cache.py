@@ -1,0 +1,369 @@
+"""The cache through the real Envoy, with the real OpenAI client, on Milvus Lite as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import pytest
+
+from tests.e2e.stack import Stack, running, wait_for
+
+SEED = (
+    """curl -s -X POST http://localhost:{port}/v1/chat/completions -H "Content-Type: application/json" """
+    """-H "Authorization: Bearer test-token" -d '{{"model":"auto","messages":[{{"role":"system","content":"You are a helpful """
+    """assistant."}},{{"role":"user","content":"What are the main renewable energy sources?"}}],"temperature":0.7}}' -D -"""
+)
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+
+
+def switch_on(config: dict[str, Any]) -> None:
+    """As the seed writes it, and equal questions wait."""
+    config["semantic_cache"] = {
+        "enabled": True,
+        "backend_type": "milvus",
+        "similarity_threshold": 0.8,
+        "max_entries": 1000,
+        "ttl_seconds": 3600,
+        "eviction_policy": "fifo",
+        "wait_seconds": 20,
+    }
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Shared: each test asks what no other asks, or as somebody else."""
+    with running(tmp_path_factory.mktemp("cached"), edit_config=switch_on) as stack:
+        yield stack
+
+
+@pytest.fixture
+def client(cached: Stack) -> Iterator[openai.OpenAI]:
+    """Somebody of this test's own."""
+    with openai.OpenAI(base_url=f"{cached.url}/v1", api_key=uuid.uuid4().hex, max_retries=0, timeout=60) as made:
+        yield made
+
+
+class Asked:
+    """An answer with what its headers say."""
+
+    def __init__(self, raw: Any, is_stream: bool) -> None:
+        self.headers = raw.headers
+        self.is_hit = raw.headers["x-vsr-cache-hit"] == "true"
+        self.status = raw.headers["x-vsr-cache-status"]
+        if is_stream:
+            self.chunks = list(raw.parse())
+            self.text = "".join(chunk.choices[0].delta.content or "" for chunk in self.chunks if chunk.choices)
+        else:
+            self.answer = raw.parse()
+            self.text = self.answer.choices[0].message.content or ""
+
+
+def ask(client: openai.OpenAI, text: str, *, system: str = "", headers: dict[str, str] | None = None, **fields: Any) -> Asked:
+    """One question, and time for its answer to be stored."""
+    messages = [{"role": "system", "content": system}] if system else []
+    messages = fields.pop("messages", [*messages, {"role": "user", "content": text}])
+    pace = {"x-sim-token-ms": "1", "x-sim-answer-tokens": "40", **(headers or {})}
+    raw = client.chat.completions.with_raw_response.create(model="auto", messages=messages, extra_headers=pace, **fields)
+    asked = Asked(raw, bool(fields.get("stream")))
+    time.sleep(0.05)
+    return asked
+
+
+def test_the_seeds_curl_misses_and_then_hits(cached: Stack) -> None:
+    """Verbatim; the same answer, byte for byte, under a new id."""
+    answers = []
+    for is_hit in ("false", "true"):
+        out = subprocess.run(["bash", "-c", SEED.format(port=cached.envoy_port)], capture_output=True, check=True).stdout
+        head, _, body = out.partition(b"\r\n\r\n")
+        assert f"x-vsr-cache-hit: {is_hit}".encode() in head
+        answers.append(json.loads(body))
+        time.sleep(0.1)
+    one, other = answers
+    assert one["choices"] == other["choices"]
+    assert one["usage"] == other["usage"]
+    assert one["id"] != other["id"]
+
+
+def test_a_hit_says_what_it_is(client: openai.OpenAI) -> None:
+    """Entry, age, similarity, and the decision as ever."""
+    assert ask(client, "What is a mutex?").status == "miss:empty"
+    asked = ask(client, "what's a mutex?")
+    assert asked.is_hit
+    assert asked.status == "hit:semantic"
+    assert 0.9 < float(asked.headers["x-vsr-cache-similarity"]) < 1
+    assert len(asked.headers["x-vsr-cache-entry"]) == 32
+    assert int(asked.headers["x-vsr-cache-age"]) < 60
+    assert asked.headers["x-vsr-response-path"] == "cache"
+    assert asked.headers["x-vsr-selected-model"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("What is 17 times 23?", "What is 17 times 24?"),
+        ("How do I enable two-factor authentication?", "How do I disable two-factor authentication?"),
+        ("What is the refund policy for shoes?", "What is the refund policy for jackets?"),
+        ("What is the distance from Paris to London?", "What is the distance from Paris to Madrid?"),
+        ("flights from Rome to Oslo", "flights from Oslo to Rome"),
+    ],
+)
+def test_a_question_that_only_looks_alike_misses(client: openai.OpenAI, first: str, second: str) -> None:
+    """However high the similarity."""
+    assert not ask(client, first).is_hit
+    assert not ask(client, second).is_hit
+    assert ask(client, first).is_hit
+
+
+def test_another_system_prompt_misses(client: openai.OpenAI) -> None:
+    """And its own answer is its own."""
+    assert not ask(client, "What is a monad?", system="Answer in one word.").is_hit
+    assert not ask(client, "What is a monad?", system="Answer at length.").is_hit
+    assert ask(client, "What is a monad?", system="Answer in one word.").is_hit
+
+
+def test_another_user_misses(cached: Stack, client: openai.OpenAI) -> None:
+    """Nobody gets what was answered to somebody else; nobody without a name gets anything."""
+    assert not ask(client, "What is a semaphore?").is_hit
+    assert ask(client, "What is a semaphore?").is_hit
+    assert not ask(client.with_options(api_key="somebody-else"), "What is a semaphore?").is_hit
+    body = {"model": "auto", "messages": [{"role": "user", "content": "What is a semaphore?"}], "max_tokens": 3}
+    response = httpx.post(f"{cached.url}/v1/chat/completions", json=body, timeout=30)
+    assert response.headers["x-vsr-cache-status"] == "skipped:no_scope"
+
+
+def test_an_agents_loop_never_hits(client: openai.OpenAI) -> None:
+    """Neither with tools on offer nor with their results."""
+    user = {"role": "user", "content": "Find the file."}
+    call = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}],
+    }
+    for messages in ([user], [user, call, {"role": "tool", "tool_call_id": "c", "content": "x"}]):
+        for _ in range(2):
+            assert ask(client, "", messages=messages, tools=TOOLS).status.startswith("skipped:")
+
+
+@pytest.mark.parametrize("first_streams", [True, False])
+def test_streams_and_json_share_answers(client: openai.OpenAI, first_streams: bool) -> None:
+    """Code with its newlines and its indentation, either way."""
+    text = f"Write a Python function that sorts a list, variant {'one' if first_streams else 'two'}."
+    whole = {"x-sim-answer-tokens": "200"}
+    first = ask(client, text, stream=first_streams, headers=whole)
+    second = ask(client, text, stream=not first_streams, headers=whole)
+    third = ask(client, text, stream=first_streams, headers=whole)
+    assert (first.is_hit, second.is_hit, third.is_hit) == (False, True, True)
+    assert first.text == second.text == third.text
+    assert "\n    " in first.text
+
+
+def test_a_replayed_stream_is_read_as_a_live_one(client: openai.OpenAI) -> None:
+    """Role first, text, the reason to stop, usage where it was asked for."""
+    for is_hit in (False, True):
+        asked = ask(client, "Explain photosynthesis briefly.", stream=True, stream_options={"include_usage": True})
+        assert asked.is_hit is is_hit
+        assert asked.chunks[0].choices[0].delta.role == "assistant"
+        assert [chunk.choices[0].finish_reason for chunk in asked.chunks if chunk.choices][-1] == "stop"
+        assert asked.chunks[-1].usage.completion_tokens > 0
+        assert asked.headers["content-type"].startswith("text/event-stream")
+    plain = ask(client, "Explain photosynthesis briefly.", stream=True)
+    assert plain.is_hit
+    assert all(chunk.usage is None for chunk in plain.chunks)
+
+
+def test_what_a_client_asks_for(client: openai.OpenAI) -> None:
+    """`no-cache`, `no-store`, `only-if-cached`, in HTTP's words."""
+    question = "What is a B-tree?"
+    assert not ask(client, question, headers={"Cache-Control": "no-store"}).is_hit
+    assert not ask(client, question).is_hit
+    assert ask(client, question).is_hit
+    assert not ask(client, question, headers={"Cache-Control": "no-cache"}).is_hit
+    assert ask(client, question, headers={"Cache-Control": "only-if-cached"}).is_hit
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(client, "What is a red-black tree?", headers={"Cache-Control": "only-if-cached"})
+    assert caught.value.status_code == 504
+    assert caught.value.body["code"] == "not_cached"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("headers", [{"x-sim-answer-tokens": "1000"}, {"x-sim-status": "500"}])
+def test_what_is_not_whole_is_not_stored(client: openai.OpenAI, headers: dict[str, str]) -> None:
+    """Cut off by a length, or an error."""
+    for _ in range(2):
+        with contextlib.suppress(openai.InternalServerError):
+            asked = ask(client, "Tell me about rivers.", headers=headers, max_tokens=5)
+            assert asked.answer.choices[0].finish_reason == "length"
+            assert not asked.is_hit
+
+
+def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(cached: Stack, client: openai.OpenAI) -> None:
+    """A stream that was not heard to its end is no answer."""
+    question = "Describe the water cycle."
+    body = {"model": "auto", "messages": [{"role": "user", "content": question}], "stream": True}
+    headers = {"authorization": f"Bearer {client.api_key}", "x-sim-token-ms": "30", "x-sim-answer-tokens": "60"}
+    with httpx.stream("POST", f"{cached.url}/v1/chat/completions", json=body, headers=headers, timeout=30) as response:
+        next(response.iter_bytes())
+    time.sleep(0.3)
+    assert not ask(client, question).is_hit
+
+
+async def test_two_hundred_equal_questions_are_one_call(cached: Stack) -> None:
+    """Half of them streamed; every one gets the whole answer."""
+    request_id = str(uuid.uuid4())
+    before = upstream_calls(cached)
+    async with openai.AsyncOpenAI(base_url=f"{cached.url}/v1", api_key="crowd", max_retries=0, timeout=60) as client:
+
+        async def one(number: int) -> str:
+            message = [{"role": "user", "content": "What is eventual consistency?"}]
+            pace = {"x-sim-token-ms": "20", "x-sim-answer-tokens": "40", "x-request-id": request_id}
+            if number % 2:
+                stream = await client.chat.completions.create(model="auto", messages=message, stream=True, extra_headers=pace)  # type: ignore[call-overload]
+                return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+            answer = await client.chat.completions.create(model="auto", messages=message, extra_headers=pace)  # type: ignore[call-overload]
+            return str(answer.choices[0].message.content)
+
+        answers = await asyncio.gather(*map(one, range(200)))
+    assert len(set(answers)) == 1
+    assert answers[0]
+    assert upstream_calls(cached) - before == 1
+
+
+def upstream_calls(stack: Stack) -> int:
+    """Requests that models have got."""
+    return sum(stack.envoy_stat(f"cluster.{name}.upstream_rq_total") for name in ("small", "large", "coder"))
+
+
+def cli(stack: Stack, *arguments: str) -> str:
+    """`semantic-router cache`, against the running router."""
+    command = [sys.executable, "-m", "router", "cache", "--admin", f"127.0.0.1:{stack.admin_port}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class TestOperators:
+    def test_a_wrong_hit_is_reported_and_not_given_again(self, cached: Stack, client: openai.OpenAI) -> None:
+        """By the entry's id, which the client has seen."""
+        ask(client, "What is the capital of Peru?")
+        wrong = ask(client, "What's the capital of Peru?")
+        assert wrong.is_hit
+        assert "forgotten" in cli(cached, "report", wrong.headers["x-vsr-cache-entry"])
+        assert not ask(client, "What is the capital of Peru?").is_hit
+        assert ask(client, "What is the capital of Peru?").status == "hit:exact"
+        assert ask(client, "What's the capital of Peru?").status == "miss:reported"
+
+    def test_entries_are_found_shown_and_purged(self, cached: Stack, client: openai.OpenAI) -> None:
+        """By text, then by id."""
+        ask(client, "What is a zygohistomorphic prepromorphism?")
+        (line,) = [line for line in cli(cached, "search", "zygohistomorphic").splitlines() if "zygohistomorphic" in line]
+        entry_id = line.split()[0]
+        shown = json.loads(cli(cached, "get", entry_id))
+        assert shown["answer"]["choices"][0]["message"]["content"]
+        assert client.api_key not in json.dumps(shown)
+        assert cli(cached, "invalidate", "--id", entry_id, "--dry-run").startswith("1 entries would")
+        assert ask(client, "What is a zygohistomorphic prepromorphism?").is_hit
+        assert cli(cached, "invalidate", "--id", entry_id).startswith("1 entries forgotten")
+        assert not ask(client, "What is a zygohistomorphic prepromorphism?").is_hit
+
+    def test_entries_survive_export_purge_and_import(self, cached: Stack, client: openai.OpenAI, tmp_path: Path) -> None:
+        """As a file of JSON lines."""
+        ask(client, "What is a Merkle tree?")
+        file = tmp_path / "entries.jsonl"
+        cli(cached, "export", str(file))
+        cli(cached, "invalidate", "--all")
+        assert not ask(client, "What is a Merkle tree?", headers={"Cache-Control": "no-store"}).is_hit
+        assert "entries taken" in cli(cached, "import", str(file))
+        assert ask(client, "What is a Merkle tree?").is_hit
+
+    def test_the_cache_is_warmed_from_a_file(self, cached: Stack, client: openai.OpenAI, tmp_path: Path) -> None:
+        """Questions are asked through Envoy, for a principal."""
+        file = tmp_path / "questions.jsonl"
+        file.write_text(json.dumps({"prompt": "What is a Bloom filter?"}) + "\n")
+        cli(cached, "warm", str(file), "--url", cached.url, "--authorization", f"Bearer {client.api_key}")
+        time.sleep(0.1)
+        assert ask(client, "What is a Bloom filter?").is_hit
+
+    def test_counts_and_metrics_are_there(self, cached: Stack, client: openai.OpenAI) -> None:
+        """Hits by tier, misses by reason, the store's state."""
+        ask(client, "What is a ring buffer?")
+        ask(client, "What is a ring buffer?")
+        stats = json.loads(cli(cached, "stats"))
+        assert stats["hits"]["exact"] > 0
+        assert stats["store"]["is_up"] is True
+        page = httpx.get(f"{cached.admin_url}/metrics").text
+        assert 'llm_cache_hits_total{decision="' in page
+        assert "llm_cache_store_up 1.0" in page
+
+
+def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Milvus Lite's file; and a killed router loses only what it was about to write."""
+    with running(tmp_path, edit_config=switch_on) as stack:
+        client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key="k", max_retries=0, timeout=60)
+        first = ask(client, "What is a tombstone in databases?")
+        assert not first.is_hit
+        wait_for(lambda: json.loads(cli(stack, "stats"))["store"]["waiting"] == 0, "the store")
+        stack.kill("router", signal.SIGTERM)
+        stack.start_router()
+        stack.wait_until_routing()
+        wait_for(lambda: ask(client, "anything", max_tokens=1).headers["x-vsr-response-path"] != "bypass", "routing")
+        second = ask(client, "What's a tombstone in databases?")
+        assert second.is_hit
+        assert second.text == first.text
+        client.close()
+
+
+def test_a_stream_that_is_recorded_survives_the_death_of_the_router(tmp_path: Path) -> None:
+    """Every event arrives, though each was on its way through the router."""
+
+    def in_memory(config: dict[str, Any]) -> None:
+        config["semantic_cache"] = {"enabled": True, "backend_type": "memory"}
+
+    with running(tmp_path, edit_config=in_memory) as stack:
+        body = {"model": "auto", "messages": [{"role": "user", "content": "Describe the water cycle."}], "stream": True}
+        headers = {"authorization": "Bearer k", "x-sim-token-ms": "30", "x-sim-answer-tokens": "40"}
+        data = ""
+        with httpx.stream("POST", f"{stack.url}/v1/chat/completions", json=body, headers=headers, timeout=30) as response:
+            for count, text in enumerate(response.iter_text()):
+                data += text
+                if count == 4:
+                    stack.kill("router")
+        assert response.headers["x-vsr-cache-status"] == "miss:empty"
+        assert data.count("data:") >= 42
+        assert data.rstrip().endswith("data: [DONE]")
+
+
+def test_shadow_serves_nothing_and_counts(tmp_path: Path) -> None:
+    """To look at before it is switched on."""
+
+    def shadow(config: dict[str, Any]) -> None:
+        config["semantic_cache"] = {"enabled": True, "backend_type": "memory", "shadow": True}
+
+    with running(tmp_path, edit_config=shadow) as stack:
+        client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key="k", max_retries=0, timeout=60)
+        assert ask(client, "What is a trie?").status == "miss:empty"
+        second = ask(client, "What is a trie?")
+        assert not second.is_hit
+        assert second.status == "shadow:exact"
+        assert "llm_cache_shadow_hits_total" in httpx.get(f"{stack.admin_url}/metrics").text
+        client.close()
+
+
+def test_questions_and_answers_are_in_no_log(cached: Stack, client: openai.OpenAI) -> None:
+    """Of a cache that has stored and served them."""
+    marker = "zanzibarquux"
+    ask(client, f"What is {marker}?")
+    assert ask(client, f"What is {marker}?").is_hit
+    for part in ("router", "envoy"):
+        assert marker not in cached.output(part)
+    assert marker not in httpx.get(f"{cached.admin_url}/metrics").text
