@@ -1,6 +1,6 @@
 """`make bench`: what the router costs, as medians and ratios taken side by side in one run. Asserts nothing.
 
-python -m tests.bench [--quick] [--without-litellm] [PART ...]      parts: latency, streams, throughput, workers
+python -m tests.bench [--quick] [--without-litellm] [PART ...]      parts: latency, streams, throughput, workers, cache
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import uvloop
 
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.onnx import Encoder
+from tests.bench import cache
 from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import LiteLLM, Rig, make_rig
 
-PARTS = ("latency", "streams", "throughput", "workers")
+PARTS = ("latency", "streams", "throughput", "workers", "cache")
 CHAT = "/v1/chat/completions"
 QUESTIONS = [
     "Explain why the derivative of a constant is zero, and give an example for case {}.",
@@ -189,6 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="What the router costs.")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a first look, not a figure to quote")
     parser.add_argument("--without-litellm", action="store_true")
+    parser.add_argument("--million", action="store_true", help="a million cache entries too: ten minutes and 1.5 GB more")
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     options = parser.parse_args()
     parts = options.parts or PARTS
@@ -213,6 +215,9 @@ def main() -> None:
             rig.stop()
             if litellm:
                 litellm.stop()
+        if "cache" in parts:
+            sizes = [1_000, 10_000] if options.quick else [1_000, 10_000, 100_000]
+            cache.run(folder, rounds, count, [*sizes, 1_000_000] if options.million else sizes)
         if "workers" in parts:
             uvloop.run(one_and_two_workers(folder, rounds, count))
 

@@ -11,9 +11,10 @@ _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 _STAMP = re.compile(rb'"sent": (\d+)')
 
 
-def request(path: str, body: bytes) -> bytes:
+def request(path: str, body: bytes, **headers: str) -> bytes:
     """The bytes of a POST."""
-    head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{more}\r\n"
     return head.encode() + body
 
 
@@ -54,13 +55,13 @@ class Connection(asyncio.Protocol):
         if self._done is not None and not self._done.done():
             self._done.set_exception(ConnectionError("the server closed the connection"))
 
-    async def ask(self, message: bytes) -> bytes:
-        """Send a request; its response."""
+    async def ask(self, message: bytes, status: int = 200) -> bytes:
+        """Send a request; its response, which has to have this status."""
         self._done = asyncio.get_running_loop().create_future()
         self.first_byte = 0.0
         self._transport.write(message)
         response = await self._done
-        if not response.startswith(b"HTTP/1.1 200"):
+        if not response.startswith(b"HTTP/1.1 %d" % status):
             raise ConnectionError(response[:200].decode(errors="replace"))
         return response
 
@@ -71,7 +72,7 @@ async def connect(port: int) -> Connection:
     return protocol
 
 
-async def closed_loop(port: int, messages: Iterator[bytes], connections: int, count: int) -> list[float]:
+async def closed_loop(port: int, messages: Iterator[bytes], connections: int, count: int, status: int = 200) -> list[float]:
     """Latency in seconds of each of `count` requests, sent over `connections` connections as fast as answers come."""
     latencies: list[float] = []
     left = count
@@ -81,7 +82,7 @@ async def closed_loop(port: int, messages: Iterator[bytes], connections: int, co
         while left > 0:
             left -= 1
             began = time.perf_counter()
-            await connection.ask(next(messages))
+            await connection.ask(next(messages), status)
             latencies.append(time.perf_counter() - began)
 
     opened = [await connect(port) for _ in range(connections)]
