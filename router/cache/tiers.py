@@ -477,6 +477,8 @@ class Cache:
         gone = [entry_id for entry_id, held in self._held.items() if held.entry.expires_ms <= now_ms]
         for entry_id in gone:
             self._forget(entry_id)
+        if gone and self.keeper:
+            self.keeper.remove(Selection(ids=tuple(gone)))
         self.counts.expired += len(gone)
         return len(gone)
 

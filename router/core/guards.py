@@ -52,22 +52,41 @@ _OPPOSITES = tuple(
         ("with", "without"),
         ("first", "last"),
         ("all every everyone", "none nobody some"),
+        ("and", "or"),
+        ("my", "your his her their our"),
+        ("me", "you him them us"),
         ("could can may might", "must should shall"),
     )
 )  # fmt: skip
 _PLAIN = _words(
-    "a an the is are was were be been being am do does did doing done has have had having will would shall should can could may "
-    "might must i you he she it we they me him her us them my your his its our their mine yours this that these those there here "
-    "what which who whom whose when where why how of to in on at by for from with about into onto as and or if then than so but "
-    "also just please tell explain describe show give say know want need like help let get got make some any kind sort way ways "
-    "thing things really actually exactly simply basically mean meaning means meant called work works working use used using hi "
-    "hello hey thanks thank dear kindly whats hows s t m re ve d ll vs versus between such very much too"
+    "a an the is are am be do does i you he she it we they me him us them your its this that these those there here what which "
+    "who whom whose when where why how of to in on at by for from with about into onto as and or if then than so but can could "
+    "should would may might must also just please really actually exactly simply basically explain describe tell mean means "
+    "meant meaning way ways thing things some any hi hello hey thanks thank dear kindly whats hows s t m re ve d ll vs versus "
+    "between"
 )
-"""Words that two ways of asking the same differ in; what is left of a question is what it is about."""
+"""Words in which two ways of asking the same differ; what is left of a question is what it is about. Verbs are not among them,
+however common: to make, to get and to use are three questions."""
+_FRAME = re.compile(
+    r"^\W*(?:(?:hi|hello|hey|thanks|please|ok|okay|so|well)\b\W*)*"
+    r"(?:(?:can|could|would|will) you (?:please |kindly )?(?:tell|explain|describe|show|help|give)\b(?: (?:to )?(?:me|us))?"
+    r"(?: to)?\s*|(?:do|does) (?:you|anyone|anybody|somebody) know\b\s*|"
+    r"i(?:'d| would)? (?:like|want|need) to (?:know|learn|understand|ask)\b(?: about)?\s*|"
+    r"i (?:wonder|was wondering|am wondering)\b(?: if)?\s*|"
+    r"(?:please )?(?:tell|help) (?:me|us)\b(?: (?:to|understand))?\s*|i need help(?: with)?\s*)?",
+    re.IGNORECASE,
+)
+"""How people begin before they come to the question."""
 _KINDS = _words(
-    "how why when where who whom whose which my your his her their our by from before after than until since yesterday today "
-    "tomorrow become used difference between if unless"
+    "how why when where who whom whose which my your his her their our by from before after than until since or will shall "
+    "become difference between if unless like"
 )
+_PAST = _words("was were did had been")
+_YES_OR_NO = {
+    "can": "may", "could": "may", "may": "may", "might": "may", "should": "shall", "must": "shall", "is": "is", "are": "is",
+    "am": "is", "was": "is", "were": "is", "do": "does", "does": "does", "did": "does", "has": "has", "have": "has", "had": "has",
+}  # fmt: skip
+"""First words of questions that are answered by yes or no, each with what it asks for."""
 _MANNER = _words("way ways step steps method methods procedure process")
 _AMOUNT = _words("many much often long far old big tall deep fast")
 _FORMERLY = re.compile(r"\bused? to (?:be|have|do|live|work)\b", re.IGNORECASE)
@@ -89,9 +108,15 @@ class _Words:
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        """Lower-case words and numbers in their order, quotes straightened."""
+        """Lower-case words and numbers in their order, quotes straightened, without how people begin."""
         text = unicodedata.normalize("NFKC", self.text).replace("’", "'")
-        return tuple(token.lower() for token in _TOKEN.findall(text))
+        asked = _FRAME.sub("", text, count=1)
+        return tuple(token.lower() for token in _TOKEN.findall(asked if asked.strip() else text))
+
+    @cached_property
+    def marks(self) -> str:
+        """What is neither letter, digit nor punctuation, such as emoji."""
+        return "".join(char for char in self.text if unicodedata.category(char) in ("So", "Sk", "Sm", "Mn"))
 
     @cached_property
     def bare(self) -> frozenset[str]:
@@ -128,6 +153,10 @@ class _Words:
             kind.add("how")  # "what is the way to" asks how
         if "how" in kind and "what" not in words:
             kind |= words & _AMOUNT
+        if words & _PAST:
+            kind.add("past")
+        if self.tokens and self.tokens[0] in _YES_OR_NO:
+            kind.add(_YES_OR_NO[self.tokens[0]])
         if _FORMERLY.search(self.text):
             kind.add("formerly")
         return frozenset(kind)
@@ -202,8 +231,10 @@ def _order(one: _Words, other: _Words) -> bool:
 
 
 def _content(one: _Words, other: _Words) -> bool:
-    """Each is about something that the other does not name, or one names more than the other."""
-    return set(one.content) != set(other.content)
+    """One is about something that the other does not name. Of plain words alone, every word counts."""
+    if not one.content or not other.content:
+        return one.tokens != other.tokens or one.marks != other.marks
+    return set(one.content) != set(other.content) or one.marks != other.marks
 
 
 def _kind(one: _Words, other: _Words) -> bool:

@@ -1,6 +1,7 @@
 """`make bench`: what the router costs, as medians and ratios taken side by side in one run. Asserts nothing.
 
-python -m tests.bench [--quick] [--without-litellm] [PART ...]      parts: latency, streams, throughput, workers, cache
+python -m tests.bench [--quick] [--without-litellm] [PART ...]      parts: latency, streams, throughput, workers, cache,
+examples
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import uvloop
 
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.onnx import Encoder
-from tests.bench import cache
+from tests.bench import cache, examples
 from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import LiteLLM, Rig, make_rig
 
-PARTS = ("latency", "streams", "throughput", "workers", "cache")
+PARTS = ("latency", "streams", "throughput", "workers", "cache", "examples")
 CHAT = "/v1/chat/completions"
 QUESTIONS = [
     "Explain why the derivative of a constant is zero, and give an example for case {}.",
@@ -218,6 +219,8 @@ def main() -> None:
         if "cache" in parts:
             sizes = [1_000, 10_000] if options.quick else [1_000, 10_000, 100_000]
             cache.run(folder, rounds, count, [*sizes, 1_000_000] if options.million else sizes)
+        if "examples" in parts:
+            examples.run(folder)
         if "workers" in parts:
             uvloop.run(one_and_two_workers(folder, rounds, count))
 

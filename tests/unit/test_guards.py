@@ -35,11 +35,27 @@ CONFLICTS = [
     ("kind", "Is she a senator?", "Did she use to be a senator?"),
     ("content", "How do I return shoes?", "How do I return jackets?"),
     ("content", "symptoms of flu", "symptoms of flu in children"),
+    ("content", "How do I make coffee?", "How do I get coffee?"),
+    ("content", "What is Paris famous for?", "What is Paris?"),
+    ("content", "Sort a list in Python", "What is a list in Python?"),
+    ("content", "What can you do?", "What do you want?"),
+    ("content", "\U0001f44d", "\U0001f44e"),
+    ("content", "What do I need for a visa?", "What is a visa for?"),
+    ("opposites", "Write a haiku about me", "Write a haiku about you"),
+    ("opposites", "Is it cats or dogs?", "Is it cats and dogs?"),
+    ("kind", "Who was the president of France?", "Who is the president of France?"),
+    ("kind", "Who will win the election?", "Who did win the election?"),
+    ("kind", "Can I mix bleach and vinegar?", "Do I mix bleach and vinegar?"),
+    ("kind", "What is Paris like?", "What is Paris?"),
 ]
 SAME = [
     ("How do I reset my password?", "How can I reset my password?"),
     ("What's the capital of France?", "what is the capital of france"),
     ("Please explain recursion.", "Could you explain recursion?"),
+    ("Could you please explain recursion to me?", "Explain recursion"),
+    ("I want to know how to reset my password", "How do I reset my password?"),
+    ("Do you know the capital of Peru?", "What is the capital of Peru?"),
+    ("Help me understand closures", "Explain closures"),
     ("How do I return a pair of shoes?", "how to return a pair of shoes"),
     ("What is the way to install numpy?", "How do I install numpy?"),
     ("Sort a list in Python", "How do I sort lists in Python?"),
@@ -69,5 +85,5 @@ def test_a_question_never_conflicts_with_itself() -> None:
 
 def test_only_the_named_guards_are_asked() -> None:
     """An operator may switch each off."""
-    assert conflict("What is 2+2?", "What is 2+3?", [name for name in GUARDS if name != "numbers"]) == ""
+    assert conflict("Taxes for 2023", "Taxes for 2024", [name for name in GUARDS if name != "numbers"]) == ""
     assert conflict("What is 2+2?", "What is 2+3?", []) == ""
