@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 
 def _words(text: str) -> frozenset[str]:
@@ -261,8 +261,14 @@ GUARDS: Mapping[str, Callable[[_Words, _Words], bool]] = {
 
 def conflict(asked: str, stored: str, guards: Iterable[str]) -> str:
     """The first of the named guards that keeps the answer to `stored` from being given to `asked`; empty when none does."""
-    one, other = _Words(asked), _Words(stored)
+    one, other = _taken_apart(asked), _taken_apart(stored)
     return next(_firing(one, other, guards), "")
+
+
+@lru_cache(maxsize=1024)
+def _taken_apart(text: str) -> _Words:
+    """One question is held against several candidates, and the same candidates come up again and again."""
+    return _Words(text)
 
 
 def _firing(one: _Words, other: _Words, guards: Iterable[str]) -> Iterator[str]:

@@ -74,6 +74,8 @@ async def hits(folder: Path, rounds: int, count: int) -> None:
             "hit by meaning": (paraphrases(), 200),
             "miss, answered by the model": ((asked(f"What is the meaning of number {n} in numerology?") for n in _fresh), 200),
         }
+        encoder = Encoder(Bundle.load(SHIPPED), threads=1, max_waiting=1)
+        alone: list[float] = []
         medians: dict[str, list[float]] = {name: [] for name in variants}
         every: dict[str, list[float]] = {name: [] for name in variants}
         for number in range(rounds + 1):
@@ -82,6 +84,8 @@ async def hits(folder: Path, rounds: int, count: int) -> None:
                 if number:
                     medians[name].append(statistics.median(taken))
                     every[name] += taken
+            if number:
+                alone.append(statistics.median(_pass(encoder) for _ in range(count)))
     finally:
         rig.stop()
     print(f"\nThe cache through Envoy, one client, {rounds} rounds of {count}, in ms     p50      p99")
@@ -89,9 +93,17 @@ async def hits(folder: Path, rounds: int, count: int) -> None:
         print(
             f"  {name:48}{statistics.median(values) * 1000:12.2f} {sorted(every[name])[int(0.99 * len(every[name]))] * 1000:8.2f}"
         )
+    print(f"  {'the encoder pass alone':48}{statistics.median(alone) * 1000:12.2f}")
     trivial = medians["trivial ext_proc reply (unknown model)"]
     ratio = statistics.median(a / b for a, b in zip(medians["hit by key"], trivial, strict=True))
     print(f"  a hit by key takes {ratio:.2f} times a trivial reply")
+
+
+def _pass(encoder: Encoder) -> float:
+    text = f"How can I connect printer {next(_fresh)} to the office network?"
+    began = time.perf_counter()
+    encoder.run(text)
+    return time.perf_counter() - began
 
 
 async def growth(sizes: list[int]) -> None:
