@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -34,7 +35,13 @@ async def main():
     async def ready(request): return web.json_response({}, status=503 if how == f"{index} not ready" else 200)
     async def metrics(request): return web.Response(text="# TYPE llm_x counter\\nllm_x_total 1.0\\n")
     async def version(request): return web.json_response({"worker": int(index)})
+    async def cache(request):
+        if how == "cache off":
+            return web.json_response({"error": {"message": "off"}}, status=404)
+        entries = [{"id": "shared"}, {"id": f"of {index}"}]
+        return web.json_response({"count": int(index) + 1, "entries": entries, "next": None, "hits": {}})
     app = web.Application()
+    app.add_routes([web.post("/cache/{operation}", cache)])
     app.add_routes([web.get("/readyz", ready), web.get("/metrics", metrics), web.get("/version", version)])
     runner = web.AppRunner(app)
     await runner.setup()
@@ -194,6 +201,28 @@ async def test_one_ready_worker_is_enough_and_is_the_one_that_is_asked(front: Ca
     assert status == 200
     assert text.count('"ready": false') == 1
     assert await ask(port, "/version") == (200, '{"worker": 1}')
+
+
+async def operate(front: Front, operation: str) -> tuple[int, dict[str, Any]]:
+    """An operation on the cache, through the common port."""
+    port = front.runner.addresses[0][1]
+    async with aiohttp.ClientSession() as session, session.post(f"http://127.0.0.1:{port}/cache/{operation}") as response:
+        return response.status, await response.json()
+
+
+async def test_what_is_done_to_the_cache_is_done_in_every_worker(front: Callable[[str], Awaitable[Front]]) -> None:
+    """Each may have a cache of its own; and what is looked for is looked for in all."""
+    port = await front("well")
+    assert await operate(port, "invalidate") == (200, {"count": 2})
+    assert await operate(port, "report") == (200, {"count": 2})
+    status, found = await operate(port, "search")
+    assert status == 200
+    assert {entry["id"] for entry in found["entries"]} == {"shared", "of 0", "of 1"}
+
+
+async def test_a_worker_that_refuses_is_heard(front: Callable[[str], Awaitable[Front]]) -> None:
+    """With its own words."""
+    assert await operate(await front("cache off"), "invalidate") == (404, {"error": {"message": "off"}})
 
 
 def test_workers_leave_when_their_supervisor_was_killed(tmp_path: Path) -> None:
