@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from router.errors import RequestError
 
 Document = Mapping[str, Any]
 _MOST_SHOWN = 1000
+_WORD = re.compile(r"[\w.:/@+ -]{1,256}")
 _EXPORTED = ("id", "key", "partition", "scope", "decision", "model", "text", "created_ms", "expires_ms")
 
 
@@ -70,6 +72,9 @@ class Control:
         if ids is not None and not (isinstance(ids, list) and all(isinstance(one, str) for one in ids)):
             raise _bad("ids", "a list of entry ids")
         named = {name: _text(document, name) for name in ("decision", "model", "scope") if name in document}
+        for word in (*named.values(), *(ids or ())):
+            if not _WORD.fullmatch(word):
+                raise RequestError(400, "names and ids are of letters, digits, blanks and ._:/@+-", code="invalid_value")
         before_ms = _number(document, "before_ms", 0, 2**62) if "before_ms" in document else None
         selection = Selection(ids=tuple(ids) if ids is not None else None, before_ms=before_ms, **named)
         if selection == Selection() and document.get("all") is not True:

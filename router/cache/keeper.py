@@ -30,6 +30,7 @@ T = TypeVar("T")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
 _MOST_LATE, _SPARED_S = 3, 5.0
 """After so many late answers in a row no request asks the store for so many seconds."""
+_MOST_ATTEMPTS = 3
 _OVERLAP_MS = 10_000  # replicas' clocks differ, and a write becomes visible a moment after it was stamped
 _Job = Entry | Notice | Selection
 
@@ -65,6 +66,7 @@ class Keeper:
         self._swept = 0.0
         self._heeded: dict[str, int] = {}
         self._late = 0
+        self._attempts = 0
         self._spared_until = 0.0
         self.state = KeeperState()
         self.is_shared = store.is_shared
@@ -162,7 +164,13 @@ class Keeper:
             batch = self._next_batch()
             try:
                 await self._carry_out(batch)
+                self._attempts = 0
             except BackendError:
+                self._attempts += 1
+                if self._attempts >= _MOST_ATTEMPTS and isinstance(batch[0], Entry):
+                    # The store was reached each time and took everything else: it is this entry that it cannot take.
+                    self._attempts, batch = 0, batch[1:]
+                    self.state.dropped += 1
                 self._jobs.extendleft(reversed(batch))
                 raise
             finally:

@@ -40,7 +40,7 @@ MOST_STORED_BYTES = 65_535
 _PAGE = 1000
 _LATER_MS = 2**62
 _KEY_BYTES = 32
-_FAILURES = (MilvusException, grpc.RpcError, OSError, asyncio.TimeoutError)
+_FAILURES = (MilvusException, grpc.RpcError, OSError, asyncio.TimeoutError, ValueError, TypeError)
 _WORD = re.compile(r"[\w.:/@+ -]{0,256}")
 
 
@@ -282,7 +282,7 @@ class MilvusStore:
 
     def _row(self, entry: Entry) -> dict[str, Any] | None:
         answer = packed(entry.answer)
-        if len(answer) > MOST_STORED_BYTES:
+        if len(answer) > MOST_STORED_BYTES or not _is_storable(entry.text):
             return None
         vector = entry.vector if entry.vector is not None else np.zeros(self._settings.dimension, np.float32)
         return {
@@ -386,6 +386,15 @@ def _unpacked(text: str) -> bytes:
         return zlib.decompress(base64.b85decode(text))
     except (ValueError, zlib.error):
         return b""
+
+
+def _is_storable(text: str) -> bool:
+    """Milvus takes UTF-8; half a surrogate pair, which JSON can hold, is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _literal(value: str) -> str:

@@ -214,6 +214,8 @@ class Cache:
             return miss
         for entry, _ in found:
             self.learn(entry)
+        # Only what may be held may be given: a store can show what was invalidated for a moment longer.
+        found = [(entry, similarity) for entry, similarity in found if entry.id in self._held]
         exact = [entry for entry, _ in found if entry.key == ticket.question.key and self._is_fresh(entry, ticket.terms)]
         if exact and (hit := await self._hit(exact[0], ticket.question, "exact", 1.0)):
             return hit

@@ -68,6 +68,11 @@ async def store(
     cache.settle(ticket, answer)
 
 
+async def vector_of(site: Site, text: str = CAPITAL) -> Any:
+    """As the encoder gives it."""
+    return (await site.encoder.encode(text)).vector
+
+
 def written(cache: Cache) -> bool:
     """The store has all that it was given."""
     return cache.keeper is None or (cache.keeper.state.is_up and not cache.keeper.state.waiting)
@@ -443,6 +448,16 @@ class TestStoresThatLast:
         for text in texts:
             assert isinstance(await ask(again, text), Hit), text
 
+    async def test_what_the_store_cannot_take_does_not_hold_up_the_rest(self, stored: Site) -> None:
+        """Half a surrogate pair is JSON and no UTF-8; it is served from memory."""
+        cache = await stored.open()
+        await store(cache, "half \ud800 a pair")
+        await store(cache, "after it")
+        assert isinstance(await ask(cache, "half \ud800 a pair"), Hit)
+        await until(lambda: written(cache))
+        await stored.close(cache)
+        assert {entry.text for entry in (await stored.open()).entries} == {"after it"}
+
     async def test_entries_of_another_encoder_are_refused(self, stored: Site) -> None:
         """Their vectors would mean something else; the error names the fix."""
         await stored.close(await stored.open("v1"))
@@ -508,6 +523,24 @@ class TestReplicas:
         await asyncio.sleep(0.5)
         assert len(other) == 0
         assert isinstance(await ask(other, SAME), Hit)
+
+    async def test_what_was_invalidated_is_not_served_from_the_store(self, replicas: Site) -> None:
+        """Though it may show it for a moment longer."""
+        cache = await replicas.open()
+        await store(cache)
+        await until(lambda: written(cache))
+        assert cache.keeper is not None
+        store_itself = cache.keeper._store
+        stale = await store_itself.nearest(question().partition, await vector_of(replicas), 5, 0)
+        assert stale
+        cache.invalidate(Selection())
+
+        async def nearest(*_: object) -> Any:
+            return stale
+
+        store_itself.nearest = nearest  # type: ignore[method-assign]
+        assert isinstance(await ask(cache), Miss)
+        assert isinstance(await ask(cache, SAME), Miss)
 
     async def test_an_invalidation_reaches_all(self, replicas: Site) -> None:
         """And a report: entries go, and pairs are known."""

@@ -94,6 +94,7 @@ async def test_export_and_import_carry_everything_over(control: Control, encoder
         ("invalidate", {"ids": "x"}, "'ids' must be a list"),
         ("invalidate", {"desicion": "x"}, "unknown field 'desicion'"),
         ("invalidate", {"before_ms": -1}, "'before_ms' must be a whole number"),
+        ("invalidate", {"decision": 'x" or id != "'}, "names and ids are of letters"),
         ("get", {}, "'id' must be a string"),
         ("search", {"limit": 0}, "'limit' must be a whole number from 1"),
         ("report", {"id": 5}, "'id' must be a string"),
