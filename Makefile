@@ -11,7 +11,7 @@ for_run := @sh deploy/setup.sh requirements.lock
 for_dev := @sh deploy/setup.sh requirements-dev.lock
 code    := router tests proto
 DATA    ?= ../shared/data
-OUT     ?= router/models/intent
+OUT     ?= router/models
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
@@ -22,7 +22,7 @@ run:  ## Envoy, router and simulated models on this machine; Ctrl-C stops all of
 
 test:  ## unit, contract and end-to-end tests
 	$(for_dev)
-	@exec $(bin)/python -m pytest $(ARGS)
+	@exec $(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check:  ## lint, format and types
 	$(for_dev)
@@ -34,10 +34,11 @@ bench:  ## what the router costs: latency, requests per second, CPU
 	$(for_dev)
 	@exec $(bin)/python -m tests.bench $(ARGS)
 
-train:  ## make the shipped intent classifier again: make train DATA=../shared/data OUT=router/models/intent
+train:  ## make the shipped models again, an hour on a CPU: make train DATA=../shared/data OUT=router/models
 	$(for_dev)
 	$(bin)/python -m pip install --no-build-isolation --editable '.[train]'
-	@exec $(bin)/python -m router.training fit --data $(DATA) --out $(OUT) $(ARGS)
+	$(bin)/python -m router.training fit --data $(DATA) --out $(OUT)/intent $(ARGS)
+	@exec $(bin)/semantic-router calibrate cache $(DATA)/gptcache_qqp/dev.jsonl.gz --out $(OUT)/calibration.json --bundle $(OUT)/intent
 
 proto:  ## compile proto/extproc.proto into router/extproc/pb
 	$(for_dev)
