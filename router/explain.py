@@ -18,6 +18,7 @@ from router.core.types import (
     RequestBody,
     RequestHeaders,
     Route,
+    Scores,
     Sense,
     Sensed,
 )
@@ -37,9 +38,10 @@ async def explain(snapshot: Snapshot, sense: Sensor, data: bytes, headers: Mappi
     exchange.receive(RequestHeaders(request_headers, is_end=False))
     action = exchange.receive(RequestBody(data))
     readings: Readings = {}
-    if isinstance(action, Sense):
-        readings = await sense(action)
-        action = exchange.receive(Sensed(readings))
+    while isinstance(action, Sense):
+        brought = await sense(action)
+        readings = {**readings, **brought}
+        action = exchange.receive(Sensed(brought))
     if isinstance(action, Reply):
         return {"reply": {"status": action.http_status, "body": json.loads(action.body)}}
     request = exchange.request
@@ -93,6 +95,8 @@ def _facts(request: ChatRequest) -> dict[str, object]:
 
 
 def _reading(reading: Reading) -> dict[str, object]:
+    if isinstance(reading, Scores):
+        return {"scores": {name: round(score, 4) for name, score in reading.values.items()}}
     if not isinstance(reading, Classification):
         return {"missing": reading.reason}
     ranked = sorted(reading.probabilities.items(), key=lambda item: -item[1])[:_TOP_LABELS]
@@ -106,6 +110,9 @@ def _reading(reading: Reading) -> dict[str, object]:
 def _reading_line(reading: Mapping[str, Any]) -> str:
     if "missing" in reading:
         return f"missing ({reading['missing']})"
+    if "scores" in reading:
+        ranked = sorted(reading["scores"].items(), key=lambda item: -item[1])[:_TOP_LABELS]
+        return ", ".join(f"{name} {score:.2f}" for name, score in ranked) or "nothing found"
     top = ", ".join(f"{label} {probability:.2f}" for label, probability in reading["top"].items())
     return f"{reading['label']} {reading['confidence']:.2f}  ({top})"
 

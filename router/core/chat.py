@@ -53,6 +53,7 @@ def parse(endpoint: Endpoint, data: bytes, headers: Mapping[str, str]) -> tuple[
         model,
         excerpt(content.user_text),
         _tokens(content.size_bytes),
+        len(content.user_text) <= 2 * END_CHARS,
         is_stream,
         content.has_tools,
         content.has_images,

@@ -16,7 +16,7 @@ from router.core.chat import Body, parse
 from router.core.policy import Policy, Readings, Unread
 from router.core.question import Ineligible, question_of
 from router.core.recorder import UsageRecorder
-from router.core.replies import error_reply, models_reply, not_cached, unknown_model
+from router.core.replies import blocked, error_reply, models_reply, not_cached, unknown_model
 from router.core.rewrite import effort_of, rewrite
 from router.core.types import (
     Action,
@@ -136,6 +136,7 @@ class CacheNote:
     status: str = "off"
     reason: str = ""
     similarity: float = 0.0
+    verified: float | None = None
     entry_id: str = ""
     stored: str = ""
 
@@ -221,17 +222,23 @@ class Exchange:
         _check_size(len(data), self.snapshot.max_body_bytes)
         request, body = parse(endpoint, data, self._headers)
         self._request = request
-        if request.model not in self.snapshot.auto_models:
-            return self._decide(request, body, self._direct(request.model))
-        if endpoint is Endpoint.EMBEDDINGS:
+        if endpoint is Endpoint.EMBEDDINGS and request.model in self.snapshot.auto_models:
             names = ", ".join(self.snapshot.models)
             message = f"'{request.model}' chooses among chat models; name an embedding model itself. Known models: {names}"
             raise RequestError(400, message, param="model", code="model_not_supported")
-        decided = self.snapshot.policy.decide(request, self._readings)
+        decided = self._decided(request)
         if isinstance(decided, Unread):
             self.state = Sensing(request, body)
             return Sense(request, decided.signals)
         return self._decide(request, body, decided)
+
+    def _decided(self, request: ChatRequest) -> Decision | Unread:
+        """The rules' choice; of a request that names its model, its own, unless a rule blocks it."""
+        policy = self.snapshot.policy
+        if request.model in self.snapshot.auto_models:
+            return policy.decide(request, self._readings)
+        direct = self._direct(request.model)
+        return policy.refuse(request, self._readings) or direct
 
     def _direct(self, name: str) -> Decision:
         model = self.snapshot.models.get(name)
@@ -240,15 +247,20 @@ class Exchange:
         return Decision("direct", model, "concrete_model")
 
     def _on_sensed(self, request: ChatRequest, body: Body, readings: Readings) -> Action:
-        self._readings = readings
-        decided = self.snapshot.policy.decide(request, readings)
+        brought = readings.keys() - self._readings.keys()
+        self._readings = {**self._readings, **readings}
+        decided = self._decided(request)
         if isinstance(decided, Unread):
-            raise ProtocolError(f"the shell brought no reading of {', '.join(sorted(decided.signals))}")
+            if not brought or decided.signals & readings.keys():
+                raise ProtocolError(f"the shell brought no reading of {', '.join(sorted(decided.signals))}")
+            return Sense(request, decided.signals)
         return self._decide(request, body, decided)
 
     def _decide(self, request: ChatRequest, body: Body, decision: Decision) -> Action:
         """The route is chosen; it is taken at once, unless the answer may be at hand already."""
         self._decision = decision
+        if decision.block:
+            raise blocked(decision.block)
         plan = self.snapshot.cache
         if plan is None:
             return self._route(request, body, decision, stores=False)
@@ -278,7 +290,8 @@ class Exchange:
         if isinstance(found, Miss):
             self._cache = CacheNote("miss", found.reason)
         else:
-            self._cache = CacheNote("shadow" if terms.shadow else "hit", found.tier, found.similarity, found.entry_id)
+            status = "shadow" if terms.shadow else "hit"
+            self._cache = CacheNote(status, found.tier, found.similarity, found.verified, found.entry_id)
             if not terms.shadow:
                 return self._finish_with(self._replay(request, decision, found, answer, event))
         return self._without_cache(request, body, decision, terms, stores=terms.may_store)
@@ -297,6 +310,8 @@ class Exchange:
             "x-vsr-cache-entry": hit.entry_id,
             "x-vsr-cache-age": str(int(hit.age_s)),
         }
+        if hit.verified is not None:
+            headers["x-vsr-cache-verified"] = f"{hit.verified:.4f}"
         if request.is_stream:
             headers["cache-control"] = "no-cache"
         return Reply(_OK, headers, body, "sr_cache_hit")
@@ -408,6 +423,7 @@ class Exchange:
             cache=self._cache.status,
             cache_reason=self._cache.reason,
             cache_similarity=self._cache.similarity,
+            cache_verified=self._cache.verified,
             cache_entry=self._cache.entry_id,
             stored=self._cache.stored,
             error_code=self._error.code or "invalid_request" if self._error else "",

@@ -257,6 +257,14 @@ GUARDS: Mapping[str, Callable[[_Words, _Words], bool]] = {
     "content": _content,
 }
 """By the name that operators switch them by; each is true when the two questions conflict."""
+GUARDS_BESIDE_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order")
+"""What a trained verifier is not trusted to see every time. The others cost more right answers than they prevent wrong ones."""
+
+
+def is_same_wording(asked: str, stored: str) -> bool:
+    """Whether two questions differ in nothing but case, punctuation and how they begin ("please tell me")."""
+    one, other = _taken_apart(asked), _taken_apart(stored)
+    return one.tokens == other.tokens and one.marks == other.marks and one.code == other.code
 
 
 def conflict(asked: str, stored: str, guards: Iterable[str]) -> str:

@@ -7,11 +7,12 @@ UNKNOWN, and so is its negation: a rule fires only on what was really measured.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from router.core.types import (
+    Block,
     ChatRequest,
     Classification,
     Decision,
@@ -19,8 +20,12 @@ from router.core.types import (
     Model,
     Reading,
     Reasoning,
+    Scores,
     SystemPrompt,
 )
+
+OUTCOMES = "outcomes"
+"""The signal that tells each model's chance of a right answer."""
 
 
 class Truth(Enum):
@@ -43,16 +48,18 @@ Readings = Mapping[str, Reading]
 
 @dataclass(frozen=True, slots=True)
 class LabelIs:
-    """A classifying signal names one of these labels and is sure enough of it."""
+    """A signal names one of these labels and is sure enough of it; one that scores many, scores one of these high enough."""
 
     signal: str
     labels: frozenset[str]
     at_least: float
-    """Least confidence, 0 to 1; below it the condition is UNKNOWN."""
+    """Least probability, 0 to 1. A classification below it is UNKNOWN; a score below it is NO."""
 
     def judge(self, request: ChatRequest, readings: Readings) -> Truth:
         """Judge by the reading alone; an unread or missing signal is UNKNOWN."""
         reading = readings.get(self.signal)
+        if isinstance(reading, Scores):
+            return Truth.of(any(reading.values.get(label, 0.0) >= self.at_least for label in self.labels))
         if not isinstance(reading, Classification) or reading.confidence < self.at_least:
             return Truth.UNKNOWN
         return Truth.of(reading.label in self.labels)
@@ -210,16 +217,39 @@ def signals_of(condition: Condition) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Choose among models by what each costs and by its chance of a right answer."""
+
+    models: tuple[Model, ...]
+    price_weight: float
+    """How much chance is given up for price: at 0.1, the dearest of the models has to be expected to be right 10 points more
+    often than a free one; 0 takes the best, whatever it costs."""
+
+    def among(self, scores: Scores) -> Model:
+        """The model with the highest chance, less its share of the highest price times `price_weight`; ties to the cheaper."""
+        dearest = max(model.price for model in self.models) or 1.0
+
+        def worth(model: Model) -> tuple[float, float]:
+            share = model.price / dearest
+            return scores.values.get(model.answers_like, 0.0) - self.price_weight * share, -model.price
+
+        return max(self.models, key=worth)
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One condition and what is chosen when it holds."""
 
     name: str
     when: Condition
     model: Model
+    """Of a rule with a choice, what serves while the chances cannot be told."""
     priority: int = 0
     """Higher is asked first; equal ones in the order of the file."""
     reasoning: Reasoning | None = None
     system_prompt: SystemPrompt | None = None
+    choice: Choice | None = None
+    block: Block | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +259,7 @@ class Default:
     model: Model
     reasoning: Reasoning | None = None
     system_prompt: SystemPrompt | None = None
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +280,15 @@ class Policy:
 
     @classmethod
     def of(cls, rules: tuple[Rule, ...], default: Default, intent_threshold: float) -> Policy:
-        """Put `rules` into the order in which they are asked; equal priorities keep their order."""
-        return cls(tuple(sorted(rules, key=lambda rule: -rule.priority)), default, intent_threshold)
+        """Put `rules` into the order in which they are asked: what blocks first, then by priority, else as they stand."""
+        return cls(tuple(sorted(rules, key=lambda rule: (rule.block is None, -rule.priority))), default, intent_threshold)
+
+    @property
+    def signals(self) -> frozenset[str]:
+        """Every signal that a rule or a choice may ask for."""
+        chooses = any(rule.choice for rule in self.rules) or self.default.choice is not None
+        own = frozenset({OUTCOMES}) if chooses else frozenset[str]()
+        return own.union(*(signals_of(rule.when) for rule in self.rules))
 
     def decide(self, request: ChatRequest, readings: Readings) -> Decision | Unread:
         """The first rule that holds, or the default.
@@ -258,14 +296,24 @@ class Policy:
         Signals are read late: a rule of higher priority that needs none may settle the matter without them. The answer
         is `Unread` only when a rule that could still win hangs on a signal absent from `readings`.
         """
-        for rule in self.rules:
+        return self._first(self.rules, request, readings) or _decision(
+            "default", self.default, self._why_default(readings), readings
+        )
+
+    def refuse(self, request: ChatRequest, readings: Readings) -> Decision | Unread | None:
+        """The first rule that blocks and holds. Asked of requests that name their model, too, where no other rule is."""
+        return self._first([rule for rule in self.rules if rule.block], request, readings)
+
+    def _first(self, rules: Iterable[Rule], request: ChatRequest, readings: Readings) -> Decision | Unread | None:
+        for rule in rules:
             truth = rule.when.judge(request, readings)
             if truth is Truth.YES:
-                return Decision(rule.name, rule.model, "matched", rule.reasoning, rule.system_prompt)
+                return _decision(rule.name, rule, "matched", readings, rule.block)
             if truth is Truth.UNKNOWN and (unread := signals_of(rule.when) - readings.keys()):
                 return Unread(unread)
-        default = self.default
-        return Decision("default", default.model, self._why_default(readings), default.reasoning, default.system_prompt)
+            if truth is Truth.UNKNOWN and rule.block and rule.block.fails_closed and _is_any_missing(rule.when, readings):
+                return Decision(rule.name, rule.model, "signal_missing", block=rule.block)
+        return None
 
     def _why_default(self, readings: Readings) -> str:
         match readings.get("intent"):
@@ -275,3 +323,20 @@ class Policy:
                 return "below_threshold"
             case _:
                 return "no_match"
+
+
+def _decision(
+    name: str, chosen: Rule | Default, reason: str, readings: Readings, block: Block | None = None
+) -> Decision | Unread:
+    model = chosen.model
+    if chosen.choice:
+        if OUTCOMES not in readings:
+            return Unread(frozenset({OUTCOMES}))
+        scores = readings[OUTCOMES]
+        if isinstance(scores, Scores):
+            model, reason = chosen.choice.among(scores), "chosen"
+    return Decision(name, model, reason, chosen.reasoning, chosen.system_prompt, block)
+
+
+def _is_any_missing(condition: Condition, readings: Readings) -> bool:
+    return any(isinstance(readings.get(name), Missing) for name in signals_of(condition))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from router.core.types import Reply
+from router.core.types import Block, Reply
 from router.errors import RequestError
 
 OWNER = "semantic-router"
@@ -46,6 +46,11 @@ def not_cached() -> RequestError:
     """The 504 that `Cache-Control: only-if-cached` asks for (RFC 9111, 5.2.1.7)."""
     message = "there is no stored answer to this question, and 'only-if-cached' forbids asking a model"
     return RequestError(504, message, param="cache-control", code="not_cached")
+
+
+def blocked(block: Block) -> RequestError:
+    """The 403 of a rule that blocks. Says what the operator wrote, and nothing of the prompt."""
+    return RequestError(403, block.message, param="messages", code="blocked")
 
 
 def _card(name: str, created_s: int) -> dict[str, object]:

@@ -32,7 +32,15 @@ class Missing:
     """One of a few fixed words, such as `deadline`, `no_text` or `disabled`; never text from a request."""
 
 
-Reading = Classification | Missing
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a signal measured: several things that may hold at once, each with its own probability."""
+
+    values: Mapping[str, float]
+    """Calibrated probability of each, 0 to 1; they need not sum to 1."""
+
+
+Reading = Classification | Scores | Missing
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------------
@@ -58,6 +66,8 @@ class ChatRequest:
     more than 16,384 characters the first and the last 8,192."""
     prompt_tokens: int
     """Estimated size of the whole prompt in tokens: UTF-8 bytes of all message text / 4, rounded up."""
+    is_text_whole: bool = True
+    """`text` is the whole message: nothing was left out of its middle."""
     is_stream: bool = False
     has_tools: bool = False
     """The request offers tools, or carries tool calls or tool results."""
@@ -114,6 +124,20 @@ class Model:
     """What the body's `model` says when it reaches vLLM (`--served-model-name`)."""
     reasoning_family: str | None = None
     """A key of the config's `reasoning_families`; None leaves reasoning switches alone."""
+    price: float = 0.0
+    """What a request costs in the operator's own unit, such as dollars per million tokens."""
+    answers_like: str = ""
+    """The recorded model whose chances of a right answer stand for this one's; empty when the operator named none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Refuse the request instead of serving it."""
+
+    message: str
+    """What the client is told."""
+    fails_closed: bool = False
+    """Block also when a signal that the rule asks for could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +148,13 @@ class Decision:
     """The rule that won, `default`, or `direct` for a concrete model that the client named."""
     model: Model
     reason: str
-    """Why: `matched`, `no_match`, `below_threshold`, `intent_missing` or `concrete_model`."""
+    """Why: `matched`, `chosen` (by price and chance), `no_match`, `below_threshold`, `intent_missing`, `signal_missing` (of a
+    rule that fails closed) or `concrete_model`."""
     reasoning: Reasoning | None = None
     """None leaves the client's own reasoning switches as they are."""
     system_prompt: SystemPrompt | None = None
+    block: Block | None = None
+    """Refuse; the model is not asked."""
 
 
 # -- what may be answered from the cache -----------------------------------------------------------------------------
@@ -159,6 +186,8 @@ class Terms:
     ttl_s: float
     guards: tuple[str, ...]
     """Names of the conflicts that keep a candidate from being served; see `core/guards.py`."""
+    at_least: float = 0.0
+    """Least probability, by the verifier, that one answer fits both questions; unused without one."""
     wait_s: float = 0.0
     """How long to wait for an equal question that is under way."""
     shadow: bool = False
@@ -170,12 +199,22 @@ class Terms:
     only_if_cached: bool = False
     max_age_s: float | None = None
     false_hit_budget: float | None = None
-    """The operator's `max_false_hit_rate`, from which the threshold was chosen."""
+    """The share of wrong hits that `at_least` was chosen for; None when the operator named the bar himself."""
 
     @property
     def floor(self) -> float:
         """Similarity from which a candidate that is not served is counted as a near miss."""
         return min(self.threshold, 0.70)  # keeps 92% of true duplicates (quality.md 4.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the answer to one question may be given to another."""
+
+    refusal: str
+    """Why not: a guard's name, `verifier`, or what failed; empty when it may."""
+    probability: float | None = None
+    """As in `Hit.verified`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +229,8 @@ class Hit:
     similarity: float
     """Cosine; 1 for the same text."""
     age_s: float
+    verified: float | None = None
+    """Probability, by the verifier, that the answer fits; None when it was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +415,8 @@ class Outcome:
     cache_reason: str = ""
     """The tier of a hit, or why there was none; a fixed word."""
     cache_similarity: float = 0.0
+    cache_verified: float | None = None
+    """As in `Hit.verified`."""
     cache_entry: str = ""
     stored: str = ""
     """`stored`, or why the answer was not; empty when it was not to be."""

@@ -158,7 +158,7 @@ class Processor:
 
     async def _answer(self, run: Run, event: Event) -> Action:
         action = run.exchange.receive(event)
-        if isinstance(action, Sense):
+        while isinstance(action, Sense):
             began = perf_counter()
             readings = await self._sense(action)
             run.sensing_s += perf_counter() - began

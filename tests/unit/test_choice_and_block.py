@@ -1,0 +1,156 @@
+"""Choosing a model by price and chance, and rules that refuse a request."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from router.core.exchange import Exchange
+from router.core.policy import Choice, Default, LabelIs, Not, Policy, Rule, TextMatches, Truth, Unread
+from router.core.types import Block, Decision, Missing, Reply, RequestBody, Route, Scores, Sense, Sensed
+from tests.unit.builders import CODER, LARGE, MATH_RULE, SMALL, ask, chat_body, request_headers, send, snapshot, sure
+
+CHEAP = replace(SMALL, price=0.2, answers_like="llama-8b")
+DEAR = replace(LARGE, price=2.0, answers_like="llama-70b")
+ATTACK = LabelIs("jailbreak", frozenset({"jailbreak", "harmful"}), 0.6)
+GUARD = Rule("no-attacks", ATTACK, SMALL, block=Block("not here"))
+CLOSED = replace(GUARD, block=Block("not here", fails_closed=True))
+
+
+def scored(**values: float) -> dict:
+    """The reading of `outcomes`."""
+    return {"outcomes": Scores({name.replace("_", "-"): value for name, value in values.items()})}
+
+
+@pytest.mark.parametrize(
+    ("reading", "truth"),
+    [
+        (Scores({"jailbreak": 0.6}), Truth.YES),
+        (Scores({"jailbreak": 0.1, "harmful": 0.9}), Truth.YES),
+        (Scores({"jailbreak": 0.59}), Truth.NO),
+        (Scores({"something else": 1.0}), Truth.NO),
+        (Scores({}), Truth.NO),
+        (Missing("deadline"), Truth.UNKNOWN),
+        (None, Truth.UNKNOWN),
+    ],
+)
+def test_scores_hold_from_their_bar_on(reading: object, truth: Truth) -> None:
+    """And what was not measured is neither true nor false, nor is its negation."""
+    readings = {} if reading is None else {"jailbreak": reading}
+    assert ATTACK.judge(ask(), readings) is truth
+    opposite = {Truth.YES: Truth.NO, Truth.NO: Truth.YES, Truth.UNKNOWN: Truth.UNKNOWN}
+    assert Not(ATTACK).judge(ask(), readings) is opposite[truth]
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "weight", "chosen"),
+    [
+        (0.50, 0.70, 0.0, "large"),
+        (0.50, 0.70, 0.1, "large"),
+        (0.50, 0.70, 0.3, "small"),  # 20 points of chance for 90% of the price, at 0.3 they would have to be 27
+        (0.70, 0.70, 0.0, "small"),
+        (0.90, 0.20, 0.0, "small"),
+    ],
+)
+def test_price_is_weighed_against_the_chance_of_a_right_answer(small: float, large: float, weight: float, chosen: str) -> None:
+    """Equal worth goes to the cheaper model."""
+    choice = Choice((CHEAP, DEAR), weight)
+    assert choice.among(Scores({"llama-8b": small, "llama-70b": large})).name == chosen
+
+
+def test_models_without_prices_are_chosen_by_chance_alone() -> None:
+    """Nothing is divided by zero."""
+    choice = Choice((replace(CHEAP, price=0.0), replace(DEAR, price=0.0)), 0.5)
+    assert choice.among(Scores({"llama-8b": 0.3, "llama-70b": 0.4})).name == "large"
+
+
+def test_a_rule_with_a_choice_reads_the_chances_only_when_it_wins() -> None:
+    """Others are not charged for it; without the reading the rule's own model serves."""
+    rule = replace(MATH_RULE, model=DEAR, choice=Choice((CHEAP, DEAR), 0.1))
+    policy = Policy.of((rule,), Default(SMALL), 0.5)
+    law, math = {"intent": sure("law")}, {"intent": sure("math")}
+    assert policy.decide(ask(), law).model is SMALL
+    assert policy.decide(ask(), math) == Unread(frozenset({"outcomes"}))
+    chosen = policy.decide(ask(), math | scored(llama_8b=0.9, llama_70b=0.9))
+    assert isinstance(chosen, Decision)
+    assert (chosen.model, chosen.reason, chosen.name) == (CHEAP, "chosen", "proofs")
+    missing = policy.decide(ask(), math | {"outcomes": Missing("deadline")})
+    assert isinstance(missing, Decision)
+    assert (missing.model, missing.reason) == (DEAR, "matched")
+    assert policy.signals == {"intent", "outcomes"}
+
+
+def test_the_default_may_choose_too() -> None:
+    """Its reason stays in the decision's name."""
+    policy = Policy.of((), Default(SMALL, choice=Choice((CHEAP, DEAR), 0.0)), 0.5)
+    assert policy.decide(ask(), {}) == Unread(frozenset({"outcomes"}))
+    decision = policy.decide(ask(), scored(llama_8b=0.1, llama_70b=0.9))
+    assert (decision.name, decision.model, decision.reason) == ("default", DEAR, "chosen")
+
+
+def test_an_exchange_senses_twice_when_a_choice_needs_more() -> None:
+    """First the intent, then the chances; both stay with the exchange."""
+    rule = replace(MATH_RULE, model=DEAR, choice=Choice((CHEAP, DEAR), 0.0))
+    exchange = Exchange(snapshot(rule))
+    exchange.receive(request_headers())
+    first = exchange.receive(RequestBody(chat_body("Prove it.")))
+    assert isinstance(first, Sense)
+    assert first.wanted == {"intent"}
+    second = exchange.receive(Sensed({"intent": sure("math")}))
+    assert isinstance(second, Sense)
+    assert second.wanted == {"outcomes"}
+    route = exchange.receive(Sensed(scored(llama_8b=0.9, llama_70b=0.2)))
+    assert isinstance(route, Route)
+    assert (route.cluster, route.set_headers["x-vsr-decision-reason"]) == ("cluster-small", "chosen")
+    assert route.set_headers["x-vsr-selected-category"] == "math"
+
+
+@pytest.mark.parametrize("model", ["auto", "large"])
+def test_a_blocking_rule_refuses_whoever_asks(model: str) -> None:
+    """Naming a model is no way round it; the answer says what the operator wrote and nothing of the prompt."""
+    exchange = Exchange(snapshot(GUARD))
+    action = send(exchange, chat_body("a secret attack", model), {"jailbreak": Scores({"jailbreak": 0.99})})
+    assert isinstance(action, Reply)
+    error = json.loads(action.body)["error"]
+    assert (action.http_status, error["message"], error["code"], error["param"]) == (403, "not here", "blocked", "messages")
+    assert b"secret" not in action.body
+    outcome = exchange.outcome("replied")
+    assert (outcome.error_code, outcome.decision, outcome.response_path) == ("blocked", "no-attacks", "error")
+
+
+def test_what_is_harmless_goes_where_it_was_to_go() -> None:
+    """A concrete model included."""
+    exchange = Exchange(snapshot(GUARD))
+    action = send(exchange, chat_body("hi", "large"), {"jailbreak": Scores({"jailbreak": 0.01})})
+    assert isinstance(action, Route)
+    assert action.set_headers["x-vsr-selected-decision"] == "direct"
+
+
+@pytest.mark.parametrize(("rule", "is_blocked"), [(GUARD, False), (CLOSED, True)])
+def test_a_signal_that_fails_blocks_only_where_the_operator_says_so(rule: Rule, is_blocked: bool) -> None:
+    """The rest of the router fails open."""
+    exchange = Exchange(snapshot(rule))
+    action = send(exchange, chat_body("hi"), {"jailbreak": Missing("deadline")})
+    assert isinstance(action, Reply) is is_blocked
+    assert exchange.outcome("x").reason == ("signal_missing" if is_blocked else "no_match")
+
+
+def test_an_unsure_reading_is_no_missing_one() -> None:
+    """A rule that fails closed does not block what was measured and found harmless."""
+    decision = Policy.of((CLOSED,), Default(SMALL), 0.5).decide(ask(), {"jailbreak": Scores({"jailbreak": 0.5})})
+    assert isinstance(decision, Decision)
+    assert decision.name == "default"
+
+
+def test_blocking_rules_are_asked_before_all_others() -> None:
+    """Whatever their priority: a rule that routes cannot let an attack through."""
+    import re
+
+    keyword = Rule("code", TextMatches("k", (re.compile("python"),)), CODER, priority=1000)
+    policy = Policy.of((keyword, replace(GUARD, priority=-5)), Default(SMALL), 0.5)
+    decision = policy.decide(ask("python"), {"jailbreak": Scores({"harmful": 0.9})})
+    assert isinstance(decision, Decision)
+    assert decision.name == "no-attacks"
+    assert policy.refuse(ask("python"), {"jailbreak": Scores({"harmful": 0.1})}) is None
