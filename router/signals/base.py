@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from router.core.types import ChatRequest, Classification, Missing, Reading
+from router.core.types import ChatRequest, Classification, Missing, Reading, Scores
 from router.errors import BackendError
 
 
@@ -16,7 +16,7 @@ class Signal(Protocol):
     name: str
     """What rules call it, such as `intent`."""
 
-    async def read(self, request: ChatRequest) -> Classification:
+    async def read(self, request: ChatRequest) -> Classification | Scores:
         """Measure `request`. Raises `BackendError` when it cannot be measured; a request never fails for it."""
         ...
 
@@ -37,7 +37,7 @@ async def read_all(signals: Sequence[Signal], request: ChatRequest, deadline_s: 
             task.cancel()
 
 
-def _settle(task: asyncio.Task[Classification]) -> Reading:
+def _settle(task: asyncio.Task[Classification | Scores]) -> Reading:
     if not task.done():
         return Missing("deadline")
     if task.cancelled():

@@ -11,10 +11,11 @@ from typing import Any
 
 from router.errors import ConfigError, Problem
 
-FORMAT = 1
+FORMAT = 2
 """The layout of a bundle that this version reads."""
 SHIPPED = Path(__file__).parent.parent / "models" / "intent"
-"""The bundle inside the package."""
+SHIPPED_VERIFIER = SHIPPED.parent / "verifier"
+"""The bundles inside the package."""
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
 TRAINED_ON = "trained_on.bin"
 """Digests of the training texts, sorted and joined: an evaluation on them is refused."""
@@ -31,10 +32,18 @@ class Bundle:
     version: str
     labels: tuple[str, ...]
     """In the order of the model's outputs."""
-    threshold: float
-    """Confidence, 0 to 1, from which the intent counts as known unless the operator says otherwise."""
+    thresholds: dict[str, float]
+    """By signal: probability, 0 to 1, from which it counts unless the operator says otherwise."""
     max_tokens: int
-    """What is read of a text, special tokens included."""
+    """What is read in one pass, special tokens included."""
+    attacks: tuple[str, ...]
+    """In the order of the output `attack`, harmless first; empty for a model without it."""
+    kinds: tuple[str, ...]
+    """Of personal data, in the order of the output `personal`; empty for a model without it."""
+    models: tuple[str, ...]
+    """Whose chances of a right answer are told, in the order of the output `outcomes`; empty for a model without it."""
+    outputs: dict[str, str]
+    """What the graph calls an output, by our word for it, where the two differ."""
     sha256: dict[str, str]
     """By file name."""
 
@@ -49,13 +58,18 @@ class Bundle:
         sha256 = {str(name): str(facts.get("sha256")) for name, facts in manifest["files"].items()}
         for name, expected in sha256.items():
             _check(folder / name, expected)
+        attacks, kinds, models = (tuple(map(str, manifest.get(key, ()))) for key in ("attacks", "personal", "models"))
         return cls(
             folder,
             str(manifest.get("name", folder.name)),
             str(manifest.get("version", "?")),
             tuple(map(str, manifest["labels"])),
-            float(manifest.get("threshold", 0.5)),
+            {str(name): float(bar) for name, bar in manifest.get("thresholds", {}).items()},
             int(manifest.get("max_tokens", 128)),
+            attacks,
+            kinds,
+            models,
+            {str(name): str(output) for name, output in manifest.get("outputs", {}).items()},
             sha256,
         )
 

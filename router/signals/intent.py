@@ -20,6 +20,6 @@ class Intent:
     async def read(self, request: ChatRequest) -> Classification:
         """Classify the request's text. Raises `BackendError` as `Encoder.encode` does."""
         encoding = await self._encoder.encode(request.text)
-        probabilities = dict(zip(self._labels, encoding.probabilities.tolist(), strict=True))
+        probabilities = dict(zip(self._labels, encoding.intent.tolist(), strict=True))
         label = max(probabilities, key=probabilities.__getitem__)
         return Classification(label, probabilities[label], probabilities)

@@ -1,110 +1,113 @@
-"""The one encoder pass of a request: text in, sentence vector and probabilities out, off the event loop, within bounds."""
+"""The one encoder pass of a request: text in, every output out, off the event loop, within bounds."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from router.errors import BackendError, ConfigError, Problem
 from router.signals.bundle import MODEL, TOKENIZER, Bundle
-from router.signals.text import Reader
+from router.signals.passes import FAILURES, Passes, Shared, open_session
+from router.signals.spans import Span, spans_of
+from router.signals.text import Reader, Tokens
 
-_FAILURES = tuple(
-    getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
-    for name in ("Fail", "InvalidArgument", "InvalidGraph", "RuntimeException", "EPFail", "EngineError", "NotImplemented")
-)
-"""What a session raises; these share no base class of their own."""
-_MEMO_ENTRIES = 1024  # about 2 KB each; agent loops send the same last user message again and again
+_MOST_REMEMBERED = 1024  # about 8 KB each; agent loops send the same last user message again and again
 _SPECIAL_TOKENS = 2
+_OUTPUTS = ("vector", "layers", "intent", "outcomes", "attack", "personal")
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """Everything that one pass gives."""
+    """Everything that one pass gives. What the model has no output for is empty."""
 
     vector: NDArray[np.float32]
     """(384,) float32, unit length."""
-    probabilities: NDArray[np.float32]
+    layers: NDArray[np.float32]
+    """(1536,) float32, unit length: the vectors of the last four layers, for operators' own heads; of a model that does not give
+    them, `vector`."""
+    intent: NDArray[np.float32]
     """(labels,) float32, calibrated; they sum to 1."""
+    outcomes: NDArray[np.float32]
+    """(models,) float32: each recorded model's chance of a right answer."""
+    attack: NDArray[np.float32]
+    """(attacks,) float32, harmless first; they sum to 1."""
+    spans: tuple[Span, ...]
+    """Personal data in the text."""
     token_count: int
     is_truncated: bool
     """Only the start and the end of the text were read."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What the windows of a whole text hold."""
+
+    attack: NDArray[np.float32]
+    """(attacks,) float32, of the window that looks least harmless."""
+    spans: tuple[Span, ...]
+    is_complete: bool
+    """Every token was read; else only the first windows and the last one."""
+
+
 class Encoder:
-    """Runs passes in `threads` threads, one thread a pass: on CPUs two half-speed passes beat one shared one.
+    """Encodes texts. Equal texts under way share a pass, and recent texts are remembered by a digest."""
 
-    Equal texts under way share a pass, and recent texts are remembered by a digest. More than `max_waiting` passes at once,
-    running ones included, are refused: a late reading is worth nothing.
-    """
-
-    def __init__(self, bundle: Bundle, threads: int, max_waiting: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        path = str(bundle.folder / MODEL)
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    def __init__(self, bundle: Bundle, passes: Passes, max_windows: int = 16) -> None:
+        self._session = open_session(bundle.folder / MODEL)
+        given = {output.name for output in self._session.get_outputs()}
+        called = {name: bundle.outputs.get(name, name) for name in _OUTPUTS}
+        self._outputs = {name: output for name, output in called.items() if output in given}
         self._reader = Reader(bundle.folder / TOKENIZER, bundle.max_tokens)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encoder")
-        self._max_waiting = max_waiting
-        self._memo: OrderedDict[bytes, Encoding] = OrderedDict()
-        self._under_way: dict[bytes, asyncio.Future[Encoding]] = {}
+        self._max_windows, self._kinds = max_windows, bundle.kinds
+        # Not the bound methods: tests put others in their place.
+        self._encode = Shared(passes, lambda text: self.run(text), _MOST_REMEMBERED)
+        self._scan = Shared(passes, lambda text: self.run_windows(text), _MOST_REMEMBERED)
         first = self.run("warm up")  # allocates; no request should pay for it
-        if len(first.probabilities) != len(bundle.labels):
-            message = f"names {len(bundle.labels)} labels, but the model gives {len(first.probabilities)} probabilities"
-            raise ConfigError([Problem(str(bundle.folder / "manifest.json"), 0, "labels", message)])
+        counts = {"labels": first.intent, "models": first.outcomes, "attacks": first.attack}
+        for key, named in (("labels", bundle.labels), ("models", bundle.models), ("attacks", bundle.attacks)):
+            if len(counts[key]) != len(named):
+                message = f"names {len(named)} {key}, but the model gives {len(counts[key])} probabilities for them"
+                raise ConfigError([Problem(str(bundle.folder / "manifest.json"), 0, key, message)])
 
     async def encode(self, text: str) -> Encoding:
-        """The encoding of `text`.
+        """The encoding of `text`, of a long one of its start and its end.
 
         Raises:
             BackendError: `no_text` when there is nothing to read, `overloaded` when too many passes wait, `model_failed`.
         """
-        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        if found := self._memo.get(key):
-            self._memo.move_to_end(key)
-            return found
-        future = self._under_way.get(key)
-        if future is None:
-            if len(self._under_way) >= self._max_waiting:
-                raise BackendError("overloaded")
-            try:
-                future = asyncio.get_running_loop().run_in_executor(self._pool, self.run, text)
-            except RuntimeError:  # the pool was closed while this request was under way
-                raise BackendError("closed") from None
-            self._under_way[key] = future
-            future.add_done_callback(lambda done: self._settle(key, done))
-        # Shielded: a caller that gives up must not take the pass away from the others, nor from the memo.
-        return await asyncio.shield(future)
+        return await self._encode(text)
+
+    async def scan(self, text: str) -> Scan:
+        """What stands anywhere in `text`: a pass for each window of it, at most `max_windows`. Raises as `encode` does."""
+        return await self._scan(text)
 
     def run(self, text: str) -> Encoding:
         """One pass in the calling thread. Raises as `encode` does."""
-        tokens = self._reader.read(text)
+        return self._pass(self._reader.read(text))
+
+    def run_windows(self, text: str) -> Scan:
+        """All passes of a scan in the calling thread. Raises as `encode` does."""
+        windows, is_complete = self._reader.windows(text, self._max_windows)
+        found = [self._pass(tokens) for tokens in windows]
+        worst = min(found, key=lambda encoding: float(encoding.attack[0]) if len(encoding.attack) else 0.0)
+        return Scan(worst.attack, tuple(dict.fromkeys(span for encoding in found for span in encoding.spans)), is_complete)
+
+    def _pass(self, tokens: Tokens) -> Encoding:
         if len(tokens.ids) <= _SPECIAL_TOKENS:
             raise BackendError("no_text")
         ids = tokens.ids[np.newaxis]
         try:
-            vector, probabilities = self._session.run(None, {"ids": ids, "mask": np.ones_like(ids)})
-        except _FAILURES:
+            given = self._session.run(list(self._outputs.values()), {"ids": ids, "mask": np.ones_like(ids)})
+        except FAILURES:
             raise BackendError("model_failed") from None
-        vector.flags.writeable = probabilities.flags.writeable = False  # the memo hands the same arrays to many
-        return Encoding(vector[0], probabilities[0], len(tokens.ids), tokens.is_truncated)
-
-    def close(self) -> None:
-        """Forget what waits; a pass under way ends by itself."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _settle(self, key: bytes, done: asyncio.Future[Encoding]) -> None:
-        del self._under_way[key]
-        if done.cancelled() or done.exception():
-            return
-        self._memo[key] = done.result()
-        if len(self._memo) > _MEMO_ENTRIES:
-            self._memo.popitem(last=False)
+        by_name = dict(zip(self._outputs, given, strict=True))
+        nothing = np.empty((1, 0), dtype=np.float32)
+        vector, layers, intent, outcomes, attack = (by_name.get(name, nothing)[0] for name in _OUTPUTS[:-1])
+        for part in (vector, layers, intent, outcomes, attack):
+            part.flags.writeable = False  # the memo hands the same arrays to many
+        if not layers.size:
+            layers = vector
+        spans = spans_of(by_name["personal"][0], tokens.offsets, self._kinds) if "personal" in by_name else ()
+        return Encoding(vector, layers, intent, outcomes, attack, spans, len(tokens.ids), tokens.is_truncated)

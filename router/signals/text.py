@@ -13,6 +13,8 @@ HEAD_SHARE = 0.63
 """Of the tokens that are read of a long text, the share taken from its start; the rest is its end, where questions stand."""
 END_CHARS = 2048
 """Of each end of a longer text so much is tokenised: room for 256 tokens at 8 characters each."""
+OVERLAP = 32
+"""Tokens that a window shares with the one before: what stands at an edge is seen whole in one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Tokens:
 
     ids: NDArray[np.int64]
     """(tokens,) int64, the special tokens at both ends included."""
+    offsets: tuple[tuple[int, int], ...]
+    """Where each token stands in the text, start and end; (0, 0) for the special ones, and where the start was cut off."""
     is_truncated: bool
     """The text is longer than what is read of it."""
 
@@ -41,17 +45,51 @@ class Reader:
     def read(self, text: str) -> Tokens:
         """The tokens of `text`, 2 to `max_tokens` of them; 2 alone when there is nothing to read in it."""
         is_cut = len(text) > 2 * END_CHARS
-        start = self._ids(text[:END_CHARS] if is_cut else text)
-        if not is_cut and len(start) <= self._room:
-            return self._tokens(start, is_truncated=False)
-        end = self._ids(text[-END_CHARS:]) if is_cut else start
-        return self._tokens(start[: self._head] + end[-(self._room - self._head) :], is_truncated=True)
+        ids, offsets = self._read(text[:END_CHARS] if is_cut else text)
+        if not is_cut and len(ids) <= self._room:
+            return self._tokens(ids, offsets, is_truncated=False)
+        end, _ = self._read(text[-END_CHARS:]) if is_cut else (ids, offsets)
+        tail = end[-(self._room - self._head) :]
+        return self._tokens(ids[: self._head] + tail, offsets[: self._head] + [(0, 0)] * len(tail), is_truncated=True)
 
-    def _ids(self, text: str) -> list[int]:
-        # JSON may carry half a surrogate pair, which no UTF-8 library takes.
-        whole = text.encode("utf-8", "replace").decode("utf-8")
-        ids: list[int] = self._tokenizer.encode(whole, add_special_tokens=False).ids
-        return ids
+    def windows(self, text: str, most: int) -> tuple[list[Tokens], bool]:
+        """The whole of `text` in overlapping pieces, and whether it is the whole: of more than `most`, the first and the last."""
+        ids, offsets = self._read(text)
+        if len(ids) <= self._room:
+            return [self._tokens(ids, offsets, is_truncated=False)], True
+        step = self._room - OVERLAP
+        starts = list(range(0, len(ids) - OVERLAP, step))
+        is_complete = len(starts) <= most
+        chosen = starts if is_complete else [*starts[: most - 1], len(ids) - self._room]
+        pieces = [slice(start, start + self._room) for start in chosen]
+        return [self._tokens(ids[piece], offsets[piece], is_truncated=True) for piece in pieces], is_complete
 
-    def _tokens(self, ids: list[int], *, is_truncated: bool) -> Tokens:
-        return Tokens(np.array([self._first, *ids, self._last], dtype=np.int64), is_truncated)
+    def _read(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        read = self._tokenizer.encode(_encodable(text), add_special_tokens=False)
+        return read.ids, read.offsets
+
+    def _tokens(self, ids: list[int], offsets: list[tuple[int, int]], *, is_truncated: bool) -> Tokens:
+        whole = np.array([self._first, *ids, self._last], dtype=np.int64)
+        return Tokens(whole, ((0, 0), *offsets, (0, 0)), is_truncated)
+
+
+class PairReader:
+    """Turns two texts into the tokens of one pass. Nothing is cut: what does not fit could be where they differ."""
+
+    def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
+        self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        self._max_tokens = max_tokens
+
+    def read(self, first: str, second: str) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Token ids and kinds, each (tokens,) int64, kind 1 from the second text on; None when they do not fit."""
+        if len(first) + len(second) > 2 * END_CHARS:
+            return None
+        read = self._tokenizer.encode(_encodable(first), _encodable(second))
+        if len(read.ids) > self._max_tokens:
+            return None
+        return np.array(read.ids, dtype=np.int64), np.array(read.type_ids, dtype=np.int64)
+
+
+def _encodable(text: str) -> str:
+    """JSON may carry half a surrogate pair, which no UTF-8 library takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")

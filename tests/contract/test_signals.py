@@ -18,6 +18,7 @@ from router.signals.base import Signal, read_all
 from router.signals.bundle import MODEL, SHIPPED, TOKENIZER, Bundle
 from router.signals.intent import Intent
 from router.signals.onnx import Encoder
+from router.signals.passes import Passes
 from router.signals.text import Reader
 from tests.unit.builders import ask
 
@@ -72,9 +73,9 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="module")
 def encoder(bundle: Bundle) -> Iterator[Encoder]:
     """The shipped model, loaded once."""
-    made = Encoder(bundle, threads=2, max_waiting=64)
-    yield made
-    made.close()
+    passes = Passes(2, 64)
+    yield Encoder(bundle, passes)
+    passes.close()
 
 
 class TestIntent(SignalContract):
@@ -122,7 +123,8 @@ async def test_equal_texts_under_way_share_a_pass(encoder: Encoder, monkeypatch:
 
 async def test_too_many_waiting_passes_are_refused_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A late reading is worth nothing; what is under way is not disturbed."""
-    encoder, go = Encoder(bundle, threads=1, max_waiting=2), threading.Event()
+    passes, go = Passes(1, 2), threading.Event()
+    encoder = Encoder(bundle, passes)
     run = encoder.run
     monkeypatch.setattr(encoder, "run", lambda text: go.wait(5) and run(text))
     waiting = [asyncio.create_task(encoder.encode(f"text {number}")) for number in range(2)]
@@ -131,7 +133,7 @@ async def test_too_many_waiting_passes_are_refused_at_once(bundle: Bundle, monke
         await encoder.encode("one too many")
     go.set()
     assert all(encoding.vector.shape == (384,) for encoding in await asyncio.gather(*waiting))
-    encoder.close()
+    passes.close()
     with pytest.raises(BackendError, match="closed"):
         await encoder.encode("after the end")
 
@@ -249,4 +251,19 @@ def test_labels_that_do_not_fit_the_model_are_refused_at_start(copy: Path) -> No
     """Not at the first request."""
     edit_manifest(copy, labels=["a", "b"])
     with pytest.raises(ConfigError, match="2 labels"):
-        Encoder(Bundle.load(copy), threads=1, max_waiting=1)
+        Encoder(Bundle.load(copy), Passes(1, 1))
+
+
+def test_windows_cover_the_whole_text_and_overlap(bundle: Bundle) -> None:
+    """Every word stands in a window; what stands at an edge stands whole in one of them."""
+    reader = Reader(bundle.folder / TOKENIZER, 128)
+    text = " ".join(f"word{number}" for number in range(300))
+    windows, is_complete = reader.windows(text, 100)
+    assert is_complete
+    assert all(len(window.ids) <= 128 for window in windows)
+    covered = {place for window in windows for start, end in window.offsets for place in range(start, end)}
+    assert covered == {place for place, char in enumerate(text) if char != " "}
+    few, is_complete = reader.windows(text, 3)
+    assert (len(few), is_complete) == (3, False)
+    assert few[-1].offsets[-2][1] == len(text)
+    assert reader.windows("short", 1)[1]

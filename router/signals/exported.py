@@ -1,0 +1,108 @@
+"""Somebody else's classifier: any Hugging Face sequence- or token-classification model that was exported to ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from router.core.types import ChatRequest, Classification, Scores
+from router.errors import BackendError, ConfigError, Problem
+from router.signals.formats import Facts, kind_of
+from router.signals.passes import FAILURES, Passes, Shared, open_session
+
+FILES = ("model.onnx", "onnx/model.onnx", "model_quantized.onnx", "onnx/model_quantized.onnx")
+"""Where exporters put the graph; the first that is there counts."""
+_OVERLAP = 32
+_MOST_REMEMBERED = 1024
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Exported:
+    """A signal by the name that the configuration gives it. Long texts are read in windows, at most `max_windows`."""
+
+    def __init__(self, name: str, folder: Path, passes: Passes, max_windows: int) -> None:
+        self.name = name
+        self._facts = Facts.of(folder)
+        self._tokenizer = _tokenizer(folder / "tokenizer.json", self._facts.max_tokens)
+        self._max_windows = max_windows
+        file = next((folder / file for file in FILES if (folder / file).is_file()), None)
+        if file is None:
+            raise ConfigError([Problem(str(folder), 0, "", f"holds no model; one of {', '.join(FILES)} was expected")])
+        try:
+            self._session = open_session(file)
+        except FAILURES as error:
+            raise ConfigError([Problem(str(file), 0, "", f"is no model that can be run: {str(error)[:200]}")]) from None
+        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
+        if unknown := set(self._inputs) - set(_INPUTS):
+            message = f"wants inputs that a text does not give: {', '.join(sorted(unknown))}"
+            raise ConfigError([Problem(str(file), 0, "", message)])
+        self._read = Shared(passes, self.run, _MOST_REMEMBERED)
+        width = self._logits(self._tokenizer.encode("warm up")).shape
+        if len(width) != (2 if self._facts.is_of_tokens else 1) or width[-1] != len(self._facts.labels):
+            message = (
+                f"gives outputs of shape {list(width)}, which do not fit the {len(self._facts.labels)} labels of config.json"
+            )
+            raise ConfigError([Problem(str(file), 0, "", message)])
+
+    async def read(self, request: ChatRequest) -> Classification | Scores:
+        """Classify the request's text.
+
+        Raises:
+            BackendError: `no_text`, `overloaded`, `closed`, `model_failed`, or `too_long` for more than `max_windows`.
+        """
+        return await self._read(request.text)
+
+    def run(self, text: str) -> Classification | Scores:
+        """All passes in the calling thread. Raises as `read` does."""
+        first = self._tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8"))
+        windows = [first, *first.overflowing]
+        if not any(text.strip()) or not sum(first.attention_mask) - sum(first.special_tokens_mask):
+            raise BackendError("no_text")
+        if len(windows) > self._max_windows:
+            raise BackendError("too_long")
+        logits = [self._logits(window) for window in windows]
+        if self._facts.is_of_tokens:
+            return self._entities(np.concatenate(logits))
+        if self._facts.is_multi_label:
+            highest = (1 / (1 + np.exp(-np.stack(logits)))).max(axis=0)
+            return Scores(dict(zip(self._facts.labels, highest.tolist(), strict=True)))
+        weights = [len(window.ids) for window in windows]
+        mean = np.average(_softmax(np.stack(logits)), axis=0, weights=weights)
+        probabilities = dict(zip(self._facts.labels, mean.tolist(), strict=True))
+        label = max(probabilities, key=probabilities.__getitem__)
+        return Classification(label, probabilities[label], probabilities)
+
+    def _entities(self, logits: NDArray[np.float32]) -> Scores:
+        highest = _softmax(logits).max(axis=0)
+        scores: dict[str, float] = {}
+        for label, score in zip(self._facts.labels, highest.tolist(), strict=True):
+            if kind := kind_of(label):
+                scores[kind] = max(score, scores.get(kind, 0.0))
+        return Scores(scores)
+
+    def _logits(self, window: Encoding) -> NDArray[np.float32]:
+        """Of one window, (labels,) or (tokens, labels)."""
+        given = {"input_ids": window.ids, "attention_mask": window.attention_mask, "token_type_ids": window.type_ids}
+        feed = {name: np.array([given[name]], dtype=np.int64) for name in self._inputs}
+        try:
+            return np.asarray(self._session.run(None, feed)[0][0], dtype=np.float32)
+        except FAILURES:
+            raise BackendError("model_failed") from None
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+
+def _tokenizer(file: Path, max_tokens: int) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # noqa: BLE001 - the library raises plain Exception for a file that it cannot read
+        raise ConfigError([Problem(str(file), 0, "", f"is no tokenizer.json: {str(error)[:200]}")]) from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens, stride=min(_OVERLAP, max_tokens // 4))
+    return tokenizer

@@ -1,0 +1,116 @@
+"""What the files of an operator's own signal say of it. Reads JSON and loads no library: `check` needs the labels alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router.errors import ConfigError, Problem
+
+HEAD_FORMAT = 1
+"""The layout of a head's bundle that this version reads."""
+OUTSIDE = "out_of_scope"
+"""A head's word for what belongs to none of its labels."""
+_MOST_TOKENS = 512
+_PLACES = re.compile(r"^[BILUES]-")
+"""What marks a token's place within an entity, in front of its kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the config.json of an exported Hugging Face model says."""
+
+    labels: tuple[str, ...]
+    """In the order of the outputs."""
+    is_multi_label: bool
+    is_of_tokens: bool
+    max_tokens: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What rules may ask for: labels, or kinds of entities."""
+        return (
+            tuple(dict.fromkeys(kind_of(label) for label in self.labels if kind_of(label))) if self.is_of_tokens else self.labels
+        )
+
+    @classmethod
+    def of(cls, folder: Path) -> Facts:
+        """Read config.json.
+
+        Raises:
+            ConfigError: it is missing, or says no labels.
+        """
+        file = folder / "config.json"
+        try:
+            document: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            by_index = {int(index): str(label) for index, label in document["id2label"].items()}
+            labels = tuple(by_index[index] for index in range(len(by_index)))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            message = "is missing or has no id2label; export the model with its configuration (config.json) beside it"
+            raise ConfigError([Problem(str(file), 0, "id2label", message)]) from None
+        kinds = document.get("architectures") or [""]
+        positions = int(document.get("max_position_embeddings") or _MOST_TOKENS)
+        return cls(
+            labels,
+            document.get("problem_type") == "multi_label_classification",
+            "TokenClassification" in str(kinds[0]),
+            min(_MOST_TOKENS, positions - 2 if positions > _MOST_TOKENS else positions),  # RoBERTa counts from 2
+        )
+
+
+def kind_of(label: str) -> str:
+    """The kind of entity that a token's label names; empty for `O`."""
+    return "" if label == "O" else _PLACES.sub("", label)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFacts:
+    """What the manifest.json of a head says."""
+
+    labels: tuple[str, ...]
+    """In the order of the weights."""
+    threshold: float
+    """Confidence from which a label counts unless the operator says otherwise."""
+    known_at_least: float
+    """Familiarity below which a text lies outside, -1 to 1; -1 when nothing does."""
+    sha256: str
+    """Of the weights."""
+    encoder_sha256: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What rules may ask for."""
+        return (*self.labels, OUTSIDE) if self.known_at_least > -1 else self.labels
+
+    @classmethod
+    def of(cls, folder: Path) -> HeadFacts:
+        """Read manifest.json.
+
+        Raises:
+            ConfigError: it is none that `semantic-router train intent` wrote.
+        """
+        file = folder / "manifest.json"
+        try:
+            manifest: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            if manifest["format"] != HEAD_FORMAT or manifest["kind"] != "head":
+                raise ValueError
+            labels = tuple(map(str, manifest["labels"]))
+            threshold, known_at_least = (float(manifest[key]) for key in ("threshold", "known_at_least"))
+            return cls(labels, threshold, known_at_least, str(manifest["sha256"]), str(manifest["encoder_sha256"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            message = "is no head that `semantic-router train intent` wrote; train it again"
+            raise ConfigError([Problem(str(file), 0, "", message)]) from None
+
+
+def facts_of(folder: Path) -> HeadFacts | Facts:
+    """A head has a manifest.json, an exported model a config.json. Raises `ConfigError` for what is neither."""
+    if (folder / "manifest.json").is_file():
+        return HeadFacts.of(folder)
+    if (folder / "config.json").is_file():
+        return Facts.of(folder)
+    message = "holds neither manifest.json (`semantic-router train intent`) nor config.json (an exported Hugging Face model)"
+    raise ConfigError([Problem(str(folder), 0, "", message)])

@@ -1,0 +1,97 @@
+"""An operator's own labels, told from the vector of the one encoder pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.core.types import ChatRequest, Classification
+from router.errors import ConfigError, Problem
+from router.signals.bundle import MODEL, Bundle, sha256_of
+from router.signals.formats import OUTSIDE, HeadFacts
+from router.signals.onnx import Encoder
+
+WEIGHTS = "head.npz"
+VECTOR = 384
+"""Width of the sentence vector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A linear classifier on what the encoder gives, and the examples it was fitted to, by which it knows what lies outside."""
+
+    labels: tuple[str, ...]
+    weights: NDArray[np.float32]
+    """(384, labels) on the sentence vector, or (1536, labels) on the vectors of four layers."""
+    bias: NDArray[np.float32]
+    """(labels,)."""
+    examples: NDArray[np.int8]
+    """(texts, 384): unit vectors times 127; empty when nothing lies outside."""
+    known_at_least: float
+    """Familiarity, see `familiarity`, below which a text lies outside; -1 when nothing does."""
+
+    def probabilities(self, layers: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Calibrated probabilities (n, labels) of the vectors of four layers (n, 1536); rows sum to 1."""
+        logits = features_of(layers, len(self.weights)) @ self.weights + self.bias
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def familiarity(self, layers: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How much like the examples texts are, -1 to 1: (n,).
+
+        The mean of the highest probability and the similarity to the nearest example: quality.md 4.3 measured that together
+        they tell what lies outside better than either.
+        """
+        nearest = (features_of(layers, VECTOR) @ (self.examples.T.astype(np.float32) / 127)).max(axis=1)
+        return np.asarray((self.probabilities(layers).max(axis=1) + nearest) / 2, dtype=np.float32)
+
+    @classmethod
+    def load(cls, folder: Path, encoder: Bundle) -> Head:
+        """Read a bundle that `semantic-router train intent` wrote.
+
+        Raises:
+            ConfigError: a file is missing or damaged, or the head was fitted to another encoder.
+        """
+        facts = HeadFacts.of(folder)
+        try:
+            if sha256_of(folder / WEIGHTS) != facts.sha256:
+                raise _broken(folder / WEIGHTS, "is damaged: its sha256 is not the manifest's; restore it, or train it again")
+            with np.load(folder / WEIGHTS, allow_pickle=False) as arrays:
+                weights, bias, examples = (arrays[name] for name in ("weights", "bias", "examples"))
+        except (OSError, ValueError, KeyError):
+            raise _broken(folder / WEIGHTS, "is missing, or no file that `semantic-router train intent` wrote") from None
+        if facts.encoder_sha256 != encoder.sha256[MODEL]:
+            raise _broken(folder, "was fitted to another encoder than signals.intent.bundle names; train it again")
+        return cls(facts.labels, weights, bias, examples, facts.known_at_least)
+
+
+def features_of(layers: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """What a head of a width stands on: all of (n, 1536), or the last layer's, as unit vectors (n, 384)."""
+    if width == layers.shape[1]:
+        return layers
+    return layers[:, -width:] * np.float32((layers.shape[1] / width) ** 0.5)
+
+
+class HeadSignal:
+    """A signal of the operator's own, by the name that the configuration gives it."""
+
+    def __init__(self, name: str, encoder: Encoder, head: Head) -> None:
+        self.name = name
+        self._encoder = encoder
+        self._head = head
+
+    async def read(self, request: ChatRequest) -> Classification:
+        """Classify the request's text. Raises `BackendError` as `Encoder.encode` does."""
+        layers = (await self._encoder.encode(request.text)).layers[np.newaxis]
+        probabilities = dict(zip(self._head.labels, self._head.probabilities(layers)[0].tolist(), strict=True))
+        if self._head.known_at_least > -1 and self._head.familiarity(layers)[0] < self._head.known_at_least:
+            return Classification(OUTSIDE, 1.0, probabilities)
+        label = max(probabilities, key=probabilities.__getitem__)
+        return Classification(label, probabilities[label], probabilities)
+
+
+def _broken(path: Path, what: str) -> ConfigError:
+    return ConfigError([Problem(str(path), 0, "", what)])

@@ -1,0 +1,40 @@
+"""The second model: reads two questions at once and gives the probability that one answer fits both."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from router.errors import BackendError
+from router.signals.bundle import MODEL, TOKENIZER, Bundle
+from router.signals.passes import FAILURES, Passes, open_session
+from router.signals.text import PairReader
+
+
+class CrossEncoder:
+    """Scores pairs of questions; one instance serves all requests of a process."""
+
+    def __init__(self, bundle: Bundle, passes: Passes) -> None:
+        self._session = open_session(bundle.folder / MODEL)
+        self._reader = PairReader(bundle.folder / TOKENIZER, bundle.max_tokens)
+        self._passes = passes
+        self.run("warm up", "warm up")  # allocates; no request should pay for it
+
+    async def score(self, asked: str, stored: str) -> float:
+        """Probability, 0 to 1, that the answer to `stored` answers `asked`.
+
+        Raises:
+            BackendError: `too_long` when the model cannot read both whole, `overloaded`, `closed`, `model_failed`.
+        """
+        return await self._passes.submit(lambda: self.run(asked, stored))
+
+    def run(self, asked: str, stored: str) -> float:
+        """One pass in the calling thread. Raises as `score` does."""
+        read = self._reader.read(asked, stored)
+        if read is None:
+            raise BackendError("too_long")
+        ids, kinds = (part[np.newaxis] for part in read)
+        try:
+            (same,) = self._session.run(None, {"ids": ids, "mask": np.ones_like(ids), "kinds": kinds})
+        except FAILURES:
+            raise BackendError("model_failed") from None
+        return float(same[0])

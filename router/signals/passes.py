@@ -1,0 +1,102 @@
+"""Model passes off the event loop, within bounds: no more at once than there are threads for, and no endless queue."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import onnxruntime
+
+from router.errors import BackendError
+
+Result = TypeVar("Result")
+FAILURES = tuple(
+    getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
+    for name in (
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "RuntimeException",
+        "EPFail",
+        "EngineError",
+        "NotImplemented",
+    )
+)
+"""What a session raises; these share no base class of their own."""
+
+
+class Passes:
+    """Runs passes in `threads` threads, one thread a pass: on CPUs two half-speed passes beat one shared one.
+
+    All models of a process share one, so that their passes together take no more than the cores there are. More than
+    `max_waiting` at once, running ones included, are refused: a late reading is worth nothing.
+    """
+
+    def __init__(self, threads: int, max_waiting: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="passes")
+        self._max_waiting = max_waiting
+        self._count = 0
+
+    def submit(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
+        """The result of `work`, to come. Raises `BackendError`: `overloaded` when too many wait, `closed` after the end."""
+        if self._count >= self._max_waiting:
+            raise BackendError("overloaded")
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except RuntimeError:  # the pool was closed while this request was under way
+            raise BackendError("closed") from None
+        self._count += 1
+        future.add_done_callback(self._settle)
+        return future
+
+    def close(self) -> None:
+        """Forget what waits; a pass under way ends by itself."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _settle(self, _: object) -> None:
+        self._count -= 1
+
+
+class Shared(Generic[Result]):
+    """Passes by text: equal texts under way share one, and recent texts are remembered by a digest."""
+
+    def __init__(self, passes: Passes, run: Callable[[str], Result], most_remembered: int) -> None:
+        self._passes, self._run, self._most = passes, run, most_remembered
+        self._memo: OrderedDict[bytes, Result] = OrderedDict()
+        self._under_way: dict[bytes, asyncio.Future[Result]] = {}
+
+    async def __call__(self, text: str) -> Result:
+        """What `run` gives for `text`. Raises as `Passes.submit` and `run` do."""
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if key in self._memo:
+            self._memo.move_to_end(key)
+            return self._memo[key]
+        future = self._under_way.get(key)
+        if future is None:
+            future = self._passes.submit(lambda: self._run(text))
+            self._under_way[key] = future
+            future.add_done_callback(lambda done: self._settle(key, done))
+        # Shielded: a caller that gives up must not take the pass away from the others, nor from the memo.
+        return await asyncio.shield(future)
+
+    def _settle(self, key: bytes, done: asyncio.Future[Result]) -> None:
+        del self._under_way[key]
+        if done.cancelled() or done.exception():
+            return
+        self._memo[key] = done.result()
+        if len(self._memo) > self._most:
+            self._memo.popitem(last=False)
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """A graph ready to run on one thread of the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,80 @@
+"""The verifier's model as it is run: a tiny one that was exported as a large one would be."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from router.cache.verifier import Verifier
+from router.core.guards import GUARDS_BESIDE_VERIFIER
+from router.core.types import Terms, Verdict
+from router.errors import BackendError
+from router.signals.bundle import Bundle
+from router.signals.pairs import CrossEncoder
+from router.signals.passes import Passes
+
+TINY = Path(__file__).parents[1] / "tiny_models" / "verifier"
+KIND, ALSO_KIND, RUDE = "help me with my order please", "thanks for the order", "this is a stupid order"
+
+
+@pytest.fixture
+def passes() -> Iterator[Passes]:
+    """Of one process."""
+    made = Passes(1, 2)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def model(passes: Passes) -> CrossEncoder:
+    """Holds the tone of two texts against each other."""
+    return CrossEncoder(Bundle.load(TINY), passes)
+
+
+async def test_pairs_are_scored_in_either_order(model: CrossEncoder) -> None:
+    """High for the same, low for others."""
+    assert await model.score(KIND, ALSO_KIND) > 0.8
+    assert await model.score(ALSO_KIND, KIND) > 0.8
+    assert await model.score(KIND, RUDE) < 0.2
+    assert await model.score(RUDE, KIND) < 0.2
+
+
+async def test_what_cannot_be_read_whole_is_not_judged(model: CrossEncoder) -> None:
+    """The difference could stand in what was cut off."""
+    with pytest.raises(BackendError, match="too_long"):
+        await model.score("the order " * 30, "the order " * 30)
+    with pytest.raises(BackendError, match="too_long"):
+        await model.score("x" * 5000, "x")
+
+
+@pytest.mark.parametrize("text", ["", "half \ud83d", "\0", "😀"])
+async def test_no_text_breaks_it(model: CrossEncoder, text: str) -> None:
+    """Whatever a client sends."""
+    assert 0 <= await model.score(text, KIND) <= 1
+
+
+async def test_all_models_share_the_bound_on_passes(model: CrossEncoder, passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two under way are all that this process takes."""
+    go = threading.Event()
+    monkeypatch.setattr(model, "run", lambda *_: float(go.wait(5)))
+    waiting = [asyncio.ensure_future(model.score("a", "b")), passes.submit(lambda: go.wait(5))]
+    await asyncio.sleep(0)
+    with pytest.raises(BackendError, match="overloaded"):
+        await model.score("c", "d")
+    go.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_the_cache_asks_it_behind_the_guards(model: CrossEncoder) -> None:
+    """Its probability goes with the verdict."""
+    verify, terms = Verifier(model.score), Terms(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=0.5)
+    served, refused = await verify(KIND, ALSO_KIND, terms), await verify(KIND, RUDE, terms)
+    assert served.refusal == ""
+    assert served.probability is not None
+    assert served.probability > 0.8
+    assert refused.refusal == "verifier"
+    assert (await verify("order 1 please", "order 2 please", terms)) == Verdict("numbers")

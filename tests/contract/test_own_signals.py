@@ -1,0 +1,139 @@
+"""The operator's own signals: exported Hugging Face models, and heads on the shipped encoder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from router.core.types import Classification, Scores
+from router.errors import BackendError, ConfigError
+from router.signals.exported import Exported
+from router.signals.formats import Facts, facts_of
+from router.signals.passes import Passes
+from tests.unit.builders import ask
+
+TINY = Path(__file__).parents[1] / "tiny_models"
+
+
+@pytest.fixture(scope="module")
+def passes() -> Iterator[Passes]:
+    """Shared by all models here, as in a process."""
+    made = Passes(2, 64)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def tone(passes: Passes) -> Exported:
+    """Tells polite from rude."""
+    return Exported("tone", TINY / "tone", passes, max_windows=4)
+
+
+@pytest.fixture(scope="module")
+def tickets(passes: Passes) -> Exported:
+    """Finds ticket numbers."""
+    return Exported("tickets", TINY / "tickets", passes, max_windows=4)
+
+
+@pytest.mark.parametrize(("text", "label"), [("this is a stupid order", "rude"), ("help me with my order please", "polite")])
+async def test_a_sequence_classifier_classifies(tone: Exported, text: str, label: str) -> None:
+    """With a probability of every label."""
+    reading = await tone.read(ask(text))
+    assert isinstance(reading, Classification)
+    assert reading.label == label
+    assert reading.confidence > 0.9
+    assert sum(reading.probabilities.values()) == pytest.approx(1, abs=1e-5)
+
+
+async def test_a_token_classifier_scores_each_kind_of_entity(tickets: Exported) -> None:
+    """Begin and inside are one kind, and outside is none."""
+    found, nothing = await tickets.read(ask("help with tic-4711 for me")), await tickets.read(ask("help with my order"))
+    assert isinstance(found, Scores)
+    assert isinstance(nothing, Scores)
+    assert set(found.values) == {"TICKET"}
+    assert found.values["TICKET"] > 0.9 > 0.1 > nothing.values["TICKET"]
+
+
+async def test_long_texts_are_read_in_windows(tone: Exported, tickets: Exported) -> None:
+    """What stands at the end counts, and beyond the last window a text is too long instead of cut."""
+    filler = "the order is for my help and it " * 15  # 120 tokens; a window has 64
+    late = await tickets.read(ask(f"{filler} tic-12"))
+    assert isinstance(late, Scores)
+    assert late.values["TICKET"] > 0.9
+    assert isinstance(await tone.read(ask(filler)), Classification)
+    with pytest.raises(BackendError, match="too_long"):
+        await tone.read(ask(filler * 3))
+
+
+@pytest.mark.parametrize("text", ["", "  \n "])
+async def test_nothing_to_read_is_a_backend_error(tone: Exported, text: str) -> None:
+    """It becomes `Missing`."""
+    with pytest.raises(BackendError, match="no_text"):
+        await tone.read(ask(text))
+
+
+async def test_half_a_character_breaks_nothing(tone: Exported) -> None:
+    """JSON can carry it."""
+    assert isinstance(await tone.read(ask("stupid \ud83d")), Classification)
+
+
+def test_a_multi_label_model_scores_each_label(passes: Passes, tmp_path: Path) -> None:
+    """By its `problem_type`; the scores need not sum to one."""
+    folder = copy(tmp_path, problem_type="multi_label_classification")
+    reading = Exported("both", folder, passes, 4).run("stupid please")
+    assert isinstance(reading, Scores)
+    assert set(reading.values) == {"polite", "rude"}
+
+
+def copy(tmp_path: Path, **changes: object) -> Path:
+    """The tone model with another configuration."""
+    folder = tmp_path / "model"
+    shutil.copytree(TINY / "tone", folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return folder
+
+
+def test_labels_that_do_not_fit_the_graph_are_refused(passes: Passes, tmp_path: Path) -> None:
+    """Else a rule would act on the wrong one."""
+    with pytest.raises(ConfigError, match="do not fit the 3 labels"):
+        Exported("x", copy(tmp_path, id2label={"0": "a", "1": "b", "2": "c"}), passes, 4)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("config.json", None, "holds neither"),
+        ("config.json", "{}", "id2label"),
+        ("config.json", "not json", "id2label"),
+        ("tokenizer.json", None, "no tokenizer.json"),
+        ("tokenizer.json", "{}", "no tokenizer.json"),
+        ("model.onnx", None, "holds no model"),
+        ("model.onnx", "no graph", "no model that can be run"),
+    ],
+)
+def test_a_broken_folder_is_refused_by_name(passes: Passes, tmp_path: Path, file: str, content: str | None, said: str) -> None:
+    """With what was expected there."""
+    folder = copy(tmp_path)
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        load(folder, passes)
+
+
+def load(folder: Path, passes: Passes) -> Exported:
+    """As `check` and the router do."""
+    assert isinstance(facts_of(folder), Facts)
+    return Exported("x", folder, passes, 4)
+
+
+def test_roberta_counts_its_positions_from_two(tmp_path: Path) -> None:
+    """514 of them are room for 512 tokens."""
+    assert Facts.of(copy(tmp_path, max_position_embeddings=514)).max_tokens == 512
+    assert Facts.of(tmp_path / "model").max_tokens == 512
