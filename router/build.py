@@ -10,13 +10,14 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router.cacheconfig import CALIBRATION, CacheConfig
+from router.cacheconfig import CacheConfig
 from router.config import Config, TracingConfig
 from router.core.caching import CachePlan
 from router.core.exchange import Snapshot
-from router.core.policy import Readings, signals_of
+from router.core.policy import Readings
 from router.core.types import Sense
 from router.errors import ConfigError, Problem
 from router.signals.base import Signal, read_all
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from router.cache.tiers import Cache
     from router.signals.bundle import Bundle
     from router.signals.onnx import Encoder
+    from router.signals.passes import Passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +83,22 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
     """
     metrics = Metrics() if config.telemetry.metrics and is_serving else None
     is_caching = config.cache.enabled and is_serving
-    wanted = frozenset[str]().union(*(signals_of(rule.when) for rule in config.policy.rules))
-    bundle = encoder = None
-    if "intent" in wanted or is_caching:
+    wanted = config.policy.signals
+    bundle = encoder = passes = None
+    own = {name: folder for name, folder in config.signals.custom.items() if name in wanted}
+    if wanted or is_caching:
         from router.signals.bundle import Bundle
         from router.signals.onnx import Encoder
+        from router.signals.passes import Passes
 
         bundle = Bundle.load(config.signals.intent.bundle)
-        encoder = Encoder(bundle, encoder_threads(config), config.signals.intent.max_waiting)
-    signals: dict[str, Signal] = {}
-    if encoder and bundle and "intent" in wanted:
-        from router.signals.intent import Intent
-
-        signals["intent"] = Intent(encoder, bundle.labels)
+        passes = Passes(pass_threads(config), config.signals.intent.max_waiting)
+        encoder = Encoder(bundle, passes, config.signals.intent.max_windows)
+    signals = _signals(wanted, bundle, encoder) if bundle and encoder else {}
+    if bundle and encoder and passes and own:
+        signals |= _own_signals(own, bundle, encoder, passes, config.signals.intent.max_windows)
     senses = Senses(signals, config.signals.deadline_ms / 1000)
-    caching = _caching(config.cache, bundle, encoder) if bundle and encoder and is_caching else None
+    caching = _caching(config.cache, bundle, encoder, passes) if bundle and encoder and passes and is_caching else None
     if caching and metrics:
         metrics.show_cache(caching.cache.gauges)
         if caching.store_requests is not None:
@@ -103,14 +106,53 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
     return Runtime(config, snapshot_of(config), senses, _telemetry(config, metrics, is_serving), metrics, caching)
 
 
-def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder) -> Caching:
+def _signals(wanted: frozenset[str], bundle: Bundle, encoder: Encoder) -> dict[str, Signal]:
+    """The signals that rules ask for, by name. All stand on the one encoder."""
+    from router.signals.intent import Intent
+    from router.signals.outcomes import Outcomes
+    from router.signals.safety import Jailbreak, Personal
+
+    made: tuple[Signal, ...] = (
+        Intent(encoder, bundle.labels),
+        Outcomes(encoder, bundle.models),
+        Jailbreak(encoder, bundle.attacks, bundle.thresholds.get("jailbreak", 0.5)),
+        Personal(encoder),
+    )
+    return {signal.name: signal for signal in made if signal.name in wanted}
+
+
+def _own_signals(
+    folders: Mapping[str, Path], bundle: Bundle, encoder: Encoder, passes: Passes, max_windows: int
+) -> dict[str, Signal]:
+    """The operator's own signals: heads on the encoder's vector, and models of their own."""
+    from router.signals.exported import Exported
+    from router.signals.formats import HeadFacts, facts_of
+    from router.signals.head import Head, HeadSignal
+
+    made: dict[str, Signal] = {}
+    for name, folder in folders.items():
+        if isinstance(facts_of(folder), HeadFacts):
+            made[name] = HeadSignal(name, encoder, Head.load(folder, bundle))
+        else:
+            made[name] = Exported(name, folder, passes, max_windows)
+    return made
+
+
+def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: Passes) -> Caching:
     from router.cache.control import Control
     from router.cache.keeper import Keeper
     from router.cache.tiers import Cache
-    from router.cache.verifier import GUARDS_VERSION, verify
+    from router.cache.verifier import GUARDS_VERSION, Verifier
     from router.signals.bundle import MODEL
 
-    _check_calibration(config, bundle.sha256[MODEL])
+    second = score = None
+    if config.verifier:
+        from router.signals.bundle import Bundle
+        from router.signals.pairs import CrossEncoder
+
+        second = Bundle.load(config.verifier)
+        score = CrossEncoder(second, passes).score
+    _check_calibration(config, bundle.sha256[MODEL], second.sha256[MODEL] if second else None)
     versions = f"{bundle.name}-{bundle.sha256[MODEL][:16]}/{GUARDS_VERSION}"
     keeper = requests = None
     if config.backend == "milvus":
@@ -118,18 +160,22 @@ def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder) -> Caching:
 
         store = MilvusStore(config.milvus, versions)
         keeper, requests = Keeper(store, config.pace), store.requests
-    cache = Cache(config.sizes, encoder.encode, verify, keeper)
+    cache = Cache(config.sizes, encoder.encode, Verifier(score), keeper)
     return Caching(cache, Control(cache, versions), config, versions, requests)
 
 
-def _check_calibration(config: CacheConfig, sha256: str) -> None:
-    """A table made with another encoder says nothing about this one."""
-    has_budget = any(terms.false_hit_budget is not None for terms in config.terms.values())
-    if has_budget and json.loads(CALIBRATION.read_text(encoding="utf-8"))["encoder_sha256"] != sha256:
-        message = (
-            "was calibrated for the shipped encoder, and signals.intent.bundle names another; set similarity_threshold instead"
-        )
-        raise ConfigError([Problem("config", 0, "semantic_cache.max_false_hit_rate", message)])
+def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) -> None:
+    """A table made with other models says nothing about these. `encoder` and `verifier` are SHA-256."""
+    if not config.bars.has_verifier and all(terms.false_hit_budget is None for terms in config.terms.values()):
+        return
+    table = json.loads(config.bars.file.read_text(encoding="utf-8"))
+    if table["encoder_sha256"] == encoder and (verifier is None or table["verifier_sha256"] == verifier):
+        return
+    message = (
+        "was made with other models than signals.intent.bundle and semantic_cache.verifier.bundle name; make one for them with "
+        "`semantic-router calibrate cache`"
+    )
+    raise ConfigError([Problem("config", 0, "semantic_cache.calibration", message)])
 
 
 def snapshot_of(config: Config) -> Snapshot:
@@ -145,8 +191,8 @@ def snapshot_of(config: Config) -> Snapshot:
     )
 
 
-def encoder_threads(config: Config) -> int:
-    """Encoder threads of each worker: as configured, or the cores shared out, at least one."""
+def pass_threads(config: Config) -> int:
+    """Threads for model passes of each worker: as configured, or the cores shared out, at least one."""
     return config.server.threads or max(1, (os.cpu_count() or 1) // config.server.workers)
 
 

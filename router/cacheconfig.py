@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -10,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from router.cache.settings import DIMENSION, POLICIES, MilvusSettings, Pace, Sizes
+from router.cachebars import Bars, read_bars
 from router.core.caching import CONTROLS, CachePlan, ScopePlan
-from router.core.guards import GUARDS
+from router.core.guards import GUARDS, GUARDS_BESIDE_VERIFIER
 from router.core.question import Limits
 from router.core.types import Terms
 from router.yamltree import Notes, Section
@@ -25,8 +25,7 @@ _INDEXES: Mapping[str, Mapping[str, tuple[int, int]]] = {
 }
 """Index types with their parameters and ranges."""
 _SEARCH = {"HNSW": "ef", "IVF_FLAT": "nprobe"}
-CALIBRATION = Path(__file__).parent / "cache" / "calibration.json"
-"""Made by `python -m router.training threshold`."""
+SHIPPED_VERIFIER = Path(__file__).parent / "models" / "verifier"
 _LEVELS = ("Strong", "Session", "Bounded", "Eventually")
 _MOST_ANSWER_BYTES = 256 * 1024
 _WORDS = "a name of letters, digits and _"
@@ -43,8 +42,11 @@ class CacheConfig:
     milvus: MilvusSettings = field(default_factory=MilvusSettings)
     sizes: Sizes = field(default_factory=Sizes)
     pace: Pace = field(default_factory=Pace)
-    default: Terms = field(default_factory=lambda: Terms(0.80, 3600.0, tuple(GUARDS)))
+    default: Terms = field(default_factory=lambda: Terms(0.8, 3600.0, tuple(GUARDS)))
     """Of decisions that say nothing of their own."""
+    verifier: Path | None = None
+    """The bundle of the model that confirms candidates; None when the guards judge alone."""
+    bars: Bars = field(default_factory=Bars)
     terms: Mapping[str, Terms] = field(default_factory=dict)
     """By decision; one that is not here is not cached."""
     scope_header: str = "authorization"
@@ -72,58 +74,48 @@ def read_cache(section: Section) -> CacheConfig:
         section.integer("store_timeout_ms", 50, 1, 10_000) / 1000,
     )
     most_answer_bytes = section.integer("max_answer_bytes", default.most_answer_bytes, 1, 16 * 1024 * 1024)
-    terms = _default_terms(section, default.default)
+    verifier = _verifier(section.section("verifier"), enabled)
+    bars = read_bars(section, has_verifier=verifier is not None, is_caching=enabled)
+    terms = _default_terms(section, bars)
     scope_header = _scope(section)
     limits = _limits(section.section("eligibility"))
     controls, most_ttl_s = _controls(section.section("client_controls"), default)
     milvus, pace = _store(section, backend, enabled)
     section.close()
     return CacheConfig(
-        enabled, "memory" if backend == "memory" else "milvus", milvus, sizes, pace, terms, {}, scope_header, limits, controls,
-        most_ttl_s, most_answer_bytes,
+        enabled, "memory" if backend == "memory" else "milvus", milvus, sizes, pace, terms, verifier, bars, {},
+        scope_header, limits, controls, most_ttl_s, most_answer_bytes,
     )  # fmt: skip
 
 
-def _default_terms(section: Section, default: Terms) -> Terms:
-    guards = _guards(section, default.guards)
-    threshold, budget = _threshold(section, default, guards)
+def _verifier(section: Section, is_caching: bool) -> Path | None:
+    """The bundle of the model that confirms candidates; None when it is switched off."""
+    if not section.flag("enabled", default=False):
+        if section.has("bundle"):
+            section.problem("bundle", "could do nothing: the verifier is switched off")
+        section.close()
+        return None
+    bundle = Path(section.notes.file).parent / section.text("bundle", str(SHIPPED_VERIFIER))
+    if is_caching and not (bundle / "manifest.json").is_file():
+        section.problem("bundle", f"there is no model in {bundle}: manifest.json is missing")
+    section.close()
+    return bundle
+
+
+def _default_terms(section: Section, bars: Bars) -> Terms:
+    guards = _guards(section, GUARDS_BESIDE_VERIFIER if bars.has_verifier else tuple(GUARDS))
+    default = Terms(bars.similarity, 3600.0, guards, bars.at_least, false_hit_budget=bars.default_budget)
+    threshold, at_least, budget = bars.read(section, default, guards)
     return Terms(
         threshold,
         section.number("ttl_seconds", default.ttl_s, 1, 10 * 365 * 86_400),
         guards,
+        at_least,
         section.number("wait_seconds", 0.0, 0, 600),
         section.flag("shadow", default=False),
         section.flag("semantic", default=True),
         false_hit_budget=budget,
     )
-
-
-def _threshold(section: Section, default: Terms, guards: tuple[str, ...]) -> tuple[float, float | None]:
-    """The threshold as named, or chosen so that wrong hits stay below a bound on held-back pairs; and that bound."""
-    if not section.has("max_false_hit_rate"):
-        is_named = section.has("similarity_threshold")
-        threshold = section.number("similarity_threshold", default.threshold, 0.5, 1)
-        return threshold, None if is_named else default.false_hit_budget
-    problems = len(section.notes.problems)
-    budget = section.number("max_false_hit_rate", 0.01, 0.002, 0.5)
-    if section.has("similarity_threshold"):
-        section.problem(
-            "similarity_threshold", "stands beside max_false_hit_rate, which chooses the threshold; remove one of them"
-        )
-    table = json.loads(CALIBRATION.read_text(encoding="utf-8"))
-    if set(guards) != set(table["guards"]):
-        section.problem(
-            "max_false_hit_rate", f"was calibrated with all guards ({', '.join(table['guards'])}); leave 'guards' out"
-        )
-    for point in table["points"]:
-        if point["false_hit_rate_at_most"] <= budget:
-            return float(point["threshold"]), budget
-    if len(section.notes.problems) == problems:
-        least = table["points"][-1]["false_hit_rate_at_most"]
-        section.problem(
-            "max_false_hit_rate", f"cannot be promised below {least:g}; name at least that, or set 'semantic' to false"
-        )
-    return 1.0, budget
 
 
 def _guards(section: Section, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -186,10 +178,11 @@ def decision_terms(section: Section, cache: CacheConfig) -> Terms | None:
     enabled = part.flag("enabled", default=cache.enabled)
     default = cache.default
     guards = _guards(part, default.guards)
-    threshold, budget = _threshold(part, default, guards)
+    threshold, at_least, budget = cache.bars.read(part, default, guards)
     terms = replace(
         default,
         threshold=threshold,
+        at_least=at_least,
         ttl_s=part.number("ttl_seconds", default.ttl_s, 1, 10 * 365 * 86_400),
         guards=guards,
         wait_s=part.number("wait_seconds", default.wait_s, 0, 600),

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from router import __version__
-from router.errors import ConfigError, Problem
+from router.errors import ConfigError
 
 if TYPE_CHECKING:
     from router.config import Config
+    from router.signals.bundle import Bundle
 
 CONFIG_STATUS = 2
 """Exit status for everything that is the operator's to mend."""
@@ -137,35 +138,24 @@ def models(options: argparse.Namespace) -> int:
     if config.signals.intent.enabled:
         bundle = Bundle.load(config.signals.intent.bundle)
         print(f"\nintent: {bundle.name} {bundle.version}, threshold {config.signals.intent.threshold}, in {bundle.folder}")
-        print(f"  {', '.join(bundle.labels)}")
-        for name, digest in bundle.sha256.items():
-            print(f"  {name:16} sha256 {digest}")
+        for what, names in (
+            ("categories", bundle.labels),
+            ("attacks", bundle.attacks[1:]),
+            ("personal data", bundle.kinds),
+            ("answers_like", bundle.models),
+        ):
+            print(f"  {what}: {', '.join(names) or 'not told by this model'}")
+        _print_files(bundle)
+    if config.cache.enabled and config.cache.verifier:
+        verifier = Bundle.load(config.cache.verifier)
+        print(f"\nverifier: {verifier.name} {verifier.version}, in {verifier.folder}")
+        _print_files(verifier)
     return 0
 
 
-def evaluate(options: argparse.Namespace) -> int:
-    """Measure the intent classifier on labelled texts."""
-    from router.evaluation.intent import evaluate as evaluate_intent
-    from router.signals.bundle import SHIPPED
-
-    for line in evaluate_intent(options.file, options.bundle or SHIPPED, options.threshold):
-        print(line)
-    return 0
-
-
-def evaluate_cache(options: argparse.Namespace) -> int:
-    """Measure the cache's decisions on labelled pairs of questions."""
-    from router.core.guards import GUARDS
-    from router.evaluation.cache import evaluate as evaluate_pairs
-    from router.signals.bundle import SHIPPED
-
-    guards = tuple(GUARDS) if options.guards is None else tuple(filter(None, options.guards.split(",")))
-    if unknown := set(guards) - set(GUARDS):
-        message = f"there is no guard {', '.join(sorted(unknown))}; known are: {', '.join(GUARDS)}"
-        raise ConfigError([Problem("--guards", 0, "", message)])
-    for line in evaluate_pairs(options.file, options.bundle or SHIPPED, options.threshold, guards):
-        print(line)
-    return 0
+def _print_files(bundle: Bundle) -> None:
+    for name, digest in bundle.sha256.items():
+        print(f"  {name:16} sha256 {digest}")
 
 
 def operate_cache(options: argparse.Namespace) -> int:
@@ -219,21 +209,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("models", parents=[config], help="list the models and the classifier")
     command.set_defaults(run=models)
 
-    kinds = commands.add_parser("eval", help="measure a part on labelled data").add_subparsers(required=True, metavar="PART")
-    command = kinds.add_parser("intent", help="accuracy, macro-F1, calibration error and confusion of the intent")
-    command.add_argument("file", type=Path, help='JSON lines of {"text": ..., "label": ...}')
-    command.add_argument("--bundle", type=Path, help="another model than the shipped one")
-    command.add_argument("--threshold", type=float, help="confidence from which the intent counts as known")
-    command.set_defaults(run=evaluate)
+    from router.modelcli import add_commands as add_model_commands
 
-    command = kinds.add_parser("cache", help="hit rate, precision and false-hit rate of the cache")
-    command.add_argument(
-        "file", type=Path, help='JSON lines of {"a": asked, "b": stored, "y": 1 if one answer fits both}; may be .gz'
-    )
-    command.add_argument("--bundle", type=Path, help="another model than the shipped one")
-    command.add_argument("--threshold", type=float, default=0.80, help="similarity; default: %(default)s")
-    command.add_argument("--guards", help="comma-separated; default: all")
-    command.set_defaults(run=evaluate_cache)
+    add_model_commands(commands)
 
     from router.cachecli import add_commands
 

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from router.cacheconfig import CacheConfig, decision_terms, read_cache
-from router.core.policy import (
-    AllOf,
-    AnyOf,
-    Condition,
-    Default,
-    FlagIs,
-    HeaderMatches,
-    LabelIs,
-    Not,
-    Policy,
-    Rule,
-    TextMatches,
-    TokensWithin,
-)
-from router.core.types import Model, Reasoning, ReasoningFamily, SystemPrompt, Terms
+from router.cacheconfig import CacheConfig, read_cache
+from router.core.policy import Policy
+from router.core.types import Model, ReasoningFamily
 from router.errors import ConfigError, Problem
-from router.yamltree import Item, Notes, Section, suggest
+from router.ruleconfig import EFFORTS, NAME, Heads, Words, check_name, read_custom, read_keywords, read_policy
+from router.yamltree import Notes, Section, suggest
 from router.yamltree import parse as parse_yaml
 
 VERSION = 1
-NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}"
-_NAME_WORDS = "a name of letters, digits and ._:/@+- (at most 100)"
-_EFFORTS = ("minimal", "low", "medium", "high")
-_RESERVED_RULES = ("default", "direct")
-_FLAGS = ("has_tools", "has_images", "is_stream")
 _ADDRESS = r"(unix:/\S+|[^\s:]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})"
 _LAST_PORT = 65535
 _ADDRESS_WORDS = "'host:port' or 'unix:/path'"
@@ -108,7 +90,9 @@ class IntentConfig:
     bundle: Path = SHIPPED_BUNDLE
     """Folder of the classifier; a relative one in the file is meant from the file's own folder."""
     max_waiting: int = 64
-    """Encoder passes that may wait at once; above it the reading is missing at once, not late."""
+    """Model passes that may wait at once; above it the reading is missing at once, not late."""
+    max_windows: int = 16
+    """Passes that a long text is scanned with for attacks and personal data; beyond them it counts as too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +100,8 @@ class SignalsConfig:
     deadline_ms: int = 250
     """For all signals of a request together."""
     intent: IntentConfig = field(default_factory=IntentConfig)
+    custom: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of the operator's own signals, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +158,19 @@ def read(text: str, file: str) -> tuple[Config, Notes]:
     elif version.value != VERSION:
         version.problem(f"this router reads version {VERSION}")
     families = {**FAMILIES, **_families(top.section("reasoning_families"))}
-    models, simulated = _models(top.section("models"), families)
+    signals_section = top.section("signals")
+    words = read_keywords(signals_section.section("keywords"))
+    custom = read_custom(signals_section.section("custom"))
+    signals, heads = _signals(signals_section)
+    signals = replace(signals, custom={name: signal.folder for name, signal in custom.items()})
+    models, simulated = _models(top.section("models"), families, heads)
     server = _server(top.section("server"))
     admin = _admin(top.section("admin"), server)
     telemetry = _telemetry(top.section("telemetry"))
     auto_models = _auto_models(top, models)
-    signals_section = top.section("signals")
-    keywords = _keywords(signals_section.section("keywords"))
-    signals, labels = _signals(signals_section)
     cache = _cache(top.section("semantic_cache"), server)
-    policy, terms = _policy(top, _Words(models, families, keywords, labels, signals.intent, cache))
+    intent = signals.intent
+    policy, terms = read_policy(top, Words(models, families, words, heads, custom, intent.enabled, intent.threshold, cache))
     if cache.limits.allows_concrete_models:
         terms["direct"] = cache.default
     top.close()
@@ -267,7 +256,7 @@ def _tracing(section: Section) -> TracingConfig:
 def _families(section: Section) -> dict[str, ReasoningFamily]:
     families = {}
     for name, item in section.named():
-        _check_name(name, item)
+        check_name(name, item)
         part = item.section()
         kind = part.choice("type", "", ("chat_template_kwargs", "reasoning_effort"))
         if not part.has("type"):
@@ -275,7 +264,7 @@ def _families(section: Section) -> dict[str, ReasoningFamily]:
         parameter = part.text("parameter", pattern=r"\w{1,64}", what="a parameter's name")
         if parameter in _BODY_FIELDS and kind == "reasoning_effort":
             part.problem("parameter", f"would overwrite the request's own '{parameter}'")
-        default = part.choice("default_effort", "medium", _EFFORTS)
+        default = part.choice("default_effort", "medium", EFFORTS)
         off = part.text("off_effort", "low", r"[a-z]{1,20}", "a word such as low, minimal or none")
         for key in ("default_effort", "off_effort"):
             if part.has(key) and kind == "chat_template_kwargs":
@@ -285,22 +274,26 @@ def _families(section: Section) -> dict[str, ReasoningFamily]:
     return families
 
 
-def _check_name(name: str, item: Item) -> None:
-    # Names travel in headers, metrics and messages.
-    if not re.fullmatch(NAME, name):
-        item.problem(f"{_NAME_WORDS} was expected")
-
-
-def _models(section: Section, families: Mapping[str, ReasoningFamily]) -> tuple[dict[str, Model], frozenset[str]]:
+def _models(section: Section, families: Mapping[str, ReasoningFamily], heads: Heads) -> tuple[dict[str, Model], frozenset[str]]:
     models, simulated = {}, set()
     for name, item in section.named():
-        _check_name(name, item)
+        check_name(name, item)
         part = item.section()
         family = part.text("reasoning_family", "")
         if family and family not in families:
             part.problem("reasoning_family", f"there is no family '{family}'{suggest(family, families)}")
         cluster = part.text("cluster", pattern=NAME, what="the name of a cluster in envoy.yaml")
-        models[name] = Model(name, cluster, part.text("served_name", name), family or None)
+        answers_like = part.text("answers_like", "")
+        if answers_like and heads.models and answers_like not in heads.models:
+            part.problem("answers_like", f"there is no recorded model '{answers_like}'{suggest(answers_like, heads.models)}")
+        models[name] = Model(
+            name,
+            cluster,
+            part.text("served_name", name),
+            family or None,
+            part.number("price", 0.0, 0, 100_000),
+            answers_like,
+        )
         if part.flag("simulated", default=False):
             simulated.add(name)
         part.close()
@@ -315,45 +308,13 @@ def _auto_models(top: Section, models: Mapping[str, Model]) -> tuple[str, ...]:
         return ("auto", "MoM")
     names = item.texts("names")
     for name in names:
-        _check_name(name.text(), name)
+        check_name(name.text(), name)
         if name.text() in models:
             name.problem(f"'{name.text()}' is a model already; a name leaves the choice open or names a model, not both")
     return tuple(name.text() for name in names)
 
 
-def _keywords(section: Section) -> dict[str, TextMatches]:
-    sets = {}
-    for name, item in section.named():
-        _check_name(name, item)
-        part = item.section()
-        flags = re.NOFLAG if part.flag("case_sensitive", default=False) else re.IGNORECASE
-        words, regexes = part.item("words"), part.item("regex")
-        patterns = [_word_pattern([word.text() for word in words.texts("words")], flags)] if words else []
-        patterns += [pattern for each in (regexes.texts("patterns") if regexes else ()) if (pattern := _regex(each, flags))]
-        if not words and not regexes:
-            item.problem("'words' or 'regex' was expected")
-        part.close()
-        sets[name] = TextMatches(name, tuple(patterns))
-    return sets
-
-
-def _word_pattern(words: list[str], flags: re.RegexFlag) -> re.Pattern[str]:
-    # Not \b: a word may begin or end with a character that is none of a word's, as C++ or .NET do.
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", flags)
-
-
-def _regex(item: Item, flags: re.RegexFlag) -> re.Pattern[str] | None:
-    try:
-        pattern = re.compile(item.text(), flags)
-    except (re.error, OverflowError, RecursionError) as error:
-        item.problem(f"is no regular expression: {error}")
-        return None
-    if pattern.search("") and pattern.search("\0"):
-        item.problem("matches every text; is there a '*' or '?' too many?")
-    return pattern
-
-
-def _signals(section: Section) -> tuple[SignalsConfig, tuple[str, ...]]:
+def _signals(section: Section) -> tuple[SignalsConfig, Heads]:
     default = SignalsConfig()
     deadline_ms = section.integer("deadline_ms", default.deadline_ms, 1, 60_000)
     part = section.section("intent")
@@ -361,14 +322,13 @@ def _signals(section: Section) -> tuple[SignalsConfig, tuple[str, ...]]:
     bundle = Path(section.notes.file).parent / part.text("bundle", str(SHIPPED_BUNDLE))
     # A disabled feature never loads and never fails: its files need not be there.
     manifest = _manifest(part, bundle) if enabled else {}
-    known = manifest.get("threshold", default.intent.threshold)
+    known = manifest.get("thresholds", {}).get("intent", default.intent.threshold)
     threshold = part.number("threshold", float(known) if isinstance(known, int | float) else 0.5, 0, 1)
     waiting = part.integer("max_waiting", default.intent.max_waiting, 1, 100_000)
+    windows = part.integer("max_windows", default.intent.max_windows, 1, 256)
     part.close()
     section.close()
-    labels = manifest.get("labels")
-    names = tuple(map(str, labels)) if isinstance(labels, list) else ()
-    return SignalsConfig(deadline_ms, IntentConfig(enabled, threshold, bundle, waiting)), names
+    return SignalsConfig(deadline_ms, IntentConfig(enabled, threshold, bundle, waiting, windows)), Heads.of(manifest)
 
 
 def _manifest(section: Section, bundle: Path) -> dict[str, Any]:
@@ -391,215 +351,3 @@ def _cache(section: Section, server: ServerConfig) -> CacheConfig:
         )
         section.problem("backend_type", message)
     return cache
-
-
-# -- rules -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """What rules may refer to."""
-
-    models: Mapping[str, Model]
-    families: Mapping[str, ReasoningFamily]
-    keywords: Mapping[str, TextMatches]
-    labels: tuple[str, ...]
-    intent: IntentConfig
-    cache: CacheConfig
-
-
-_NO_MODEL = Model("", "", "")
-_NO_CONDITION = AllOf(())
-
-
-def _policy(top: Section, words: _Words) -> tuple[Policy, dict[str, Terms]]:
-    """The rules; and on which terms the answers to what they decide are cached, by their names."""
-    listed = top.item("rules")
-    items = listed.items("a list of rules") if listed else []
-    terms: dict[str, Terms] = {}
-    rules = [_rule(item, words, terms) for item in items]
-    _check_rules(rules, items)
-    section = top.section("default")
-    if not top.has("default"):
-        top.problem("default", "is missing; name the model that serves when no rule fires")
-    model = _model(section, words)
-    default = Default(model, _reasoning(section, model, words), _system_prompt(section))
-    if default_terms := decision_terms(section, words.cache):
-        terms["default"] = default_terms
-    section.close()
-    return Policy.of(tuple(rules), default, words.intent.threshold), terms
-
-
-def _check_rules(rules: list[Rule], items: list[Item]) -> None:
-    """Names differ, and no rule stands in the full shadow of one that is asked before it."""
-    names: set[str] = set()
-    for rule, item in zip(rules, items, strict=True):
-        if rule.name in names:
-            item.problem(f"there is a rule '{rule.name}' already; names tell rules apart in headers and metrics")
-        names.add(rule.name or item.path)
-    first: dict[Condition, str] = {}
-    for rule, item in sorted(zip(rules, items, strict=True), key=lambda pair: -pair[0].priority):
-        if rule.when in first and rule.when != _NO_CONDITION:
-            item.problem(f"can never win: rule '{first[rule.when]}' asks the same and is asked before it")
-        first.setdefault(rule.when, rule.name)
-
-
-def _rule(item: Item, words: _Words, terms: dict[str, Terms]) -> Rule:
-    section = item.section()
-    name = section.text("name", pattern=NAME, what=_NAME_WORDS)
-    if name in _RESERVED_RULES:
-        section.problem("name", f"'{name}' is the router's own word; choose another")
-    when = section.item("when")
-    if when is None:
-        section.problem("when", "is missing; say when the rule holds")
-    model = _model(section, words)
-    rule = Rule(
-        name,
-        _condition(when, words) if when else _NO_CONDITION,
-        model,
-        section.integer("priority", 0, -1_000_000, 1_000_000),
-        _reasoning(section, model, words),
-        _system_prompt(section),
-    )
-    if own_terms := decision_terms(section, words.cache):
-        terms[name] = own_terms
-    section.close()
-    return rule
-
-
-def _model(section: Section, words: _Words) -> Model:
-    if section.node is None:
-        return _NO_MODEL
-    name = section.text("model", what="the name of a model")
-    if name and name not in words.models:
-        section.problem("model", f"there is no model '{name}'{suggest(name, words.models)}")
-    return words.models.get(name, _NO_MODEL)
-
-
-def _reasoning(section: Section, model: Model, words: _Words) -> Reasoning | None:
-    if not section.has("reasoning"):
-        return None
-    part = section.section("reasoning")
-    enabled = part.flag("enabled", default=True)
-    effort = part.choice("effort", "", _EFFORTS)
-    if not part.has("enabled"):
-        part.problem("enabled", "is missing; true or false was expected")
-    if effort and not enabled:
-        part.problem("effort", "says how hard to think while 'enabled' is false; remove one of them")
-    if model.name and model.reasoning_family is None:
-        part.problem("enabled", f"the model '{model.name}' has no reasoning_family, so this could do nothing")
-    family = words.families.get(model.reasoning_family or "")
-    if effort and family and family.kind == "chat_template_kwargs":
-        part.problem("effort", f"could do nothing: the family '{model.reasoning_family}' only knows on and off")
-    part.close()
-    return Reasoning(enabled, effort or None)
-
-
-def _system_prompt(section: Section) -> SystemPrompt | None:
-    if not section.has("system_prompt"):
-        return None
-    part = section.section("system_prompt")
-    prompt = SystemPrompt(part.text("text", what="the prompt's text"), part.choice("mode", "insert", ("insert", "replace")))
-    part.close()
-    return prompt
-
-
-# -- conditions ------------------------------------------------------------------------------------------------------
-
-
-def _condition(item: Item, words: _Words) -> Condition:
-    """A mapping of one condition, or of several that all have to hold."""
-    section = item.section()
-    found = [
-        condition for key, read in _CONDITIONS.items() if (part := section.item(key)) for condition in read(key, part, words)
-    ]
-    section.close()
-    if not found and not any(problem.path.startswith(item.path) for problem in item.notes.problems):
-        item.problem(f"a condition was expected, one of {', '.join(_CONDITIONS)}")
-    return found[0] if len(found) == 1 else AllOf(tuple(found))
-
-
-def _tree(key: str, item: Item, words: _Words) -> list[Condition]:
-    parts = tuple(_condition(part, words) for part in item.items("a list of conditions"))
-    if not parts:
-        item.problem("at least one condition was expected")
-    return [AllOf(parts) if key == "all" else AnyOf(parts)]
-
-
-def _not(key: str, item: Item, words: _Words) -> list[Condition]:
-    return [Not(_condition(item, words))]
-
-
-def _label_is(key: str, item: Item, words: _Words) -> list[Condition]:
-    at_least, labels = words.intent.threshold, item
-    if item.is_mapping:
-        section = item.section()
-        at_least = section.number("at_least", at_least, 0, 1)
-        labels = section.item("labels") or item
-        section.close()
-    if not words.intent.enabled:
-        item.problem("the signal is switched off (signals.intent.enabled), so this could never hold")
-        return []
-    names = labels.texts("categories")
-    for name in names:
-        if words.labels and name.text() not in words.labels:
-            name.problem(f"there is no category '{name.text()}'{suggest(name.text(), words.labels)}")
-    return [LabelIs("intent", frozenset(name.text() for name in names), at_least)]
-
-
-def _text_matches(key: str, item: Item, words: _Words) -> list[Condition]:
-    name = item.text("the name of a keyword set")
-    if name in words.keywords:
-        return [words.keywords[name]]
-    if name:
-        item.problem(f"there is no keyword set '{name}' in signals.keywords{suggest(name, words.keywords)}")
-    return []
-
-
-def _tokens_within(key: str, item: Item, words: _Words) -> list[Condition]:
-    section = item.section()
-    least = section.integer("min", 0, 0, 1_000_000_000)
-    most = section.integer("max", 1_000_000_000, 0, 1_000_000_000) if section.has("max") else None
-    if not section.has("min") and most is None:
-        item.problem("'min', 'max' or both were expected")
-    if most is not None and most < least:
-        section.problem("max", f"is below min ({least}), so this could never hold")
-    section.close()
-    return [TokensWithin(least, most)]
-
-
-def _flag_is(key: str, item: Item, words: _Words) -> list[Condition]:
-    value = item.value
-    if not isinstance(value, bool):
-        item.problem("true or false was expected")
-    return [FlagIs(key, value is True)]
-
-
-def _header_matches(key: str, item: Item, words: _Words) -> list[Condition]:
-    section = item.section()
-    name = section.text("name", pattern=r"[A-Za-z0-9-]{1,100}", what="a header's name").lower()
-    tests = [test for test in ("equals", "regex", "present") if section.has(test)]
-    pattern: re.Pattern[str] | None = re.compile(re.escape(section.text("equals", "")))
-    if len(tests) != 1:
-        item.problem("exactly one of 'equals', 'regex' and 'present' was expected")
-    elif tests == ["regex"] and (regex := section.item("regex")):
-        pattern = _regex(regex, re.NOFLAG)
-    elif tests == ["present"]:
-        if not section.flag("present", default=True):
-            section.problem("present", "only true makes sense; for an absent header write not: {header: ...}")
-        pattern = re.compile(".*", re.DOTALL)
-    section.close()
-    return [HeaderMatches(name, pattern)] if pattern else []
-
-
-_CONDITIONS = {
-    "all": _tree,
-    "any": _tree,
-    "not": _not,
-    "intent": _label_is,
-    "keywords": _text_matches,
-    "prompt_tokens": _tokens_within,
-    **dict.fromkeys(_FLAGS, _flag_is),
-    "header": _header_matches,
-}
-"""What may stand in `when`, and its reader."""

@@ -24,10 +24,11 @@ from router.cache.index import Vector, VectorIndex
 from router.cache.keeper import Keeper
 from router.cache.settings import DIMENSION, Sizes
 from router.core.question import digest
-from router.core.types import Found, Hit, Miss, Question, Terms, Waiting
+from router.core.types import Found, Hit, Miss, Question, Terms, Verdict, Waiting
 from router.errors import BackendError
 
 _CANDIDATES = 5  # the verifier sees the nearest few: quality.md 4.5 measured that the right one is nearly always among them
+_MOST_VERIFIED = 3  # each costs a pass of the second model, and who asks is waiting
 _MOST_PAIRS = 10_000
 _MOST_GIVEN = 10_000
 _MOST_GONE = 10_000
@@ -43,8 +44,8 @@ class Encoded(Protocol):
 
 
 Encode = Callable[[str], Awaitable[Encoded]]
-Verify = Callable[[str, str, Terms], Awaitable[str]]
-"""Why the answer to the second question must not be given to the first; empty when it may."""
+Verify = Callable[[str, str, Terms], Awaitable[Verdict]]
+"""Whether the answer to the second question may be given to the first."""
 
 
 @dataclass(eq=False, slots=True)
@@ -189,21 +190,25 @@ class Cache:
 
     async def _nearest(self, ticket: Ticket, candidates: Sequence[tuple[Entry, float]]) -> Found:
         """The first candidate that may be given."""
-        reason = "empty" if not candidates else "no_candidate"
+        reason, verified = "empty" if not candidates else "no_candidate", 0
         for entry, similarity in candidates:
-            if similarity < ticket.terms.floor:
+            if similarity < ticket.terms.floor or verified == _MOST_VERIFIED:
                 break
             if not self._is_fresh(entry, ticket.terms):
                 continue
-            why = "near_miss" if similarity < ticket.terms.threshold else await self._refused(ticket, entry)
-            if not why and (hit := await self._hit(entry, ticket.question, "semantic", similarity)):
+            near = similarity >= ticket.terms.threshold
+            verdict = await self._judge(ticket, entry) if near else Verdict("near_miss")
+            verified += verdict.probability is not None
+            if not verdict.refusal and (
+                hit := await self._hit(entry, ticket.question, "semantic", similarity, verdict.probability)
+            ):
                 return hit
-            reason = reason if reason not in ("empty", "no_candidate") else why or "answer_gone"
+            reason = reason if reason not in ("empty", "no_candidate") else verdict.refusal or "answer_gone"
         return Miss(reason)
 
-    async def _refused(self, ticket: Ticket, entry: Entry) -> str:
+    async def _judge(self, ticket: Ticket, entry: Entry) -> Verdict:
         if (digest(ticket.question.text), digest(entry.text)) in self._pairs:
-            return "reported"
+            return Verdict("reported")
         return await self._verify(ticket.question.text, entry.text, ticket.terms)
 
     async def _ask_store(self, ticket: Ticket, miss: Miss) -> Found:
@@ -229,7 +234,9 @@ class Cache:
         is_young = terms.max_age_s is None or now_ms - entry.created_ms <= terms.max_age_s * 1000
         return entry.expires_ms > now_ms and is_young
 
-    async def _hit(self, entry: Entry, question: Question, tier: str, similarity: float) -> Hit | None:
+    async def _hit(
+        self, entry: Entry, question: Question, tier: str, similarity: float, verified: float | None = None
+    ) -> Hit | None:
         answer = entry.answer or self._answers.get(entry.id) or await self._fetch(entry)
         if not answer:
             return None
@@ -244,7 +251,8 @@ class Cache:
         self._given.move_to_end(entry.id)
         if len(self._given) > _MOST_GIVEN:
             self._given.popitem(last=False)
-        return Hit(entry.id, answer, tier, min(similarity, 1.0), max(0.0, self._now() - entry.created_ms / 1000))
+        age_s = max(0.0, self._now() - entry.created_ms / 1000)
+        return Hit(entry.id, answer, tier, min(similarity, 1.0), age_s, verified)
 
     async def _fetch(self, entry: Entry) -> bytes | None:
         if self.keeper is None:
@@ -260,13 +268,18 @@ class Cache:
         question = ticket.question
         if same := self._leaders.get(question.key):
             return same
-        if ticket.vector is None:
+        if ticket.vector is None or not ticket.terms.wait_s:
             return None
-        for other in list(self._leading.get(question.partition, ())):
-            if other.vector is None or float(ticket.vector @ other.vector) < ticket.terms.threshold:
-                continue
-            if not await self._verify(question.text, other.question.text, ticket.terms):
-                return other
+        near = [
+            (float(ticket.vector @ other.vector), number, other)
+            for number, other in enumerate(self._leading.get(question.partition, ()))
+            if other.vector is not None
+        ]
+        for similarity, _, other in sorted(near, reverse=True)[:_MOST_VERIFIED]:
+            if similarity < ticket.terms.threshold:
+                break
+            if not (await self._verify(question.text, other.question.text, ticket.terms)).refusal:
+                return other if other.question.key in self._leaders else None
         return None
 
     def _lead(self, ticket: Ticket) -> None:

@@ -1,14 +1,34 @@
-"""Whether two questions may share an answer. The seam for a trained verifier; until there is one, the guards alone."""
+"""Whether two questions may share an answer: guards veto, then a trained model has to be sure enough."""
 
 from __future__ import annotations
 
-from router.core.guards import conflict
-from router.core.types import Terms
+from collections.abc import Awaitable, Callable
+
+from router.core.guards import conflict, is_same_wording
+from router.core.types import Terms, Verdict
+from router.errors import BackendError
 
 GUARDS_VERSION = "guards-1"
 """Raised whenever a guard changes what it lets pass: answers stored for other questions are then out of reach."""
 
+Score = Callable[[str, str], Awaitable[float]]
+"""Probability, 0 to 1, that the answer to the second question answers the first. Raises `BackendError`."""
 
-async def verify(asked: str, stored: str, terms: Terms) -> str:
-    """Why the answer to `stored` must not be given to `asked`; empty when it may."""
-    return conflict(asked, stored, terms.guards)
+
+class Verifier:
+    """Judges candidates. Without `score` the guards judge alone, and they see words only: few paraphrases pass them."""
+
+    def __init__(self, score: Score | None = None) -> None:
+        self._score = score
+
+    async def __call__(self, asked: str, stored: str, terms: Terms) -> Verdict:
+        """Whether the answer to `stored` may be given to `asked`. What fails refuses: a miss is cheap, a wrong hit is not."""
+        if refusal := conflict(asked, stored, terms.guards):
+            return Verdict(refusal)
+        if self._score is None or is_same_wording(asked, stored):
+            return Verdict("")
+        try:
+            probability = await self._score(asked, stored)
+        except BackendError as error:
+            return Verdict(f"verifier_{error}")
+        return Verdict("" if probability >= terms.at_least else "verifier", probability)

@@ -19,13 +19,14 @@ from router.cache.keeper import Keeper
 from router.cache.milvus import MOST_STORED_BYTES, MilvusStore, packed
 from router.cache.settings import MilvusSettings, Pace, Sizes
 from router.cache.tiers import Cache
-from router.cache.verifier import verify
+from router.cache.verifier import Verifier
 from router.core.guards import GUARDS
 from router.core.question import digest
 from router.core.types import Found, Hit, Miss, Question, Terms, Waiting
 from router.errors import ConfigError
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.onnx import Encoder
+from router.signals.passes import Passes
 from tests.contract.milvus_server import PROGRAM, Door, MilvusServer
 
 TERMS = Terms(0.8, 3600.0, tuple(GUARDS))
@@ -100,7 +101,7 @@ class Site:
         """One more cache, ready."""
         keeper = Keeper(MilvusStore(self.settings, versions), PACE, self.clock) if self.settings else None
         values = {"max_entries": 100, "lookup_s": 2.0, "store_wait_s": 1.0, **sizes}
-        cache = Cache(Sizes(**values), self.encoder.encode, verify, keeper, self.clock)
+        cache = Cache(Sizes(**values), self.encoder.encode, Verifier(), keeper, self.clock)
         if keeper:
             await keeper.open(self.keys.append, 60)
         self.caches.append(cache)
@@ -116,9 +117,9 @@ class Site:
 @pytest.fixture(scope="module")
 def encoder() -> Iterator[Encoder]:
     """The shipped one."""
-    encoder = Encoder(Bundle.load(SHIPPED), threads=2, max_waiting=1000)
-    yield encoder
-    encoder.close()
+    passes = Passes(2, 1000)
+    yield Encoder(Bundle.load(SHIPPED), passes)
+    passes.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ from router.admin.server import AdminRoutes, AdminServer
 from router.cache.control import Control
 from router.cache.settings import Sizes
 from router.cache.tiers import Cache
-from router.cache.verifier import verify
+from router.cache.verifier import Verifier
 from router.errors import RequestError
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.onnx import Encoder
+from router.signals.passes import Passes
 from tests.contract.test_cache import CAPITAL, store
 
 WHOLE = json.dumps(
@@ -27,15 +28,15 @@ WHOLE = json.dumps(
 @pytest.fixture(scope="module")
 def encoder() -> Iterator[Encoder]:
     """The shipped one."""
-    encoder = Encoder(Bundle.load(SHIPPED), threads=1, max_waiting=100)
-    yield encoder
-    encoder.close()
+    passes = Passes(1, 100)
+    yield Encoder(Bundle.load(SHIPPED), passes)
+    passes.close()
 
 
 @pytest.fixture
 async def control(encoder: Encoder) -> Control:
     """Over a cache in memory that knows two answers."""
-    cache = Cache(Sizes(lookup_s=2), encoder.encode, verify, None)
+    cache = Cache(Sizes(lookup_s=2), encoder.encode, Verifier(), None)
     await store(cache, answer=WHOLE)
     await store(cache, "How do I reset my password?", decision="faq", answer=WHOLE)
     return Control(cache, "v1")
@@ -75,7 +76,7 @@ async def test_invalidation_counts_and_can_be_tried(control: Control) -> None:
 
 async def test_export_and_import_carry_everything_over(control: Control, encoder: Encoder) -> None:
     """Page by page, to another cache."""
-    other = Cache(Sizes(lookup_s=2), encoder.encode, verify, None)
+    other = Cache(Sizes(lookup_s=2), encoder.encode, Verifier(), None)
     target, after = Control(other, "v1"), ""
     for count in (1, 1):
         page = await do(control, "export", after=after, limit=1)

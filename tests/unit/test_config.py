@@ -23,8 +23,8 @@ from router.config import (
     load,
     parse,
 )
-from router.core.policy import AllOf, AnyOf, Default, FlagIs, HeaderMatches, LabelIs, Not, Rule, TextMatches, TokensWithin
-from router.core.types import Model, Reasoning, ReasoningFamily, SystemPrompt
+from router.core.policy import AllOf, AnyOf, Choice, Default, FlagIs, HeaderMatches, LabelIs, Not, Rule, TextMatches, TokensWithin
+from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.errors import ConfigError
 
 BAD = Path(__file__).parents[1] / "bad_config"
@@ -45,17 +45,19 @@ reasoning_families:
   mine: { type: reasoning_effort, parameter: thinking_level, default_effort: high, off_effort: none }
   qwen3: { type: chat_template_kwargs, parameter: think }
 models:
-  fast: { cluster: a, served_name: org/fast, reasoning_family: mine, simulated: true }
-  slow: { cluster: b }
+  fast: { cluster: a, served_name: org/fast, reasoning_family: mine, simulated: true, price: 0.2, answers_like: llama-8b }
+  slow: { cluster: b, price: 2, answers_like: llama-70b }
 signals:
   deadline_ms: 40
-  intent: { enabled: true, threshold: 0.7, bundle: bundle, max_waiting: 5 }
+  intent: { enabled: true, threshold: 0.7, bundle: bundle, max_waiting: 5, max_windows: 3 }
+  custom: { tone: { bundle: ../tiny_models/tone, threshold: 0.9 } }
   keywords:
     code: { words: [c++, Bash script], regex: ['def \\w+'], case_sensitive: true }
 rules:
 - name: second
   when: { has_tools: false }
   model: slow
+  choose: { from: [fast, slow] }
 - name: first
   priority: 9
   when: { keywords: code }
@@ -63,15 +65,21 @@ rules:
   reasoning: { enabled: true, effort: low }
   system_prompt: { mode: replace, text: Be brief. }
   cache: { enabled: false }
+- name: refused
+  when: { any: [ { jailbreak: { labels: [harmful], at_least: 0.8 } }, { pii: [CREDIT_CARD] } ] }
+  block: { message: Not here., fail_closed: true }
 default:
   model: fast
+  choose: { from: [fast, slow], price_weight: 0.3 }
   reasoning: { enabled: false }
   system_prompt: { text: Hello. }
   cache: { enabled: false }
 semantic_cache:
   enabled: true
   backend_type: memory
-  max_false_hit_rate: 0.01
+  max_false_hit_rate: 0.05
+  verifier: { enabled: true, bundle: ../tiny_models/verifier }
+  calibration: ../tiny_models/calibration.json
   max_entries: 5
   eviction_policy: lru
   scope: { header: X-Team }
@@ -94,7 +102,8 @@ def read(text: str) -> Config:
 
 def when(condition: str) -> object:
     """What a condition becomes."""
-    signals = f"signals: {{ intent: {{ bundle: '{BUNDLE}', threshold: 0.6 }}, keywords: {{ code: {{ words: [sql] }} }} }}"
+    signals = f"signals: {{ intent: {{ bundle: '{BUNDLE}', threshold: 0.6 }}, keywords: {{ code: {{ words: [sql] }} }},"
+    signals += " custom: { tone: { bundle: ../tiny_models/tone } } }"
     rule = f"rules: [ {{ name: r, model: small, when: {condition} }} ]"
     text = f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{signals}\n{rule}\ndefault: {{ model: small }}"
     return read(text).policy.rules[0].when
@@ -195,21 +204,26 @@ class TestMeaning:
         assert config.families["mine"] == ReasoningFamily("reasoning_effort", "thinking_level", "high", "none")
         assert config.families["qwen3"] == ReasoningFamily("chat_template_kwargs", "think")
         assert config.families["gpt-oss"] == FAMILIES["gpt-oss"]
-        assert config.models == {"fast": Model("fast", "a", "org/fast", "mine"), "slow": Model("slow", "b", "slow", None)}
+        fast = Model("fast", "a", "org/fast", "mine", 0.2, "llama-8b")
+        assert config.models == {"fast": fast, "slow": Model("slow", "b", "slow", None, 2.0, "llama-70b")}
         assert config.simulated == {"fast"}
-        assert config.signals == SignalsConfig(40, IntentConfig(True, 0.7, BUNDLE, 5))
+        custom = {"tone": BAD / "../tiny_models/tone"}
+        assert config.signals == SignalsConfig(40, IntentConfig(True, 0.7, BUNDLE, 5, 3), custom)
         assert config.policy.intent_threshold == 0.7
 
     def test_rules(self) -> None:
         """They carry their whole outcome, and are asked by priority."""
         config = read(FULL)
         fast, slow = config.models["fast"], config.models["slow"]
-        first, second = config.policy.rules
+        refused, first, second = config.policy.rules
+        assert refused.block == Block("Not here.", fails_closed=True)
         assert (first.name, first.model, first.priority) == ("first", fast, 9)
         assert first.reasoning == Reasoning(enabled=True, effort="low")
         assert first.system_prompt == SystemPrompt("Be brief.", "replace")
-        assert second == Rule("second", FlagIs("has_tools", expected=False), slow)
-        assert config.policy.default == Default(fast, Reasoning(enabled=False), SystemPrompt("Hello.", "insert"))
+        assert second == Rule("second", FlagIs("has_tools", expected=False), slow, choice=Choice((fast, slow), 0.1))
+        choice = Choice((fast, slow), 0.3)
+        assert config.policy.default == Default(fast, Reasoning(enabled=False), SystemPrompt("Hello.", "insert"), choice)
+        assert config.policy.signals == {"jailbreak", "pii", "outcomes"}
         assert config.default_model == fast
 
     def test_the_smallest_file(self) -> None:
@@ -242,6 +256,10 @@ class TestMeaning:
             ("{ intent: [math, law] }", LabelIs("intent", frozenset({"math", "law"}), 0.6)),
             ("{ intent: { labels: [law] } }", LabelIs("intent", frozenset({"law"}), 0.6)),
             ("{ intent: { labels: [law], at_least: 0.9 } }", LabelIs("intent", frozenset({"law"}), 0.9)),
+            ("{ jailbreak: true }", LabelIs("jailbreak", frozenset({"jailbreak", "harmful"}), 0.7)),
+            ("{ jailbreak: [harmful] }", LabelIs("jailbreak", frozenset({"harmful"}), 0.7)),
+            ("{ pii: { labels: [PERSON], at_least: 0.9 } }", LabelIs("pii", frozenset({"PERSON"}), 0.9)),
+            ("{ signal: { name: tone, labels: [rude] } }", LabelIs("tone", frozenset({"rude"}), 0.5)),
             ("{ prompt_tokens: { min: 5 } }", TokensWithin(5, None)),
             ("{ prompt_tokens: { max: 9 } }", TokensWithin(0, 9)),
             ("{ has_images: true }", FlagIs("has_images", expected=True)),
@@ -289,7 +307,7 @@ class TestKeywords:
 
 
 def _finds(config: str, text: str) -> bool:
-    keywords = read(config).policy.rules[0].when
+    keywords = next(rule.when for rule in read(config).policy.rules if rule.name == "first")
     assert isinstance(keywords, TextMatches)
     return any(pattern.search(text) for pattern in keywords.patterns)
 

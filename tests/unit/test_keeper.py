@@ -12,7 +12,7 @@ from router.cache.base import Changes, Entry, Notice, Selection
 from router.cache.keeper import Keeper
 from router.cache.settings import Pace, Sizes
 from router.cache.tiers import Cache
-from router.cache.verifier import verify
+from router.cache.verifier import Verifier
 from router.errors import BackendError
 
 
@@ -73,7 +73,7 @@ async def test_an_entry_that_the_store_cannot_take_is_given_up_and_the_rest_is_w
     monkeypatch.setattr("router.cache.keeper._FIRST_PAUSE_S", 0.01)
     store = Picky()
     keeper = Keeper(store, Pace(batch=1, follow_s=0.01))
-    cache = Cache(Sizes(), no_encoder, verify, keeper)
+    cache = Cache(Sizes(), no_encoder, Verifier(), keeper)
     await keeper.open(lambda key: None, 5)
     for text in ("before", "poison", "after"):
         keeper.add(entry(text))

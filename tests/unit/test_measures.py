@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from router.evaluation.intent import _sign_test
 from router.evaluation.measures import bootstrap, calibration_error, macro_f1, share
 
 
@@ -37,6 +38,17 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     assert calibration_error(is_right, confidence) == pytest.approx(0.2)
 
 
+def test_a_perfectly_calibrated_model_shows_the_error_of_chance() -> None:
+    """Few questions make any model look off by some points."""
+    chance = np.random.default_rng(5)
+    sure = chance.uniform(0.5, 1, 2000)
+    truth = (chance.random(2000) > sure).astype(np.int64)
+    figures = bootstrap(truth, np.stack([sure, 1 - sure], axis=1))
+    by_chance = figures["calibration_error_by_chance"]
+    assert by_chance.low <= figures["calibration_error"].value <= by_chance.high * 1.2
+    assert 0.01 < by_chance.value < 0.05
+
+
 def test_the_same_seed_gives_the_same_intervals_and_they_hold_the_value() -> None:
     """A report that changes from run to run cannot be compared."""
     chance = np.random.default_rng(1)
@@ -44,5 +56,11 @@ def test_the_same_seed_gives_the_same_intervals_and_they_hold_the_value() -> Non
     truth = chance.integers(0, 3, 200)
     first, second = bootstrap(truth, probabilities), bootstrap(truth, probabilities)
     assert first == second
-    assert set(first) == {"accuracy", "macro_f1", "calibration_error"}
+    assert set(first) == {"accuracy", "macro_f1", "calibration_error", "calibration_error_by_chance"}
     assert first["macro_f1"].low < first["macro_f1"].value < first["macro_f1"].high
+
+
+@pytest.mark.parametrize(("first", "second", "p"), [(8, 1, 0.0390625), (5, 5, 1.0), (0, 6, 0.03125), (0, 0, 1.0)])
+def test_an_uneven_split_is_as_improbable_as_coins_say(first: int, second: int, p: float) -> None:
+    """Twice the tail of so many fair tosses."""
+    assert _sign_test(first, second) == pytest.approx(p)

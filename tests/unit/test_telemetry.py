@@ -20,7 +20,7 @@ from router.cache.base import Store
 from router.cache.keeper import Keeper
 from router.cache.settings import Pace, Sizes
 from router.cache.tiers import Cache, Encoded
-from router.cache.verifier import verify
+from router.cache.verifier import Verifier
 from router.core.types import Outcome, Usage
 from router.telemetry import Telemetry
 from router.telemetry.merge import merge
@@ -111,7 +111,7 @@ async def everything(metrics: Metrics) -> str:
     await asyncio.sleep(0.05)
     watching.cancel()
     keeper = Keeper(cast("Store", SimpleNamespace(is_shared=True)), Pace())
-    metrics.show_cache(Cache(Sizes(), encode, verify, keeper).gauges)
+    metrics.show_cache(Cache(Sizes(), encode, Verifier(), keeper).gauges)
     metrics.show_store({("search", "ok"): 3})
     return count(metrics, ROUTED, DIRECT, DEGRADED, REFUSED, FAILED, *CACHE)
 

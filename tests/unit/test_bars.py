@@ -1,0 +1,121 @@
+"""`max_false_hit_rate`: which bar it sets, with and without a verifier, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from router.cachebars import CALIBRATION, Bars, Point, read_table
+from router.config import parse
+from router.core.guards import GUARDS, GUARDS_BESIDE_VERIFIER
+from router.core.types import Terms
+from router.errors import ConfigError
+
+POINTS = (Point(0.5, 0.2, 0.6), Point(0.8, 0.02, 0.4), Point(0.95, 0.004, 0.2))
+BARS = Bars(True, CALIBRATION, GUARDS_BESIDE_VERIFIER, POINTS)
+
+
+TINY = Path(__file__).parents[1] / "tiny_models"
+ON = f"verifier: {{ enabled: true, bundle: {TINY / 'verifier'} }}, "
+
+
+def terms(cache: str, rule: str = "") -> Terms:
+    """Of the default decision, with a table whose points are those above."""
+    text = f"""
+version: 1
+models: {{ small: {{ cluster: small }} }}
+signals: {{ intent: {{ enabled: false }} }}
+semantic_cache: {{ enabled: true, backend_type: memory, calibration: {TINY / "calibration.json"}, {cache} }}
+default: {{ model: small{rule} }}
+"""
+    return parse(text, "config.yaml").cache.terms["default"]
+
+
+@pytest.mark.parametrize(("budget", "bar"), [(0.5, 0.5), (0.2, 0.5), (0.1, 0.8), (0.02, 0.8), (0.01, 0.95), (0.004, 0.95)])
+def test_a_bound_takes_the_lowest_bar_that_keeps_it(budget: float, bar: float) -> None:
+    """No higher than need be: every step up costs hits."""
+    point = BARS.point(budget)
+    assert point is not None
+    assert point.bar == bar
+
+
+def test_what_no_bar_keeps_has_no_bar() -> None:
+    """It is refused, not rounded."""
+    assert BARS.point(0.003) is None
+
+
+def test_beside_a_verifier_the_bound_sets_its_bar() -> None:
+    """And the similarity says which candidates it sees."""
+    found = terms(ON + "max_false_hit_rate: 0.02, similarity_threshold: 0.85")
+    assert (found.at_least, found.threshold, found.false_hit_budget) == (0.8, 0.85, 0.02)
+    assert found.guards == GUARDS_BESIDE_VERIFIER
+
+
+def test_one_percent_is_promised_unless_another_bound_is_named() -> None:
+    """A default that nobody has to know."""
+    found = terms(ON)
+    assert (found.at_least, found.threshold, found.false_hit_budget) == (0.95, 0.75, 0.01)
+
+
+def test_other_guards_than_the_measured_promise_nothing() -> None:
+    """The bar stays; the bound is not claimed, and cannot be asked for."""
+    found = terms(ON + "guards: [numbers]")
+    assert (found.at_least, found.false_hit_budget) == (0.95, None)
+    with pytest.raises(ConfigError, match="was calibrated with the guards"):
+        terms(ON + "guards: [numbers], max_false_hit_rate: 0.02")
+
+
+def test_without_a_verifier_the_bound_sets_the_similarity() -> None:
+    """One of the two, not both."""
+    off = "shadow: false"
+    found = terms(f"{off}, max_false_hit_rate: 0.01")
+    assert (found.at_least, found.threshold, found.false_hit_budget, found.guards) == (0.0, 0.9, 0.01, tuple(GUARDS))
+    plain = terms(off)
+    assert (plain.at_least, plain.threshold, plain.false_hit_budget) == (0.0, 0.8, None)
+    with pytest.raises(ConfigError, match="remove one of them"):
+        terms(f"{off}, max_false_hit_rate: 0.01, similarity_threshold: 0.9")
+
+
+def test_a_rule_has_bounds_of_its_own() -> None:
+    """The rest is as the cache has it."""
+    found = terms(ON + "max_false_hit_rate: 0.02", ", cache: { max_false_hit_rate: 0.3 }")
+    assert (found.at_least, found.false_hit_budget, found.threshold) == (0.5, 0.3, 0.75)
+
+
+def test_a_bound_that_nothing_keeps_is_refused() -> None:
+    """With the least that can be promised."""
+    with pytest.raises(ConfigError, match=r"cannot be promised below 0\.004"):
+        terms(ON + "max_false_hit_rate: 0.001")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"with_verifier": {"guards": [], "points": [[1]]}}', "{"])
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: str) -> None:
+    """By its name."""
+    file = tmp_path / "mine.json"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"mine\.json is no table"):
+        read_table(file, has_verifier=True)
+
+
+def test_the_shipped_table_promises_less_for_a_higher_bar() -> None:
+    """And it can keep one percent."""
+    bars = read_table(CALIBRATION, has_verifier=False)
+    assert [point.bar for point in bars.points] == sorted({point.bar for point in bars.points})
+    rates = [point.false_hit_rate_at_most for point in bars.points]
+    assert rates == sorted(rates, reverse=True)
+    assert bars.point(0.01) is not None
+
+
+def test_a_table_of_other_models_is_refused_at_start() -> None:
+    """It says nothing about these."""
+    from router.build import build
+
+    text = f"""
+version: 1
+models: {{ small: {{ cluster: small }} }}
+semantic_cache: {{ enabled: true, backend_type: memory, calibration: {TINY / "calibration.json"}, {ON} shadow: true }}
+default: {{ model: small }}
+"""
+    with pytest.raises(ConfigError, match="made with other models"):
+        build(parse(text, "config.yaml"))

@@ -1,0 +1,59 @@
+"""The verifier's training pairs: labels that follow from labels, and made ones that say what they mean."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+
+from router.training.pairs import Maker, Pair, _implied
+
+
+def test_the_same_as_the_same_is_the_same() -> None:
+    """And what differs from one of them differs from the other."""
+    pairs = [Pair("a", "b", 1.0, "qqp"), Pair("b", "c", 1.0, "qqp"), Pair("c", "x", 0.0, "qqp")]
+    implied = {frozenset((pair.asked, pair.stored)): pair.same for pair in _implied(pairs)}
+    assert implied == {frozenset("ac"): 1.0, frozenset("xb"): 0.0}
+
+
+def test_labels_that_contradict_each_other_imply_nothing() -> None:
+    """a is b, b is c, and c is not a: somebody was wrong."""
+    pairs = [Pair("a", "b", 1.0, "qqp"), Pair("b", "c", 1.0, "qqp"), Pair("a", "c", 0.0, "qqp")]
+    assert all(frozenset((pair.asked, pair.stored)) != frozenset("ac") for pair in _implied(pairs))
+
+
+def test_made_pairs_are_of_every_kind_and_of_both_labels() -> None:
+    """Neither label is rare in any kind that has both."""
+    pairs = Maker(random.Random(1)).make(6000)
+    by_kind = Counter((pair.source, pair.same > 0.5) for pair in pairs)
+    kinds = {source for source, _ in by_kind}
+    assert kinds == {"action", "thing", "code", "directed", "symmetric", "statement", "modified", "tense", "time", "place"}
+    assert all(by_kind[kind, False] > 0 for kind in kinds)
+    assert 0.35 < sum(pair.same for pair in pairs) / len(pairs) < 0.6
+    assert all("{" not in pair.asked + pair.stored and pair.asked.strip() and pair.stored.strip() for pair in pairs)
+
+
+def test_nothing_is_asked_of_a_family_that_measures() -> None:
+    """The families that are held back share no subject with those that train."""
+    train = {pair.asked for pair in Maker(random.Random(1)).make(20_000) if pair.source == "action"}
+    held = {pair.asked for pair in Maker(random.Random(2), held_back=True).make(20_000) if pair.source == "action"}
+    assert not train & held
+
+
+def test_a_pair_called_the_same_holds_no_other_number() -> None:
+    """What the guards are sure of, the made labels do not contradict."""
+    same = [pair for pair in Maker(random.Random(3)).make(4000) if pair.same == 1]
+    digits = [(re.findall(r"\d+", pair.asked), re.findall(r"\d+", pair.stored)) for pair in same if "2FA" not in repr(pair)]
+    assert sum(bool(one) for one, _ in digits) > 50
+    assert all(one == other for one, other in digits)
+
+
+def test_varied_pairs_keep_their_label() -> None:
+    """Whatever haste and politeness do to the texts."""
+    maker = Maker(random.Random(4))
+    maker.remember(["I am on Windows."])
+    for pair in maker.make(2000):
+        varied = maker.vary(pair)
+        assert varied.same == pair.same
+        assert varied.asked.strip()
+        assert varied.stored.strip()

@@ -1,0 +1,78 @@
+"""Who may be given whose answer: guards veto, then the verifier has to be sure enough."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from router.cache.verifier import Verifier
+from router.core.guards import GUARDS_BESIDE_VERIFIER, is_same_wording
+from router.core.types import Terms, Verdict
+from router.errors import BackendError
+
+TERMS = Terms(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=0.9)
+
+
+class Scorer:
+    """Gives one score to all pairs, and remembers them."""
+
+    def __init__(self, score: float | str) -> None:
+        self.score, self.pairs = score, []
+
+    async def __call__(self, asked: str, stored: str) -> float:
+        """Or fails, for a word."""
+        self.pairs.append((asked, stored))
+        if isinstance(self.score, str):
+            raise BackendError(self.score)
+        return self.score
+
+
+@pytest.mark.parametrize(("score", "refusal"), [(0.95, ""), (0.9, ""), (0.8999, "verifier"), (0.0, "verifier")])
+async def test_the_verifier_has_to_be_sure_enough(score: float, refusal: str) -> None:
+    """From the bar on; its probability goes with the verdict either way."""
+    verdict = await Verifier(Scorer(score))("How can I get slim?", "What helps me to lose weight?", TERMS)
+    assert verdict == Verdict(refusal, score)
+
+
+async def test_a_conflict_of_words_needs_no_model() -> None:
+    """It costs microseconds, and no score outvotes it."""
+    scorer = Scorer(1.0)
+    assert await Verifier(scorer)("What is 2+2?", "What is 2+3?", TERMS) == Verdict("numbers")
+    assert scorer.pairs == []
+
+
+async def test_the_same_wording_needs_no_model() -> None:
+    """Case, punctuation and "please" change nothing."""
+    scorer = Scorer(0.0)
+    assert await Verifier(scorer)("please tell me how to bake bread", "How to bake bread?", TERMS) == Verdict("")
+    assert scorer.pairs == []
+
+
+@pytest.mark.parametrize("word", ["overloaded", "model_failed", "too_long", "closed"])
+async def test_a_verifier_that_fails_refuses(word: str) -> None:
+    """A miss is cheap, a wrong hit is not."""
+    verdict = await Verifier(Scorer(word))("How can I get slim?", "What helps me to lose weight?", TERMS)
+    assert verdict == Verdict(f"verifier_{word}")
+
+
+async def test_without_a_verifier_the_guards_judge_alone() -> None:
+    """Then none of them may be left out."""
+    assert await Verifier()("What is 2+2?", "What is 2+3?", TERMS) == Verdict("numbers")
+    assert await Verifier()("How are you?", "How are you", replace(TERMS, guards=())) == Verdict("")
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored", "same"),
+    [
+        ("What is DNA?", "what is dna", True),
+        ("Can you tell me what DNA is", "what DNA is?", True),
+        ("What is DNA?", "What is RNA?", False),
+        ("Who beat whom", "whom beat who", False),
+        ("run `ls -a`", "run `ls -A`", False),
+        ("I like it 😀", "I like it 😡", False),
+    ],
+)
+def test_wording_is_words_in_their_order_with_code_and_marks(asked: str, stored: str, same: bool) -> None:
+    """Nothing else may differ."""
+    assert is_same_wording(asked, stored) is same
