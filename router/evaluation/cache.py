@@ -9,66 +9,102 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from router.core.guards import GUARDS, conflict
+from router.core.guards import conflict, is_same_wording
 from router.errors import BackendError, ConfigError, Problem
-from router.evaluation.measures import clopper_pearson, share
+from router.evaluation.leaks import refuse_trained_on
+from router.evaluation.measures import clopper_pearson, recall_at_precision, roc_area, share
 from router.signals.bundle import Bundle
 from router.signals.onnx import Encoder
+from router.signals.pairs import CrossEncoder
+from router.signals.passes import Passes
 
-THRESHOLDS = (0.70, 0.75, 0.80, 0.85, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
-_MOST_TAGS = 30
+SIMILARITIES = (0.70, 0.75, 0.80, 0.85, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
+PROBABILITIES = (0.50, 0.60, 0.70, 0.75, 0.80, 0.85, 0.88, 0.90, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98)
+_MOST_TAGS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What the cache would make of one pair."""
 
-    similarity: float
-    guard: str
-    """The guard that vetoes; empty when none does."""
+    asked: str
+    stored: str
     is_same: bool
     """The label: one answer fits both."""
     tag: str
+    similarity: float
+    """-1 where one of the texts has no vector."""
+    guard: str
+    """The guard that vetoes; empty when none does."""
+    probability: float | None
+    """By the verifier; None where it is not asked: there is none, or the wording is the same."""
 
-    def is_served(self, threshold: float) -> bool:
+    def is_served(self, similarity: float, at_least: float) -> bool:
         """Whether the stored answer of the one would be given to the other."""
-        return not self.guard and self.similarity >= threshold
+        is_sure = self.probability is None or self.probability >= at_least
+        return not self.guard and self.similarity >= similarity and is_sure
 
 
-def judge(path: Path, bundle: Bundle, guards: Sequence[str]) -> list[Judged]:
+class Judge:
+    """Judges pairs as the cache does, with the models that it uses."""
+
+    def __init__(self, encoder: Bundle, verifier: Bundle | None, guards: Sequence[str]) -> None:
+        passes = Passes(1, 1)
+        self._encoder = Encoder(encoder, passes)
+        self._verifier = CrossEncoder(verifier, passes) if verifier else None
+        self._guards = tuple(guards)
+        self._vectors: dict[str, NDArray[np.float32] | None] = {}
+
+    def judge(self, asked: str, stored: str, tag: str, *, is_same: bool) -> Judged:
+        """One pair. The verifier is asked even where a guard vetoes, so that it can be measured alone."""
+        one, other = self._vector(asked), self._vector(stored)
+        similarity = float(one @ other) if one is not None and other is not None else -1.0
+        guard = conflict(asked, stored, self._guards)
+        return Judged(asked, stored, is_same, tag, similarity, guard, self._probability(asked, stored))
+
+    def _vector(self, text: str) -> NDArray[np.float32] | None:
+        if text not in self._vectors:
+            try:
+                encoding = self._encoder.run(text)
+                self._vectors[text] = None if encoding.is_truncated else encoding.vector
+            except BackendError:
+                self._vectors[text] = None
+        return self._vectors[text]
+
+    def _probability(self, asked: str, stored: str) -> float | None:
+        if self._verifier is None or is_same_wording(asked, stored):
+            return None
+        try:
+            return self._verifier.run(asked, stored)
+        except BackendError:
+            return 0.0
+
+
+def judge(path: Path, encoder: Bundle, verifier: Bundle | None, guards: Sequence[str]) -> list[Judged]:
     """Every pair of a file of JSON lines with `a` (asked), `b` (stored), `y` (1: one answer fits both) and perhaps `tag`.
 
     Raises:
         ConfigError: the file cannot be read as that; every bad line is named.
     """
-    encoder = Encoder(bundle, threads=1, max_waiting=1)
-    vectors: dict[str, np.ndarray | None] = {}
-
-    def vector(text: str) -> np.ndarray | None:
-        if text not in vectors:
-            try:
-                encoding = encoder.run(text)
-                vectors[text] = None if encoding.is_truncated else encoding.vector
-            except BackendError:
-                vectors[text] = None
-        return vectors[text]
-
-    judged = []
-    for asked, stored, is_same, tag in _read(path):
-        one, other = vector(asked), vector(stored)
-        similarity = float(one @ other) if one is not None and other is not None else -1.0
-        judged.append(Judged(similarity, conflict(asked, stored, guards), is_same, tag))
-    return judged
+    pairs = list(_read(path))
+    judge_ = Judge(encoder, verifier, guards)
+    return [judge_.judge(asked, stored, tag, is_same=is_same) for asked, stored, is_same, tag in pairs]
 
 
-def evaluate(path: Path, folder: Path, threshold: float, guards: Sequence[str] = tuple(GUARDS)) -> Iterator[str]:
+def evaluate(
+    path: Path, encoder: Bundle, verifier: Bundle | None, guards: Sequence[str], similarity: float, at_least: float
+) -> Iterator[str]:
     """The report on the pairs in `path`, line by line. Raises as `judge` does."""
-    bundle = Bundle.load(folder)
-    pairs = judge(path, bundle, guards)
-    yield f"{bundle.name} {bundle.version} on {path.name}: {len(pairs)} pairs, guards {', '.join(guards) or 'none'}"
-    yield f"at similarity {threshold:.2f}:"
-    yield from _figures(pairs, threshold)
+    if verifier:
+        refuse_trained_on(path, verifier, [f"{asked}\n{stored}" for asked, stored, _, _ in _read(path)])
+    pairs = judge(path, encoder, verifier, guards)
+    names = ", ".join(f"{bundle.name} {bundle.version}" for bundle in (encoder, verifier) if bundle)
+    yield f"{names} on {path.name}: {len(pairs)} pairs, guards {', '.join(guards) or 'none'}"
+    yield f"at similarity {similarity:.2f}" + (f" and verifier {at_least:.3f}:" if verifier else ":")
+    yield from _figures(pairs, similarity, at_least)
+    yield from _alone(pairs)
     tags = sorted({pair.tag for pair in pairs})
     if 1 < len(tags) <= _MOST_TAGS:
         yield ""
@@ -76,24 +112,24 @@ def evaluate(path: Path, folder: Path, threshold: float, guards: Sequence[str] =
         for tag in tags:
             some = [pair for pair in pairs if pair.tag == tag]
             different = [pair for pair in some if not pair.is_same]
-            served = sum(pair.is_served(threshold) for pair in some)
-            false = sum(pair.is_served(threshold) for pair in different)
+            served = sum(pair.is_served(similarity, at_least) for pair in some)
+            false = sum(pair.is_served(similarity, at_least) for pair in different)
             rate = f"{false / len(different):.4f}" if different else "     -"
-            yield f"  {tag[:48]:48} {len(some):6} {served / len(some):8.4f} {rate:>8}"
+            yield f"  {tag[:64]:64} {len(some):6} {served / len(some):8.4f} {rate:>8}"
     yield ""
-    yield "threshold   hit rate   recall   precision   false-hit rate (95% at most)   without guards: recall  false-hit rate"
-    for level in THRESHOLDS:
-        yield _row(pairs, level)
+    yield "      bar   hit rate   recall   precision   false-hit rate (95% at most)   bare similarity: recall  false-hit rate"
+    for bar in PROBABILITIES if verifier else SIMILARITIES:
+        yield _row(pairs, similarity if verifier else bar, bar)
     yield ""
-    yield "vetoes of pairs at or above it, by guard: right (different questions), wrong (the same question)"
+    yield "vetoes of pairs that would be served else, by guard: right (different questions), wrong (the same question)"
     for guard in guards:
-        vetoed = [pair for pair in pairs if pair.guard == guard and pair.similarity >= threshold]
+        vetoed = [p for p in pairs if p.guard == guard and p.similarity >= similarity and (p.probability or 1) >= at_least]
         wrong = sum(pair.is_same for pair in vetoed)
         yield f"  {guard:12} {len(vetoed) - wrong:6} {wrong:6}"
 
 
-def _figures(pairs: Sequence[Judged], threshold: float) -> Iterator[str]:
-    served = [pair for pair in pairs if pair.is_served(threshold)]
+def _figures(pairs: Sequence[Judged], similarity: float, at_least: float) -> Iterator[str]:
+    served = [pair for pair in pairs if pair.is_served(similarity, at_least)]
     same, different = [pair for pair in pairs if pair.is_same], [pair for pair in pairs if not pair.is_same]
     right = sum(pair.is_same for pair in served)
     yield f"{'hit rate':18} {share(len(served), len(pairs))}"
@@ -102,16 +138,31 @@ def _figures(pairs: Sequence[Judged], threshold: float) -> Iterator[str]:
     yield f"{'false-hit rate':18} {share(len(served) - right, len(different))}  of pairs that need two answers"
 
 
-def _row(pairs: Sequence[Judged], threshold: float) -> str:
+def _alone(pairs: Sequence[Judged]) -> Iterator[str]:
+    """How well similarity and verifier rank pairs, each alone."""
+    truth = np.array([pair.is_same for pair in pairs])
+    if truth.all() or not truth.any():
+        return
+    by_similarity = np.array([pair.similarity for pair in pairs])
+    by_verifier = np.array([1.0 if pair.probability is None else pair.probability for pair in pairs])
+    ranked = {"similarity alone": by_similarity}
+    if any(pair.probability is not None for pair in pairs):
+        ranked["verifier alone"] = by_verifier
+    for name, scores in ranked.items():
+        recalls = "  ".join(f"recall {recall_at_precision(truth, scores, p):.4f} at {p:.0%} precision" for p in (0.90, 0.95))
+        yield f"{name:18} ROC area {roc_area(truth, scores):.4f}  {recalls}"
+
+
+def _row(pairs: Sequence[Judged], similarity: float, bar: float) -> str:
     same, different = [pair for pair in pairs if pair.is_same], [pair for pair in pairs if not pair.is_same]
-    right, false = (sum(pair.is_served(threshold) for pair in some) for some in (same, different))
-    bare_right, bare_false = (sum(pair.similarity >= threshold for pair in some) for some in (same, different))
+    right, false = (sum(pair.is_served(similarity, bar) for pair in some) for some in (same, different))
+    bare_right, bare_false = (sum(pair.similarity >= bar for pair in some) for some in (same, different))
     precision = f"{right / (right + false):.4f}" if right + false else "     -"
     recall, bare_recall = (f"{count / len(same):.4f}" if same else "     -" for count in (right, bare_right))
     rate, bare_rate = (f"{count / len(different):.4f}" if different else "     -" for count in (false, bare_false))
     most = f"({clopper_pearson(false, len(different)):.4f})" if different else ""
     hits = (right + false) / len(pairs)
-    return f"{threshold:9.2f} {hits:10.4f} {recall:>8} {precision:>11} {rate:>16} {most:>10} {bare_recall:>30} {bare_rate:>15}"
+    return f"{bar:9.3f} {hits:10.4f} {recall:>8} {precision:>11} {rate:>16} {most:>10} {bare_recall:>30} {bare_rate:>15}"
 
 
 def _read(path: Path) -> Iterator[tuple[str, str, bool, str]]:

@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from router.errors import ConfigError, Problem
-from router.evaluation.measures import bootstrap, share
-from router.signals.bundle import DIGEST_BYTES, TRAINED_ON, Bundle, digest
+from router.evaluation.leaks import refuse_trained_on
+from router.evaluation.lines import UnfitError, read_cases
+from router.evaluation.measures import Estimate, bootstrap, share
+from router.evaluation.texts import WANTED, labelled_text
+from router.signals.bundle import SHIPPED, Bundle
+from router.signals.formats import HeadFacts
+from router.signals.head import WEIGHTS, Head
 from router.signals.onnx import Encoder
+from router.signals.passes import Passes
 
 SCIENCES = ("biology", "chemistry", "computer science", "engineering", "health", "math", "physics", "psychology")
 """Where everyday talk does the most harm: it would wake a large model."""
-_MOST_KNOWN = 0.01  # share of texts that may match by chance, such as "hello" in two data sets
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """A model as it classifies texts: the encoder's own categories, or an operator's head on its vectors."""
+
+    name: str
+    labels: tuple[str, ...]
+    threshold: float
+    encoder: Bundle
+    head: Head | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> Classifier:
+        """An encoder's bundle, or a head's, which stands on the shipped encoder. Raises `ConfigError` for what is neither."""
+        if not (folder / WEIGHTS).is_file():
+            bundle = Bundle.load(folder)
+            return cls(f"{bundle.name} {bundle.version}", bundle.labels, bundle.thresholds["intent"], bundle)
+        encoder, facts = Bundle.load(SHIPPED), HeadFacts.of(folder)
+        return cls(folder.name, facts.names, facts.threshold, encoder, Head.load(folder, encoder))
+
+    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """(texts, labels); what a head knows to lie outside has all its probability there."""
+        encoder = Encoder(self.encoder, Passes(1, 1))
+        encodings = [encoder.run(text) for text in texts]
+        if self.head is None:
+            return np.array([encoding.intent for encoding in encodings], dtype=np.float64)
+        layers = np.stack([encoding.layers for encoding in encodings])
+        found = self.head.probabilities(layers).astype(np.float64)
+        if len(self.labels) == len(self.head.labels):
+            return found
+        outside = (self.head.familiarity(layers) < self.head.known_at_least)[:, np.newaxis]
+        return np.concatenate([np.where(outside, 0.0, found), outside.astype(np.float64)], axis=1)
 
 
 def evaluate(path: Path, folder: Path, threshold: float | None = None) -> Iterator[str]:
@@ -27,24 +67,58 @@ def evaluate(path: Path, folder: Path, threshold: float | None = None) -> Iterat
     Raises:
         ConfigError: the file cannot be read as that, or the model was trained on it.
     """
-    bundle = Bundle.load(folder)
-    cases = _read(path, bundle.labels)
-    _refuse_trained_on(path, bundle, [text for text, _ in cases])
-    at_least = bundle.threshold if threshold is None else threshold
-    encoder = Encoder(bundle, threads=1, max_waiting=1)
-    probabilities = np.array([encoder.run(text).probabilities for text, _ in cases], dtype=np.float64)
+    model = Classifier.load(folder)
+    cases = _read(path, model.labels)
+    refuse_trained_on(path, model.encoder, [text for text, _ in cases])
+    at_least = model.threshold if threshold is None else threshold
+    probabilities = model.probabilities([text for text, _ in cases])
     truth = np.array([label for _, label in cases], dtype=np.int64)
     guess, confidence = probabilities.argmax(1), probabilities.max(1)
     is_known = confidence >= at_least
-    yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts"
+    yield f"{model.name} on {path.name}: {len(cases)} texts"
     for name, estimate in bootstrap(truth, probabilities).items():
-        yield f"{name:18} {estimate}"
+        yield f"{name:28} {estimate}"
     known = int(is_known.sum())
-    yield f"{'known':18} {share(known, len(cases))}  confidence at least {at_least:.2f}"
-    yield f"{'accuracy of known':18} {share(int((guess == truth)[is_known].sum()), known)}"
-    yield from _everyday(truth, guess, is_known, bundle.labels)
+    yield f"{'known':28} {share(known, len(cases))}  confidence at least {at_least:.2f}"
+    yield f"{'accuracy of known':28} {share(int((guess == truth)[is_known].sum()), known)}"
+    yield from _everyday(truth, guess, is_known, model.labels)
     yield ""
-    yield from _confusion(truth, guess, bundle.labels)
+    yield from _confusion(truth, guess, model.labels)
+
+
+def compare(path: Path, folders: Sequence[Path]) -> Iterator[str]:
+    """Two models side by side on the same labelled texts, and whether their difference is more than chance.
+
+    Raises:
+        ConfigError: as `evaluate`, and when the models do not tell the same labels apart.
+    """
+    one, other = map(Classifier.load, folders)
+    if set(one.labels) != set(other.labels):
+        message = f"{folders[0]} and {folders[1]} tell different labels apart, so they cannot be compared on one file"
+        raise ConfigError([Problem(str(folders[1]), 0, "labels", message)])
+    right: list[NDArray[np.bool_]] = []
+    figures: list[dict[str, Estimate]] = []
+    for model in (one, other):
+        cases = _read(path, model.labels)
+        refuse_trained_on(path, model.encoder, [text for text, _ in cases])
+        probabilities = model.probabilities([text for text, _ in cases])
+        truth = np.array([label for _, label in cases], dtype=np.int64)
+        right.append(probabilities.argmax(1) == truth)
+        figures.append(bootstrap(truth, probabilities))
+    yield f"{len(right[0])} texts of {path.name}"
+    yield f"{'':28} {one.name:36} {other.name}"
+    for name in figures[0]:
+        yield f"{name:28} {figures[0][name]!s:36} {figures[1][name]}"
+    first, second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    chance = _sign_test(first, second)
+    yield f"only the first is right on {first}, only the second on {second}: p = {chance:.3g} (exact McNemar test)"
+
+
+def _sign_test(first: int, second: int) -> float:
+    """Probability, two-sided, of so uneven a split by chance alone."""
+    total = first + second
+    tail: float = sum(math.comb(total, count) for count in range(min(first, second) + 1)) / 2**total
+    return min(1.0, 2 * tail)
 
 
 def _everyday(truth: Any, guess: Any, is_known: Any, labels: Sequence[str]) -> Iterator[str]:
@@ -54,7 +128,7 @@ def _everyday(truth: Any, guess: Any, is_known: Any, labels: Sequence[str]) -> I
     sciences = np.isin(guess, [labels.index(name) for name in SCIENCES if name in labels])
     if everyday.any():
         taken = int((everyday & sciences & is_known).sum())
-        yield f"{'other as science':18} {share(taken, int(everyday.sum()))}  of `other`, confidently in a science"
+        yield f"{'other as science':28} {share(taken, int(everyday.sum()))}  of `other`, confidently in a science"
 
 
 def _confusion(truth: Any, guess: Any, labels: Sequence[str]) -> Iterator[str]:
@@ -67,42 +141,11 @@ def _confusion(truth: Any, guess: Any, labels: Sequence[str]) -> Iterator[str]:
 
 
 def _read(path: Path, labels: Sequence[str]) -> list[tuple[str, int]]:
-    cases: list[tuple[str, int]] = []
-    problems: list[Problem] = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            document = json.loads(line)
-            text, label = str(document["text"]), str(document["label"])
-        except (ValueError, KeyError, TypeError):
-            problems.append(Problem(str(path), number, "", 'a JSON object with "text" and "label" was expected'))
-            continue
+    def labelled(line: dict[str, Any]) -> tuple[str, int]:
+        text, label = labelled_text(line)
         if label not in labels:
-            problems.append(Problem(str(path), number, "label", f"'{label}' is none of {', '.join(labels)}"))
-        elif text.strip():
-            cases.append((text, labels.index(label)))
-    if not cases and not problems:
-        problems.append(Problem(str(path), 0, "", "holds no labelled text"))
-    if problems:
-        raise ConfigError(problems)
-    return cases
+            raise UnfitError("label", f"'{label}' is none of {', '.join(labels)}")
+        return text, labels.index(label)
 
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {error}")]) from None
-
-
-def _refuse_trained_on(path: Path, bundle: Bundle, texts: Sequence[str]) -> None:
-    file = bundle.folder / TRAINED_ON
-    if not file.is_file():
-        return
-    stored = file.read_bytes()
-    known = {stored[at : at + DIGEST_BYTES] for at in range(0, len(stored), DIGEST_BYTES)}
-    matches = sum(digest(text) in known for text in texts if any(map(str.isalnum, text)))
-    if matches > _MOST_KNOWN * len(texts):
-        message = f"{matches} of {len(texts)} texts were trained on; figures on them would say nothing. Use texts held back"
-        raise ConfigError([Problem(str(path), 0, "", message)])
+    cases = read_cases(path, labelled, WANTED)
+    return [case for _, case in cases if case[0].strip()]

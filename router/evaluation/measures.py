@@ -60,20 +60,43 @@ def calibration_error(is_right: NDArray[np.bool_], confidence: NDArray[np.float6
 
 
 def bootstrap(truth: Labels, probabilities: Probabilities, seed: int = 0) -> dict[str, Estimate]:
-    """Accuracy, macro-F1 and calibration error; the intervals of the last two by resampling the questions."""
+    """Accuracy, macro-F1 and calibration error; the intervals of the last two by resampling the questions.
+
+    `calibration_error_by_chance` is what a perfectly calibrated model of the same confidences would show on so few questions:
+    the measure cannot fall below it on average.
+    """
     guess, confidence = probabilities.argmax(1), probabilities.max(1)
     is_right, labels = guess == truth, probabilities.shape[1]
     chance = np.random.default_rng(seed)
-    f1, ece = [], []
+    f1, ece, least = [], [], []
     for _ in range(_RESAMPLES):
         drawn = chance.integers(0, len(truth), len(truth))
         f1.append(macro_f1(truth[drawn], guess[drawn], labels))
         ece.append(calibration_error(is_right[drawn], confidence[drawn]))
+        least.append(calibration_error(chance.random(len(truth)) < confidence, confidence))
     return {
         "accuracy": share(int(is_right.sum()), len(truth)),
         "macro_f1": Estimate(macro_f1(truth, guess, labels), *map(float, np.percentile(f1, [2.5, 97.5]))),
         "calibration_error": Estimate(calibration_error(is_right, confidence), *map(float, np.percentile(ece, [2.5, 97.5]))),
+        "calibration_error_by_chance": Estimate(float(np.mean(least)), *map(float, np.percentile(least, [2.5, 97.5]))),
     }
+
+
+def roc_area(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """Probability that a true case scores above a false one, ties counting half; 0.5 is chance."""
+    order = np.sort(scores)
+    below, upto = np.searchsorted(order, scores, "left"), np.searchsorted(order, scores, "right")
+    ranks, right = (below + upto + 1) / 2, int(truth.sum())
+    return float((ranks[truth].sum() - right * (right + 1) / 2) / (right * (len(truth) - right)))
+
+
+def recall_at_precision(truth: NDArray[np.bool_], scores: NDArray[np.float64], precision: float) -> float:
+    """The largest share of true cases that a bar on the score can let through at a precision."""
+    order = np.argsort(-scores, kind="stable")
+    right, ranked = truth[order].cumsum(), scores[order]
+    is_bar = np.append(ranked[1:] != ranked[:-1], True)  # a bar cannot part what scores the same
+    enough = is_bar & (right >= precision * np.arange(1, len(truth) + 1))
+    return float(right[enough].max() / truth.sum()) if enough.any() else 0.0
 
 
 def clopper_pearson(hits: int, total: int, confidence: float = 0.95) -> float:

@@ -5,71 +5,115 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
 from router.signals.bundle import FORMAT, MODEL, TOKENIZER, TRAINED_ON, digest, sha256_of
+from router.signals.passes import open_session
 from router.signals.text import Reader
-from router.training.data import LABELS
-from router.training.encoder import Model
+from router.training.encoder import Model, Verifier
 
 OPSET = 17
+
+
+@dataclass(frozen=True, slots=True)
+class Temperatures:
+    """What logits are divided by, so that probabilities mean what they say."""
+
+    intent: float = 1.0
+    outcomes: float = 1.0
+    attack: float = 1.0
+
+
 _LEAST_COSINE = 0.97  # int8 against float on real texts; measured .99, and a broken export is far below
 
 
-class Served(nn.Module):
-    """What is exported: vectors and calibrated probabilities from one pass."""
+OUTPUTS = ("vector", "layers", "intent", "outcomes", "attack", "personal")
+"""What the graph gives, in this order; see `Outputs`."""
+_AXES = {0: "n", 1: "tokens"}
 
-    def __init__(self, model: Model, temperature: float) -> None:
+
+class Served(nn.Module):
+    """What is exported: the vector, and calibrated probabilities of every head, from one pass."""
+
+    def __init__(self, model: Model, temperatures: Temperatures) -> None:
         super().__init__()
         self.model = model
-        self.temperature = temperature
+        self.temperatures = temperatures
 
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (n, 384) of unit length and probabilities (n, labels) that sum to 1."""
-        vectors, logits = self.model(ids, mask)
-        return vectors, (logits / self.temperature).softmax(-1)
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """In the order of `OUTPUTS`; `personal` is (n, tokens, 2 * kinds + 1)."""
+        found, by = self.model(ids, mask), self.temperatures
+        return (
+            found.vector,
+            found.layers,
+            (found.intent / by.intent).softmax(-1),
+            (found.outcomes / by.outcomes).sigmoid(),
+            (found.attack / by.attack).softmax(-1),
+            found.personal.softmax(-1),
+        )
 
 
-def export(model: Model, temperature: float, path: Path) -> None:
-    """Write the int8 graph: weights per channel, 7 bits wide so that CPUs without VNNI cannot overflow."""
+class ServedVerifier(nn.Module):
+    """The probability that one answer fits both questions."""
+
+    def __init__(self, model: Verifier, scale: float, shift: float) -> None:
+        super().__init__()
+        self.model, self.scale, self.shift = model, scale, shift
+
+    def forward(self, ids: Tensor, mask: Tensor, kinds: Tensor) -> Tensor:
+        """Probabilities (n,) of pairs."""
+        return (self.model(ids, mask, kinds) * self.scale + self.shift).sigmoid()
+
+
+def export(model: Model, temperatures: Temperatures, path: Path) -> None:
+    """Write the fused int8 graph."""
     ids = torch.ones((2, 8), dtype=torch.int64)
-    axes = {"ids": {0: "n", 1: "tokens"}, "mask": {0: "n", 1: "tokens"}, "vector": {0: "n"}, "probabilities": {0: "n"}}
+    axes = {name: {0: "n"} for name in OUTPUTS} | {"ids": _AXES, "mask": _AXES, "personal": _AXES}
+    _write(Served(model, temperatures), (ids, torch.ones_like(ids)), ["ids", "mask"], OUTPUTS, axes, path)
+
+
+def export_verifier(model: Verifier, scale: float, shift: float, path: Path) -> None:
+    """Write the verifier's int8 graph."""
+    ids = torch.ones((2, 8), dtype=torch.int64)
+    kinds = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]] * 2)
+    axes = {"ids": _AXES, "mask": _AXES, "kinds": _AXES, "same": {0: "n"}}
+    names = ["ids", "mask", "kinds"]
+    _write(ServedVerifier(model, scale, shift), (ids, torch.ones_like(ids), kinds), names, ("same",), axes, path)
+
+
+def _write(
+    model: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]], path: Path,
+) -> None:  # fmt: skip
+    """Weights per channel, 7 bits wide so that CPUs without VNNI cannot overflow."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about its own successor
         whole = str(Path(folder) / "float.onnx")
         torch.onnx.export(
-            Served(model, temperature).eval(),
-            (ids, torch.ones_like(ids)),
-            whole,
-            input_names=["ids", "mask"],
-            output_names=["vector", "probabilities"],
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
+            model.eval(), inputs, whole, input_names=list(names), output_names=list(outputs), dynamic_axes=axes,
+            opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
         quantize_dynamic(whole, str(path), per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
 
 
-def run(path: Path, texts: Sequence[str], reader: Reader) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Vectors (n, 384) and probabilities (n, labels) of texts, one pass each, as they are served."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    outputs = []
+def run(path: Path, texts: Sequence[str], reader: Reader) -> dict[str, NDArray[np.float32]]:
+    """The outputs of texts by name, one pass each, as they are served; `personal` is left out."""
+    session = open_session(path)
+    names = [name for name in OUTPUTS if name != "personal"]
+    found = []
     for text in texts:
         ids = reader.read(text).ids[np.newaxis]
-        outputs.append(session.run(None, {"ids": ids, "mask": np.ones_like(ids)}))
-    vectors, probabilities = (np.concatenate(part) for part in zip(*outputs, strict=True))
-    return vectors, probabilities
+        found.append(session.run(names, {"ids": ids, "mask": np.ones_like(ids)}))
+    return {name: np.concatenate(part) for name, part in zip(names, zip(*found, strict=True), strict=True)}
 
 
 def verify(path: Path, vectors: Tensor, texts: Sequence[str], reader: Reader) -> float:
@@ -78,14 +122,15 @@ def verify(path: Path, vectors: Tensor, texts: Sequence[str], reader: Reader) ->
     Raises:
         ValueError: a vector is further off than any sound export was measured to be.
     """
-    quantised, _ = run(path, texts, reader)
-    cosines = (quantised * vectors.numpy()).sum(1)
+    cosines = (run(path, texts, reader)["vector"] * vectors.numpy()).sum(1)
     if cosines.min() < _LEAST_COSINE - 0.07 or cosines.mean() < _LEAST_COSINE:
         raise ValueError(f"the int8 export is not the model: cosine {cosines.mean():.3f}, least {cosines.min():.3f}")
     return float(cosines.mean())
 
 
-def write_bundle(folder: Path, tokenizer: bytes, trained_on: Sequence[str], facts: dict[str, Any], card: str) -> None:
+def write_bundle(
+    folder: Path, tokenizer: bytes, trained_on: Sequence[str], labels: Sequence[str], facts: dict[str, Any], card: str
+) -> None:
     """Complete a folder that holds the model: tokenizer, digests of the training texts, model card and manifest."""
     (folder / TOKENIZER).write_bytes(tokenizer)
     (folder / TRAINED_ON).write_bytes(b"".join(sorted(set(map(digest, trained_on)))))
@@ -94,5 +139,5 @@ def write_bundle(folder: Path, tokenizer: bytes, trained_on: Sequence[str], fact
         name: {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
         for name in (MODEL, TOKENIZER, TRAINED_ON)
     }
-    manifest = {"format": FORMAT, "labels": list(LABELS), **facts, "files": files}
+    manifest = {"format": FORMAT, "labels": list(labels), **facts, "files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

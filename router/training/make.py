@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,89 +10,134 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
+from router.evaluation import routing
 from router.evaluation.intent import SCIENCES
 from router.evaluation.measures import Estimate, bootstrap, share
+from router.evaluation.spans import span_figures
 from router.signals.bundle import MODEL, TOKENIZER, sha256_of
+from router.signals.passes import open_session
+from router.signals.spans import spans_of
 from router.signals.text import Reader
 from router.training.card import model_card
-from router.training.data import LABELS, SOURCES, Example, is_for_calibration, read
+from router.training.data import (
+    ATTACKS,
+    KINDS,
+    LABELS,
+    SOURCES,
+    Example,
+    is_for_calibration,
+    read,
+    recorded_models,
+    safety_held_back,
+    typos,
+)  # fmt: skip
 from router.training.encoder import Model, load_pretrained
-from router.training.export import export, run, verify, write_bundle
+from router.training.export import Temperatures, export, run, verify, write_bundle
 from router.training.train import Recipe, fit, predict
 
-NAME, VERSION = "minilm-intent", "1"
+NAME, VERSION = "minilm-signals", "2"
 TRAINING_TOKENS, SERVING_TOKENS = 96, 128
 _MOST_EVERYDAY_IN_SCIENCE = 0.01
+_MOST_FALSE_ALARMS = 0.01
 _VERIFIED_TEXTS = 300
 
 
-def make(data: Path, out: Path, threads: int, say: Callable[[str], None], recipe: Recipe | None = None) -> None:
-    """Write a whole bundle into `out`."""
+def make(
+    data: Path, out: Path, threads: int, without: frozenset[str], say: Callable[[str], None], recipe: Recipe | None = None
+) -> None:
+    """Write a whole bundle into `out`. `without` names the data sets that are left out, by folder."""
     torch.set_num_threads(threads)
     recipe = recipe or Recipe()
     out.mkdir(parents=True, exist_ok=True)
     encoder, tokenizer = load_pretrained()
     (out / TOKENIZER).write_bytes(tokenizer)
-    train, held_back = read(data)
+    train, held_back = read(data, without)
+    models = recorded_models(data)
     say(f"{len(train)} texts to train on, {len(held_back)} held back")
-    model = fit(encoder, train, Reader(out / TOKENIZER, TRAINING_TOKENS), recipe, say)
+    model = fit(encoder, train, len(models), Reader(out / TOKENIZER, TRAINING_TOKENS), recipe, say)
+    finish(model, data, out, train, held_back, tokenizer, recipe, without, say)
+
+
+def finish(
+    model: Model, data: Path, out: Path, train: Sequence[Example], held_back: Sequence[Example], tokenizer: bytes, recipe: Recipe,
+    without: frozenset[str], say: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Calibrate, export, measure and describe a trained model."""
     reader = Reader(out / TOKENIZER, SERVING_TOKENS)
     calibration = [example for example in held_back if is_for_calibration(example.text)]
-    temperature, threshold = calibrate(model, calibration, reader)
-    say(f"temperature {temperature:.3f}, threshold {threshold:.2f}")
-    export(model, temperature, out / MODEL)
+    temperatures, thresholds = calibrate(model, calibration, reader)
+    say(f"{temperatures}, {thresholds}")
+    export(model, temperatures, out / MODEL)
     development = [example for example in held_back if not is_for_calibration(example.text)]
-    metrics = measure(out / MODEL, model, development, reader, threshold)
+    models = recorded_models(data)
+    metrics = measure(out / MODEL, model, development, reader, thresholds, models)
     for name, estimate in metrics.items():
         say(f"{name:32} {estimate}")
     facts = {
         "name": NAME,
         "version": VERSION,
-        "threshold": threshold,
+        "thresholds": thresholds,
         "max_tokens": SERVING_TOKENS,
-        "temperature": round(temperature, 4),
+        "attacks": list(ATTACKS),
+        "personal": list(KINDS),
+        "models": list(models),
+        "temperatures": asdict(temperatures),
         "recipe": asdict(recipe),
         "data": [
-            {"file": file, "name": name, "licence": licence, "sha256": sha256_of(data / file)} for file, name, licence in SOURCES
+            {"file": file, "name": name, "licence": licence, "sha256": sha256_of(data / file)}
+            for file, name, licence in SOURCES
+            if file.partition("/")[0] not in without
         ],
+        "without": sorted(without),
         "metrics": {name: [round(part, 4) for part in (e.value, e.low, e.high)] for name, e in metrics.items()},
     }
-    write_bundle(out, tokenizer, [example.text for example in train], facts, model_card(facts, metrics))
+    write_bundle(out, tokenizer, [example.text for example in train], LABELS, facts, model_card(facts, metrics))
     say(f"wrote {out}")
 
 
-def calibrate(model: Model, examples: Sequence[Example], reader: Reader) -> tuple[float, float]:
-    """Temperature by maximum likelihood on exam questions, and the least threshold that keeps everyday talk out of the sciences.
+def calibrate(model: Model, examples: Sequence[Example], reader: Reader) -> tuple[Temperatures, dict[str, float]]:
+    """Temperatures by maximum likelihood; thresholds that keep false alarms on everyday talk at most at 1%.
 
-    The threshold is the least of 0.40, 0.45 ... 0.90 at which at most 1% of everyday texts are confidently in a science.
+    The intent's threshold is the least of 0.40, 0.45 ... 0.90 at which at most 1% of everyday texts are confidently in a
+    science; the attack's is the least of 0.50, 0.55 ... 0.95 at which at most 1% of harmless texts are taken for an attack.
     """
     exam = [example for example in examples if example.source == "mmlu_pro"]
-    _, logits = predict(model, [example.text for example in exam], reader)
+    found = predict(model, [example.text for example in exam], reader)
     truth = torch.tensor([LABELS.index(example.label) for example in exam])
-    temperature = _temperature(logits, truth)
-    everyday = [example.text for example in examples if example.source in ("clinc150", "banking77")]
-    probabilities = (predict(model, everyday, reader)[1] / temperature).softmax(-1).numpy()
-    for threshold in np.arange(0.40, 0.91, 0.05):
-        if _in_science(probabilities, float(threshold)).mean() <= _MOST_EVERYDAY_IN_SCIENCE:
-            break
-    return temperature, round(float(threshold), 2)
+    outcomes = torch.tensor([example.outcomes for example in exam])
+    known = ~outcomes.isnan()
+    temperatures = Temperatures(
+        _temperature(lambda scale: F.cross_entropy(found.intent / scale, truth)),
+        _temperature(lambda scale: F.binary_cross_entropy_with_logits((found.outcomes / scale)[known], outcomes[known])),
+    )
+    everyday = predict(model, [e.text for e in examples if e.source in ("clinc150", "banking77")], reader)
+    talk = (everyday.intent / temperatures.intent).softmax(-1).numpy()
+    science = _least(0.40, lambda bar: _in_science(talk, bar).mean() <= _MOST_EVERYDAY_IN_SCIENCE)
+    harmless = torch.cat([everyday.attack, found.attack]).softmax(-1)[:, 1:].amax(-1).numpy()
+    alarm = _least(0.50, lambda bar: (harmless >= bar).mean() <= _MOST_FALSE_ALARMS)
+    return temperatures, {"intent": science, "jailbreak": alarm, "pii": 0.5}
 
 
-def _temperature(logits: Tensor, truth: Tensor) -> float:
+def _least(start: float, is_enough: Callable[[float], bool]) -> float:
+    return next((round(float(bar), 2) for bar in np.arange(start, 0.96, 0.05) if is_enough(float(bar))), 0.95)
+
+
+def _temperature(loss_at: Callable[[Tensor], Tensor]) -> float:
     scale = torch.zeros((), requires_grad=True)
     optimizer = torch.optim.LBFGS([scale], max_iter=50)
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = F.cross_entropy(logits / scale.exp(), truth)
+        value = loss_at(scale.exp())
         value.backward()
         return value
 
     optimizer.step(loss)
-    return float(scale.exp())
+    return round(float(scale.detach().exp()), 4)
 
 
 def _in_science(probabilities: Any, threshold: float) -> Any:
@@ -99,20 +145,88 @@ def _in_science(probabilities: Any, threshold: float) -> Any:
     return np.isin(probabilities.argmax(1), sciences) & (probabilities.max(1) >= threshold)
 
 
-def measure(path: Path, model: Model, examples: Sequence[Example], reader: Reader, threshold: float) -> Mapping[str, Estimate]:
+def measure(
+    path: Path, model: Model, examples: Sequence[Example], reader: Reader, thresholds: Mapping[str, float], models: Sequence[str]
+) -> Mapping[str, Estimate]:
     """Figures of the int8 graph, as it is served, on texts that nothing was fitted to."""
     exam = [example for example in examples if example.source == "mmlu_pro"]
     texts = [example.text for example in exam]
     truth = np.array([LABELS.index(example.label) for example in exam])
-    vectors, logits = predict(model, texts, reader)
-    cosine = verify(path, vectors[:_VERIFIED_TEXTS], texts[:_VERIFIED_TEXTS], reader)
-    float_right = int((logits.argmax(-1).numpy() == truth).sum())
+    in_float, served = predict(model, texts, reader), run(path, texts, reader)
+    cosine = verify(path, in_float.vector[:_VERIFIED_TEXTS], texts[:_VERIFIED_TEXTS], reader)
+    chance = random.Random(0)  # noqa: S311 - reproducible on purpose
+    mistyped = run(path, [typos(text, chance) for text in texts], reader)["intent"].argmax(1)
     everyday = [example.text for example in examples if example.source in ("clinc150", "banking77")]
-    _, talk = run(path, everyday, reader)
-    taken = int(_in_science(talk, threshold).sum())
-    return {
-        **bootstrap(truth, run(path, texts, reader)[1].astype(np.float64)),
-        "accuracy_float32": share(float_right, len(exam)),
-        "everyday_in_science": share(taken, len(everyday)),
+    talk = run(path, everyday, reader)
+    figures = {
+        **bootstrap(truth, served["intent"].astype(np.float64)),
+        "accuracy_float32": share(int((in_float.intent.argmax(-1).numpy() == truth).sum()), len(exam)),
+        "agreement_with_typos": share(int((mistyped == served["intent"].argmax(1)).sum()), len(exam)),
+        "everyday_in_science": share(int(_in_science(talk["intent"], thresholds["intent"]).sum()), len(everyday)),
         "int8_vector_cosine": Estimate(cosine, cosine, cosine),
     }
+    figures |= _personal(path, [example for example in examples if example.spans is not None], reader)
+    figures |= _routing(np.array([example.outcomes for example in exam]), served["outcomes"].astype(np.float64), models)
+    return figures | _safety(path, examples, talk["attack"], served["attack"], reader, thresholds["jailbreak"])
+
+
+def _personal(path: Path, examples: Sequence[Example], reader: Reader) -> dict[str, Estimate]:
+    session, pairs = open_session(path), []
+    for example in examples:
+        tokens = reader.read(example.text)
+        ids = tokens.ids[np.newaxis]
+        (labels,) = session.run(["personal"], {"ids": ids, "mask": np.ones_like(ids)})
+        found = {(span.start, span.end, span.kind) for span in spans_of(labels[0], tokens.offsets, KINDS)}
+        pairs.append((set(example.spans or ()), found))
+    figures = span_figures(pairs)
+    low, high = (min(figures.precision.low, figures.recall.low), max(figures.precision.high, figures.recall.high))
+    return {
+        "pii_f1": Estimate(figures.f1, low, high),
+        "pii_precision": figures.precision,
+        "pii_recall": figures.recall,
+    }
+
+
+def _routing(outcomes: NDArray[np.float64], right: NDArray[np.float64], models: Sequence[str]) -> dict[str, Estimate]:
+    """APGR of three pairs, hard against easy, and what seven models reach for a fifth of the best one's price."""
+    known, expected = routing.by_name(models, outcomes), routing.by_name(models, right)
+    figures = {}
+    for small, large in routing.PAIRS:
+        rows = ~np.isnan(known[small]) & ~np.isnan(known[large])
+        gain = (expected[large] - expected[small])[rows]
+        name = f"apgr {small} {large}"
+        figures[name] = routing.gap_recovered_with_interval(known[small][rows], known[large][rows], gain)
+    area = routing.hard_or_easy(outcomes, right)
+    figures["hard_or_easy_roc_area"] = Estimate(area, area, area)
+    names = list(routing.PRICES)
+    columns = [list(models).index(name) for name in names]
+    complete = ~np.isnan(outcomes[:, columns]).any(axis=1)
+    prices = np.array(list(routing.PRICES.values()))
+    points = routing.curve(outcomes[complete][:, columns], right[complete][:, columns], prices)
+    best = int(np.argmax(outcomes[complete][:, columns].mean(0)))
+    reached = routing.accuracy_at(points, 0.2 * prices[best]) / float(outcomes[complete][:, columns[best]].mean())
+    figures["accuracy_at_fifth_of_price"] = Estimate(reached, reached, reached)
+    return figures
+
+
+def _safety(
+    path: Path,
+    examples: Sequence[Example],
+    talk: NDArray[np.float32],
+    exam: NDArray[np.float32],
+    reader: Reader,
+    threshold: float,
+) -> dict[str, Estimate]:
+    """Attacks found, and harmless prompts taken for attacks."""
+    own = safety_held_back()
+    attacks = {
+        "jailbreaks_found": [e.text for e in examples if e.source == "jailbreak"] + [e.text for e in own if e.attack == 1],
+        "harmful_found": [e.text for e in examples if e.source == "advbench"],
+        "lookalikes_alarmed": [e.text for e in own if e.attack == 0],
+    }
+    figures = {}
+    for name, texts in attacks.items():
+        hits = int((run(path, texts, reader)["attack"][:, 1:].max(1) >= threshold).sum())
+        figures[name] = share(hits, len(texts))
+    harmless = np.concatenate([talk, exam])[:, 1:].max(1)
+    return {**figures, "harmless_alarmed": share(int((harmless >= threshold).sum()), len(harmless))}

@@ -1,4 +1,4 @@
-"""Fits the model: the encoder and the intent head together, while the sentence vector stays where it was."""
+"""Fits the model: the encoder and all heads together, while the sentence vector stays where it was."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
 from router.signals.text import Reader
-from router.training.data import LABELS, Example, epoch, vary
-from router.training.encoder import Encoder, Model
+from router.training.data import ATTACKS, KINDS, LABELS, NO_LABEL, Attacker, Example, Refiller, epoch, vary
+from router.training.encoder import Encoder, Model, Outputs
 
 SHARES = {
     "clinc150": 900,
@@ -24,9 +24,11 @@ SHARES = {
     "mbpp": 400,
     "human_eval": 100,
     "commonsense_qa": 100,
+    "natural": 3600,
 }
 """Examples of each source in one epoch; what is not named is used whole. Everyday talk is there to be told apart, not learned."""
-NATURAL_SHARE = 3600
+REFILLED, ATTACKED = 1800, 1500
+"""Made examples of personal data and of attacks in one epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,53 +38,174 @@ class Recipe:
     seed: int = 20261123
     epochs: int = 4
     batch: int = 32
-    encoder_rate: float = 1e-4
+    encoder_rate: float = 1.5e-4
     head_rate: float = 1e-3
     warmup: float = 0.06
     """Share of the steps in which the rates rise."""
-    frozen_layers: int = 1
-    """Layers from below that stay as they were, with the word embeddings."""
     keep: float = 2.0
     """Weight of 1 - cosine between a text's vector and its vector before training."""
     smoothing: float = 0.05
+    subject: float = 0.3
+    outcomes: float = 0.5
+    attack: float = 0.3
+    personal: float = 0.5
+    """Weights of the losses; the intent's is 1."""
 
 
-def fit(encoder: Encoder, examples: Sequence[Example], reader: Reader, recipe: Recipe, say: Callable[[str], None]) -> Model:
-    """The trained model. Same data, recipe and thread count, same weights."""
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a batch should give; `NO_LABEL` or NaN where nobody knows."""
+
+    intent: Tensor
+    subject: Tensor
+    outcomes: Tensor
+    attack: Tensor
+    personal: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    ids: Tensor
+    mask: Tensor
+    targets: Targets
+
+
+def new_model(encoder: Encoder, subjects: int, models: int) -> Model:
+    """A model with untrained heads."""
+    return Model(encoder, len(LABELS), subjects, models, len(ATTACKS), len(KINDS))
+
+
+def subjects_of(examples: Sequence[Example]) -> list[str]:
+    """The exams that the examples are from, in a fixed order."""
+    return sorted({example.subject for example in examples if example.subject})
+
+
+def fit(
+    encoder: Encoder, examples: Sequence[Example], models: int, reader: Reader, recipe: Recipe, say: Callable[[str], None]
+) -> Model:
+    """The trained model. Same data, recipe and kind of machine, same weights."""
     torch.manual_seed(recipe.seed)
     chance = random.Random(recipe.seed)  # noqa: S311 - reproducible on purpose
-    model = Model(encoder, len(LABELS))
-    before = copy.deepcopy(model).requires_grad_(False).eval()
-    for part in (encoder.words, encoder.positions, encoder.norm, *encoder.layers[: recipe.frozen_layers]):
+    subjects = subjects_of(examples)
+    before = copy.deepcopy(encoder).requires_grad_(False).eval()
+    model = new_model(encoder, len(subjects), models)
+    for part in (encoder.words, encoder.positions):
         part.requires_grad_(False)
-    shares = {**SHARES, "natural": NATURAL_SHARE}
-    plan = [epoch(examples, chance, shares) for _ in range(recipe.epochs)]
+    for layer in encoder.layers:
+        layer.dropout.p = 0.0  # drawing its masks takes a fifth of the time; varied texts and smoothed labels do its work
+    refiller, attacker = Refiller(e for e in examples if e.source == "presidio"), Attacker(examples)
+    plan = [
+        [
+            *epoch(examples, chance, SHARES),
+            *(refiller.make(chance) for _ in range(REFILLED)),
+            *(attacker.make(chance) for _ in range(ATTACKED)),
+        ]
+        for _ in range(recipe.epochs)
+    ]
+    make_batch = Batcher(reader, subjects, models)
     steps = sum(-(-len(part) // recipe.batch) for part in plan)
     optimizer, schedule = _optimizer(model, recipe, steps)
     model.train()
     for number, part in enumerate(plan, 1):
-        loss_sum = torch.zeros(())
-        batches = _batches(part, reader, recipe, chance)
-        for step, (ids, mask, labels) in enumerate(batches, 1):
-            vectors, logits = model(ids, mask)
-            with torch.no_grad():
-                targets, _ = before(ids, mask)
-            drift = 1 - (vectors * targets).sum(-1).mean()
-            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.smoothing) + recipe.keep * drift
-            loss.backward()
+        sums: dict[str, float] = {}
+        batches = make_batch.shuffled(part, recipe.batch, chance)
+        for step, batch in enumerate(batches, 1):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+                outputs = model(batch.ids, batch.mask)
+                with torch.no_grad():
+                    target = mean_vector(before, batch.ids, batch.mask)
+            losses = loss_parts(outputs, batch.targets, recipe)
+            losses["drift"] = recipe.keep * (1 - (outputs.vector.float() * target.float()).sum(-1).mean())
+            torch.stack(list(losses.values())).sum().backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            loss_sum += loss.detach()
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(loss.detach())
             if step % 100 == 0:
-                say(f"epoch {number}/{recipe.epochs} step {step}/{len(batches)} loss {loss_sum / step:.3f} drift {drift:.4f}")
+                parts = "  ".join(f"{name} {total / step:.3f}" for name, total in sums.items())
+                say(f"epoch {number}/{recipe.epochs} step {step}/{len(batches)}  {parts}")
     return model.eval()
+
+
+def mean_vector(encoder: Encoder, ids: Tensor, mask: Tensor) -> Tensor:
+    """Unit sentence vectors (n, 384) of an encoder without heads."""
+    weights = mask.unsqueeze(-1).to(torch.float32)
+    return F.normalize((encoder(ids, mask) * weights).sum(1) / weights.sum(1), dim=-1)
+
+
+def loss_parts(outputs: Outputs, targets: Targets, recipe: Recipe) -> dict[str, Tensor]:
+    """The weighted loss of every head that has a target in this batch."""
+
+    def entropy(logits: Tensor, truth: Tensor) -> Tensor:
+        known = truth != NO_LABEL
+        return F.cross_entropy(logits.float()[known], truth[known], label_smoothing=recipe.smoothing) if known.any() else zero
+
+    zero = torch.zeros(())
+    known = ~targets.outcomes.isnan()
+    outcomes = outputs.outcomes.float()[known]
+    return {
+        "intent": entropy(outputs.intent, targets.intent),
+        "subject": recipe.subject * entropy(outputs.subject, targets.subject),
+        "outcomes": recipe.outcomes
+        * (F.binary_cross_entropy_with_logits(outcomes, targets.outcomes[known]) if known.any() else zero),
+        "attack": recipe.attack * entropy(outputs.attack, targets.attack),
+        "personal": recipe.personal * entropy(outputs.personal.flatten(0, 1), targets.personal.flatten()),
+    }
+
+
+class Batcher:
+    """Examples as tensors."""
+
+    def __init__(self, reader: Reader, subjects: Sequence[str], models: int) -> None:
+        self._reader = reader
+        self._subjects = {name: index for index, name in enumerate(subjects)}
+        self._models = models
+
+    def shuffled(self, examples: Sequence[Example], size: int, chance: random.Random) -> list[Batch]:
+        """Batches of texts of like length, in random order: little padding, and no curriculum."""
+        read = [(example, self._reader.read(vary(example, chance))) for example in examples]
+        read.sort(key=lambda item: len(item[1].ids))
+        batches = [self._batch(read[start : start + size]) for start in range(0, len(read), size)]
+        chance.shuffle(batches)
+        return batches
+
+    def _batch(self, read: Sequence[tuple[Example, Any]]) -> Batch:
+        ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(tokens.ids) for _, tokens in read], batch_first=True)
+        lengths = torch.tensor([len(tokens.ids) for _, tokens in read])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).to(torch.int64)
+        examples = [example for example, _ in read]
+        personal = torch.full(ids.shape, NO_LABEL)
+        for row, (example, tokens) in enumerate(read):
+            if example.spans is not None and not tokens.is_truncated:
+                personal[row, : len(tokens.ids)] = torch.tensor(token_labels(example.spans, tokens.offsets))
+        unknown = (float("nan"),) * self._models
+        targets = Targets(
+            torch.tensor([LABELS.index(e.label) if e.label else NO_LABEL for e in examples]),
+            torch.tensor([self._subjects[e.subject] if e.subject else NO_LABEL for e in examples]),
+            torch.tensor([e.outcomes or unknown for e in examples]),
+            torch.tensor([e.attack for e in examples]),
+            personal,
+        )
+        return Batch(ids, mask, targets)
+
+
+def token_labels(spans: Sequence[tuple[int, int, str]], offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """0 outside, 1 + 2k for the first token of a span of kind k, 2 + 2k for the others; `offsets` are the tokens' places."""
+    labels, begun = [0] * len(offsets), set()
+    for place, (start, end) in enumerate(offsets):
+        for span in spans:
+            if start < span[1] and end > span[0] and end > start:
+                labels[place] = 1 + 2 * KINDS.index(span[2]) + (span in begun)
+                begun.add(span)
+    return labels
 
 
 def _optimizer(model: Model, recipe: Recipe, steps: int) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     body = [weight for weight in model.encoder.parameters() if weight.requires_grad]
-    head = [*model.hidden.parameters(), *model.intent.parameters()]
+    in_body = {id(weight) for weight in model.encoder.parameters()}
+    head = [weight for weight in model.parameters() if id(weight) not in in_body]
     groups = [{"params": body, "lr": recipe.encoder_rate}, {"params": head, "lr": recipe.head_rate}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     rise = recipe.warmup * steps
@@ -93,32 +216,19 @@ def _optimizer(model: Model, recipe: Recipe, steps: int) -> tuple[torch.optim.Ad
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _batches(
-    examples: Sequence[Example], reader: Reader, recipe: Recipe, chance: random.Random
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of texts of like length, in random order: little padding, and no curriculum."""
-    read = [(torch.from_numpy(reader.read(vary(example, chance)).ids), LABELS.index(example.label)) for example in examples]
-    read.sort(key=lambda item: len(item[0]))
-    places = [*range(0, len(read), recipe.batch), len(read)]
-    batches = [_pad(read[start:end]) for start, end in pairwise(places)]
-    chance.shuffle(batches)
-    return batches
-
-
-def _pad(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    ids = torch.nn.utils.rnn.pad_sequence([ids for ids, _ in items], batch_first=True)
-    lengths = torch.tensor([len(ids) for ids, _ in items])
-    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).to(torch.int64)
-    return ids, mask, torch.tensor([label for _, label in items])
-
-
 @torch.no_grad()
-def predict(model: Model, texts: Sequence[str], reader: Reader, batch: int = 64) -> tuple[Tensor, Tensor]:
-    """Vectors (n, 384) and logits (n, labels) of texts, in their order."""
+def predict(model: Model, texts: Sequence[str], reader: Reader, batch: int = 64) -> Outputs:
+    """The outputs of texts, in their order; `personal` is left empty, for its length differs."""
     read = [(torch.from_numpy(reader.read(text).ids), index) for index, text in enumerate(texts)]
     read.sort(key=lambda item: len(item[0]))
-    vectors, logits = torch.empty(len(texts), 384), torch.empty(len(texts), len(LABELS))
+    parts: dict[str, Tensor] = {}
     for start in range(0, len(read), batch):
-        ids, mask, places = _pad(read[start : start + batch])
-        vectors[places], logits[places] = model(ids, mask)
-    return vectors, logits
+        chosen = read[start : start + batch]
+        ids = torch.nn.utils.rnn.pad_sequence([ids for ids, _ in chosen], batch_first=True)
+        lengths = torch.tensor([len(ids) for ids, _ in chosen])
+        outputs = model(ids, (torch.arange(ids.shape[1]) < lengths[:, None]).to(torch.int64))
+        places = [index for _, index in chosen]
+        for name in ("vector", "layers", "intent", "subject", "outcomes", "attack"):
+            found = getattr(outputs, name).float()
+            parts.setdefault(name, torch.empty(len(texts), found.shape[1]))[places] = found
+    return Outputs(**parts, personal=torch.empty(0))

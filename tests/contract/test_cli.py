@@ -113,8 +113,9 @@ class TestEvaluation:
         ]
         done = self.evaluate(tmp_path, *({"text": text, "label": label} for text, label in texts))
         assert done.returncode == 0, done.stderr
-        figures = {line[:18].strip(): line[18:] for line in done.stdout.splitlines() if "95%" in line}
-        assert list(figures) == ["accuracy", "macro_f1", "calibration_error", "known", "accuracy of known", "other as science"]
+        figures = [line[:28].strip() for line in done.stdout.splitlines() if "95%" in line]
+        measured = ["accuracy", "macro_f1", "calibration_error", "calibration_error_by_chance"]
+        assert figures == [*measured, "known", "accuracy of known", "other as science"]
         assert "rows: what it is" in done.stdout
 
     def test_texts_that_the_model_was_trained_on_are_refused(self, tmp_path: Path) -> None:

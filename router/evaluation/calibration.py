@@ -1,0 +1,114 @@
+"""`semantic-router calibrate cache FILE`: the table by which `max_false_hit_rate` chooses how sure the cache has to be."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from router.core.guards import GUARDS, GUARDS_BESIDE_VERIFIER
+from router.errors import ConfigError, Problem
+from router.evaluation.cache import Judged, judge
+from router.evaluation.measures import clopper_pearson, share
+from router.signals.bundle import MODEL, Bundle, digest, sha256_of
+
+_LEAST_SIMILARITY = 0.5  # the least that `similarity_threshold` may be: a higher one serves less, never more
+_BUDGETS = (0.005, 0.01, 0.02, 0.05)
+_LEAST_PAIRS = 300  # with fewer, not even no wrong hit at all bounds the rate by 1%
+_POINTS = 120
+
+
+def calibrate(path: Path, out: Path, encoder: Bundle, verifier: Bundle | None, guards: Sequence[str] | None) -> Iterator[str]:
+    """Write the table and report what it promises, line by line. `guards` of None are those of the defaults.
+
+    The table rests on all pairs. Whether it keeps what it promises is shown by halves: a bar chosen on one half of the pairs
+    is measured on the other, and no question is in both.
+
+    Raises:
+        ConfigError: the file cannot be read as pairs, or holds too few that need two answers.
+    """
+    with_verifier = tuple(GUARDS_BESIDE_VERIFIER if guards is None else guards)
+    alone = tuple(GUARDS if guards is None else guards)
+    document: dict[str, object] = {
+        "encoder_sha256": encoder.sha256[MODEL],
+        "verifier_sha256": verifier.sha256[MODEL] if verifier else None,
+        "data": path.name,
+        "data_sha256": sha256_of(path),
+    }
+    kinds = {"guards_alone": (None, alone)} | ({"with_verifier": (verifier, with_verifier)} if verifier else {})
+    for kind, (second, chosen) in kinds.items():
+        pairs = judge(path, encoder, second, chosen)
+        different = sum(not pair.is_same for pair in pairs)
+        if different < _LEAST_PAIRS:
+            message = f"holds {different} pairs that need two answers; a bound on wrong hits needs at least {_LEAST_PAIRS}"
+            raise ConfigError([Problem(str(path), 0, "", message)])
+        points = table(pairs, by_verifier=second is not None)
+        document |= {"different_pairs": different, "same_pairs": len(pairs) - different}
+        document[kind] = {"guards": list(chosen), "points": [[round(number, 6) for number in point] for point in points]}
+        yield f"{kind.replace('_', ' ')}: {len(pairs)} pairs, {different} of them need two answers"
+        yield from _check(pairs, by_verifier=second is not None)
+    out.write_text(_as_json(document), encoding="utf-8")
+    yield f"wrote {out}"
+
+
+def table(pairs: Sequence[Judged], *, by_verifier: bool) -> list[tuple[float, float, float]]:
+    """Bars, each with the upper 95% bound of the false-hit rate and the recall, by rising bar."""
+    same, different = [pair for pair in pairs if pair.is_same], [pair for pair in pairs if not pair.is_same]
+    points = []
+    for bar in _bars(pairs, by_verifier=by_verifier):
+        false, right = (sum(_is_served(pair, bar, by_verifier=by_verifier) for pair in some) for some in (different, same))
+        points.append((bar, clopper_pearson(false, len(different)), right / max(1, len(same))))
+    return points
+
+
+def _bars(pairs: Sequence[Judged], *, by_verifier: bool) -> list[float]:
+    """Where bars are worth trying: hundredths of similarity; of probability, closer together where few are left."""
+    if not by_verifier:
+        return [step / 100 for step in range(70, 100)]
+    scores = [pair.probability for pair in pairs if pair.probability is not None and not pair.guard]
+    places = 1 - np.geomspace(0.6, 0.0005, _POINTS)
+    return sorted({round(float(bar), 4) for bar in np.quantile(scores, places)} | {1.0})
+
+
+def _is_served(pair: Judged, bar: float, *, by_verifier: bool) -> bool:
+    return pair.is_served(_LEAST_SIMILARITY, bar) if by_verifier else pair.is_served(bar, 0)
+
+
+def _check(pairs: Sequence[Judged], *, by_verifier: bool) -> Iterator[str]:
+    """What a bound that was chosen on one half does on the other, both ways taken together."""
+    halves = _halves(pairs)
+    yield "  bound    measured on the other half                     recall"
+    for budget in _BUDGETS:
+        false = right = different = same = 0
+        for chosen, held_back in (halves, halves[::-1]):
+            points = table(chosen, by_verifier=by_verifier)
+            bar = next((bar for bar, at_most, _ in points if at_most <= budget), None)
+            for pair in held_back:
+                served = bar is not None and _is_served(pair, bar, by_verifier=by_verifier)
+                false, different = false + (served and not pair.is_same), different + (not pair.is_same)
+                right, same = right + (served and pair.is_same), same + pair.is_same
+        yield f"  {budget:5.3f}    {share(false, different)}      {right / max(1, same):.4f}"
+
+
+def _halves(pairs: Sequence[Judged]) -> tuple[list[Judged], list[Judged]]:
+    """Two halves that share no question: pairs that hang together by a text stay together."""
+    root: dict[str, str] = {}
+
+    def find(text: str) -> str:
+        while root.setdefault(text, text) != text:
+            root[text] = root[root[text]]
+            text = root[text]
+        return text
+
+    for pair in pairs:
+        root[find(pair.asked)] = find(pair.stored)
+    first = [pair for pair in pairs if digest(find(pair.asked))[0] % 2]
+    return first, [pair for pair in pairs if not digest(find(pair.asked))[0] % 2]
+
+
+def _as_json(document: dict[str, object]) -> str:
+    """A point a line."""
+    return re.sub(r"\[\s+([\d.e-]+),\s+([\d.e-]+),\s+([\d.e-]+)\s+\]", r"[\1, \2, \3]", json.dumps(document, indent=1)) + "\n"

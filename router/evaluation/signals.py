@@ -1,0 +1,127 @@
+"""`semantic-router eval routing | jailbreak | pii FILE`: the other heads of the encoder, on labelled texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.errors import BackendError, ConfigError, Problem
+from router.evaluation import routing
+from router.evaluation.leaks import refuse_trained_on
+from router.evaluation.lines import read_cases
+from router.evaluation.measures import recall_at_precision, roc_area, share
+from router.evaluation.spans import Place, span_figures
+from router.signals.bundle import Bundle
+from router.signals.onnx import Encoder
+from router.signals.passes import Passes
+
+_FEW = 0.02  # false alarms at which the recall is told
+
+
+def evaluate_routing(path: Path, bundle: Bundle) -> Iterator[str]:
+    """How well the chances of a right answer are told. Lines: `text` and `outcomes`, 1 or 0 by model, null where not known."""
+    names = bundle.models
+    cases = _cases(path, bundle, _outcomes, 'a JSON object with "text" and "outcomes", such as {"llama-8b": 1}')
+    encoder = Encoder(bundle, Passes(1, 1))
+    outcomes = np.array([[known.get(name, np.nan) for name in names] for _, known in cases], dtype=np.float64)
+    right = np.array([encoder.run(text).outcomes for text, _ in cases], dtype=np.float64)
+    yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts"
+    yield f"hard from easy     ROC area {routing.hard_or_easy(outcomes, right):.4f}"
+    lengths = np.array([[-float(len(text))] for text, _ in cases])
+    yield f"  by length alone  ROC area {routing.hard_or_easy(outcomes, lengths):.4f}"
+    known, expected = routing.by_name(names, outcomes), routing.by_name(names, right)
+    for small, large in routing.PAIRS:
+        if small not in known or large not in known:
+            continue
+        rows = ~np.isnan(known[small]) & ~np.isnan(known[large])
+        gain = (expected[large] - expected[small])[rows]
+        estimate = routing.gap_recovered_with_interval(known[small][rows], known[large][rows], gain)
+        yield f"APGR {small} -> {large}: {estimate}  0.5 is chance"
+    yield from _curve(names, outcomes, right)
+
+
+def _curve(names: tuple[str, ...], outcomes: NDArray[np.float64], right: NDArray[np.float64]) -> Iterator[str]:
+    """Price against accuracy for seven models, beside always asking one of them."""
+    if not set(routing.PRICES) <= set(names):
+        return
+    columns = [names.index(name) for name in routing.PRICES]
+    rows = ~np.isnan(outcomes[:, columns]).any(axis=1)
+    some, expected, prices = outcomes[rows][:, columns], right[rows][:, columns], np.array(list(routing.PRICES.values()))
+    yield ""
+    yield "one model for all: price, accuracy"
+    for name, price, accuracy in zip(routing.PRICES, prices, some.mean(axis=0), strict=True):
+        yield f"  {name:30} {price:5.2f} {accuracy:9.4f}"
+    yield "chosen among them: mean price, accuracy"
+    points = routing.curve(some, expected, prices)
+    for most in (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.5, 3.5):
+        yield f"  at most {most:22.2f} {routing.accuracy_at(points, most):15.4f}"
+
+
+def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> Iterator[str]:
+    """How many attacks are found, and how many harmless texts are taken for one. Lines: `text` and `attack`."""
+    attacks = bundle.attacks
+    cases = _cases(path, bundle, _attack, f'a JSON object with "text" and "attack", one of {", ".join(attacks)},')
+    if unknown := sorted({label for _, label in cases} - set(attacks)):
+        raise ConfigError([Problem(str(path), 0, "attack", f"{unknown[0]!r} is none of {', '.join(attacks)}")])
+    bar = bundle.thresholds.get("jailbreak", 0.5) if threshold is None else threshold
+    encoder = Encoder(bundle, Passes(1, 1), max_windows=64)
+    scores = np.array([_worst(encoder, text) for text, _ in cases])
+    labels = np.array([label for _, label in cases])
+    yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts, at {bar:.2f}"
+    for label in attacks:
+        hits = scores[labels == label] >= bar
+        if len(hits):
+            yield f"{label:12} {share(int(hits.sum()), len(hits))}  {'taken for an attack' if label == attacks[0] else 'found'}"
+    truth = labels != attacks[0]
+    if truth.any() and not truth.all():
+        few = float(np.quantile(scores[~truth], 1 - _FEW))
+        yield f"ROC area {roc_area(truth, scores):.4f}, recall {(scores[truth] > few).mean():.4f} at {_FEW:.0%} false alarms"
+        yield f"recall {recall_at_precision(truth, scores, 0.95):.4f} at 95% precision"
+
+
+def _worst(encoder: Encoder, text: str) -> float:
+    try:
+        return float(encoder.run_windows(text).attack[1:].max())
+    except BackendError:
+        return 0.0
+
+
+def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
+    """How well personal data is found. Lines: `text` and `spans`, a list of [start, end, kind]."""
+    cases = _cases(path, bundle, _spans, 'a JSON object with "text" and "spans", a list of [start, end, kind]')
+    encoder = Encoder(bundle, Passes(1, 1), max_windows=64)
+    pairs: list[tuple[set[Place], set[Place]]] = []
+    for text, truth in cases:
+        try:
+            found = {(span.start, span.end, span.kind) for span in encoder.run_windows(text).spans}
+        except BackendError:
+            found = set()
+        pairs.append((truth, found))
+    yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts"
+    kinds = ["", *sorted({kind for truth, _ in pairs for _, _, kind in truth})]
+    for kind in kinds:
+        some = [tuple({place for place in side if kind in ("", place[2])} for side in pair) for pair in pairs]
+        figures = span_figures((truth, found) for truth, found in some)
+        yield f"{kind or 'all kinds':20} F1 {figures.f1:.4f}   precision {figures.precision}   recall {figures.recall}"
+
+
+def _cases(path: Path, bundle: Bundle, read: Any, wanted: str) -> list[tuple[str, Any]]:
+    cases = [case for _, case in read_cases(path, read, wanted)]
+    refuse_trained_on(path, bundle, [text for text, _ in cases])
+    return cases
+
+
+def _outcomes(line: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    return str(line["text"]), {str(name): float(right) for name, right in line["outcomes"].items() if right is not None}
+
+
+def _attack(line: dict[str, Any]) -> tuple[str, str]:
+    return str(line["text"]), str(line["attack"])
+
+
+def _spans(line: dict[str, Any]) -> tuple[str, set[Place]]:
+    return str(line["text"]), {(int(start), int(end), str(kind)) for start, end, kind in line["spans"]}

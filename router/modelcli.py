@@ -1,0 +1,168 @@
+"""`semantic-router eval` and `calibrate`: how good the models are on labelled data, and what to set by it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from router.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from router.signals.bundle import Bundle
+
+_PAIRS = 'JSON lines of {"a": asked, "b": stored, "y": 1 if one answer fits both}; may be .gz'
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to the parser's subcommands."""
+    kinds = commands.add_parser("eval", help="measure a part on labelled data").add_subparsers(required=True, metavar="PART")
+    command = kinds.add_parser("intent", help="accuracy, macro-F1, calibration error and confusion of the intent")
+    command.add_argument("file", type=Path, help='JSON lines of {"text": ..., "label": ...}')
+    command.add_argument("--bundle", type=Path, help="another model than the shipped one, or a head of your own")
+    command.add_argument("--against", type=Path, help="a second model or head, side by side")
+    command.add_argument("--threshold", type=float, help="confidence from which the intent counts as known")
+    command.set_defaults(run=evaluate_intent)
+
+    for part, run, said, lines in (
+        (
+            "routing",
+            evaluate_routing,
+            "the chances of a right answer, and what choosing by them saves",
+            '"outcomes": {model: 1 or 0}',
+        ),
+        (
+            "jailbreak",
+            evaluate_jailbreak,
+            "attacks found, and harmless texts taken for one",
+            '"attack": benign, jailbreak or harmful',
+        ),
+        ("pii", evaluate_pii, "personal data found, by kind", '"spans": [[start, end, kind], ...]'),
+    ):
+        command = kinds.add_parser(part, help=said)
+        command.add_argument("file", type=Path, help=f'JSON lines of {{"text": ..., {lines}}}')
+        command.add_argument("--bundle", type=Path, help="another model than the shipped one")
+        if part == "jailbreak":
+            command.add_argument("--threshold", type=float, help="probability from which it counts; default: the model's own")
+        command.set_defaults(run=run)
+
+    command = kinds.add_parser("cache", help="hit rate, precision and false-hit rate of the cache")
+    _add_models(command)
+    command.add_argument("--similarity", type=float, help="least cosine similarity; default: the configuration's default")
+    command.add_argument("--max-false-hit-rate", type=float, default=0.01, help="bound that sets the bar; default: %(default)s")
+    command.add_argument("--calibration", type=Path, help="another table than the shipped one")
+    command.set_defaults(run=evaluate_cache)
+
+    kinds = commands.add_parser("train", help="fit a part to labelled data").add_subparsers(required=True, metavar="PART")
+    command = kinds.add_parser("intent", help="your own labels, told from the shipped encoder's vectors")
+    command.add_argument("--data", type=Path, required=True, help='JSON lines of {"text": ..., "label": ...}')
+    command.add_argument("--out", type=Path, required=True, help="folder to write; signals.custom names it then")
+    command.add_argument("--bundle", type=Path, help="another encoder than the shipped one")
+    command.set_defaults(run=train_intent)
+
+    kinds = commands.add_parser("calibrate", help="set a bar by labelled data").add_subparsers(required=True, metavar="PART")
+    command = kinds.add_parser("cache", help="the table that semantic_cache.max_false_hit_rate is looked up in")
+    _add_models(command)
+    command.add_argument("--out", type=Path, required=True, help="where to write it; semantic_cache.calibration names it then")
+    command.set_defaults(run=calibrate_cache)
+
+
+def _add_models(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path, help=_PAIRS)
+    command.add_argument("--bundle", type=Path, help="another encoder than the shipped one")
+    command.add_argument("--verifier", type=Path, help="the verifier's bundle; without one the guards judge alone")
+    command.add_argument("--guards", help="comma-separated; default: the configuration's default")
+
+
+def evaluate_intent(options: argparse.Namespace) -> int:
+    """Measure the intent classifier on labelled texts."""
+    from router.evaluation.intent import compare, evaluate
+    from router.signals.bundle import SHIPPED
+
+    if options.against:
+        return _print(compare(options.file, (options.bundle or SHIPPED, options.against)))
+    return _print(evaluate(options.file, options.bundle or SHIPPED, options.threshold))
+
+
+def evaluate_routing(options: argparse.Namespace) -> int:
+    """Measure the chances of a right answer on recorded outcomes."""
+    from router.evaluation.signals import evaluate_routing as evaluate
+
+    return _print(evaluate(options.file, _encoder(options)))
+
+
+def evaluate_jailbreak(options: argparse.Namespace) -> int:
+    """Measure the attack head on labelled texts."""
+    from router.evaluation.signals import evaluate_jailbreak as evaluate
+
+    return _print(evaluate(options.file, _encoder(options), options.threshold))
+
+
+def evaluate_pii(options: argparse.Namespace) -> int:
+    """Measure the head for personal data on marked texts."""
+    from router.evaluation.signals import evaluate_pii as evaluate
+
+    return _print(evaluate(options.file, _encoder(options)))
+
+
+def _encoder(options: argparse.Namespace) -> Bundle:
+    from router.signals.bundle import SHIPPED, Bundle
+
+    return Bundle.load(options.bundle or SHIPPED)
+
+
+def train_intent(options: argparse.Namespace) -> int:
+    """Fit a head to an operator's own labels."""
+    from router.training.head import train
+
+    return _print(train(options.data, _encoder(options), options.out, options.out.name))
+
+
+def evaluate_cache(options: argparse.Namespace) -> int:
+    """Measure the cache's decisions on labelled pairs of questions."""
+    from router.cachebars import CALIBRATION, read_table
+    from router.core.guards import GUARDS, GUARDS_BESIDE_VERIFIER
+    from router.evaluation.cache import evaluate
+
+    encoder, verifier = _models(options)
+    guards = _guards(options)
+    if guards is None:
+        guards = GUARDS_BESIDE_VERIFIER if verifier else tuple(GUARDS)
+    bars = read_table(options.calibration or CALIBRATION, has_verifier=verifier is not None)
+    point = bars.point(options.max_false_hit_rate)
+    if point is None:
+        raise ConfigError([Problem("--max-false-hit-rate", 0, "", f"no bar in {bars.file} keeps {options.max_false_hit_rate:g}")])
+    similarity = options.similarity or (bars.similarity if verifier else point.bar)
+    return _print(evaluate(options.file, encoder, verifier, guards, similarity, point.bar))
+
+
+def calibrate_cache(options: argparse.Namespace) -> int:
+    """Make a table for `max_false_hit_rate`."""
+    from router.evaluation.calibration import calibrate
+
+    return _print(calibrate(options.file, options.out, *_models(options), _guards(options)))
+
+
+def _models(options: argparse.Namespace) -> tuple[Bundle, Bundle | None]:
+    from router.signals.bundle import SHIPPED, Bundle
+
+    return Bundle.load(options.bundle or SHIPPED), Bundle.load(options.verifier) if options.verifier else None
+
+
+def _guards(options: argparse.Namespace) -> Sequence[str] | None:
+    from router.core.guards import GUARDS
+
+    if options.guards is None:
+        return None
+    guards = tuple(filter(None, options.guards.split(",")))
+    if unknown := set(guards) - set(GUARDS):
+        message = f"there is no guard {', '.join(sorted(unknown))}; known are: {', '.join(GUARDS)}"
+        raise ConfigError([Problem("--guards", 0, "", message)])
+    return guards
+
+
+def _print(lines: Iterable[str]) -> int:
+    for line in lines:
+        print(line, flush=True)
+    return 0

@@ -1,0 +1,268 @@
+"""Fits an operator's own labels on the frozen encoder: a linear head, its calibration, and what lies outside. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.errors import BackendError, ConfigError, Problem
+from router.evaluation.measures import Estimate, bootstrap, roc_area, share
+from router.evaluation.texts import read_labelled
+from router.signals.bundle import MODEL, Bundle, sha256_of
+from router.signals.formats import HEAD_FORMAT, OUTSIDE
+from router.signals.head import VECTOR, WEIGHTS, Head, features_of
+from router.signals.onnx import Encoder
+from router.signals.passes import Passes
+
+Vectors = NDArray[np.float32]
+Places = NDArray[np.int64]
+STRENGTHS = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
+"""Of the penalty on weights, tried in turn; unit vectors want little of it."""
+FOLDS = 5
+_LEAST_EXAMPLES = 2  # of a label: one to fit to, one to measure on
+_MOST_TRIED = 2000
+_STEPS, _MEMORY = 150, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A head, and how good cross-validation found it."""
+
+    head: Head
+    threshold: float
+    strength: float
+    figures: dict[str, Estimate]
+
+
+def train(path: Path, encoder: Bundle, out: Path, name: str) -> Iterator[str]:
+    """Fit a head to the labelled texts in `path` and write its bundle into `out`, with a report line by line.
+
+    Texts labelled `out_of_scope` are no label of their own: they teach what lies outside.
+
+    Raises:
+        ConfigError: the file cannot be read, a label has fewer than two texts, or there are fewer than two labels.
+    """
+    texts = read_labelled(path)
+    _check(path, [label for _, label in texts])
+    layers = encode([text for text, _ in texts], encoder)
+    labels = tuple(sorted({label for _, label in texts} - {OUTSIDE}))
+    truth = np.array([labels.index(label) if label != OUTSIDE else -1 for _, label in texts], dtype=np.int64)
+    fitted = fit(layers, truth, labels)
+    width = len(fitted.head.weights)
+    yield f"{len(texts)} texts, {len(labels)} labels; {width} features, penalty {fitted.strength:g}"
+    yield f"by {FOLDS}-fold cross-validation:"
+    for figure, estimate in fitted.figures.items():
+        yield f"{figure:20} {estimate}"
+    yield f"{'threshold':20} {fitted.threshold:.2f}  where labels are right 19 times in 20"
+    write(fitted, encoder, out, name, path)
+    yield f"wrote {out}; use it as signals.custom.{name}: {{ bundle: {out} }}"
+
+
+def _check(path: Path, labels: Sequence[str]) -> None:
+    counts = {label: labels.count(label) for label in dict.fromkeys(labels)}
+    few = [label for label, count in counts.items() if count < _LEAST_EXAMPLES]
+    if few:
+        message = f"has a single text for {', '.join(few[:5])}; every label needs two, and eight are a good start"
+        raise ConfigError([Problem(str(path), 0, "label", message)])
+    if len(counts.keys() - {OUTSIDE}) < 2:
+        raise ConfigError([Problem(str(path), 0, "label", "names fewer than two labels, so there is nothing to tell apart")])
+
+
+def encode(texts: Sequence[str], bundle: Bundle) -> Vectors:
+    """The vectors of four layers (n, 1536), on all cores. A text with nothing to read is all zeros."""
+    encoder = Encoder(bundle, Passes(1, 1))
+
+    blank = encoder.run("blank").layers
+
+    def vector(text: str) -> Vectors:
+        try:
+            return encoder.run(text).layers
+        except BackendError:
+            return np.zeros_like(blank)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(vector, texts)))
+
+
+def fit(layers: Vectors, truth: Places, labels: Sequence[str]) -> Fitted:
+    """The head that cross-validation likes best, of two widths and several penalties.
+
+    `layers` is (texts, 1536), `truth` each text's place in `labels`, -1 for what lies outside.
+    """
+    inside, inner = layers[truth >= 0], truth[truth >= 0]
+    folds = _folds(inner)
+    width, strength = _chosen(inside, inner, len(labels), folds)
+    logits = _out_of_fold(features_of(inside, width), inner, len(labels), folds, strength)
+    scale = _scale(logits, inner)
+    probabilities = _softmax(logits * scale)
+    figures = dict(bootstrap(inner, probabilities.astype(np.float64)))
+    weights, bias = minimise(features_of(inside, width), inner, len(labels), strength)
+    vectors = features_of(inside, VECTOR)
+    examples = np.rint(vectors * 127).astype(np.int8)
+    head = Head(tuple(labels), weights * scale, bias * scale, examples, -1.0)
+    known_at_least = -1.0
+    if (truth < 0).any():
+        known, unknown = _familiar_out_of_fold(vectors, probabilities, folds), head.familiarity(layers[truth < 0])
+        known_at_least = _least_familiarity(known, unknown)
+        is_known = np.concatenate([np.ones(len(known), bool), np.zeros(len(unknown), bool)])
+        area = roc_area(is_known, np.concatenate([known, unknown]).astype(np.float64))
+        figures["outside_roc_area"] = Estimate(area, area, area)
+        figures["taken_for_outside"] = share(int((known < known_at_least).sum()), len(known))
+        figures["outside_found"] = share(int((unknown < known_at_least).sum()), len(unknown))
+    head = Head(head.labels, head.weights, head.bias, examples if known_at_least > -1 else examples[:0], known_at_least)
+    return Fitted(head, _threshold(probabilities, inner), strength, figures)
+
+
+def _chosen(layers: Vectors, truth: Places, labels: int, folds: Places) -> tuple[int, float]:
+    """Width and penalty of the least loss, by cross-validation on at most some thousand texts of every label."""
+    few = np.concatenate([np.flatnonzero(truth == label)[: max(FOLDS, _MOST_TRIED // labels)] for label in range(labels)])
+    some, known, parts = layers[few], truth[few], folds[few]
+    losses = {}
+    for width in sorted({VECTOR, layers.shape[1]}):
+        for strength in STRENGTHS:
+            logits = _out_of_fold(features_of(some, width), known, labels, parts, strength)
+            losses[width, strength] = _log_loss(logits, known, _scale(logits, known))
+    return min(losses, key=losses.__getitem__)
+
+
+def minimise(vectors: Vectors, truth: Places, labels: int, strength: float) -> tuple[Vectors, Vectors]:
+    """Weights (width, labels) and bias (labels,) of multinomial logistic regression with an L2 penalty, by L-BFGS."""
+    rows, width = np.arange(len(truth)), vectors.shape[1]
+    wide = np.concatenate([vectors, np.ones((len(vectors), 1), np.float32)], axis=1)
+
+    def loss(flat: NDArray[np.float32]) -> tuple[float, NDArray[np.float32]]:
+        matrix = flat.reshape(width + 1, labels)
+        probabilities = _softmax(wide @ matrix)
+        value = float(-np.log(np.maximum(probabilities[rows, truth], 1e-12)).mean()) + strength / 2 * float(
+            (matrix[:-1] ** 2).sum()
+        )
+        probabilities[rows, truth] -= 1
+        gradient = wide.T @ probabilities / len(truth)
+        gradient[:-1] += strength * matrix[:-1]
+        return value, np.asarray(gradient.ravel(), dtype=np.float32)
+
+    best = _lbfgs(loss, np.zeros((width + 1) * labels, dtype=np.float32)).reshape(width + 1, labels)
+    return best[:-1], best[-1]
+
+
+def _lbfgs(loss: Callable[[Vectors], tuple[float, Vectors]], start: Vectors) -> Vectors:
+    """A minimum of a smooth convex function; Nocedal and Wright, algorithm 7.5, with a backtracking line search."""
+    place, steps, changes = start, list[Vectors](), list[Vectors]()
+    value, gradient = loss(place)
+    for _ in range(_STEPS):
+        direction = -_inverse_hessian_times(gradient, steps, changes)
+        slope, size = float(gradient @ direction), 1.0
+        while True:
+            new_value, new_gradient = loss(place + size * direction)
+            if new_value <= value + 1e-4 * size * slope or size < 1e-6:
+                break
+            size /= 2
+        step, change = size * direction, new_gradient - gradient
+        is_done = value - new_value < 1e-7 * max(1.0, abs(value))
+        place, value, gradient = place + step, new_value, new_gradient
+        if is_done:
+            break
+        if float(step @ change) > 0:
+            steps, changes = [*steps[1 - _MEMORY :], step], [*changes[1 - _MEMORY :], change]
+    return place
+
+
+def _inverse_hessian_times(gradient: Vectors, steps: Sequence[Vectors], changes: Sequence[Vectors]) -> Vectors:
+    """Algorithm 7.4 of the same book."""
+    result, shares = gradient.copy(), []
+    for step, change in zip(reversed(steps), reversed(changes), strict=True):
+        part = float(step @ result) / float(step @ change)
+        result -= part * change
+        shares.append(part)
+    if steps:
+        result *= float(steps[-1] @ changes[-1]) / float(changes[-1] @ changes[-1])
+    for step, change, part in zip(steps, changes, reversed(shares), strict=True):
+        result += step * (part - float(change @ result) / float(step @ change))
+    return result
+
+
+def _folds(truth: Places) -> Places:
+    """A fold for every text, each label spread over them."""
+    folds = np.empty(len(truth), dtype=np.int64)
+    chance = np.random.default_rng(0)
+    for label in range(int(truth.max()) + 1):
+        places = np.flatnonzero(truth == label)
+        folds[chance.permutation(places)] = np.arange(len(places)) % FOLDS
+    return folds
+
+
+def _out_of_fold(vectors: Vectors, truth: Places, labels: int, folds: Places, strength: float) -> Vectors:
+    logits = np.empty((len(truth), labels), dtype=np.float32)
+    for fold in range(FOLDS):
+        weights, bias = minimise(vectors[folds != fold], truth[folds != fold], labels, strength)
+        logits[folds == fold] = vectors[folds == fold] @ weights + bias
+    return logits
+
+
+def _familiar_out_of_fold(vectors: Vectors, probabilities: Vectors, folds: Places) -> Vectors:
+    """Familiarity of the operator's own texts, none of them beside itself."""
+    nearest = np.empty(len(vectors), dtype=np.float32)
+    for fold in range(FOLDS):
+        held, others = folds == fold, folds != fold
+        nearest[held] = (vectors[held] @ vectors[others].T).max(axis=1)
+    return np.asarray((probabilities.max(axis=1) + nearest) / 2, dtype=np.float32)
+
+
+def _least_familiarity(known: Vectors, unknown: Vectors) -> float:
+    """Where most is told right: the share of own texts kept plus the share of others found is highest."""
+    bars = np.unique(np.quantile(np.concatenate([known, unknown]), np.linspace(0, 1, 201)))
+    right = [(known >= bar).mean() + (unknown < bar).mean() for bar in bars]
+    return round(float(bars[int(np.argmax(right))]), 4)
+
+
+def _threshold(probabilities: Vectors, truth: Places) -> float:
+    """The least of 0.30, 0.35 ... 0.95 from which labels are right 19 times in 20; 0.95 when none is."""
+    right, sure = probabilities.argmax(axis=1) == truth, probabilities.max(axis=1)
+    for bar in np.arange(0.30, 0.96, 0.05):
+        if (sure >= bar).any() and right[sure >= bar].mean() >= 0.95:
+            return round(float(bar), 2)
+    return 0.95
+
+
+def _scale(logits: Vectors, truth: Places) -> float:
+    """What logits are multiplied by so that probabilities mean what they say."""
+    return float(min(np.geomspace(0.25, 16, 49), key=lambda scale: _log_loss(logits, truth, float(scale))))
+
+
+def _log_loss(logits: Vectors, truth: Places, scale: float) -> float:
+    chosen = _softmax(logits * scale)[np.arange(len(truth)), truth]
+    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
+
+
+def _softmax(logits: Vectors) -> Vectors:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def write(fitted: Fitted, encoder: Bundle, out: Path, name: str, source: Path) -> None:
+    """A bundle that `signals.custom` can name."""
+    out.mkdir(parents=True, exist_ok=True)
+    head = fitted.head
+    np.savez_compressed(out / WEIGHTS, weights=head.weights, bias=head.bias, examples=head.examples)
+    manifest = {
+        "format": HEAD_FORMAT,
+        "kind": "head",
+        "name": name,
+        "labels": list(head.labels),
+        "threshold": fitted.threshold,
+        "known_at_least": head.known_at_least,
+        "encoder": f"{encoder.name} {encoder.version}",
+        "encoder_sha256": encoder.sha256[MODEL],
+        "sha256": sha256_of(out / WEIGHTS),
+        "data_sha256": sha256_of(source),
+        "penalty": fitted.strength,
+        "metrics": {figure: [round(part, 4) for part in (e.value, e.low, e.high)] for figure, e in fitted.figures.items()},
+    }
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,116 @@
+"""`semantic-router calibrate cache` and `eval cache`: from labelled pairs to a bound on wrong hits, and back."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from router.cachebars import read_table
+from router.cli import main
+from router.core.guards import GUARDS, GUARDS_BESIDE_VERIFIER
+from router.evaluation.cache import Judged
+from router.evaluation.calibration import _halves, table
+from router.evaluation.measures import clopper_pearson
+from router.training.pairs import Maker
+
+VERIFIER = ("--verifier", str(Path(__file__).parents[1] / "tiny_models" / "verifier"))
+"""It knows three dozen words: what it says of others is chance, how it is asked is not."""
+
+
+def pair(similarity: float, probability: float | None, *, is_same: bool, guard: str = "", text: str = "") -> Judged:
+    """One that was judged so."""
+    return Judged(f"asked {text}", f"stored {text}", is_same, "", similarity, guard, probability)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts of families that nothing was trained on, as an operator labels his own."""
+    made = Maker(random.Random(5), held_back=True).make(700)
+    path = tmp_path_factory.mktemp("pairs") / "mine.jsonl"
+    path.write_text("".join(json.dumps({"a": p.asked, "b": p.stored, "y": int(p.same), "tag": p.source}) + "\n" for p in made))
+    return path
+
+
+@pytest.fixture(scope="module")
+def mine(pairs: Path) -> Path:
+    """The operator's own table."""
+    out = pairs.parent / "table.json"
+    assert main(["calibrate", "cache", str(pairs), "--out", str(out), *VERIFIER]) == 0
+    return out
+
+
+def test_a_served_pair_has_passed_all_three() -> None:
+    """Similarity, guards, verifier; where the verifier is not asked, the wording is the same."""
+    assert pair(0.8, 0.9, is_same=True).is_served(0.8, 0.9)
+    assert not pair(0.79, 0.9, is_same=True).is_served(0.8, 0.9)
+    assert not pair(0.8, 0.89, is_same=True).is_served(0.8, 0.9)
+    assert not pair(0.8, 0.9, is_same=True, guard="numbers").is_served(0.8, 0.9)
+    assert pair(0.8, None, is_same=True).is_served(0.8, 0.9)
+
+
+def test_the_table_holds_the_upper_bound_for_every_bar() -> None:
+    """Of 400 pairs that need two answers, the bar at 0.9 lets 4 through."""
+    different = [pair(0.9, 0.95 if number < 4 else 0.1, is_same=False) for number in range(400)]
+    same = [pair(0.9, 0.2 + 0.008 * number, is_same=True) for number in range(100)]
+    points = table([*different, *same], by_verifier=True)
+    bar, at_most, recall = min(points, key=lambda point: abs(point[0] - 0.9))
+    assert at_most == pytest.approx(clopper_pearson(4, 400))
+    assert recall == sum(0.2 + 0.008 * number >= bar for number in range(100)) / 100
+
+
+def test_the_halves_share_no_question() -> None:
+    """Pairs that hang together stay together, over any number of steps."""
+    chain = [Judged(f"q{n}", f"q{n + 1}", True, "", 0.9, "", 0.9) for n in range(50)]
+    others = [pair(0.9, 0.9, is_same=False, text=str(number)) for number in range(200)]
+    first, second = _halves([*chain, *others])
+    assert not {p.asked for p in first} & {p.asked for p in second}
+    assert len({p in first for p in chain}) == 1
+    assert 50 < len(first) < 200
+
+
+def test_an_operators_table_is_one_that_the_router_reads(mine: Path) -> None:
+    """With the models and the data that it was made from."""
+    document = json.loads(mine.read_text())
+    assert {"encoder_sha256", "verifier_sha256", "data_sha256", "different_pairs", "same_pairs"} <= document.keys()
+    for has_verifier, guards in ((True, GUARDS_BESIDE_VERIFIER), (False, tuple(GUARDS))):
+        bars = read_table(mine, has_verifier=has_verifier)
+        assert bars.guards == guards
+        rates = [point.false_hit_rate_at_most for point in bars.points]
+        assert rates == sorted(rates, reverse=True)
+
+
+def test_the_report_tells_how_often_a_hit_is_wrong(pairs: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the bar of the bound that is asked for, by tag, and for each model alone."""
+    assert main(["eval", "cache", str(pairs), "--calibration", str(mine), "--max-false-hit-rate", "0.4", *VERIFIER]) == 0
+    said = capsys.readouterr().out
+    for word in ("recall", "precision", "false-hit rate", "verifier alone", "similarity alone", "by tag", "vetoes"):
+        assert word in said
+    rate = float(next(line for line in said.splitlines() if line.startswith("false-hit rate")).split()[2])
+    assert rate <= 0.4
+
+
+def test_without_a_verifier_the_similarity_is_the_bar(pairs: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And all guards judge."""
+    asked = ["eval", "cache", str(pairs), "--calibration", str(mine), "--max-false-hit-rate", "0.2"]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "content" in said
+    assert "verifier alone" not in said
+
+
+def test_too_few_pairs_bound_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even none wrong of a hundred."""
+    path = tmp_path / "few.jsonl"
+    path.write_text("".join(json.dumps({"a": f"a{n}", "b": f"b{n}", "y": 0}) + "\n" for n in range(20)))
+    assert main(["calibrate", "cache", str(path), "--out", str(tmp_path / "out.json")]) == 2
+    assert "at least 300" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_an_unknown_guard_is_refused(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With those there are."""
+    assert main(["eval", "cache", str(pairs), "--guards", "spelling"]) == 2
+    assert "known are: numbers" in capsys.readouterr().err

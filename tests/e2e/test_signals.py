@@ -1,0 +1,95 @@
+"""An operator's own signals through the real Envoy: a model from elsewhere, a head of his own, and a rule that refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from router.cli import main
+from tests.contract.test_head import OUTSIDE, OUTSIDE_TEXTS, TEXTS
+from tests.e2e.stack import Stack, running
+
+TINY = Path(__file__).parents[1] / "tiny_models"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Rude requests are refused, billing goes to the coder; shared, nothing is changed."""
+    folder = tmp_path_factory.mktemp("own")
+    lines = [{"text": text, "label": label} for label, some in {**TEXTS, OUTSIDE: OUTSIDE_TEXTS}.items() for text in some]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["train", "intent", "--data", str(folder / "labelled.jsonl"), "--out", str(folder / "department")]) == 0
+
+    def set_up(config: dict[str, Any]) -> None:
+        config["signals"]["deadline_ms"] = 2000
+        config["signals"]["intent"]["max_windows"] = 4
+        config["signals"]["custom"] = {
+            "tone": {"bundle": str(TINY / "tone")},
+            "department": {"bundle": str(folder / "department")},
+        }
+        tone = {"signal": {"name": "tone", "labels": ["rude"], "at_least": 0.9}}
+        billing = {"signal": {"name": "department", "labels": ["billing"]}}
+        config["rules"] = [
+            {"name": "rude", "when": tone, "block": {"message": "Please be polite.", "fail_closed": True}},
+            {"name": "billing", "when": billing, "model": "coder"},
+        ]
+
+    with running(tmp_path_factory.mktemp("guarded"), edit_config=set_up) as stack:
+        yield stack
+
+
+@pytest.fixture
+def client(guarded: Stack) -> Iterator[openai.OpenAI]:
+    """The real client."""
+    with openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="test-token", max_retries=0, timeout=30) as made:
+        yield made
+
+
+def decided(client: openai.OpenAI, text: str, model: str = "auto") -> dict[str, str]:
+    """The router's headers of an answer."""
+    raw = client.chat.completions.with_raw_response.create(
+        model=model, messages=[{"role": "user", "content": text}], max_tokens=5
+    )
+    return {name: value for name, value in raw.headers.items() if name.startswith("x-vsr-")}
+
+
+@pytest.mark.parametrize("model", ["auto", "large"])
+def test_what_a_rule_blocks_is_refused_whatever_model_it_names(client: openai.OpenAI, model: str) -> None:
+    """As OpenAI's client knows it: a 403 with the operator's words."""
+    with pytest.raises(openai.PermissionDeniedError) as caught:
+        decided(client, "this is a stupid useless order", model)
+    assert caught.value.body == {
+        "message": "Please be polite.", "type": "invalid_request_error", "param": "messages", "code": "blocked",
+    }  # fmt: skip
+    assert caught.value.response.headers["x-vsr-response-path"] == "error"
+
+
+def test_what_is_too_long_to_be_read_whole_is_refused_where_the_rule_fails_closed(client: openai.OpenAI) -> None:
+    """Nobody hides behind length."""
+    with pytest.raises(openai.PermissionDeniedError):
+        decided(client, "the order is for my help and it " * 200)
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "decision"),
+    [
+        ("why is there a second charge on my invoice", "auto", "billing"),
+        ("what is the capital of Norway", "auto", "default"),
+        ("what is the capital of Norway", "large", "direct"),
+    ],
+)
+def test_everything_else_goes_where_it_should(client: openai.OpenAI, text: str, model: str, decision: str) -> None:
+    """By the operator's own labels, to the default, or as the client says."""
+    assert decided(client, text, model)["x-vsr-selected-decision"] == decision
+
+
+def test_nothing_of_a_blocked_prompt_is_logged(guarded: Stack, client: openai.OpenAI) -> None:
+    """Only that it was."""
+    with pytest.raises(openai.PermissionDeniedError):
+        decided(client, "stupid idiot garbage xylophonium")
+    assert "xylophonium" not in guarded.output("router") + guarded.output("envoy")
