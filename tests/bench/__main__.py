@@ -1,7 +1,7 @@
 """`make bench`: what the router costs, as medians and ratios taken side by side in one run. Asserts nothing.
 
-python -m tests.bench [--quick] [--without-litellm] [PART ...]      parts: latency, streams, throughput, workers, cache,
-examples
+python -m tests.bench [--quick] [--without-litellm] [PART ...]      parts: models, latency, streams, throughput, workers,
+cache, examples
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import uvloop
 
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.onnx import Encoder
-from tests.bench import cache, examples
+from router.signals.passes import Passes
+from tests.bench import cache, examples, models
 from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import LiteLLM, Rig, make_rig
 
-PARTS = ("latency", "streams", "throughput", "workers", "cache", "examples")
+PARTS = ("models", "latency", "streams", "throughput", "workers", "cache", "examples")
 CHAT = "/v1/chat/completions"
 QUESTIONS = [
     "Explain why the derivative of a constant is zero, and give an example for case {}.",
@@ -80,7 +81,7 @@ def ms(seconds: float) -> str:
 
 async def latency(rig: Rig, rounds: int, count: int) -> None:
     """One client: Envoy alone, a concrete model, and a fresh question that needs the encoder, in turn."""
-    encoder = Encoder(Bundle.load(SHIPPED), threads=1, max_waiting=1)
+    encoder = Encoder(Bundle.load(SHIPPED), Passes(1, 1))
     variants = {
         "Envoy alone": (rig.plain_port, fresh("small")),
         "router, concrete model": (rig.envoy_port, fresh("small")),
@@ -197,6 +198,14 @@ def main() -> None:
     parts = options.parts or PARTS
     rounds, count = (2, 150) if options.quick else (7, 300)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}")
+    if "models" in parts:
+        models.run(20 * rounds)
+    if parts != ["models"]:
+        through_envoy(parts, options, rounds, count)
+
+
+def through_envoy(parts: Sequence[str], options: argparse.Namespace, rounds: int, count: int) -> None:
+    """All that needs the rig."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rig = make_rig(folder / "rig")

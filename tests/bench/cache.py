@@ -19,12 +19,13 @@ import numpy as np
 from router.cache.base import Entry
 from router.cache.settings import Sizes
 from router.cache.tiers import Cache
-from router.cache.verifier import verify
+from router.cache.verifier import Verifier
 from router.core.guards import GUARDS
 from router.core.question import digest
 from router.core.types import Question, Terms
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.onnx import Encoder, Encoding
+from router.signals.passes import Passes
 from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import Rig, make_rig
 
@@ -75,7 +76,7 @@ async def hits(folder: Path, rounds: int, count: int) -> None:
             "miss, answered by the model": ((asked(f"What is the meaning of number {n} in numerology?") for n in _fresh), 200),
         }
         await recording(rig, rounds)
-        encoder = Encoder(Bundle.load(SHIPPED), threads=1, max_waiting=1)
+        encoder = Encoder(Bundle.load(SHIPPED), Passes(1, 1))
         alone: list[float] = []
         medians: dict[str, list[float]] = {name: [] for name in variants}
         every: dict[str, list[float]] = {name: [] for name in variants}
@@ -127,15 +128,14 @@ def _pass(encoder: Encoder) -> float:
 
 async def growth(sizes: list[int]) -> None:
     """In the process: lookups among entries of one partition, and what an entry takes. Vectors are clustered, as questions."""
-    bundle = Bundle.load(SHIPPED)
-    encoder = Encoder(bundle, threads=1, max_waiting=8)
     random = np.random.default_rng(1)
     vectors: dict[str, np.ndarray] = {}
 
     async def encode(text: str) -> Encoding:
-        return Encoding(vectors[text], np.empty(0, np.float32), 10, is_truncated=False)
+        nothing = np.empty(0, np.float32)
+        return Encoding(vectors[text], nothing, nothing, nothing, nothing, (), 10, is_truncated=False)
 
-    cache = Cache(Sizes(max_entries=10**9, most_held_bytes=2**60), encode, verify, None)
+    cache = Cache(Sizes(max_entries=10**9, most_held_bytes=2**60), encode, Verifier(), None)
     part = digest("bench")
     print("\nThe cache in the process, one partition      by key p50   by meaning p50      p99 us   bytes an entry")
     centres = unit(random.standard_normal((5_000, 384)))
@@ -169,7 +169,6 @@ async def growth(sizes: list[int]) -> None:
             f"  {size:9,} entries {'':24}{statistics.median(exact) * 1e6:9.1f} us {statistics.median(near) * 1e6:11.0f} us"
             f"{near[int(0.99 * len(near))] * 1e6:12.0f} {each:12.0f}"
         )
-    encoder.close()
 
 
 def row_of(cache: Cache, number: int | None) -> np.ndarray:
