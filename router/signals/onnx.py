@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from router.errors import BackendError, ConfigError, Problem
 from router.signals.bundle import MODEL, TOKENIZER, Bundle
 from router.signals.passes import FAILURES, Passes, Shared, open_session
+from router.signals.patterns import with_patterns
 from router.signals.spans import Span, spans_of
 from router.signals.text import Reader, Tokens
 
@@ -85,16 +86,17 @@ class Encoder:
 
     def run(self, text: str) -> Encoding:
         """One pass in the calling thread. Raises as `encode` does."""
-        return self._pass(self._reader.read(text))
+        return self._pass(text, self._reader.read(text))
 
     def run_windows(self, text: str) -> Scan:
         """All passes of a scan in the calling thread. Raises as `encode` does."""
         windows, is_complete = self._reader.windows(text, self._max_windows)
-        found = [self._pass(tokens) for tokens in windows]
+        found = [self._pass(text, tokens) for tokens in windows]
         worst = min(found, key=lambda encoding: float(encoding.attack[0]) if len(encoding.attack) else 0.0)
-        return Scan(worst.attack, tuple(dict.fromkeys(span for encoding in found for span in encoding.spans)), is_complete)
+        spans = dict.fromkeys(span for encoding in found for span in encoding.spans)
+        return Scan(worst.attack, with_patterns(text, spans, self._kinds), is_complete)
 
-    def _pass(self, tokens: Tokens) -> Encoding:
+    def _pass(self, text: str, tokens: Tokens) -> Encoding:
         if len(tokens.ids) <= _SPECIAL_TOKENS:
             raise BackendError("no_text")
         ids = tokens.ids[np.newaxis]
@@ -109,5 +111,5 @@ class Encoder:
             part.flags.writeable = False  # the memo hands the same arrays to many
         if not layers.size:
             layers = vector
-        spans = spans_of(by_name["personal"][0], tokens.offsets, self._kinds) if "personal" in by_name else ()
+        spans = spans_of(text, by_name["personal"][0], tokens.offsets, self._kinds) if "personal" in by_name else ()
         return Encoding(vector, layers, intent, outcomes, attack, spans, len(tokens.ids), tokens.is_truncated)

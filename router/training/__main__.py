@@ -15,7 +15,8 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from router.training.data import ATTACKS, NO_LABEL, Example, is_for_calibration, read, recorded_models
+from router.training.data import read, recorded_models
+from router.training.examples import ATTACKS, NO_LABEL, Example, is_for_calibration
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,8 @@ start and the end are read, the middle is not. Attacks and personal data are loo
 
 {left_out}
 15% of every set, split by how a text begins, is held back: a third of that sets temperatures and thresholds, the figures are of
-the rest. Everyday talk (CLINC150, BANKING77) is `other`, so that small talk does not wake a large model.
+the rest (of personal data, all of it). Everyday talk (CLINC150, BANKING77) is `other`, so that small talk does not wake a large
+model.
 
 ## Measured, on the int8 graph as it is served
 
@@ -48,8 +49,11 @@ won by sending the questions with the largest expected gain to the large one; 0.
 that at most a quarter of the models got right against those that at least three quarters did. `accuracy_at_fifth_of_price`: what
 choosing among seven models reaches at a fifth of the best one's price, as a share of the best one's accuracy. `jailbreaks_found`
 and the like are at the default threshold of {facts["thresholds"]["jailbreak"]}; the look-alikes are harmless prompts of our own
-that were not trained on. `pii_*` want both ends of a span and its kind to be right; sentences that begin alike are on one side of
-the split. Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
+that were not trained on. `pii_*` want both ends of a span and its kind to be right, spans of one kind that only space parts being
+one; no held-back sentence shares its template with one that was trained on. Rows `by the category alone` are of a table of how
+often each model is right in the question's true category: the baseline.
+
+Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
 
 ## Limits
 

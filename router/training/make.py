@@ -18,25 +18,17 @@ from router.evaluation import routing
 from router.evaluation.intent import SCIENCES
 from router.evaluation.measures import Estimate, bootstrap, share
 from router.evaluation.spans import span_figures
-from router.signals.bundle import MODEL, TOKENIZER, sha256_of
-from router.signals.passes import open_session
-from router.signals.spans import spans_of
+from router.signals.bundle import MODEL, TOKENIZER, Bundle, sha256_of
+from router.signals.onnx import Encoder
+from router.signals.passes import Passes
+from router.signals.spans import joined
 from router.signals.text import Reader
+from router.training.attacks import safety_held_back
 from router.training.card import model_card
-from router.training.data import (
-    ATTACKS,
-    KINDS,
-    LABELS,
-    SOURCES,
-    Example,
-    is_for_calibration,
-    read,
-    recorded_models,
-    safety_held_back,
-    typos,
-)  # fmt: skip
+from router.training.data import SOURCES, read, recorded_models
 from router.training.encoder import Model, load_pretrained
-from router.training.export import Temperatures, export, run, verify, write_bundle
+from router.training.examples import ATTACKS, KINDS, LABELS, Example, is_for_calibration, typos
+from router.training.export import Calibration, export, run, verify, write_bundle
 from router.training.train import Recipe, fit, predict
 
 NAME, VERSION = "minilm-signals", "2"
@@ -68,16 +60,13 @@ def finish(
 ) -> None:  # fmt: skip
     """Calibrate, export, measure and describe a trained model."""
     reader = Reader(out / TOKENIZER, SERVING_TOKENS)
-    calibration = [example for example in held_back if is_for_calibration(example.text)]
-    temperatures, thresholds = calibrate(model, calibration, reader)
-    say(f"{temperatures}, {thresholds}")
-    export(model, temperatures, out / MODEL)
-    development = [example for example in held_back if not is_for_calibration(example.text)]
+    for_calibration = [example for example in held_back if is_for_calibration(example.text)]
+    calibration, thresholds = calibrate(model, for_calibration, reader)
+    say(f"{calibration}, {thresholds}")
+    export(model, calibration, out / MODEL)
+    development = [example for example in held_back if example.spans is not None or not is_for_calibration(example.text)]
     models = recorded_models(data)
-    metrics = measure(out / MODEL, model, development, reader, thresholds, models)
-    for name, estimate in metrics.items():
-        say(f"{name:32} {estimate}")
-    facts = {
+    facts: dict[str, Any] = {
         "name": NAME,
         "version": VERSION,
         "thresholds": thresholds,
@@ -85,7 +74,7 @@ def finish(
         "attacks": list(ATTACKS),
         "personal": list(KINDS),
         "models": list(models),
-        "temperatures": asdict(temperatures),
+        "calibration": asdict(calibration),
         "recipe": asdict(recipe),
         "data": [
             {"file": file, "name": name, "licence": licence, "sha256": sha256_of(data / file)}
@@ -93,13 +82,18 @@ def finish(
             if file.partition("/")[0] not in without
         ],
         "without": sorted(without),
-        "metrics": {name: [round(part, 4) for part in (e.value, e.low, e.high)] for name, e in metrics.items()},
     }
-    write_bundle(out, tokenizer, [example.text for example in train], LABELS, facts, model_card(facts, metrics))
+    trained_on = [example.text for example in train]
+    write_bundle(out, tokenizer, trained_on, LABELS, facts, "")  # whole enough to be served, and so measured
+    metrics = measure(out / MODEL, model, development, reader, thresholds, models, _table(train))
+    for name, estimate in metrics.items():
+        say(f"{name:32} {estimate}")
+    facts["metrics"] = {name: [round(part, 4) for part in (e.value, e.low, e.high)] for name, e in metrics.items()}
+    write_bundle(out, tokenizer, trained_on, LABELS, facts, model_card(facts, metrics))
     say(f"wrote {out}")
 
 
-def calibrate(model: Model, examples: Sequence[Example], reader: Reader) -> tuple[Temperatures, dict[str, float]]:
+def calibrate(model: Model, examples: Sequence[Example], reader: Reader) -> tuple[Calibration, dict[str, float]]:
     """Temperatures by maximum likelihood; thresholds that keep false alarms on everyday talk at most at 1%.
 
     The intent's threshold is the least of 0.40, 0.45 ... 0.90 at which at most 1% of everyday texts are confidently in a
@@ -110,16 +104,26 @@ def calibrate(model: Model, examples: Sequence[Example], reader: Reader) -> tupl
     truth = torch.tensor([LABELS.index(example.label) for example in exam])
     outcomes = torch.tensor([example.outcomes for example in exam])
     known = ~outcomes.isnan()
-    temperatures = Temperatures(
+    means = tuple(round(mean, 4) for mean in found.outcomes.mean(0).tolist())
+    calibration = Calibration(
         _temperature(lambda scale: F.cross_entropy(found.intent / scale, truth)),
-        _temperature(lambda scale: F.binary_cross_entropy_with_logits((found.outcomes / scale)[known], outcomes[known])),
+        _temperature(
+            lambda scale: F.binary_cross_entropy(Calibration(1.0, scale, means).chances(found.outcomes)[known], outcomes[known])
+        ),
+        means,
     )
     everyday = predict(model, [e.text for e in examples if e.source in ("clinc150", "banking77")], reader)
-    talk = (everyday.intent / temperatures.intent).softmax(-1).numpy()
+    talk = (everyday.intent / calibration.intent).softmax(-1).numpy()
     science = _least(0.40, lambda bar: _in_science(talk, bar).mean() <= _MOST_EVERYDAY_IN_SCIENCE)
     harmless = torch.cat([everyday.attack, found.attack]).softmax(-1)[:, 1:].amax(-1).numpy()
     alarm = _least(0.50, lambda bar: (harmless >= bar).mean() <= _MOST_FALSE_ALARMS)
-    return temperatures, {"intent": science, "jailbreak": alarm, "pii": 0.5}
+    return calibration, {"intent": science, "jailbreak": alarm, "pii": 0.5}
+
+
+def _table(examples: Sequence[Example]) -> NDArray[np.float64]:
+    """(labels, models): how often each model is right in each category; what a router by category alone goes by."""
+    rows = [np.array([e.outcomes for e in examples if e.outcomes and e.label == label]) for label in LABELS]
+    return np.stack([np.nanmean(outcomes, axis=0) for outcomes in rows])
 
 
 def _least(start: float, is_enough: Callable[[float], bool]) -> float:
@@ -146,8 +150,9 @@ def _in_science(probabilities: Any, threshold: float) -> Any:
 
 
 def measure(
-    path: Path, model: Model, examples: Sequence[Example], reader: Reader, thresholds: Mapping[str, float], models: Sequence[str]
-) -> Mapping[str, Estimate]:
+    path: Path, model: Model, examples: Sequence[Example], reader: Reader, thresholds: Mapping[str, float],
+    models: Sequence[str], table: NDArray[np.float64],
+) -> Mapping[str, Estimate]:  # fmt: skip
     """Figures of the int8 graph, as it is served, on texts that nothing was fitted to."""
     exam = [example for example in examples if example.source == "mmlu_pro"]
     texts = [example.text for example in exam]
@@ -165,19 +170,20 @@ def measure(
         "everyday_in_science": share(int(_in_science(talk["intent"], thresholds["intent"]).sum()), len(everyday)),
         "int8_vector_cosine": Estimate(cosine, cosine, cosine),
     }
-    figures |= _personal(path, [example for example in examples if example.spans is not None], reader)
-    figures |= _routing(np.array([example.outcomes for example in exam]), served["outcomes"].astype(np.float64), models)
+    figures |= _personal(path, [example for example in examples if example.spans is not None])
+    outcomes = np.array([example.outcomes for example in exam])
+    figures |= _routing(outcomes, served["outcomes"].astype(np.float64), models)
+    by_category = _routing(outcomes, table[truth], models)
+    figures |= {f"{name}, by the category alone": estimate for name, estimate in by_category.items()}
     return figures | _safety(path, examples, talk["attack"], served["attack"], reader, thresholds["jailbreak"])
 
 
-def _personal(path: Path, examples: Sequence[Example], reader: Reader) -> dict[str, Estimate]:
-    session, pairs = open_session(path), []
+def _personal(path: Path, examples: Sequence[Example]) -> dict[str, Estimate]:
+    """By exact ends and kind."""
+    encoder, pairs = Encoder(Bundle.load(path.parent), Passes(1, 1)), []
     for example in examples:
-        tokens = reader.read(example.text)
-        ids = tokens.ids[np.newaxis]
-        (labels,) = session.run(["personal"], {"ids": ids, "mask": np.ones_like(ids)})
-        found = {(span.start, span.end, span.kind) for span in spans_of(labels[0], tokens.offsets, KINDS)}
-        pairs.append((set(example.spans or ()), found))
+        found = {(span.start, span.end, span.kind) for span in encoder.run_windows(example.text).spans}
+        pairs.append((set(example.spans or ()), joined(example.text, found)))
     figures = span_figures(pairs)
     low, high = (min(figures.precision.low, figures.recall.low), max(figures.precision.high, figures.recall.high))
     return {

@@ -8,14 +8,13 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from router.signals.bundle import digest
-from router.training.data import typos
+from router.training.examples import typos
 
 SOURCES = (
     ("gptcache_qqp/train.jsonl.gz", "Quora Question Pairs (GPTCache)", "Quora terms: non-commercial"),
@@ -55,7 +54,6 @@ def labelled(data: Path, without: frozenset[str] = frozenset()) -> tuple[list[Pa
     """
     questions = list(_lines(data / "gptcache_qqp" / "train.jsonl.gz"))
     train = [Pair(line["a"], line["b"], float(line["y"]), "qqp") for line in questions]
-    train += _implied(train)
     texts = {line[side] for line in questions for side in "ab"}
     held_back: list[Pair] = []
     sets = {"synth_guard": _swaps(data, texts), "pawsx": _paws(data), "cannot_negation": _negations(data)}
@@ -74,27 +72,6 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as file:
         yield from map(json.loads, file)
-
-
-def _implied(pairs: Sequence[Pair]) -> list[Pair]:
-    """What follows from the labels: the same as the same is the same, and what is not the same as one of them is neither."""
-    known = {frozenset((pair.asked, pair.stored)) for pair in pairs}
-    friends: dict[str, set[str]] = {}
-    for pair in pairs:
-        if pair.same == 1:
-            friends.setdefault(pair.asked, set()).add(pair.stored)
-            friends.setdefault(pair.stored, set()).add(pair.asked)
-    implied: dict[frozenset[str], Pair] = {}
-    for others in friends.values():
-        for one, other in combinations(sorted(others)[:6], 2):  # of questions with hundreds of twins a few say enough
-            implied[frozenset((one, other))] = Pair(one, other, 1.0, "implied")
-    for pair in pairs:
-        if pair.same == 0:
-            for one, other in ((pair.asked, pair.stored), (pair.stored, pair.asked)):
-                for friend in sorted(friends.get(other, ()))[:2]:
-                    key = frozenset((one, friend))
-                    implied[key] = Pair(one, friend, 0.5 if key in implied and implied[key].same == 1 else 0.0, "implied")
-    return [pair for key, pair in implied.items() if key not in known and pair.same != 0.5 and len(key) == 2]
 
 
 def _swaps(data: Path, questions: set[str]) -> Iterator[tuple[Pair, str, int]]:

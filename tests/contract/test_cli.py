@@ -120,7 +120,8 @@ class TestEvaluation:
 
     def test_texts_that_the_model_was_trained_on_are_refused(self, tmp_path: Path) -> None:
         """Figures on them would flatter."""
-        from router.training.data import is_held_back, natural
+        from router.training.data import natural
+        from router.training.examples import is_held_back
 
         trained = [example for example in natural() if not is_held_back(example.text)][:20]
         done = self.evaluate(tmp_path, *({"text": example.text, "label": example.label} for example in trained))

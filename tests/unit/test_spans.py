@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
 from router.evaluation.spans import span_figures
-from router.signals.spans import Span, spans_of
+from router.signals.patterns import with_patterns
+from router.signals.spans import Span, joined, spans_of
 
 KINDS = ("EMAIL", "PERSON")
 OUTSIDE, BEGIN_EMAIL, IN_EMAIL, BEGIN_PERSON, IN_PERSON = range(5)
 
 
-def found(labels: list[int], offsets: list[tuple[int, int]], sure: float = 0.9) -> list[tuple[int, int, str]]:
-    """The spans of tokens that are labelled so."""
+def found(text: str, labels: list[int], offsets: list[tuple[int, int]], sure: float = 0.9) -> list[tuple[str, str]]:
+    """What stands in the spans of tokens that are labelled so, and the kinds."""
     table = np.full((len(labels), 5), (1 - sure) / 4, dtype=np.float32)
     table[np.arange(len(labels)), labels] = sure
-    return [(span.start, span.end, span.kind) for span in spans_of(table, offsets, KINDS)]
+    return [(text[span.start : span.end], span.kind) for span in spans_of(text, table, offsets, KINDS)]
 
 
+TEXT = "ann lee sat"
 WORDS = [(0, 0), (0, 3), (4, 7), (8, 11), (0, 0)]
-PIECES = [(0, 0), (0, 3), (3, 7), (8, 11), (0, 0)]
+PIECES = [(0, 0), (0, 2), (2, 3), (4, 7), (0, 0)]
 """The first word comes in two pieces."""
 
 
@@ -28,25 +32,88 @@ PIECES = [(0, 0), (0, 3), (3, 7), (8, 11), (0, 0)]
     ("labels", "offsets", "spans"),
     [
         ([OUTSIDE] * 5, WORDS, []),
-        ([OUTSIDE, BEGIN_PERSON, IN_PERSON, OUTSIDE, OUTSIDE], WORDS, [(0, 7, "PERSON")]),
-        ([OUTSIDE, BEGIN_PERSON, BEGIN_PERSON, OUTSIDE, OUTSIDE], WORDS, [(0, 3, "PERSON"), (4, 7, "PERSON")]),
-        ([OUTSIDE, IN_PERSON, IN_PERSON, OUTSIDE, OUTSIDE], WORDS, [(0, 7, "PERSON")]),
-        ([OUTSIDE, BEGIN_PERSON, IN_EMAIL, OUTSIDE, OUTSIDE], WORDS, [(0, 3, "PERSON"), (4, 7, "EMAIL")]),
-        ([OUTSIDE, BEGIN_PERSON, BEGIN_PERSON, OUTSIDE, OUTSIDE], PIECES, [(0, 7, "PERSON")]),
-        ([OUTSIDE, BEGIN_PERSON, OUTSIDE, IN_PERSON, OUTSIDE], WORDS, [(0, 3, "PERSON"), (8, 11, "PERSON")]),
+        ([OUTSIDE, BEGIN_PERSON, IN_PERSON, OUTSIDE, OUTSIDE], WORDS, [("ann lee", "PERSON")]),
+        ([OUTSIDE, IN_PERSON, IN_PERSON, OUTSIDE, OUTSIDE], WORDS, [("ann lee", "PERSON")]),
+        ([OUTSIDE, BEGIN_PERSON, BEGIN_PERSON, OUTSIDE, OUTSIDE], WORDS, [("ann lee", "PERSON")]),
+        ([OUTSIDE, BEGIN_PERSON, IN_EMAIL, OUTSIDE, OUTSIDE], WORDS, [("ann", "PERSON"), ("lee", "EMAIL")]),
+        ([OUTSIDE, BEGIN_PERSON, OUTSIDE, IN_PERSON, OUTSIDE], WORDS, [("ann", "PERSON"), ("sat", "PERSON")]),
+        ([OUTSIDE, BEGIN_PERSON, BEGIN_PERSON, OUTSIDE, OUTSIDE], PIECES, [("ann", "PERSON")]),
         ([BEGIN_PERSON, OUTSIDE, OUTSIDE, OUTSIDE, BEGIN_PERSON], WORDS, []),
     ],
 )
 def test_labels_become_spans(labels: list[int], offsets: list[tuple[int, int]], spans: list) -> None:
-    """Special tokens stand nowhere; a word is never cut in two."""
-    assert found(labels, offsets) == spans
+    """Special tokens stand nowhere; a word is never cut in two; what only space parts is one."""
+    assert found(TEXT, labels, offsets) == spans
 
 
-def test_a_span_is_as_sure_as_its_least_sure_token() -> None:
-    """One doubtful piece makes the whole doubtful."""
+def test_a_comma_parts_two_names_and_joins_the_lines_of_one() -> None:
+    """It is the second word's begin that tells."""
+    text, offsets = "ann, lee", [(0, 3), (3, 4), (5, 8)]
+    assert found(text, [BEGIN_PERSON, OUTSIDE, BEGIN_PERSON], offsets) == [("ann", "PERSON"), ("lee", "PERSON")]
+    assert found(text, [BEGIN_PERSON, OUTSIDE, IN_PERSON], offsets) == [("ann, lee", "PERSON")]
+
+
+def test_a_span_ends_with_its_word_and_not_with_a_quotation_mark_or_an_s() -> None:
+    """Whatever the marks beside it are labelled."""
+    assert found("'ann's", [IN_PERSON] * 3 + [OUTSIDE], [(0, 1), (1, 4), (4, 5), (5, 6)]) == [("ann", "PERSON")]
+    assert found("(ann-lee).", [IN_PERSON] * 6, [(0, 1), (1, 4), (4, 5), (5, 8), (8, 9), (9, 10)]) == [("(ann-lee", "PERSON")]
+
+
+def test_a_span_is_as_sure_as_its_least_sure_word() -> None:
+    """One doubtful word makes the whole doubtful; the pieces of a word share their doubt."""
     table = np.zeros((2, 5), dtype=np.float32)
     table[0, BEGIN_PERSON], table[1, IN_PERSON] = 0.9, 0.6
-    assert spans_of(table, [(0, 3), (4, 7)], KINDS) == (Span(0, 7, "PERSON", pytest.approx(0.6)),)
+    assert spans_of("ann lee", table, [(0, 3), (4, 7)], KINDS) == (Span(0, 7, "PERSON", pytest.approx(0.6)),)
+    assert spans_of("annalee", table, [(0, 3), (3, 7)], KINDS) == (Span(0, 7, "PERSON", pytest.approx(0.75)),)
+
+
+FORMS = ("EMAIL_ADDRESS", "IBAN_CODE", "CREDIT_CARD", "US_SSN", "IP_ADDRESS")
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("mail jo.doe+x@mail.example.co.uk.", [("jo.doe+x@mail.example.co.uk", "EMAIL_ADDRESS")]),
+        ("4111 1111 1111 1111 is lost", [("4111 1111 1111 1111", "CREDIT_CARD")]),
+        ("4111 1111 1111 1112 is no card", []),
+        ("0000 0000 0000 0000 neither", []),
+        ("pay GB82 WEST 1234 5698 7654 32 now", [("GB82 WEST 1234 5698 7654 32", "IBAN_CODE")]),
+        ("GB83 WEST 1234 5698 7654 32", []),
+        ("078-05-1120 but not 000-05-1120 or 1078-05-1120", [("078-05-1120", "US_SSN")]),
+        ("10.0.0.1, not 10.0.0.256 nor version 1.2.3.4.5", [("10.0.0.1", "IP_ADDRESS")]),
+        ("2001:db8::ff00:42:8329 at 10:20:30", [("2001:db8::ff00:42:8329", "IP_ADDRESS")]),
+        ("what is 2+2, a@b or user@localhost?", []),
+    ],
+)
+def test_what_has_a_form_is_found_by_its_form(text: str, spans: list) -> None:
+    """And by its check digits."""
+    assert [(text[span.start : span.end], span.kind) for span in with_patterns(text, (), FORMS)] == spans
+
+
+def test_a_form_outweighs_the_model_and_is_told_only_of_kinds_the_model_knows() -> None:
+    """A bundle without e-mail addresses has none."""
+    text = "ann a@b.org"
+    said = (Span(0, 3, "PERSON", 0.9), Span(4, 7, "PERSON", 0.8))
+    assert with_patterns(text, said, FORMS) == (said[0], Span(4, 11, "EMAIL_ADDRESS", 1.0))
+    assert with_patterns(text, said, ("PERSON",)) == said
+
+
+@pytest.mark.parametrize("text", ["a", "1", "1 ", "AB12 ", "a@", "1.2.3.", "a.b@c.", ":a:b", "::", "a-"])
+def test_forms_are_sought_in_time_in_proportion_to_the_text(text: str) -> None:
+    """No text makes a pattern try everything: 10 times the text, not 100 times the steps."""
+
+    def seconds(count: int) -> float:
+        began = time.perf_counter()
+        with_patterns(text * count, (), FORMS)
+        return time.perf_counter() - began
+
+    assert min(seconds(100_000) for _ in range(3)) < 40 * max(min(seconds(10_000) for _ in range(3)), 0.001)
+
+
+def test_spans_that_only_space_parts_are_one() -> None:
+    """Of one kind."""
+    spans = [(0, 2, "ADDRESS"), (3, 9, "ADDRESS"), (10, 14, "LOCATION"), (16, 20, "LOCATION")]
+    assert joined("64 Via Po Rome, Oslo", spans) == {(0, 9, "ADDRESS"), (10, 14, "LOCATION"), (16, 20, "LOCATION")}
 
 
 def test_figures_want_both_ends_and_the_kind() -> None:

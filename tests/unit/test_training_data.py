@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from router.training.data import LABELS, Example, epoch, is_for_calibration, is_held_back, natural, typos, vary
+from router.training.data import epoch, natural, vary
+from router.training.examples import LABELS, Example, is_for_calibration, is_held_back, typos
 
 PREFACE = "This question refers to the following information.\nRead the passage and answer the questions.\n"
 
