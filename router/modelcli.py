@@ -61,7 +61,13 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--bundle", type=Path, help="another encoder than the shipped one")
     command.set_defaults(run=train_intent)
 
-    kinds = commands.add_parser("calibrate", help="set a bar by labelled data").add_subparsers(required=True, metavar="PART")
+    kinds = commands.add_parser("calibrate", help="choose a bar by your own data").add_subparsers(required=True, metavar="PART")
+    command = kinds.add_parser("intent", help="the confidence from which an intent counts as known, by your traffic")
+    command.add_argument("--from", dest="file", type=Path, required=True, help='JSON lines of {"text": ..., "label": if known}')
+    command.add_argument("--bundle", type=Path, help="another model than the shipped one, or a head of your own")
+    command.add_argument("--accuracy", type=float, default=0.9, help="share of known intents that is right; default: %(default)s")
+    command.set_defaults(run=calibrate_intent)
+
     command = kinds.add_parser("cache", help="the table that semantic_cache.max_false_hit_rate is looked up in")
     _add_models(command)
     command.add_argument("--out", type=Path, required=True, help="where to write it; semantic_cache.calibration names it then")
@@ -135,6 +141,14 @@ def evaluate_cache(options: argparse.Namespace) -> int:
         raise ConfigError([Problem("--max-false-hit-rate", 0, "", f"no bar in {bars.file} keeps {options.max_false_hit_rate:g}")])
     similarity = options.similarity or (bars.similarity if verifier else point.bar)
     return _print(evaluate(options.file, encoder, verifier, guards, similarity, point.bar))
+
+
+def calibrate_intent(options: argparse.Namespace) -> int:
+    """Choose the intent's threshold by real traffic."""
+    from router.evaluation.thresholds import choose
+    from router.signals.bundle import SHIPPED
+
+    return _print(choose(options.file, options.bundle or SHIPPED, options.accuracy))
 
 
 def calibrate_cache(options: argparse.Namespace) -> int:

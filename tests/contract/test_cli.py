@@ -136,3 +136,43 @@ class TestEvaluation:
         assert "cases.jsonl:2" in done.stderr
         assert "'maths' is none of" in done.stderr
         assert "cases.jsonl:3" not in done.stderr
+
+
+class TestThresholds:
+    def choose(self, folder: Path, *lines: dict[str, str], accuracy: float = 0.9) -> subprocess.CompletedProcess[str]:
+        """What `calibrate intent` says of some traffic."""
+        path = folder / "traffic.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return run("calibrate", "intent", "--from", str(path), "--accuracy", str(accuracy))
+
+    def test_labels_decide_as_soon_as_there_are_enough(self, tmp_path: Path) -> None:
+        """The same texts, called something else: no bar is sure enough."""
+        subjects = [f"Solve {number} x squared minus {number + 3} x equals zero for x." for number in range(60)]
+        done = self.choose(tmp_path, *({"text": text, "label": "math"} for text in subjects))
+        assert done.returncode == 0, done.stderr
+        assert "60 labels decide" in done.stdout
+        assert done.stdout.rstrip().endswith("threshold: 0.2")
+        done = self.choose(tmp_path, *({"text": text, "label": "law"} for text in subjects))
+        assert done.returncode == 2
+        assert "--accuracy" in done.stderr
+
+    def test_without_labels_the_models_own_confidence_decides(self, tmp_path: Path) -> None:
+        """It is said that nothing was measured."""
+        texts = [
+            "Find the roots of x squared minus one.",
+            "hm",
+            "what about that one then",
+            "Which court hears appeals on torts?",
+        ]
+        done = self.choose(tmp_path, *({"text": text} for text in texts), accuracy=0.5)
+        assert done.returncode == 0, done.stderr
+        assert "its own confidence decides" in done.stdout
+        assert "expected" in done.stdout
+        assert "signals:\n  intent:\n    threshold: 0." in done.stdout
+
+    def test_what_is_no_traffic_is_named_by_its_line(self, tmp_path: Path) -> None:
+        """Unknown labels too."""
+        done = self.choose(tmp_path, {"text": "x"}, {"prompt": "x"}, {"text": "x", "label": "maths"})
+        assert done.returncode == 2
+        assert "traffic.jsonl:2" in done.stderr
+        assert "'maths' is none of" in done.stderr

@@ -1,0 +1,71 @@
+"""`semantic-router calibrate intent --from FILE`: the confidence from which an intent may count as known, by real traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from router.errors import ConfigError, Problem
+from router.evaluation.intent import Classifier
+from router.evaluation.leaks import refuse_trained_on
+from router.evaluation.lines import UnfitError, read_cases
+from router.evaluation.measures import share
+
+_BARS = tuple(round(0.2 + step / 20, 2) for step in range(16))
+_LEAST_LABELLED = 50  # with fewer, the interval of an accuracy is wider than any choice between bars
+_WANTED = 'a JSON object with "text" and, where it is known, "label"'
+_UNKNOWN = -1
+
+
+def choose(path: Path, folder: Path, accuracy: float) -> Iterator[str]:
+    """Every bar with what it does to the traffic in `path`, and the least one whose known intents are right so often.
+
+    Lines without a label count by what the model expects of itself: the mean confidence of calibrated probabilities is the share
+    that is right. As soon as 50 lines have labels, those alone decide.
+
+    Raises:
+        ConfigError: the file cannot be read, the model was trained on it, or no bar is sure enough.
+    """
+    model = Classifier.load(folder)
+    cases = [case for _, case in read_cases(path, lambda line: _case(line, model.labels), _WANTED) if case[0].strip()]
+    refuse_trained_on(path, model.encoder, [text for text, _ in cases])
+    probabilities = model.probabilities([text for text, _ in cases])
+    truth = np.array([label for _, label in cases], dtype=np.int64)
+    labelled = truth != _UNKNOWN
+    confidence, guess = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    is_measured = int(labelled.sum()) >= _LEAST_LABELLED
+    labels = int(labelled.sum())
+    how = f"{labels} labels decide" if is_measured else f"under {_LEAST_LABELLED} labels, so its own confidence decides"
+    yield f"{model.name} on {path.name}: {len(cases)} texts, {how}"
+    yield "  bar   known                                     right among the known"
+    chosen: float | None = None
+    for bar in _BARS:
+        known = confidence >= bar
+        if is_measured:
+            asked = known & labelled
+            estimate = share(int((guess == truth)[asked].sum()), int(asked.sum()))
+            right, said = estimate.value, str(estimate)
+        else:
+            right = float(confidence[known].mean()) if known.any() else 0.0
+            said = f"{right:.4f}  expected"
+        yield f"  {bar:.2f}  {share(int(known.sum()), len(cases))}   {said}"
+        if chosen is None and known.any() and right >= accuracy:
+            chosen = bar
+    if chosen is None:
+        message = f"at no bar are known intents right {accuracy:g} of the time; ask for less, or train a head on labels of yours"
+        raise ConfigError([Problem("--accuracy", 0, "", message)])
+    where = "signals:\n  intent:" if model.head is None else f"signals:\n  custom:\n    {model.name}:"
+    indent = "    " if model.head is None else "      "
+    yield f"\nin the router's configuration:\n\n{where}\n{indent}threshold: {chosen:g}"
+
+
+def _case(line: dict[str, Any], labels: tuple[str, ...]) -> tuple[str, int]:
+    label = line.get("label")
+    if label is not None and label not in labels:
+        raise UnfitError("label", f"'{label}' is none of {', '.join(labels)}")
+    if not isinstance(line["text"], str):
+        raise TypeError
+    return line["text"], _UNKNOWN if label is None else labels.index(label)
