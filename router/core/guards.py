@@ -19,7 +19,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 _UNITS = {
-    "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+    "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
     "ten": "10", "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14", "fifteen": "15", "sixteen": "16",
     "seventeen": "17", "eighteen": "18", "nineteen": "19", "twenty": "20", "thirty": "30", "forty": "40", "fifty": "50",
     "sixty": "60", "seventy": "70", "eighty": "80", "ninety": "90", "hundred": "100", "thousand": "1000", "million": "1000000",
@@ -59,11 +59,11 @@ _OPPOSITES = tuple(
     )
 )  # fmt: skip
 _PLAIN = _words(
-    "a an the is are am be do does i you he she it we they me him us them your its this that these those there here what which "
-    "who whom whose when where why how of to in on at by for from with about into onto as and or if then than so but can could "
-    "should would may might must also just please really actually exactly simply basically explain describe tell mean means "
-    "meant meaning way ways thing things some any hi hello hey thanks thank dear kindly whats hows s t m re ve d ll vs versus "
-    "between"
+    "a an one the is are am be do does i you he she it we they me him us them your its this that these those there here what "
+    "which who whom whose when where why how of to in on at by for from with about into onto as and or if then than so but can "
+    "could should would may might must also just please really actually exactly simply basically explain describe tell mean "
+    "means meant meaning way ways thing things some any hi hello hey thanks thank dear kindly whats hows s t m re ve d ll vs "
+    "versus between"
 )
 """Words in which two ways of asking the same differ; what is left of a question is what it is about. Verbs are not among them,
 however common: to make, to get and to use are three questions."""
@@ -124,8 +124,13 @@ class _Words:
         return frozenset(token.replace("'", "") for token in self.tokens)
 
     @cached_property
+    def ones(self) -> int:
+        """How often the word "one" stands there, which is a number in "one day" and none in "which one can one buy"."""
+        return self.tokens.count("one")
+
+    @cached_property
     def numbers(self) -> Counter[str]:
-        """Every number, as digits, thousands separators dropped."""
+        """Every number but the word "one", as digits, thousands separators dropped."""
         found: Counter[str] = Counter()
         for token in self.tokens:
             if token in _UNITS:
@@ -191,7 +196,11 @@ def _stem(word: str) -> str:
 
 
 def _numbers(one: _Words, other: _Words) -> bool:
-    return one.numbers != other.numbers
+    return _lacks_number(one, other) or _lacks_number(other, one)
+
+
+def _lacks_number(one: _Words, other: _Words) -> bool:
+    return not other.numbers - one.numbers <= Counter({"1": one.ones})
 
 
 def _negation(one: _Words, other: _Words) -> bool:

@@ -13,6 +13,8 @@ CONFLICTS = [
     ("numbers", "How do I open two files?", "How do I open three files?"),
     ("numbers", "Taxes for 2023", "Taxes for 2024"),
     ("numbers", "What is the refund limit?", "What is the refund limit for 30 days?"),
+    ("numbers", "My parcel is one day late", "My parcel is three days late"),
+    ("numbers", "What is in chapter 1?", "What is in the chapter?"),
     ("negation", "Can I cancel my contract?", "Can't I cancel my contract?"),
     ("negation", "Which foods contain gluten?", "Which foods do not contain gluten?"),
     ("negation", "How to live with pain", "How to live without pain"),
@@ -49,6 +51,9 @@ CONFLICTS = [
     ("kind", "What is Paris like?", "What is Paris?"),
 ]
 SAME = [
+    ("How does one reset the password?", "How do I reset the password?"),
+    ("Which one is the best tariff?", "Which is the best tariff?"),
+    ("Can I take one bag?", "Can I take 1 bag?"),
     ("How do I reset my password?", "How can I reset my password?"),
     ("What's the capital of France?", "what is the capital of france"),
     ("Please explain recursion.", "Could you explain recursion?"),
