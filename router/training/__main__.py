@@ -2,7 +2,7 @@
 
 fit       --data DIR --out DIR     the encoder with its heads: train, calibrate, export, verify, write (needs the extra `train`)
 verifier  --data DIR --out DIR     the same for the model that confirms what the cache found
-split     --data DIR --out FILE    the texts that are held back, as `semantic-router eval` reads them
+split     --data DIR --out FILE    the texts or the pairs that are held back, as `semantic-router eval` reads them
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from typing import Any
 
 from router.training.data import read, recorded_models
 from router.training.examples import ATTACKS, NO_LABEL, Example, is_for_calibration
+from router.training.pairs import KINDS_OF_PAIRS, development, labelled
+
+_SOURCES = f"comma-separated: texts, such as mmlu_pro or clinc150,banking77, or pairs: {', '.join(KINDS_OF_PAIRS)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("--data", type=Path, required=True, help="folder of the data sets, see router/training/data.py")
         command.add_argument("--out", type=Path, required=True)
         if name == "split":
-            command.add_argument("--sources", default="mmlu_pro", help="comma-separated, such as mmlu_pro or clinc150,banking77")
+            command.add_argument("--sources", default="mmlu_pro", help=_SOURCES)
         else:
             command.add_argument("--threads", type=int, default=2)
             command.add_argument("--without", default="", help="data sets to leave out, by folder, comma-separated")
@@ -47,16 +50,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def split(data: Path, out: Path, sources: Sequence[str]) -> int:
-    """Write the development texts of some sources: held back, and not used for calibration either."""
-    _, held_back = read(data)
-    chosen = [example for example in held_back if example.source in sources and not is_for_calibration(example.text)]
-    models = recorded_models(data)
-    out.write_text("".join(_line(example, models) for example in chosen), encoding="utf-8")
-    print(f"{len(chosen)} texts in {out}")
+    """Write what is held back of some sources: texts, or pairs of questions. The exit status."""
+    lines = _pairs(data, sources) if set(sources) <= set(KINDS_OF_PAIRS) else _texts(data, sources)
+    out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    print(f"{len(lines)} lines in {out}")
     return 0
 
 
-def _line(example: Example, models: Sequence[str]) -> str:
+def _pairs(data: Path, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    by_kind = development(labelled(data)[1])
+    pairs = [pair for kind in kinds for pair in by_kind[kind]]
+    return [{"a": pair.asked, "b": pair.stored, "y": round(pair.same), "tag": pair.source} for pair in pairs]
+
+
+def _texts(data: Path, sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Those that calibration did not use either."""
+    _, held_back = read(data)
+    chosen = [example for example in held_back if example.source in sources and not is_for_calibration(example.text)]
+    if missing := set(sources) - {example.source for example in chosen}:
+        texts, pairs = sorted({example.source for example in held_back}), ", ".join(KINDS_OF_PAIRS)
+        sys.exit(
+            f"--sources: nothing is held back of {', '.join(sorted(missing))}; there are {', '.join(texts)}; of pairs {pairs}"
+        )
+    models = recorded_models(data)
+    return [_line(example, models) for example in chosen]
+
+
+def _line(example: Example, models: Sequence[str]) -> dict[str, Any]:
     line: dict[str, Any] = {"text": example.text}
     if example.label:
         line["label"] = example.label
@@ -67,7 +87,7 @@ def _line(example: Example, models: Sequence[str]) -> str:
         line["outcomes"] = {name: None if isnan(right) else int(right) for name, right in known}
     if example.spans is not None:
         line["spans"] = example.spans
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return line
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,15 +16,15 @@ from router.evaluation.measures import recall_at_precision, roc_area
 from router.signals.bundle import MODEL, TOKENIZER, Bundle, sha256_of
 from router.signals.pairs import CrossEncoder
 from router.signals.passes import Passes
+from router.signals.text import PairReader
 from router.training.card import verifier_card
 from router.training.encoder import Verifier, load_pretrained
 from router.training.export import export_verifier, write_bundle
-from router.training.pairs import SOURCES, Maker, Pair, intents, labelled
+from router.training.pairs import SOURCES, Pair, development, intents, labelled
 from router.training.train import mean_vector
 from router.training.verifier import Batches, Recipe, fit, mined, scores
 
 NAME, VERSION = "minilm-verifier", "1"
-_MADE = 3000
 _MOST_LOST = 0.02  # of the area under the curve, to int8; measured .002, and a broken export loses far more
 
 
@@ -63,7 +62,7 @@ def finish(
 ) -> None:  # fmt: skip
     """Calibrate, export, measure and describe a trained verifier."""
     batches = Batches(out / TOKENIZER, recipe.max_tokens)
-    by_source = _development(held_back)
+    by_source = development(held_back)
     natural = by_source["qqp"]
     logits = torch.tensor(scores(model, natural, batches))
     scale, shift = _platt(logits, torch.tensor([pair.same for pair in natural]))
@@ -91,25 +90,17 @@ def finish(
     say(f"wrote {out}")
 
 
-def _development(held_back: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Held-back pairs by what they are; those of pairs.yaml are of families that were not trained on."""
-    made = Maker(random.Random(9), held_back=True).make(_MADE)  # noqa: S311 - reproducible on purpose
-    groups = {"qqp": "qqp", "paws": "paws", "negation": "negation"}
-    found: dict[str, list[Pair]] = {"prompts": made}
-    for pair in held_back:
-        found.setdefault(groups.get(pair.source, "swaps"), []).append(pair)
-    return found
-
-
 def measure(folder: Path, model: Verifier, sets: dict[str, list[Pair]], batches: Batches) -> dict[str, dict[str, float]]:
-    """How well the int8 graph ranks each set, and what that lost against the float model.
+    """How well the int8 graph ranks each set, and what that lost against the float model. Pairs too long to be read are left out.
 
     Raises:
         ValueError: the export lost more than rounding can explain.
     """
-    served = CrossEncoder(Bundle.load(folder), Passes(1, 1))
+    bundle = Bundle.load(folder)
+    served, reader = CrossEncoder(bundle, Passes(1, 1)), PairReader(folder / TOKENIZER, bundle.max_tokens)
     figures: dict[str, dict[str, float]] = {}
-    for name, pairs in sets.items():
+    for name, members in sets.items():
+        pairs = [pair for pair in members if reader.read(pair.asked, pair.stored)]
         truth = np.array([pair.same > 0.5 for pair in pairs])
         in_int8 = np.array([served.run(pair.asked, pair.stored) for pair in pairs])
         in_float = np.array(scores(model, pairs, batches))

@@ -25,7 +25,9 @@ SOURCES = (
     ("clinc150/data_train_val.json", "CLINC150", "CC-BY-3.0"),
 )
 """File, name and licence of every data set; pairs.yaml beside this file is our own."""
+KINDS_OF_PAIRS = ("prompts", "swaps", "paws", "negation", "qqp")
 HELD_BACK_PERCENT = 15
+_MADE = 3000
 _QUESTION_MARKS = 0.12
 """Share of texts that lose their question mark or their capitals: what people type in a hurry."""
 
@@ -66,6 +68,15 @@ def labelled(data: Path, without: frozenset[str] = frozenset()) -> tuple[list[Pa
                 train.append(pair)
     held_back += [Pair(line["a"], line["b"], float(line["y"]), "qqp") for line in _lines(data / "gptcache_qqp" / "dev.jsonl.gz")]
     return train, held_back
+
+
+def development(held_back: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Held-back pairs by the kind of pair, `KINDS_OF_PAIRS`; those of pairs.yaml are of families that were not trained on."""
+    found: dict[str, list[Pair]] = {kind: [] for kind in KINDS_OF_PAIRS}
+    for pair in held_back:
+        found[pair.source if pair.source in KINDS_OF_PAIRS else "swaps"].append(pair)
+    found["prompts"] = Maker(random.Random(9), held_back=True).make(_MADE)  # noqa: S311 - reproducible on purpose
+    return found
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ import random
 import re
 from collections import Counter
 
-from router.training.pairs import Maker
+from router.training.pairs import KINDS_OF_PAIRS, Maker, Pair, development
 
 
 def test_made_pairs_are_of_every_kind_and_of_both_labels() -> None:
@@ -25,6 +25,15 @@ def test_nothing_is_asked_of_a_family_that_measures() -> None:
     train = {pair.asked for pair in Maker(random.Random(1)).make(20_000) if pair.source == "action"}
     held = {pair.asked for pair in Maker(random.Random(2), held_back=True).make(20_000) if pair.source == "action"}
     assert not train & held
+
+
+def test_what_is_held_back_is_told_apart_by_kind() -> None:
+    """Every kind of made swap is one kind; the prompts are made here."""
+    pairs = [Pair("a", "b", 0.0, source) for source in ("qqp", "swap_number", "paws", "swap_order", "negation")]
+    found = development(pairs)
+    assert set(found) == set(KINDS_OF_PAIRS)
+    assert [len(found[kind]) for kind in ("qqp", "swaps", "paws", "negation")] == [1, 2, 1, 1]
+    assert found["prompts"] == development([])["prompts"]
 
 
 def test_a_pair_called_the_same_holds_no_other_number() -> None:
