@@ -26,12 +26,18 @@ MODELS = ("small", "large", "coder")
 Edit = Callable[[dict[str, Any]], None]
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that was free a moment ago, and is given once: the system may name the same one again before it is used."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
@@ -213,9 +219,12 @@ class Stack:
         for _ in range(50):
             first = free_port()
             with contextlib.ExitStack() as held, contextlib.suppress(OSError):
-                for offset in range(count):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", first + offset))
-                return first
+                rest = range(first + 1, first + count)
+                for port in rest:
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                if _given.isdisjoint(rest):
+                    _given.update(rest)
+                    return first
         raise AssertionError("no consecutive free ports")
 
 
