@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from router.core.guards import conflict, is_same_wording
+from router.core.guards import conflict, is_same_wording, with_agreement
 from router.core.types import Terms, Verdict
 from router.errors import BackendError
 
-GUARDS_VERSION = "guards-1"
+GUARDS_VERSION = "guards-2"
 """Raised whenever a guard changes what it lets pass: answers stored for other questions are then out of reach."""
 
 Score = Callable[[str, str], Awaitable[float]]
@@ -28,7 +28,7 @@ class Verifier:
         if self._score is None or is_same_wording(asked, stored):
             return Verdict("")
         try:
-            probability = await self._score(asked, stored)
+            probability = with_agreement(await self._score(asked, stored), asked, stored)
         except BackendError as error:
             return Verdict(f"verifier_{error}")
         return Verdict("" if probability >= terms.at_least else "verifier", probability)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import exp
 
 
 def _words(text: str) -> frozenset[str]:
@@ -91,6 +92,7 @@ _MANNER = _words("way ways step steps method methods procedure process")
 _AMOUNT = _words("many much often long far old big tall deep fast")
 _FORMERLY = re.compile(r"\bused? to (?:be|have|do|live|work)\b", re.IGNORECASE)
 _DIRECTED = _words("from to into before after over under than beat beats defeat convert versus vs between minus divided by of on")
+_COMPARISON = _words("difference differences differ compare comparison")
 _TOKEN = re.compile(r"[^\W_]+(?:['’.,:/_+#-]+[^\W_]+)*[+#%°]*|[$€£¥%°]", re.UNICODE)
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _CODE = re.compile(
@@ -233,7 +235,9 @@ def _code(one: _Words, other: _Words) -> bool:
 
 
 def _order(one: _Words, other: _Words) -> bool:
-    """The same words in another order, where order tells who does what to whom."""
+    """The same words in another order, where order tells who does what to whom: not in a comparison."""
+    if one.bare & other.bare & _COMPARISON:
+        return False
     if Counter(one.content) != Counter(other.content) or one.content == other.content:
         return False
     return bool((one.bare | other.bare) & _DIRECTED) or len(one.content) > 1
@@ -268,6 +272,21 @@ GUARDS: Mapping[str, Callable[[_Words, _Words], bool]] = {
 """By the name that operators switch them by; each is true when the two questions conflict."""
 GUARDS_BESIDE_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order")
 """What a trained verifier is not trusted to see every time. The others cost more right answers than they prevent wrong ones."""
+
+
+AGREEMENT = 1.5
+"""What a verifier's probability gains, in log odds, where not one guard objects, those that are switched off included.
+
+Chosen on held-back pairs, each time at the bar that keeps wrong hits at most at 1%: of natural pairs as many are served with 0 as
+with 1.5, of harmless edits 98% in the place of 95%, and of CheckList's wrong pairs fewer. More serves less of what is natural.
+"""
+
+
+def with_agreement(probability: float, asked: str, stored: str) -> float:
+    """A verifier's probability, 0 to 1, and what the guards say together."""
+    if not 0 < probability < 1 or conflict(asked, stored, GUARDS):
+        return probability
+    return 1 / (1 + exp(-AGREEMENT) * (1 - probability) / probability)
 
 
 def is_same_wording(asked: str, stored: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from router.core.guards import conflict, is_same_wording
+from router.core.guards import conflict, is_same_wording, with_agreement
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.leaks import refuse_trained_on
 from router.evaluation.measures import clopper_pearson, recall_at_precision, roc_area, share
@@ -39,7 +39,7 @@ class Judged:
     guard: str
     """The guard that vetoes; empty when none does."""
     probability: float | None
-    """By the verifier; None where it is not asked: there is none, or the wording is the same."""
+    """By verifier and guards together; None where the verifier is not asked: there is none, or the wording is the same."""
 
     def is_served(self, similarity: float, at_least: float) -> bool:
         """Whether the stored answer of the one would be given to the other."""
@@ -77,7 +77,7 @@ class Judge:
         if self._verifier is None or is_same_wording(asked, stored):
             return None
         try:
-            return self._verifier.run(asked, stored)
+            return with_agreement(self._verifier.run(asked, stored), asked, stored)
         except BackendError:
             return 0.0
 

@@ -85,7 +85,7 @@ def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> I
 
 def _worst(encoder: Encoder, text: str) -> float:
     try:
-        return float(encoder.run_windows(text).attack[1:].max())
+        return float(encoder.run_attack(text).chances[1:].max())
     except BackendError:
         return 0.0
 
@@ -97,7 +97,7 @@ def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
     pairs: list[tuple[set[Place], set[Place]]] = []
     for text, truth in cases:
         try:
-            found = {(span.start, span.end, span.kind) for span in encoder.run_windows(text).spans}
+            found = {(span.start, span.end, span.kind) for span in encoder.run_personal(text).spans}
         except BackendError:
             found = set()
         pairs.append((truth, found))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from math import log
+
 import pytest
 
-from router.core.guards import GUARDS, conflict
+from router.core.guards import AGREEMENT, GUARDS, conflict, with_agreement
 
 CONFLICTS = [
     ("numbers", "What is 2+2?", "What is 2+3?"),
@@ -51,6 +53,7 @@ CONFLICTS = [
     ("kind", "What is Paris like?", "What is Paris?"),
 ]
 SAME = [
+    ("What is the difference between lists and tuples?", "What is the difference between tuples and lists?"),
     ("How does one reset the password?", "How do I reset the password?"),
     ("Which one is the best tariff?", "Which is the best tariff?"),
     ("Can I take one bag?", "Can I take 1 bag?"),
@@ -86,6 +89,14 @@ def test_a_question_never_conflicts_with_itself() -> None:
     """Whatever it holds."""
     for _, asked, stored in CONFLICTS:
         assert conflict(asked, asked, GUARDS) == conflict(stored, stored, GUARDS) == ""
+
+
+def test_where_no_guard_objects_less_is_asked_of_the_verifier() -> None:
+    """By the stated log odds; a difference in any word, or certainty, leaves the probability as it is."""
+    agreed = with_agreement(0.7, "How do I sort a list?", "Sort a list")
+    assert log(agreed / (1 - agreed)) == pytest.approx(log(0.7 / 0.3) + AGREEMENT)
+    assert with_agreement(0.7, "How do I sort a list?", "How do I sort a tuple?") == 0.7
+    assert [with_agreement(sure, "a list", "A list") for sure in (0.0, 1.0)] == [0.0, 1.0]
 
 
 def test_only_the_named_guards_are_asked() -> None:

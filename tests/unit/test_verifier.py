@@ -35,6 +35,13 @@ async def test_the_verifier_has_to_be_sure_enough(score: float, refusal: str) ->
     assert verdict == Verdict(refusal, score)
 
 
+async def test_where_no_guard_objects_less_certainty_is_enough() -> None:
+    """Nearly the same words, nearly the same question."""
+    verdict = await Verifier(Scorer(0.7))("How do I sort a list?", "Sort a list", TERMS)
+    assert verdict.refusal == ""
+    assert verdict.probability == pytest.approx(0.9127, abs=1e-4)
+
+
 async def test_a_conflict_of_words_needs_no_model() -> None:
     """It costs microseconds, and no score outvotes it."""
     scorer = Scorer(1.0)
