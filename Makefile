@@ -34,11 +34,13 @@ bench:  ## what the router costs: latency, requests per second, CPU
 	$(for_dev)
 	@exec $(bin)/python -m tests.bench $(ARGS)
 
-train:  ## make the shipped models again, an hour on a CPU: make train DATA=../shared/data OUT=router/models
+train:  ## make the shipped models again, two hours on two cores: make train DATA=../shared/data OUT=router/models
 	$(for_dev)
 	$(bin)/python -m pip install --no-build-isolation --editable '.[train]'
 	$(bin)/python -m router.training fit --data $(DATA) --out $(OUT)/intent $(ARGS)
-	@exec $(bin)/semantic-router calibrate cache $(DATA)/gptcache_qqp/dev.jsonl.gz --out $(OUT)/calibration.json --bundle $(OUT)/intent
+	$(bin)/python -m router.training verifier --data $(DATA) --out $(OUT)/verifier $(ARGS)
+	@exec $(bin)/semantic-router calibrate cache $(DATA)/gptcache_qqp/dev.jsonl.gz --out $(OUT)/calibration.json \
+	  --bundle $(OUT)/intent --verifier $(OUT)/verifier
 
 proto:  ## compile proto/extproc.proto into router/extproc/pb
 	$(for_dev)

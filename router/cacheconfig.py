@@ -90,7 +90,7 @@ def read_cache(section: Section) -> CacheConfig:
 
 def _verifier(section: Section, is_caching: bool) -> Path | None:
     """The bundle of the model that confirms candidates; None when it is switched off."""
-    if not section.flag("enabled", default=False):
+    if not section.flag("enabled", default=True):
         if section.has("bundle"):
             section.problem("bundle", "could do nothing: the verifier is switched off")
         section.close()

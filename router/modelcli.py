@@ -77,7 +77,8 @@ def add_commands(commands: Any) -> None:
 def _add_models(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, help=_PAIRS)
     command.add_argument("--bundle", type=Path, help="another encoder than the shipped one")
-    command.add_argument("--verifier", type=Path, help="the verifier's bundle; without one the guards judge alone")
+    command.add_argument("--verifier", type=Path, help="another verifier than the shipped one")
+    command.add_argument("--guards-alone", action="store_true", help="without a verifier")
     command.add_argument("--guards", help="comma-separated; default: the configuration's default")
 
 
@@ -159,9 +160,10 @@ def calibrate_cache(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> tuple[Bundle, Bundle | None]:
-    from router.signals.bundle import SHIPPED, Bundle
+    from router.signals.bundle import SHIPPED, SHIPPED_VERIFIER, Bundle
 
-    return Bundle.load(options.bundle or SHIPPED), Bundle.load(options.verifier) if options.verifier else None
+    verifier = None if options.guards_alone else Bundle.load(options.verifier or SHIPPED_VERIFIER)
+    return Bundle.load(options.bundle or SHIPPED), verifier
 
 
 def _guards(options: argparse.Namespace) -> Sequence[str] | None:

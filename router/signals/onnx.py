@@ -12,7 +12,7 @@ from router.signals.bundle import MODEL, TOKENIZER, Bundle
 from router.signals.passes import FAILURES, Passes, Shared, open_session
 from router.signals.patterns import with_patterns
 from router.signals.spans import Span, spans_of
-from router.signals.text import Reader, Tokens
+from router.signals.text import NARROW, NARROW_A_WIDE, Reader, Tokens
 
 _MOST_REMEMBERED = 1024  # about 8 KB each; agent loops send the same last user message again and again
 _SPECIAL_TOKENS = 2
@@ -35,21 +35,29 @@ class Encoding:
     attack: NDArray[np.float32]
     """(attacks,) float32, harmless first; they sum to 1."""
     spans: tuple[Span, ...]
-    """Personal data in the text."""
+    """Personal data in the text, as far as the model tells it."""
     token_count: int
     is_truncated: bool
     """Only the start and the end of the text were read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
-    """What the windows of a whole text hold."""
+class Attack:
+    """What a whole text tries."""
 
-    attack: NDArray[np.float32]
-    """(attacks,) float32, of the window that looks least harmless."""
-    spans: tuple[Span, ...]
+    chances: NDArray[np.float32]
+    """(attacks,) float32, harmless first, of the window that looks least harmless."""
     is_complete: bool
     """Every token was read; else only the first windows and the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Personal:
+    """The personal data in a whole text."""
+
+    spans: tuple[Span, ...]
+    is_complete: bool
+    """As of `Attack`."""
 
 
 class Encoder:
@@ -64,7 +72,8 @@ class Encoder:
         self._max_windows, self._kinds = max_windows, bundle.kinds
         # Not the bound methods: tests put others in their place.
         self._encode = Shared(passes, lambda text: self.run(text), _MOST_REMEMBERED)
-        self._scan = Shared(passes, lambda text: self.run_windows(text), _MOST_REMEMBERED)
+        self._attack = Shared(passes, lambda text: self.run_attack(text), _MOST_REMEMBERED)
+        self._personal = Shared(passes, lambda text: self.run_personal(text), _MOST_REMEMBERED)
         first = self.run("warm up")  # allocates; no request should pay for it
         counts = {"labels": first.intent, "models": first.outcomes, "attacks": first.attack}
         for key, named in (("labels", bundle.labels), ("models", bundle.models), ("attacks", bundle.attacks)):
@@ -80,21 +89,35 @@ class Encoder:
         """
         return await self._encode(text)
 
-    async def scan(self, text: str) -> Scan:
-        """What stands anywhere in `text`: a pass for each window of it, at most `max_windows`. Raises as `encode` does."""
-        return await self._scan(text)
+    async def attack(self, text: str) -> Attack:
+        """What `text` tries anywhere: of a short text by the pass that tells everything else, too. Raises as `encode` does."""
+        encoding = await self._encode(text)
+        if encoding.token_count <= NARROW + _SPECIAL_TOKENS:
+            return Attack(encoding.attack, is_complete=True)
+        return await self._attack(text)
+
+    async def personal(self, text: str) -> Personal:
+        """The personal data anywhere in `text`: likewise, if one pass reads all of it. Raises as `encode` does."""
+        encoding = await self._encode(text)
+        if not encoding.is_truncated:
+            return Personal(with_patterns(text, encoding.spans, self._kinds), is_complete=True)
+        return await self._personal(text)
 
     def run(self, text: str) -> Encoding:
         """One pass in the calling thread. Raises as `encode` does."""
         return self._pass(text, self._reader.read(text))
 
-    def run_windows(self, text: str) -> Scan:
-        """All passes of a scan in the calling thread. Raises as `encode` does."""
+    def run_attack(self, text: str) -> Attack:
+        """All passes of `attack` in the calling thread. Raises as `encode` does."""
+        windows, is_complete = self._reader.windows(text, NARROW_A_WIDE * self._max_windows, NARROW)
+        chances = [self._pass(text, tokens).attack for tokens in windows]
+        return Attack(min(chances, key=lambda some: float(some[0])), is_complete)
+
+    def run_personal(self, text: str) -> Personal:
+        """All passes of `personal` in the calling thread. Raises as `encode` does."""
         windows, is_complete = self._reader.windows(text, self._max_windows)
-        found = [self._pass(text, tokens) for tokens in windows]
-        worst = min(found, key=lambda encoding: float(encoding.attack[0]) if len(encoding.attack) else 0.0)
-        spans = dict.fromkeys(span for encoding in found for span in encoding.spans)
-        return Scan(worst.attack, with_patterns(text, spans, self._kinds), is_complete)
+        spans = dict.fromkeys(span for tokens in windows for span in self._pass(text, tokens).spans)
+        return Personal(with_patterns(text, spans, self._kinds), is_complete)
 
     def _pass(self, text: str, tokens: Tokens) -> Encoding:
         if len(tokens.ids) <= _SPECIAL_TOKENS:

@@ -23,11 +23,11 @@ class Jailbreak:
         """Score the request's text.
 
         Raises:
-            BackendError: as `Encoder.scan` does, and `too_long` when nothing was found, but not all was read.
+            BackendError: as `Encoder.encode` does, and `too_long` when nothing was found, but not all was read.
         """
-        scan = await self._encoder.scan(request.text)
-        scores = dict(zip(self._attacks[1:], scan.attack[1:].tolist(), strict=True))
-        if max(scores.values()) < self._threshold and not (scan.is_complete and request.is_text_whole):
+        found = await self._encoder.attack(request.text)
+        scores = dict(zip(self._attacks[1:], found.chances[1:].tolist(), strict=True))
+        if max(scores.values()) < self._threshold and not (found.is_complete and request.is_text_whole):
             raise BackendError("too_long")
         return Scores(scores)
 
@@ -42,10 +42,10 @@ class Personal:
 
     async def read(self, request: ChatRequest) -> Scores:
         """Score the request's text. Raises as `Jailbreak.read` does."""
-        scan = await self._encoder.scan(request.text)
+        found = await self._encoder.personal(request.text)
         scores: dict[str, float] = {}
-        for span in scan.spans:
+        for span in found.spans:
             scores[span.kind] = max(span.probability, scores.get(span.kind, 0.0))
-        if not scores and not (scan.is_complete and request.is_text_whole):
+        if not scores and not (found.is_complete and request.is_text_whole):
             raise BackendError("too_long")
         return Scores(scores)

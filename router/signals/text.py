@@ -15,6 +15,12 @@ END_CHARS = 2048
 """Of each end of a longer text so much is tokenised: room for 256 tokens at 8 characters each."""
 OVERLAP = 32
 """Tokens that a window shares with the one before: what stands at an edge is seen whole in one of them."""
+NARROW, NARROW_A_WIDE = 48, 3
+"""Tokens of the windows in which attacks are looked for, which overlap by a third, and how many of them are read for a wide one.
+
+Wide windows drown what is hidden in them: of attacks amid exam questions, 39% were found in windows of 126 tokens and 80% in
+these, with none and 0.3% of exam questions in a row taken for one. A whole text costs the same, for short passes cost less.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +58,20 @@ class Reader:
         tail = end[-(self._room - self._head) :]
         return self._tokens(ids[: self._head] + tail, offsets[: self._head] + [(0, 0)] * len(tail), is_truncated=True)
 
-    def windows(self, text: str, most: int) -> tuple[list[Tokens], bool]:
-        """The whole of `text` in overlapping pieces, and whether it is the whole: of more than `most`, the first and the last."""
+    def windows(self, text: str, most: int, width: int | None = None) -> tuple[list[Tokens], bool]:
+        """The whole of `text` in overlapping pieces, and whether it is the whole: of more than `most`, the first and the last.
+
+        A piece has `width` tokens at most, by default as many as the model reads at once; the special ones come on top.
+        """
         ids, offsets = self._read(text)
-        if len(ids) <= self._room:
+        width = min(width or self._room, self._room)
+        overlap = min(OVERLAP, width // 3)
+        if len(ids) <= width:
             return [self._tokens(ids, offsets, is_truncated=False)], True
-        step = self._room - OVERLAP
-        starts = list(range(0, len(ids) - OVERLAP, step))
+        starts = list(range(0, len(ids) - overlap, width - overlap))
         is_complete = len(starts) <= most
-        chosen = starts if is_complete else [*starts[: most - 1], len(ids) - self._room]
-        pieces = [slice(start, start + self._room) for start in chosen]
+        chosen = starts if is_complete else [*starts[: most - 1], len(ids) - width]
+        pieces = [slice(start, start + width) for start in chosen]
         return [self._tokens(ids[piece], offsets[piece], is_truncated=True) for piece in pieces], is_complete
 
     def _read(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:

@@ -37,6 +37,12 @@ def safety_held_back() -> list[Example]:
     return found + [Example(text, "", "own lookalike") for text in lists["harmless"]]
 
 
+def amid(text: str, fillers: Sequence[str], chance: random.Random) -> str:
+    """`text` before, after or between one to three others, of any length."""
+    before, after = (" ".join(chance.sample(fillers, chance.randint(1, 3))) for _ in range(2))
+    return chance.choice((f"{text} {after}", f"{before} {text}", f"{before} {text} {after}"))
+
+
 def made(examples: Sequence[Example]) -> list[Example]:
     """Attacks made out of openings, rules and requests, and harmless texts of the same shape; some hidden in other texts."""
     maker = _Maker(examples)

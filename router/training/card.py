@@ -47,11 +47,12 @@ on so few of them. `everyday_in_science` is the share of everyday texts that lan
 the default threshold of {facts["thresholds"]["intent"]}. `apgr SMALL LARGE`: the mean share of the gap between two models that is
 won by sending the questions with the largest expected gain to the large one; 0.5 is chance. `hard_or_easy_roc_area`: questions
 that at most a quarter of the models got right against those that at least three quarters did. `accuracy_at_fifth_of_price`: what
-choosing among seven models reaches at a fifth of the best one's price, as a share of the best one's accuracy. `jailbreaks_found`
-and the like are at the default threshold of {facts["thresholds"]["jailbreak"]}; the look-alikes are harmless prompts of our own
-that were not trained on. `pii_*` want both ends of a span and its kind to be right, spans of one kind that only space parts being
-one; no held-back sentence shares its template with one that was trained on. Rows `by the category alone` are of a table of how
-often each model is right in the question's true category: the baseline.
+choosing among seven models reaches at a fifth of the best one's price, as a share of the best one's accuracy. `..._found` and
+`..._alarmed`: attacks and harmless texts at the default threshold of {facts["thresholds"]["jailbreak"]}; the look-alikes are
+prompts of our own that were not trained on. `pii_*` want both ends of a span and its kind to be right, spans of one kind
+that only space parts being one; no held-back sentence shares its template with one that was trained on. Rows `by the category
+alone` are of a table of how often each model is right in the question's true category: the baseline. `int8_times_faster`: than
+the same graph in float32, one thread, taking turns.
 
 Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
 
@@ -63,19 +64,15 @@ Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
 - The recorded models are of 2024, and answered exam questions. Whoever maps a model of today to one of them (`answers_like`)
   borrows its pattern of strengths, not its level; what the same question needs in thinking is not told.
 - Attacks in other languages, in base64 or in pictures are not seen. Harmful requests without a disguise are told by AdvBench's
-  examples alone.
-- Personal data is told by synthetic sentences of bank customers and addresses.
+  examples alone. Few held-back attacks exist, and the intervals say so.
+- Personal data is told by synthetic sentences. Cards, IBANs, addresses of mail and machines are also told by form, names are told
+  well; where an address ends and a place begins is not.
 """
 
 
 def verifier_card(facts: Mapping[str, Any]) -> str:
     """The same for the verifier."""
     data = "\n".join(f"| {item['name']} | {item['licence']} | `{item['sha256'][:16]}` |" for item in facts["data"])
-    rows = "\n".join(
-        f"| {name} | {figures['pairs']:.0f} | {figures['roc_area']:.3f} | {figures['recall_at_90']:.2f} | "
-        f"{figures['recall_at_95']:.2f} | {figures['lost_to_int8']:.4f} |"
-        for name, figures in facts["metrics"].items()
-    )
     left_out = f" Left out on purpose: {', '.join(facts['without'])}." if facts["without"] else ""
     return f"""# {facts["name"]} {facts["version"]}
 
@@ -98,18 +95,36 @@ Quora's texts are licensed for non-commercial use. Who must not use a model that
 
 ## Measured, on the int8 graph as it is served
 
-| held-back pairs | number | ROC area | recall at 90% precision | at 95% | ROC area lost to int8 |
-|---|---|---|---|---|---|
-{rows}
+{_pair_rows(facts["metrics"])}
 
 `qqp`: natural question pairs, split by connected component. `swaps`: made swaps of numbers, names, negations and order, and
 harmless edits. `paws`: the same words in another order. `negation`: sentences and their denials. `prompts`: of families of
 subjects in pairs.yaml that were not trained on. The probability is calibrated on `qqp`. How often the cache as a whole is
 wrong, guards and similarity included: `semantic-router eval cache`.
 
-## Limits
+{_without_quora(facts)}## Limits
 
 - Labels of natural question pairs are noisy: about one in ten is disputable, on either side.
 - Word order in long sentences (`paws`) stays its weak side; the guard `order` stands beside it for that.
 - It knows questions. Of long texts that differ in a detail it has seen few.
 """
+
+
+def _without_quora(facts: Mapping[str, Any]) -> str:
+    if "metrics_without_quora" not in facts:
+        return ""
+    return f"""## The variant without Quora's texts
+
+{_pair_rows(facts["metrics_without_quora"])}
+
+"""
+
+
+def _pair_rows(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    rows = [
+        f"| {name} | {figures['pairs']:.0f} | {figures['roc_area']:.3f} | {figures['recall_at_90']:.2f} | "
+        f"{figures['recall_at_95']:.2f} | {figures['lost_to_int8']:.4f} |"
+        for name, figures in metrics.items()
+    ]
+    head = "| held-back pairs | number | ROC area | recall at 90% precision | at 95% | ROC area lost to int8 |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])

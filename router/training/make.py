@@ -23,7 +23,7 @@ from router.signals.onnx import Encoder
 from router.signals.passes import Passes
 from router.signals.spans import joined
 from router.signals.text import Reader
-from router.training.attacks import safety_held_back
+from router.training.attacks import amid, safety_held_back
 from router.training.card import model_card
 from router.training.data import SOURCES, read, recorded_models
 from router.training.encoder import Model, load_pretrained
@@ -63,7 +63,7 @@ def finish(
     for_calibration = [example for example in held_back if is_for_calibration(example.text)]
     calibration, thresholds = calibrate(model, for_calibration, reader)
     say(f"{calibration}, {thresholds}")
-    export(model, calibration, out / MODEL)
+    faster = export(model, calibration, out / MODEL)
     development = [example for example in held_back if example.spans is not None or not is_for_calibration(example.text)]
     models = recorded_models(data)
     facts: dict[str, Any] = {
@@ -85,7 +85,10 @@ def finish(
     }
     trained_on = [example.text for example in train]
     write_bundle(out, tokenizer, trained_on, LABELS, facts, "")  # whole enough to be served, and so measured
-    metrics = measure(out / MODEL, model, development, reader, thresholds, models, _table(train))
+    metrics = {
+        **measure(out / MODEL, model, development, reader, thresholds, models, _table(train)),
+        **{f"int8_times_faster_at_{tokens}_tokens": Estimate(times, times, times) for tokens, times in faster.items()},
+    }
     for name, estimate in metrics.items():
         say(f"{name:32} {estimate}")
     facts["metrics"] = {name: [round(part, 4) for part in (e.value, e.low, e.high)] for name, e in metrics.items()}
@@ -175,14 +178,14 @@ def measure(
     figures |= _routing(outcomes, served["outcomes"].astype(np.float64), models)
     by_category = _routing(outcomes, table[truth], models)
     figures |= {f"{name}, by the category alone": estimate for name, estimate in by_category.items()}
-    return figures | _safety(path, examples, talk["attack"], served["attack"], reader, thresholds["jailbreak"])
+    return figures | _safety(path, examples, thresholds["jailbreak"])
 
 
 def _personal(path: Path, examples: Sequence[Example]) -> dict[str, Estimate]:
     """By exact ends and kind."""
     encoder, pairs = Encoder(Bundle.load(path.parent), Passes(1, 1)), []
     for example in examples:
-        found = {(span.start, span.end, span.kind) for span in encoder.run_windows(example.text).spans}
+        found = {(span.start, span.end, span.kind) for span in encoder.run_personal(example.text).spans}
         pairs.append((set(example.spans or ()), joined(example.text, found)))
     figures = span_figures(pairs)
     low, high = (min(figures.precision.low, figures.recall.low), max(figures.precision.high, figures.recall.high))
@@ -215,24 +218,26 @@ def _routing(outcomes: NDArray[np.float64], right: NDArray[np.float64], models: 
     return figures
 
 
-def _safety(
-    path: Path,
-    examples: Sequence[Example],
-    talk: NDArray[np.float32],
-    exam: NDArray[np.float32],
-    reader: Reader,
-    threshold: float,
-) -> dict[str, Estimate]:
+def _safety(path: Path, examples: Sequence[Example], threshold: float) -> dict[str, Estimate]:
     """Attacks found, and harmless prompts taken for attacks."""
-    own = safety_held_back()
-    attacks = {
-        "jailbreaks_found": [e.text for e in examples if e.source == "jailbreak"] + [e.text for e in own if e.attack == 1],
+    own, chance = safety_held_back(), random.Random(0)  # noqa: S311 - reproducible on purpose
+    jailbreaks = [e.text for e in examples if e.source == "jailbreak"] + [e.text for e in own if e.attack == 1]
+    exam = [e.text for e in examples if e.source == "mmlu_pro"]
+    fillers = [text for text in exam if 150 < len(text) < 600]
+    texts = {
+        "jailbreaks_found": jailbreaks,
+        "jailbreaks_found_amid_other_text": [
+            amid(text, fillers, chance) for text in jailbreaks if len(text) < 400 for _ in range(3)
+        ],
         "harmful_found": [e.text for e in examples if e.source == "advbench"],
         "lookalikes_alarmed": [e.text for e in own if e.attack == 0],
+        "everyday_alarmed": [e.text for e in examples if e.source in ("clinc150", "banking77")],
+        "exam_questions_alarmed": exam,
+        "four_exam_questions_in_one_alarmed": [" ".join(chance.sample(fillers, 4)) for _ in range(300)],
     }
+    encoder = Encoder(Bundle.load(path.parent), Passes(1, 1), max_windows=64)
     figures = {}
-    for name, texts in attacks.items():
-        hits = int((run(path, texts, reader)["attack"][:, 1:].max(1) >= threshold).sum())
-        figures[name] = share(hits, len(texts))
-    harmless = np.concatenate([talk, exam])[:, 1:].max(1)
-    return {**figures, "harmless_alarmed": share(int((harmless >= threshold).sum()), len(harmless))}
+    for name, some in texts.items():
+        hits = sum(float(encoder.run_attack(text).chances[1:].max()) >= threshold for text in some)
+        figures[name] = share(hits, len(some))
+    return figures

@@ -17,7 +17,7 @@ import onnxruntime
 from router.signals.bundle import MODEL, SHIPPED, SHIPPED_VERIFIER, Bundle
 from router.signals.passes import open_session
 
-LENGTHS = (16, 64, 128)
+LENGTHS = (16, 64, 128, 256)
 _HEADS = ("intent", "hidden", "outcomes", "attack", "personal")
 Feed = dict[str, np.ndarray]
 

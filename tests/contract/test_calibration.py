@@ -94,7 +94,7 @@ def test_the_report_tells_how_often_a_hit_is_wrong(pairs: Path, mine: Path, caps
 
 def test_without_a_verifier_the_similarity_is_the_bar(pairs: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And all guards judge."""
-    asked = ["eval", "cache", str(pairs), "--calibration", str(mine), "--max-false-hit-rate", "0.2"]
+    asked = ["eval", "cache", str(pairs), "--calibration", str(mine), "--max-false-hit-rate", "0.2", "--guards-alone"]
     assert main(asked) == 0
     said = capsys.readouterr().out
     assert "content" in said
@@ -105,7 +105,7 @@ def test_too_few_pairs_bound_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
     """Not even none wrong of a hundred."""
     path = tmp_path / "few.jsonl"
     path.write_text("".join(json.dumps({"a": f"a{n}", "b": f"b{n}", "y": 0}) + "\n" for n in range(20)))
-    assert main(["calibrate", "cache", str(path), "--out", str(tmp_path / "out.json")]) == 2
+    assert main(["calibrate", "cache", str(path), "--out", str(tmp_path / "out.json"), *VERIFIER]) == 2
     assert "at least 300" in capsys.readouterr().err
     assert not (tmp_path / "out.json").exists()
 

@@ -68,7 +68,7 @@ def test_other_guards_than_the_measured_promise_nothing() -> None:
 
 def test_without_a_verifier_the_bound_sets_the_similarity() -> None:
     """One of the two, not both."""
-    off = "shadow: false"
+    off = "verifier: { enabled: false }"
     found = terms(f"{off}, max_false_hit_rate: 0.01")
     assert (found.at_least, found.threshold, found.false_hit_budget, found.guards) == (0.0, 0.9, 0.01, tuple(GUARDS))
     plain = terms(off)
