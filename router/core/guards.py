@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import exp
 
 
 def _words(text: str) -> frozenset[str]:
@@ -274,19 +273,19 @@ GUARDS_BESIDE_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "
 """What a trained verifier is not trusted to see every time. The others cost more right answers than they prevent wrong ones."""
 
 
-AGREEMENT = 1.5
-"""What a verifier's probability gains, in log odds, where not one guard objects, those that are switched off included.
+AGREEMENT = 4.5
+"""By what a verifier's odds are multiplied where not one guard objects, those that are switched off included.
 
-Chosen on held-back pairs, each time at the bar that keeps wrong hits at most at 1%: of natural pairs as many are served with 0 as
-with 1.5, of harmless edits 98% in the place of 95%, and of CheckList's wrong pairs fewer. More serves less of what is natural.
+Chosen on held-back pairs, each time at the bar that keeps wrong hits at most at 1%: of natural pairs as many are served with 1 as
+with 4.5, of harmless edits 98% in the place of 95%, and of CheckList's wrong pairs fewer. More serves less of what is natural.
 """
 
 
 def with_agreement(probability: float, asked: str, stored: str) -> float:
     """A verifier's probability, 0 to 1, and what the guards say together."""
-    if not 0 < probability < 1 or conflict(asked, stored, GUARDS):
+    if conflict(asked, stored, GUARDS):
         return probability
-    return 1 / (1 + exp(-AGREEMENT) * (1 - probability) / probability)
+    return AGREEMENT * probability / (AGREEMENT * probability + 1 - probability)
 
 
 def is_same_wording(asked: str, stored: str) -> bool:

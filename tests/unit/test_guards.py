@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import log
-
 import pytest
 
 from router.core.guards import AGREEMENT, GUARDS, conflict, with_agreement
@@ -92,9 +90,9 @@ def test_a_question_never_conflicts_with_itself() -> None:
 
 
 def test_where_no_guard_objects_less_is_asked_of_the_verifier() -> None:
-    """By the stated log odds; a difference in any word, or certainty, leaves the probability as it is."""
+    """By the stated odds; a difference in any word, or certainty, leaves the probability as it is."""
     agreed = with_agreement(0.7, "How do I sort a list?", "Sort a list")
-    assert log(agreed / (1 - agreed)) == pytest.approx(log(0.7 / 0.3) + AGREEMENT)
+    assert agreed / (1 - agreed) == pytest.approx(AGREEMENT * 0.7 / 0.3)
     assert with_agreement(0.7, "How do I sort a list?", "How do I sort a tuple?") == 0.7
     assert [with_agreement(sure, "a list", "A list") for sure in (0.0, 1.0)] == [0.0, 1.0]
 

@@ -39,7 +39,7 @@ async def test_where_no_guard_objects_less_certainty_is_enough() -> None:
     """Nearly the same words, nearly the same question."""
     verdict = await Verifier(Scorer(0.7))("How do I sort a list?", "Sort a list", TERMS)
     assert verdict.refusal == ""
-    assert verdict.probability == pytest.approx(0.9127, abs=1e-4)
+    assert verdict.probability == pytest.approx(0.913, abs=1e-3)
 
 
 async def test_a_conflict_of_words_needs_no_model() -> None:
