@@ -11,7 +11,8 @@ from router.evaluation.measures import Estimate
 def model_card(facts: Mapping[str, Any], metrics: Mapping[str, Estimate]) -> str:
     """Markdown, made from the facts that stand in the manifest."""
     data = "\n".join(f"| {item['name']} | {item['licence']} | `{item['sha256'][:16]}` |" for item in facts["data"])
-    figures = "\n".join(f"| {name} | {e.value:.4f} | {e.low:.4f} to {e.high:.4f} |" for name, e in metrics.items())
+    intervals = {name: f"{e.low:.4f} to {e.high:.4f}" if e.low < e.high else "" for name, e in metrics.items()}
+    figures = "\n".join(f"| {name} | {e.value:.4f} | {intervals[name]} |" for name, e in metrics.items())
     left_out = f"Left out on purpose: {', '.join(facts['without'])}." if facts["without"] else ""
     return f"""# {facts["name"]} {facts["version"]}
 
@@ -73,7 +74,12 @@ Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
 def verifier_card(facts: Mapping[str, Any]) -> str:
     """The same for the verifier."""
     data = "\n".join(f"| {item['name']} | {item['licence']} | `{item['sha256'][:16]}` |" for item in facts["data"])
-    left_out = f" Left out on purpose: {', '.join(facts['without'])}." if facts["without"] else ""
+    left_out = (
+        f"Left out on purpose: {', '.join(facts['without'])}."
+        if facts["without"]
+        else "Quora's texts are licensed for non-commercial use. Who must not use a model that saw them makes one without:\n"
+        '`make train ARGS="--without gptcache_qqp,synth_guard"`.'
+    )
     return f"""# {facts["name"]} {facts["version"]}
 
 all-MiniLM-L6-v2 (Apache-2.0), fine-tuned as a cross-encoder: it reads the question that is asked and the one that is stored, and
@@ -88,10 +94,8 @@ gives the probability that one answer fits both, as one int8 ONNX graph. Made by
 |---|---|---|
 {data}
 | question pairs that look like prompts, written for this project | Apache-2.0 | `router/training/pairs.yaml` |
-{left_out}
 
-Quora's texts are licensed for non-commercial use. Who must not use a model that saw them makes one without:
-`make train ARGS="--without gptcache_qqp,synth_guard"`.
+{left_out}
 
 ## Measured, on the int8 graph as it is served
 
