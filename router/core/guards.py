@@ -96,7 +96,8 @@ _TOKEN = re.compile(r"[^\W_]+(?:['’.,:/_+#-]+[^\W_]+)*[+#%°]*|[$€£¥%°]",
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
 _CODE = re.compile(
     r"`[^`]+`|\"[^\"]+\"|\b\w+(?:_\w+)+\b|\b[a-z]+(?:[A-Z][a-z0-9]*)+\b|\b\w+\(\)|(?<!\w)--?[a-z][\w-]*|"
-    r"(?:[\w.-]*/)+[\w.-]+|\b\w+\.\w{1,4}\b|\b\w*(?:\+\+|#)|[<>=!]=|[<>]"
+    r"(?:[\w.-]*/)+[\w.-]+|\b\w+\.\w{1,4}\b|\b\w*(?:\+\+|#)|[<>=!]=|"
+    r"(?<![^\W_])(?:\d+|[a-z])!(?![!=])"
 )
 _SUFFIXES = ("ies", "ing", "ed", "es", "s", "ly")
 
@@ -184,8 +185,9 @@ class _Words:
 
     @cached_property
     def code(self) -> frozenset[str]:
-        """Identifiers, quoted text, paths, options and operators, in their own case."""
-        return frozenset(_CODE.findall(self.text))
+        """Identifiers, quoted text, paths, options, operators and currencies, in their own case."""
+        signs = (char for char in self.text if char in "^*" or unicodedata.category(char) in ("Sm", "Sc"))
+        return frozenset((*_CODE.findall(self.text), *signs))
 
 
 def _stem(word: str) -> str:

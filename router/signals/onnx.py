@@ -92,7 +92,7 @@ class Encoder:
     async def attack(self, text: str) -> Attack:
         """What `text` tries anywhere: of a short text by the pass that tells everything else, too. Raises as `encode` does."""
         encoding = await self._encode(text)
-        if encoding.token_count <= NARROW + _SPECIAL_TOKENS:
+        if not encoding.is_truncated and encoding.token_count <= NARROW + _SPECIAL_TOKENS:
             return Attack(encoding.attack, is_complete=True)
         return await self._attack(text)
 

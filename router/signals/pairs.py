@@ -23,16 +23,13 @@ class CrossEncoder:
         """Probability, 0 to 1, that the answer to `stored` answers `asked`.
 
         Raises:
-            BackendError: `too_long` when the model cannot read both whole, `overloaded`, `closed`, `model_failed`.
+            BackendError: as `PairReader.read` does, `overloaded`, `closed`, `model_failed`.
         """
         return await self._passes.submit(lambda: self.run(asked, stored))
 
     def run(self, asked: str, stored: str) -> float:
         """One pass in the calling thread. Raises as `score` does."""
-        read = self._reader.read(asked, stored)
-        if read is None:
-            raise BackendError("too_long")
-        ids, kinds = (part[np.newaxis] for part in read)
+        ids, kinds = (part[np.newaxis] for part in self._reader.read(asked, stored))
         try:
             (same,) = self._session.run(None, {"ids": ids, "mask": np.ones_like(ids), "kinds": kinds})
         except FAILURES:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from router.errors import BackendError
+
 HEAD_SHARE = 0.63
 """Of the tokens that are read of a long text, the share taken from its start; the rest is its end, where questions stand."""
 END_CHARS = 2048
@@ -84,19 +86,32 @@ class Reader:
 
 
 class PairReader:
-    """Turns two texts into the tokens of one pass. Nothing is cut: what does not fit could be where they differ."""
+    """Turns two texts into the tokens of one pass. Nothing is left out: it could be where they differ."""
 
     def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
         self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        self._unknown = self._tokenizer.token_to_id(getattr(self._tokenizer.model, "unk_token", None) or "")
         self._max_tokens = max_tokens
 
-    def read(self, first: str, second: str) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Token ids and kinds, each (tokens,) int64, kind 1 from the second text on; None when they do not fit."""
+    def read(self, first: str, second: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Token ids and kinds, each (tokens,) int64, kind 1 from the second text on.
+
+        Raises:
+            BackendError: `too_long`, or `unknown_words` when the texts differ in what the model has no tokens for: emoji, rare
+                scripts, words of over a hundred letters.
+        """
         if len(first) + len(second) > 2 * END_CHARS:
-            return None
-        read = self._tokenizer.encode(_encodable(first), _encodable(second))
+            raise BackendError("too_long")
+        texts = (_encodable(first), _encodable(second))
+        read = self._tokenizer.encode(*texts)
         if len(read.ids) > self._max_tokens:
-            return None
+            raise BackendError("too_long")
+        unknown: tuple[list[str], list[str]] = ([], [])
+        for token, side, (start, end) in zip(read.ids, read.sequence_ids, read.offsets, strict=True):
+            if token == self._unknown and side is not None:
+                unknown[side].append(texts[side][start:end])
+        if unknown[0] != unknown[1]:
+            raise BackendError("unknown_words")
         return np.array(read.ids, dtype=np.int64), np.array(read.type_ids, dtype=np.int64)
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
+from router.errors import BackendError
 from router.evaluation.measures import recall_at_precision, roc_area
 from router.signals.bundle import MODEL, TOKENIZER, Bundle, sha256_of
 from router.signals.pairs import CrossEncoder
@@ -104,7 +105,9 @@ def finish(
 
 
 def measure(folder: Path, model: Verifier, sets: dict[str, list[Pair]], batches: Batches) -> dict[str, dict[str, float]]:
-    """How well the int8 graph ranks each set, and what that lost against the float model. Pairs too long to be read are left out.
+    """How well the int8 graph ranks each set, and what that lost against the float model.
+
+    Pairs that the served model does not read are left out.
 
     Raises:
         ValueError: the export lost more than rounding can explain.
@@ -113,7 +116,7 @@ def measure(folder: Path, model: Verifier, sets: dict[str, list[Pair]], batches:
     served, reader = CrossEncoder(bundle, Passes(1, 1)), PairReader(folder / TOKENIZER, bundle.max_tokens)
     figures: dict[str, dict[str, float]] = {}
     for name, members in sets.items():
-        pairs = [pair for pair in members if reader.read(pair.asked, pair.stored)]
+        pairs = [pair for pair in members if _is_readable(reader, pair)]
         truth = np.array([pair.same > 0.5 for pair in pairs])
         in_int8 = np.array([served.run(pair.asked, pair.stored) for pair in pairs])
         in_float = np.array(scores(model, pairs, batches))
@@ -122,6 +125,14 @@ def measure(folder: Path, model: Verifier, sets: dict[str, list[Pair]], batches:
             raise ValueError(f"the int8 export is not the model: on {name} it loses {lost:.3f} of the ROC area")
         figures[name] = {"pairs": float(len(pairs)), "roc_area": area, "lost_to_int8": lost} | _recalls(truth, in_int8)
     return figures
+
+
+def _is_readable(reader: PairReader, pair: Pair) -> bool:
+    try:
+        reader.read(pair.asked, pair.stored)
+    except BackendError:
+        return False
+    return True
 
 
 def _recalls(truth: NDArray[np.bool_], found: NDArray[np.float64]) -> dict[str, float]:

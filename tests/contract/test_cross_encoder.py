@@ -18,7 +18,7 @@ from router.signals.pairs import CrossEncoder
 from router.signals.passes import Passes
 
 TINY = Path(__file__).parents[1] / "tiny_models" / "verifier"
-KIND, ALSO_KIND, RUDE = "help me with my order please", "thanks for the order", "this is a stupid order"
+KIND, ALSO_KIND, RUDE = "help with my order please", "thanks for the order", "this is a stupid order"
 
 
 @pytest.fixture
@@ -51,10 +51,18 @@ async def test_what_cannot_be_read_whole_is_not_judged(model: CrossEncoder) -> N
         await model.score("x" * 5000, "x")
 
 
+async def test_what_the_model_has_no_words_for_is_not_judged(model: CrossEncoder) -> None:
+    """To it all such words are one; where they stand in both texts, nothing is lost."""
+    for asked, stored in (("order 😀", "order 😡"), ("order 😀", "order"), ("order " + "a" * 200, "order " + "b" * 200)):
+        with pytest.raises(BackendError, match="unknown_words"):
+            await model.score(asked, stored)
+    assert 0 <= await model.score("order 😀", "my order 😀") <= 1
+
+
 @pytest.mark.parametrize("text", ["", "half \ud83d", "\0", "😀"])
 async def test_no_text_breaks_it(model: CrossEncoder, text: str) -> None:
     """Whatever a client sends."""
-    assert 0 <= await model.score(text, KIND) <= 1
+    assert 0 <= await model.score(text, text) <= 1
 
 
 async def test_all_models_share_the_bound_on_passes(model: CrossEncoder, passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:

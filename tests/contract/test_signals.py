@@ -326,6 +326,12 @@ async def test_an_attack_is_found_anywhere_in_a_long_text(jailbreak: Jailbreak, 
         assert max((await jailbreak.read(ask(text))).values.values()) >= bundle.thresholds["jailbreak"]
 
 
+async def test_an_attack_between_words_that_no_model_reads_is_found(jailbreak: Jailbreak, bundle: Bundle) -> None:
+    """Words of thousands of letters are one token each: few tokens do not mean that the whole text was read."""
+    noise = "a" * 3000
+    assert max((await jailbreak.read(ask(f"{noise} {ATTACKS[1]} {noise}"))).values.values()) >= bundle.thresholds["jailbreak"]
+
+
 @pytest.mark.parametrize("is_text_whole", [True, False])
 async def test_what_was_not_read_whole_is_missing(jailbreak: Jailbreak, is_text_whole: bool) -> None:
     """Beyond the last window, or cut before it came here: a rule that fails closed has to know."""
