@@ -10,7 +10,6 @@ from router.evaluation.measures import Estimate
 
 def model_card(facts: Mapping[str, Any], metrics: Mapping[str, Estimate]) -> str:
     """Markdown, made from the facts that stand in the manifest."""
-    data = "\n".join(f"| {item['name']} | {item['licence']} | `{item['sha256'][:16]}` |" for item in facts["data"])
     intervals = {name: f"{e.low:.4f} to {e.high:.4f}" if e.low < e.high else "" for name, e in metrics.items()}
     figures = "\n".join(f"| {name} | {e.value:.4f} | {intervals[name]} |" for name, e in metrics.items())
     left_out = f"Left out on purpose: {', '.join(facts['without'])}." if facts["without"] else ""
@@ -26,9 +25,7 @@ start and the end are read, the middle is not. Attacks and personal data are loo
 
 ## Trained on
 
-| data | licence | sha256 |
-|---|---|---|
-{data}
+{_data_rows(facts)}
 | subjects in everyday phrasings, attacks and what looks like them, written for this project | Apache-2.0 | `router/training/` |
 
 {left_out}
@@ -73,7 +70,6 @@ Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
 
 def verifier_card(facts: Mapping[str, Any]) -> str:
     """The same for the verifier."""
-    data = "\n".join(f"| {item['name']} | {item['licence']} | `{item['sha256'][:16]}` |" for item in facts["data"])
     left_out = (
         f"Left out on purpose: {', '.join(facts['without'])}."
         if facts["without"]
@@ -90,9 +86,7 @@ gives the probability that one answer fits both, as one int8 ONNX graph. Made by
 
 ## Trained on
 
-| data | licence | sha256 |
-|---|---|---|
-{data}
+{_data_rows(facts)}
 | question pairs that look like prompts, written for this project | Apache-2.0 | `router/training/pairs.yaml` |
 
 {left_out}
@@ -132,3 +126,8 @@ def _pair_rows(metrics: Mapping[str, Mapping[str, float]]) -> str:
     ]
     head = "| held-back pairs | number | ROC area | recall at 90% precision | at 95% | ROC area lost to int8 |"
     return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+
+
+def _data_rows(facts: Mapping[str, Any]) -> str:
+    rows = [f"| {item['name']} | {item['licence']} | `{item['sha256'][:16]}` |" for item in facts["data"]]
+    return "\n".join(["| data | licence | sha256 |", "|---|---|---|", *rows])

@@ -162,6 +162,17 @@ def verify(path: Path, vectors: Tensor, texts: Sequence[str], reader: Reader) ->
     return float(cosines.mean())
 
 
+def provenance(data: Path, sources: Sequence[tuple[str, str, str]], without: frozenset[str]) -> dict[str, Any]:
+    """What a manifest says of the data: file, name, licence and SHA-256 of each of `sources` that was used, and what was left out."""
+    used = (source for source in sources if source[0].partition("/")[0] not in without)
+    return {
+        "data": [
+            {"file": file, "name": name, "licence": licence, "sha256": sha256_of(data / file)} for file, name, licence in used
+        ],
+        "without": sorted(without),
+    }
+
+
 def write_bundle(
     folder: Path, tokenizer: bytes, trained_on: Sequence[str], labels: Sequence[str], facts: dict[str, Any], card: str
 ) -> None:

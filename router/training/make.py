@@ -18,7 +18,7 @@ from router.evaluation import routing
 from router.evaluation.intent import SCIENCES
 from router.evaluation.measures import Estimate, bootstrap, share
 from router.evaluation.spans import span_figures
-from router.signals.bundle import MODEL, TOKENIZER, Bundle, sha256_of
+from router.signals.bundle import MODEL, TOKENIZER, Bundle
 from router.signals.onnx import Encoder
 from router.signals.passes import Passes
 from router.signals.spans import joined
@@ -28,7 +28,7 @@ from router.training.card import model_card
 from router.training.data import SOURCES, read, recorded_models
 from router.training.encoder import Model, load_pretrained
 from router.training.examples import ATTACKS, KINDS, LABELS, Example, is_for_calibration, typos
-from router.training.export import Calibration, export, run, verify, write_bundle
+from router.training.export import Calibration, export, provenance, run, verify, write_bundle
 from router.training.train import Recipe, fit, predict
 
 NAME, VERSION = "minilm-signals", "2"
@@ -76,12 +76,7 @@ def finish(
         "models": list(models),
         "calibration": asdict(calibration),
         "recipe": asdict(recipe),
-        "data": [
-            {"file": file, "name": name, "licence": licence, "sha256": sha256_of(data / file)}
-            for file, name, licence in SOURCES
-            if file.partition("/")[0] not in without
-        ],
-        "without": sorted(without),
+        **provenance(data, SOURCES, without),
     }
     trained_on = [example.text for example in train]
     write_bundle(out, tokenizer, trained_on, LABELS, facts, "")  # whole enough to be served, and so measured

@@ -16,13 +16,13 @@ from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
 from router.errors import BackendError
 from router.evaluation.measures import recall_at_precision, roc_area
-from router.signals.bundle import MODEL, TOKENIZER, Bundle, sha256_of
+from router.signals.bundle import MODEL, TOKENIZER, Bundle
 from router.signals.pairs import CrossEncoder
 from router.signals.passes import Passes
 from router.signals.text import PairReader
 from router.training.card import verifier_card
 from router.training.encoder import Verifier, load_pretrained
-from router.training.export import export_verifier, write_bundle
+from router.training.export import export_verifier, provenance, write_bundle
 from router.training.pairs import SOURCES, Pair, development, intents, labelled
 from router.training.train import mean_vector
 from router.training.verifier import Batches, Recipe, fit, mined, scores
@@ -51,12 +51,7 @@ def make(data: Path, out: Path, threads: int, without: frozenset[str], say: Call
         "version": VERSION,
         "max_tokens": recipe.max_tokens,
         "recipe": asdict(recipe),
-        "data": [
-            {"file": file, "name": name, "licence": licence, "sha256": sha256_of(data / file)}
-            for file, name, licence in SOURCES
-            if file.partition("/")[0] not in without
-        ],
-        "without": sorted(without),
+        **provenance(data, SOURCES, without),
     }
     if not without:
         facts["metrics_without_quora"] = _metrics_without_quora(data, threads, say)

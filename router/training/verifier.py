@@ -115,8 +115,7 @@ class Batches:
 
 
 def fit(
-    encoder: Encoder, pairs: Sequence[Pair], batches: Batches, recipe: Recipe, say: Callable[[str], None],
-    each_epoch: Callable[[Verifier, int], None] = lambda _model, _number: None,
+    encoder: Encoder, pairs: Sequence[Pair], batches: Batches, recipe: Recipe, say: Callable[[str], None]
 ) -> Verifier:  # fmt: skip
     """The trained verifier: the mean of its weights after each epoch, which ranks pairs it never saw better than the last.
 
@@ -157,7 +156,7 @@ def fit(
     say(f"{size} pairs an epoch, {steps} steps")
     averaged = AveragedModel(model)
     step, started, total = 0, time.monotonic(), 0.0
-    for number in range(recipe.epochs):
+    for _ in range(recipe.epochs):
         model.train()
         for batch in batches.shuffled(epoch(), recipe.batch, chance):
             truth = torch.tensor([pair.same for pair in batch]) * (1 - 2 * recipe.smoothing) + recipe.smoothing
@@ -177,7 +176,6 @@ def fit(
                 say(f"step {step}/{steps}  loss {total / 400:.4f}  {pace:.0f} pairs/s")
                 total = 0.0
         averaged.update_parameters(model)
-        each_epoch(model.eval(), number)
     average: Verifier = averaged.module
     return average.eval()
 

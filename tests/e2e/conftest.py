@@ -38,7 +38,7 @@ def own_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
 @pytest.fixture
 def client(stack: Stack) -> Iterator[openai.OpenAI]:
     """The real OpenAI client, pointed at Envoy."""
-    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key="test-token", max_retries=0, timeout=30) as made:
+    with stack.client() as made:
         yield made
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import openai
 import yaml
 
 from router.local import find_envoy
@@ -213,6 +214,10 @@ class Stack:
         wait_for(lambda: condition() or self.processes[name].poll() is not None, name)
         assert self.processes[name].poll() is None, f"{name} ended: {self.output(name)[-2000:]}"
 
+    def client(self, api_key: str = "test-token", timeout_s: float = 30) -> openai.OpenAI:
+        """The real OpenAI client, pointed at Envoy; it never tries twice."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=timeout_s)
+
     @staticmethod
     def consecutive_ports(count: int) -> int:
         """The first of several ports in a row that are free; worker i listens on the i-th."""
@@ -226,6 +231,14 @@ class Stack:
                     _given.update(rest)
                     return first
         raise AssertionError("no consecutive free ports")
+
+
+def decided(client: openai.OpenAI, text: str, model: str = "auto") -> dict[str, str]:
+    """The router's headers of an answer."""
+    raw = client.chat.completions.with_raw_response.create(
+        model=model, messages=[{"role": "user", "content": text}], max_tokens=5
+    )
+    return {name: value for name, value in raw.headers.items() if name.startswith("x-vsr-")}
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def client(cached: Stack) -> Iterator[openai.OpenAI]:
     """Somebody of this test's own."""
-    with openai.OpenAI(base_url=f"{cached.url}/v1", api_key=uuid.uuid4().hex, max_retries=0, timeout=60) as made:
+    with cached.client(uuid.uuid4().hex, timeout_s=60) as made:
         yield made
 
 
@@ -309,7 +309,7 @@ class TestOperators:
 def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
     """Milvus Lite's file; and a killed router loses only what it was about to write."""
     with running(tmp_path, edit_config=switch_on) as stack:
-        client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key="k", max_retries=0, timeout=60)
+        client = stack.client("k", timeout_s=60)
         first = ask(client, "What is a tombstone in databases?")
         assert not first.is_hit
         wait_for(lambda: json.loads(cli(stack, "stats"))["store"]["waiting"] == 0, "the store")
@@ -350,7 +350,7 @@ def test_shadow_serves_nothing_and_counts(tmp_path: Path) -> None:
         config["semantic_cache"] = {"enabled": True, "backend_type": "memory", "shadow": True}
 
     with running(tmp_path, edit_config=shadow) as stack:
-        client = openai.OpenAI(base_url=f"{stack.url}/v1", api_key="k", max_retries=0, timeout=60)
+        client = stack.client("k", timeout_s=60)
         assert ask(client, "What is a trie?").status == "miss:empty"
         second = ask(client, "What is a trie?")
         assert not second.is_hit

@@ -12,7 +12,7 @@ import pytest
 
 from router.cli import main
 from tests.contract.test_head import OUTSIDE, OUTSIDE_TEXTS, TEXTS
-from tests.e2e.stack import Stack, running
+from tests.e2e.stack import Stack, decided, running
 
 TINY = Path(__file__).parents[1] / "tiny_models"
 
@@ -46,16 +46,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def client(guarded: Stack) -> Iterator[openai.OpenAI]:
     """The real client."""
-    with openai.OpenAI(base_url=f"{guarded.url}/v1", api_key="test-token", max_retries=0, timeout=30) as made:
+    with guarded.client() as made:
         yield made
-
-
-def decided(client: openai.OpenAI, text: str, model: str = "auto") -> dict[str, str]:
-    """The router's headers of an answer."""
-    raw = client.chat.completions.with_raw_response.create(
-        model=model, messages=[{"role": "user", "content": text}], max_tokens=5
-    )
-    return {name: value for name, value in raw.headers.items() if name.startswith("x-vsr-")}
 
 
 @pytest.mark.parametrize("model", ["auto", "large"])
