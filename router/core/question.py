@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.core.chat import Body
+from router.core.invisible import has_invisible
 from router.core.types import ChatRequest, Decision, Endpoint, Question
 
 _NOT_THE_QUESTION = frozenset({"messages", "model", "stream", "stream_options", "metadata"})
 """Top-level fields that no answer depends on, or that are in the partition otherwise."""
 _USER_FIELDS = frozenset({"user", "safety_identifier"})
+_SPACE = " \t\n\r"
+"""What may differ at the ends of equal texts."""
 
 _TIMELY = re.compile(
     r"\b(?:today|tonight|tomorrow|yesterday|now|nowadays|currently|current|latest|newest|recent(?:ly)?|upcoming|breaking|"
@@ -89,6 +91,8 @@ def question_of(
         return Ineligible("no_text")
     if len(text) > limits.max_text_chars:
         return Ineligible("too_long")
+    if has_invisible(text):
+        return Ineligible("invisible_text")
     if not limits.allows_timely and _TIMELY.search(text):
         return Ineligible("timely")
     if not limits.allows_personal and _PERSONAL.search(text):
@@ -105,8 +109,8 @@ def question_of(
         "last": {key: value for key, value in last.items() if key != "content"},
     }
     partition = digest(_canonical(about))
-    normal = unicodedata.normalize("NFC", text).strip()
-    return Question(text, partition, digest(f"{partition}\n{normal}"), scope, decision.name, decision.model.name)
+    # No Unicode normal form: it makes one of characters that mean two things, such as the sign of kelvin and the letter K.
+    return Question(text, partition, digest(f"{partition}\n{text.strip(_SPACE)}"), scope, decision.name, decision.model.name)
 
 
 def _why_not(request: ChatRequest, body: Body, limits: Limits) -> str:

@@ -119,8 +119,9 @@ def _header_bytes(value: str) -> bytes:
 
 
 def _headers(headers: pb.HeaderMap) -> dict[str, str]:
+    """By name. A byte that is no UTF-8 becomes half a surrogate pair: what differs stays different, and can be encoded back."""
     decoded: dict[str, str] = {}
     for header in headers.headers:
-        name, value = header.key, header.raw_value.decode("utf-8", "replace")
+        name, value = header.key, header.raw_value.decode("utf-8", "surrogateescape")
         decoded[name] = f"{decoded[name]}, {value}" if name in decoded else value
     return decoded

@@ -136,11 +136,44 @@ def test_text_in_parts_is_the_same_text() -> None:
     assert ask(user(parts)) == ask()
 
 
-def test_blanks_around_and_unicode_forms_do_not_change_the_key_and_case_does() -> None:
-    """`us` is not `US`."""
-    keys = [ask(user(text)) for text in (" What is café?\n", "What is cafe\u0301?", "what is café?")]
-    assert all(isinstance(key, Question) for key in keys)
-    assert keys[0].key == keys[1].key != keys[2].key  # type: ignore[union-attr]
+def key_of(text: str) -> str:
+    """Of the usual request with this question."""
+    asked = ask(user(text))
+    assert isinstance(asked, Question), asked
+    return asked.key
+
+
+@pytest.mark.parametrize("text", [" What is a monad?", "What is a monad?\n", "\t\r\nWhat is a monad? "])
+def test_blanks_around_do_not_change_the_key(text: str) -> None:
+    """People press the return key."""
+    assert key_of(text) == key_of("What is a monad?")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Is us a word?", "Is US a word?"),
+        ("What is 300 \u212a?", "What is 300 K?"),
+        ("What does \u2126 mean?", "What does \u03a9 mean?"),
+        ("What does \u037e mean?", "What does ; mean?"),
+        ("What does \u212b mean?", "What does \u00c5 mean?"),
+        ("What is x\u00b2?", "What is x2?"),
+        ("What is a monad?", "What is a monad?\u00a0"),
+        ("What is  this?", "What is this?"),
+    ],
+)
+def test_characters_that_differ_are_different_keys(one: str, other: str) -> None:
+    """Also where a Unicode normal form makes one of them: kelvin and K, ohm and omega, Greek question mark and semicolon."""
+    assert key_of(one) != key_of(other)
+
+
+@pytest.mark.parametrize("hidden", ["\u200b", "\U000e0069\U000e0067", "\u202e", "\ue000", "\x07"])
+def test_hidden_text_is_neither_looked_up_nor_kept(hidden: str) -> None:
+    """Who asks the plain question must not get the answer to the hidden one. Whatever the operator allows."""
+    limits = Limits(allows_tools=True, allows_timely=True, allows_personal=True)
+    for text in (f"What is a monad?{hidden}", f"What is{hidden} a monad?"):
+        assert ask(user(text), limits=limits) == Ineligible("invisible_text")
+        assert ask(user([{"type": "text", "text": text}]), limits=limits) == Ineligible("invisible_text")
 
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
