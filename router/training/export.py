@@ -163,7 +163,7 @@ def verify(path: Path, vectors: Tensor, texts: Sequence[str], reader: Reader) ->
 
 
 def provenance(data: Path, sources: Sequence[tuple[str, str, str]], without: frozenset[str]) -> dict[str, Any]:
-    """What a manifest says of the data: file, name, licence and SHA-256 of each of `sources` that was used, and what was left out."""
+    """What a manifest says of the data: file, name, licence and SHA-256 of each source that was used, and what was left out."""
     used = (source for source in sources if source[0].partition("/")[0] not in without)
     return {
         "data": [
