@@ -50,6 +50,9 @@ class CacheConfig:
     terms: Mapping[str, Terms] = field(default_factory=dict)
     """By decision; one that is not here is not cached."""
     scope_header: str = "authorization"
+    """Empty: all share."""
+    required_header: str = ""
+    """As of `ScopePlan`."""
     limits: Limits = field(default_factory=Limits)
     controls: frozenset[str] = frozenset(CONTROLS)
     most_ttl_s: float = 86_400.0
@@ -57,7 +60,7 @@ class CacheConfig:
 
     def plan(self, key: bytes, versions: str) -> CachePlan:
         """What exchanges need of it."""
-        scope = ScopePlan(self.scope_header, key)
+        scope = ScopePlan(self.scope_header, key, self.required_header)
         return CachePlan(scope, self.limits, self.terms, versions, self.most_answer_bytes, self.controls, self.most_ttl_s)
 
 
@@ -77,14 +80,14 @@ def read_cache(section: Section) -> CacheConfig:
     verifier = _verifier(section.section("verifier"), enabled)
     bars = read_bars(section, has_verifier=verifier is not None, is_caching=enabled)
     terms = _default_terms(section, bars)
-    scope_header = _scope(section)
+    scope_header, required_header = _scope(section)
     limits = _limits(section.section("eligibility"))
     controls, most_ttl_s = _controls(section.section("client_controls"), default)
     milvus, pace = _store(section, backend, enabled)
     section.close()
     return CacheConfig(
         enabled, "memory" if backend == "memory" else "milvus", milvus, sizes, pace, terms, verifier, bars, {},
-        scope_header, limits, controls, most_ttl_s, most_answer_bytes,
+        scope_header, required_header, limits, controls, most_ttl_s, most_answer_bytes,
     )  # fmt: skip
 
 
@@ -129,19 +132,22 @@ def _guards(section: Section, default: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.text() for name in names)
 
 
-def _scope(section: Section) -> str:
-    """The header whose value keeps answers apart; empty for none."""
+def _scope(section: Section) -> tuple[str, str]:
+    """The header whose value keeps answers apart, empty for none; and the one that a request must have where all share."""
     item = section.item("scope")
     if item is None:
-        return "authorization"
+        return "authorization", ""
     if not item.is_mapping:
         if item.text() != "global":
-            item.problem("'global', or a mapping such as {header: x-tenant-id}, was expected")
-        return ""
+            item.problem("'global', or a mapping such as {header: x-tenant-id} or {require_header: authorization}, was expected")
+        return "", ""
     part = item.section()
-    header = part.text("header", pattern=r"[A-Za-z0-9-]{1,100}", what="a header's name").lower()
+    if part.has("header") and part.has("require_header"):
+        part.problem("require_header", "could do nothing: without the scope's own header nothing is cached anyway")
+    key = "require_header" if part.has("require_header") and not part.has("header") else "header"
+    name = part.text(key, pattern=r"[A-Za-z0-9-]{1,100}", what="a header's name").lower()
     part.close()
-    return header or "authorization"
+    return ("", name) if key == "require_header" else (name or "authorization", "")
 
 
 def _limits(section: Section) -> Limits:

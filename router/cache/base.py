@@ -80,6 +80,8 @@ class Store(Protocol):
 
     is_shared: bool
     """Others may write to it, so it is asked for changes, and for neighbours that this process does not know."""
+    candidates: int
+    """How many neighbours one search is asked for."""
 
     async def open(self) -> bytes:
         """Connect, make what is missing, and give the key that scopes are hidden with, the same for all replicas.

@@ -256,7 +256,7 @@ class Keeper:
         async def look() -> list[tuple[Entry, float]]:
             now_ms = int(self._now() * 1000)
             if vector is not None:
-                return list(await self._store.nearest(question.partition, vector, 5, now_ms))
+                return list(await self._store.nearest(question.partition, vector, self._store.candidates, now_ms))
             same = await self._store.find(question.key, now_ms)
             return [(same, 1.0)] if same else []
 

@@ -51,6 +51,7 @@ class MilvusStore:
         """`versions` names the encoder whose vectors are stored."""
         self._settings, self._versions = settings, versions
         self.is_shared = settings.file is None
+        self.candidates = settings.topk
         self._client: Any = None
         self._slots = asyncio.Semaphore(settings.max_requests)
         self._compacted = 0.0
@@ -231,7 +232,7 @@ class MilvusStore:
             self._name,
             data=[vector],
             anns_field=settings.vector_field,
-            limit=max(count, min(settings.topk, 100)),
+            limit=count,
             filter=f'part == "{_literal(partition)}" and expires > {now_ms} and has_vector == true',
             output_fields=[*self._columns, "answer"],
             search_params={"metric_type": settings.metric_type, "params": dict(settings.search_params)},
@@ -239,7 +240,7 @@ class MilvusStore:
         return [
             (self._entry({**hit["entity"], "id": hit["id"]}), _similarity(hit["distance"], settings.metric_type))
             for hit in found[0]
-        ][:count]
+        ]
 
     async def find(self, key: str, now_ms: int) -> Entry | None:
         """See `Store.find`."""

@@ -291,12 +291,15 @@ class Cache:
 
     # -- storing -------------------------------------------------------------------------------------------------
 
-    def settle(self, ticket: Ticket, answer: bytes | None) -> None:
+    def settle(self, ticket: Ticket, answer: bytes | None, max_ttl_s: float | None = None) -> None:
         """The request of a ticket is over: keep its answer, if there is one that may be kept, and let go who waits for it.
+
+        `max_ttl_s` is how long the backend lets it be kept; None for no bound of its own.
 
         Called exactly once for each ticket. Returns at once: the store is written to behind it.
         """
-        entry = self._entry_of(ticket, answer) if answer and ticket.terms.may_store else None
+        ttl_s = ticket.terms.ttl_s if max_ttl_s is None else min(ticket.terms.ttl_s, max_ttl_s)
+        entry = self._entry_of(ticket, answer, ttl_s) if answer and ticket.terms.may_store else None
         if entry:
             self.learn(entry)
             self.counts.stored += 1
@@ -311,7 +314,7 @@ class Cache:
             del self._leading[ticket.question.partition]
         ticket.waiting.set_result(entry)
 
-    def _entry_of(self, ticket: Ticket, answer: bytes) -> Entry:
+    def _entry_of(self, ticket: Ticket, answer: bytes, ttl_s: float) -> Entry:
         # Never in the same millisecond as an invalidation: what comes after it must not fall under it.
         question, now_ms = ticket.question, max(int(self._now() * 1000), self._invalidated_ms)
         return Entry(
@@ -324,7 +327,7 @@ class Cache:
             question.text,
             answer,
             now_ms,
-            now_ms + int(ticket.terms.ttl_s * 1000),
+            now_ms + int(ttl_s * 1000),
             ticket.vector,
         )
 

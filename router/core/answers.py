@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.core.sse import FrameSplitter, data_of
+from router.core.invisible import is_blank
+from router.core.sse import FrameSplitter, data_of, event_of
 
 _PIECE_CHARS = (
     2000  # of text in one replayed event: some clients read lines of 64 KiB at most, and JSON escapes take up to 12 bytes
@@ -94,15 +95,22 @@ class AnswerReader:
 
     def _read_frame(self, frame: bytes) -> None:
         payload = data_of(frame)
-        if not payload or self._is_done:
-            return  # a comment, an event without data, or what follows the end
+        if self._is_done:
+            return  # what follows the end
+        if event_of(frame).lower() == b"error":
+            raise NotStorable("error")
+        if not payload:
+            return  # a comment, or an event without data
         if payload.strip() == DONE:
             self._is_done = True
             return
         chunk = _loads(payload)
-        if "error" in chunk:
+        if "error" in chunk or chunk.get("object") == "error":
             raise NotStorable("error")
-        for choice in chunk.pop("choices", None) or []:
+        choices = chunk.pop("choices", None)
+        if not isinstance(choices, list):
+            raise NotStorable("unreadable")
+        for choice in choices:
             self._read_choice(choice)
         for key, value in chunk.items():
             if key not in _OWN and value is not None:
@@ -155,8 +163,10 @@ def _closed(choice: dict[str, Any]) -> dict[str, Any]:
 def checked(document: Mapping[str, Any]) -> Answer:
     """A stored or read document as an answer. Raises `NotStorable` when it must not be replayed."""
     choices = document.get("choices")
+    if document.get("error"):
+        raise NotStorable("error")
     if not isinstance(choices, list) or not choices:
-        raise NotStorable("error" if "error" in document else "unreadable")
+        raise NotStorable("unreadable")
     for choice in choices:
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict):
@@ -165,8 +175,10 @@ def checked(document: Mapping[str, Any]) -> Answer:
             raise NotStorable("tool_calls")
         if choice.get("finish_reason") != "stop":
             raise NotStorable("not_stopped")
-        if not isinstance(message.get("content"), str) or not message["content"]:
-            raise NotStorable("refused" if message.get("refusal") else "empty")
+        if message.get("refusal"):
+            raise NotStorable("refused")
+        if not isinstance(message.get("content"), str) or is_blank(message["content"]):
+            raise NotStorable("empty")
     return Answer(document)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from router.core.answers import NotStorable
 from router.core.question import Limits
 from router.core.types import Terms
 
@@ -24,13 +25,25 @@ class ScopePlan:
     """Requests with the same value share; without the header nothing is cached. Empty: all share."""
     key: bytes = b""
     """What values are hashed with; the same for all replicas."""
+    required_header: str = ""
+    """Where all share: a header without which a request has no part in it. That it is there is all that is looked at."""
 
     def of(self, headers: Mapping[str, str]) -> str | None:
         """A keyed digest of the header's value, 32 hex digits; None when the request has none."""
         if not self.header:
-            return "global"
-        value = headers.get(self.header, "").strip()
-        return hmac.new(self.key, f"{self.header}\n{value}".encode(), "blake2s").hexdigest()[:32] if value else None
+            is_allowed = not self.required_header or _value(headers, self.required_header)
+            return "global" if is_allowed else None
+        value = _value(headers, self.header)
+        if not value:
+            return None
+        # The bytes as they came, whatever their encoding: two names must not become one.
+        data = f"{self.header}\n{value}".encode("utf-8", "surrogateescape")
+        return hmac.new(self.key, data, "blake2s").hexdigest()[:32]
+
+
+def _value(headers: Mapping[str, str], name: str) -> str:
+    """Without the white space that HTTP allows around a value, and no other."""
+    return headers.get(name, "").strip(" \t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +62,54 @@ class CachePlan:
     """What a client may ask for at most."""
 
 
+def wants_only_cached(plan: CachePlan, headers: Mapping[str, str]) -> bool:
+    """The client asks for a stored answer or none (RFC 9111, 5.2.1.7), and the operator lets that count."""
+    return "only-if-cached" in _asked(plan, headers)
+
+
+def backend_ttl_s(headers: Mapping[str, str], is_event_stream: bool) -> float | None:
+    """For how long the backend lets its answer be given again, in seconds; None when it sets no bound.
+
+    `headers` are the response's. RFC 9111, 5.2.2. `no-cache` counts for JSON alone: on event streams servers send it by habit,
+    to keep proxies from holding them back.
+
+    Raises:
+        NotStorable: the backend forbids it.
+    """
+    directives = _directives(headers)
+    for name in ("no-store", "private"):
+        if name in directives:
+            raise NotStorable(name.replace("-", "_"))
+    if "no-cache" in directives and not is_event_stream:
+        raise NotStorable("no_cache")
+    if "*" in headers.get("vary", ""):
+        raise NotStorable("vary")
+    bound = directives.get("s-maxage") or directives.get("max-age")
+    if bound is None or bound == "":
+        return None
+    if not (seconds := float(bound)):
+        raise NotStorable("expired")
+    return seconds
+
+
+def _directives(headers: Mapping[str, str]) -> dict[str, str]:
+    """Of a `Cache-Control` header, by lower-case name."""
+    return {name.lower(): value for name, value in _DIRECTIVE.findall(headers.get("cache-control", ""))}
+
+
+def _asked(plan: CachePlan, headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in _directives(headers).items() if name in plan.controls}
+
+
 def terms_for(terms: Terms, plan: CachePlan, headers: Mapping[str, str]) -> Terms:
     """The decision's terms with the client's own wishes, as far as the operator lets them count."""
-    asked = {name.lower(): value for name, value in _DIRECTIVE.findall(headers.get("cache-control", ""))}
-    asked = {name: value for name, value in asked.items() if name in plan.controls}
+    asked = _asked(plan, headers)
     ttl = headers.get(TTL_HEADER, "").strip() if "ttl" in plan.controls else ""
     max_age = asked.get("max-age", "")
     return replace(
         terms,
         may_look_up=terms.may_look_up and "no-cache" not in asked and max_age != "0",
         may_store=terms.may_store and "no-store" not in asked and ttl != "0",
-        only_if_cached="only-if-cached" in asked,
         max_age_s=float(max_age) if max_age else terms.max_age_s,
         ttl_s=min(float(ttl), plan.most_ttl_s) if ttl.isdecimal() and len(ttl) < 10 else terms.ttl_s,
     )

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from router.core.answers import Answer, AnswerReader, NotStorable, as_json, as_stream
 from router.core.answers import decode as decode_answer
-from router.core.caching import CachePlan, terms_for
+from router.core.caching import CachePlan, backend_ttl_s, terms_for, wants_only_cached
 from router.core.chat import Body, parse
 from router.core.policy import Policy, Readings, Unread
 from router.core.question import Ineligible, question_of
@@ -33,7 +33,6 @@ from router.core.types import (
     Missing,
     Model,
     Outcome,
-    Question,
     ReasoningFamily,
     Replace,
     Reply,
@@ -166,6 +165,7 @@ class Exchange:
     _recorder: UsageRecorder | None = None
     _reader: AnswerReader | None = None
     _is_complete: bool = False
+    _backend_ttl_s: float | None = None
     _cache: CacheNote = field(default_factory=CacheNote)
 
     def receive(self, event: Event) -> Action:
@@ -264,24 +264,16 @@ class Exchange:
         plan = self.snapshot.cache
         if plan is None:
             return self._route(request, body, decision, stores=False)
-        terms, scope = plan.terms.get(decision.name), plan.scope.of(request.headers)
-        if terms is None or scope is None:
-            asked: Question | Ineligible = Ineligible("decision" if terms is None else "no_scope")
-        else:
-            terms = terms_for(terms, plan, request.headers)
-            asked = question_of(request, body, decision, scope, plan.limits, plan.versions)
-        if terms is None or isinstance(asked, Ineligible):
-            self._cache = CacheNote("skipped", asked.reason if isinstance(asked, Ineligible) else "decision")
-            return self._without_cache(request, body, decision, terms, stores=False)
-        if not terms.may_look_up and not terms.may_store:
-            self._cache = CacheNote("skipped", "client")
-            return self._without_cache(request, body, decision, terms, stores=False)
-        self.state = LookingUp(request, body, terms)
-        return Lookup(asked, terms)
+        lookup = _lookup(plan, request, body, decision)
+        if isinstance(lookup, Ineligible):
+            self._cache = CacheNote("skipped", lookup.reason)
+            return self._without_cache(request, body, decision, plan, stores=False)
+        self.state = LookingUp(request, body, lookup.terms)
+        return lookup
 
     def _on_looked_up(self, request: ChatRequest, body: Body, terms: Terms, event: LookedUp) -> Action:
-        decision, found = self._decision, event.found
-        assert decision is not None  # noqa: S101 - this state comes after it
+        decision, found, plan = self._decision, event.found, self.snapshot.cache
+        assert decision is not None and plan is not None  # noqa: S101, PT018 - this state comes after them
         if isinstance(found, Hit):
             try:
                 answer = decode_answer(found.answer)
@@ -294,7 +286,7 @@ class Exchange:
             self._cache = CacheNote(status, found.tier, found.similarity, found.verified, found.entry_id)
             if not terms.shadow:
                 return self._finish_with(self._replay(request, decision, found, answer, event))
-        return self._without_cache(request, body, decision, terms, stores=terms.may_store)
+        return self._without_cache(request, body, decision, plan, stores=terms.may_store)
 
     def _replay(self, request: ChatRequest, decision: Decision, hit: Hit, answer: Answer, event: LookedUp) -> Reply:
         reply_id = f"chatcmpl-{event.reply_id}"
@@ -325,10 +317,8 @@ class Exchange:
             "x-vsr-cache-status": f"{self._cache.status}:{self._cache.reason}",
         }
 
-    def _without_cache(
-        self, request: ChatRequest, body: Body, decision: Decision, terms: Terms | None, *, stores: bool
-    ) -> Action:
-        if terms and terms.only_if_cached:
+    def _without_cache(self, request: ChatRequest, body: Body, decision: Decision, plan: CachePlan, *, stores: bool) -> Action:
+        if wants_only_cached(plan, request.headers):
             raise not_cached()
         return self._route(request, body, decision, stores=stores)
 
@@ -348,16 +338,30 @@ class Exchange:
     def _on_response_headers(self, request: ChatRequest, stores: bool, event: ResponseHeaders) -> Action:
         status = event.headers.get(":status", "")
         self._http_status = int(status) if status.isdecimal() else 0
-        if event.is_end or self._http_status != _OK or "content-encoding" in event.headers:
+        if reason := self._why_unread(event):
+            if stores:
+                self._cache.stored = reason
             self.state = Done()
             return Continue(is_last=True)
         is_event_stream = event.headers.get("content-type", "").startswith("text/event-stream")
         self._recorder = UsageRecorder(is_event_stream, hides_usage=is_event_stream and not request.wants_usage)
         plan = self.snapshot.cache
         if stores and plan is not None:
-            self._reader = AnswerReader(is_event_stream, plan.most_answer_bytes)
+            try:
+                self._backend_ttl_s = backend_ttl_s(event.headers, is_event_stream)
+                self._reader = AnswerReader(is_event_stream, plan.most_answer_bytes)
+            except NotStorable as reason:
+                self._cache.stored = str(reason)
         self.state = Answering(self._recorder, self._reader)
         return Continue()
+
+    def _why_unread(self, event: ResponseHeaders) -> str:
+        """Why an answer passes without being read; empty when it is read."""
+        if self._http_status != _OK:
+            return "not_ok"
+        if "content-encoding" in event.headers:
+            return "compressed"
+        return "empty" if event.is_end else ""
 
     def _on_response_body(self, recorder: UsageRecorder, reader: AnswerReader | None, data: bytes, is_end: bool) -> Action:
         shown = recorder.feed(data, is_end)
@@ -371,12 +375,22 @@ class Exchange:
         self.state, self._reply, self._http_status = Done(), reply, reply.http_status
         return reply
 
-    def answer(self) -> bytes | None:
-        """What may be stored, once the whole answer has passed; None when there is nothing that may be."""
+    @property
+    def backend_ttl_s(self) -> float | None:
+        """How long the backend lets its answer be given again, in seconds; None when it sets no bound."""
+        return self._backend_ttl_s
+
+    def answer(self, ending: str = "completed") -> bytes | None:
+        """What may be stored, once the whole answer has passed; None when there is nothing that may be.
+
+        `ending` is as in `Outcome.ending`; of an exchange that did not complete nothing is stored, whatever has passed.
+        """
+        is_awaited = isinstance(self.state, AwaitingResponse) and self.state.stores
         if self._reader is None:
+            self._cache.stored = "interrupted" if is_awaited else self._cache.stored
             return None
         try:
-            if not self._is_complete:
+            if not self._is_complete or ending != "completed":
                 raise NotStorable("interrupted")
             data = self._reader.finish().encode()
         except NotStorable as reason:
@@ -436,6 +450,18 @@ class Exchange:
             return ""
         family = self.snapshot.family_of(decision)
         return effort_of(decision.reasoning, family) if family and family.kind == "reasoning_effort" else ""
+
+
+def _lookup(plan: CachePlan, request: ChatRequest, body: Body, decision: Decision) -> Lookup | Ineligible:
+    """What to look up, or why nothing is."""
+    terms, scope = plan.terms.get(decision.name), plan.scope.of(request.headers)
+    if terms is None or scope is None:
+        return Ineligible("decision" if terms is None else "no_scope")
+    terms = terms_for(terms, plan, request.headers)
+    asked = question_of(request, body, decision, scope, plan.limits, plan.versions)
+    if isinstance(asked, Ineligible):
+        return asked
+    return Lookup(asked, terms) if terms.may_look_up or terms.may_store else Ineligible("client")
 
 
 def decision_headers(decision: Decision, readings: Readings) -> dict[str, str]:

@@ -51,6 +51,12 @@ def data_of(frame: bytes) -> bytes:
     return b"\n".join(value.removeprefix(b" ") for value in values)
 
 
+def event_of(frame: bytes) -> bytes:
+    """The name of the frame's event; empty when it gives none."""
+    values = [line.partition(b":")[2].removeprefix(b" ") for line in _LINE.split(frame) if line.startswith(b"event:")]
+    return values[-1] if values else b""
+
+
 def usage_in(payload: bytes) -> tuple[Usage | None, bool]:
     """Token counts in a completion or in one chunk of it, and whether the chunk holds nothing but them.
 

@@ -196,7 +196,6 @@ class Terms:
     """False: the exact tier alone."""
     may_look_up: bool = True
     may_store: bool = True
-    only_if_cached: bool = False
     max_age_s: float | None = None
     false_hit_budget: float | None = None
     """The share of wrong hits that `at_least` was chosen for; None when the operator named the bar himself."""

@@ -83,8 +83,8 @@ class Answers(Protocol):
         """Wait for the equal question."""
         ...
 
-    def settle(self, ticket: Any, answer: bytes | None) -> None:
-        """The request is over; called exactly once for each ticket, with the answer if it may be stored."""
+    def settle(self, ticket: Any, answer: bytes | None, max_ttl_s: float | None = None) -> None:
+        """The request is over; called exactly once for each ticket. `answer` may be stored, for `max_ttl_s` seconds at most."""
         ...
 
 
@@ -181,7 +181,8 @@ class Processor:
         return found
 
     async def _follow(self, run: Run) -> Found:
-        return await self._answers.follow(run.ticket) if self._answers else Miss("off")
+        # Not by its truth: an empty cache is false, and the first of equal questions come to an empty one.
+        return Miss("off") if self._answers is None else await self._answers.follow(run.ticket)
 
     def _settle(self, run: Run) -> None:
         """Keep the answer if it may be kept, after the client has its last byte; let go who waits for it in any case."""
@@ -189,9 +190,9 @@ class Processor:
             return
         answer = None
         try:
-            answer = run.exchange.answer() if run.ending == "completed" else None
+            answer = run.exchange.answer(run.ending)
         finally:
-            self._answers.settle(run.ticket, answer)
+            self._answers.settle(run.ticket, answer, run.exchange.backend_ttl_s)
 
     async def _abort(self, context: Context, error: Exception) -> None:
         if isinstance(error, ProtocolError):

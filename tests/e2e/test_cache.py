@@ -239,6 +239,19 @@ async def test_two_hundred_equal_questions_are_one_call(cached: Stack) -> None:
     assert upstream_calls(cached) - before == 1
 
 
+async def test_equal_questions_are_one_call_to_an_empty_cache_too(cached: Stack) -> None:
+    """As at a start and after a purge, when everybody asks at once."""
+    assert "forgotten" in cli(cached, "invalidate", "--all")
+    before = upstream_calls(cached)
+    pace = {"x-sim-token-ms": "20", "x-sim-answer-tokens": "40"}
+    async with openai.AsyncOpenAI(base_url=f"{cached.url}/v1", api_key="early", max_retries=0, timeout=60) as client:
+        message = [{"role": "user", "content": "What is a write-ahead log?"}]
+        asks = (client.chat.completions.create(model="auto", messages=message, extra_headers=pace) for _ in range(20))  # type: ignore[call-overload]
+        answers = await asyncio.gather(*asks)
+    assert len({answer.choices[0].message.content for answer in answers}) == 1
+    assert upstream_calls(cached) - before == 1
+
+
 def upstream_calls(stack: Stack) -> int:
     """Requests that models have got."""
     return sum(stack.envoy_stat(f"cluster.{name}.upstream_rq_total") for name in ("small", "large", "coder"))

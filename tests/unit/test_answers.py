@@ -92,6 +92,10 @@ class TestJson:
             ({"message": {"function_call": {"name": "f"}}}, "tool_calls"),
             ({"message": {"content": None}}, "empty"),
             ({"message": {"content": ""}}, "empty"),
+            ({"message": {"content": " \n\t"}}, "empty"),
+            ({"message": {"content": "\u200b\ufeff"}}, "empty"),
+            ({"message": {"refusal": "I cannot help with that"}}, "refused"),
+            ({"error": {"message": "the answer was cut off"}}, "error"),
             ({"message": {"content": None, "refusal": "no"}}, "refused"),
             ({"message": {"content": ["part"]}}, "empty"),
             ({"choices": []}, "unreadable"),
@@ -158,6 +162,12 @@ class TestStream:
             (stream(*STREAM, done=False), "interrupted"),
             (stream(*STREAM[:-2]), "not_stopped"),
             (stream(*STREAM[:3], {"error": {"message": "x"}}), "error"),
+            (stream(*STREAM[:3], {"object": "error", "message": "x"}, *STREAM[3:]), "error"),
+            (b'event: error\ndata: {"message": "x"}\n\n' + stream(*STREAM), "error"),
+            (b"event: error\n\n" + stream(*STREAM), "error"),
+            (stream(*STREAM[:3], {"message": "rate limited"}, *STREAM[3:]), "unreadable"),
+            (stream(chunk({"content": "x", "refusal": "no"}), chunk({}, finish_reason="stop")), "refused"),
+            (stream(chunk({"role": "assistant", "content": " \n\u200b"}), chunk({}, finish_reason="stop")), "empty"),
             (stream(chunk({"tool_calls": [{"index": 0}]}), chunk({}, finish_reason="tool_calls")), "tool_calls"),
             (stream(chunk({"role": "assistant", "content": "x"}), chunk({}, finish_reason="length")), "not_stopped"),
             (stream(chunk({"odd": [1]}), chunk({"odd": [2]})), "unknown_delta"),
@@ -185,7 +195,7 @@ class TestReplay:
         assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
         assert [each["choices"][0]["finish_reason"] for each in chunks] == [None] * (len(chunks) - 1) + ["stop"]
 
-    @given(st.text(min_size=1, max_size=9000), st.text(max_size=50))
+    @given(st.text(min_size=1, max_size=9000).map(lambda text: f"{text}."), st.text(max_size=50))
     @settings(max_examples=150, deadline=None)
     def test_text_survives_every_way_through(self, content: str, thought: str) -> None:
         """JSON to stream to JSON, whatever the characters: newlines, half surrogate pairs, anything."""

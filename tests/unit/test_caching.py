@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import pytest
 
 from router.cache.eviction import make_order
-from router.core.caching import CachePlan, ScopePlan, terms_for
+from router.core.answers import NotStorable
+from router.core.caching import CachePlan, ScopePlan, backend_ttl_s, terms_for
 from router.core.question import Limits
-from router.core.types import Terms
+from router.core.types import RequestHeaders, Terms
+from router.extproc.pb import extproc_pb2 as pb
+from router.extproc.wire import decode
 
 TERMS = Terms(0.9, 3600.0, ())
 
@@ -30,7 +34,7 @@ ALL = plan("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
         ({"cache-control": "no-store"}, {"may_store": False}),
         ({"cache-control": "No-Cache, No-Store"}, {"may_look_up": False, "may_store": False}),
         ({"cache-control": "max-age=60"}, {"max_age_s": 60.0}),
-        ({"cache-control": 'max-age="60", only-if-cached'}, {"max_age_s": 60.0, "only_if_cached": True}),
+        ({"cache-control": 'max-age="60", only-if-cached'}, {"max_age_s": 60.0}),
         ({"cache-control": "max-age=0"}, {"may_look_up": False, "max_age_s": 0.0}),
         ({"cache-control": "private, max-stale=5, foo"}, {}),
         ({"x-vsr-cache-ttl": "60"}, {"ttl_s": 60.0}),
@@ -74,6 +78,79 @@ class TestScope:
     def test_all_share_where_the_operator_says_so(self) -> None:
         """As for public questions."""
         assert ScopePlan("", b"key").of({}) == "global"
+
+    @pytest.mark.parametrize("headers", [{}, {"authorization": " "}, {"x-api-key": "k"}])
+    def test_all_share_but_who_shows_no_key_where_one_is_required(self, headers: dict[str, str]) -> None:
+        """A stored answer would spare them the backend's own check."""
+        scope = ScopePlan("", b"key", "authorization")
+        assert scope.of(headers) is None
+        assert scope.of({"authorization": "Bearer a"}) == scope.of({"authorization": "Bearer b"}) == "global"
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            (b"Ren\xe9", b"Ren\xe8"),
+            (b"Ren\xe9", "Ren\ufffd".encode()),
+            (b"a\xa0", b"a"),
+            ("a\u00a0".encode(), b"a"),
+            ("\u2003a".encode(), b"a"),
+            (b"a\x1c", b"a"),
+        ],
+    )
+    def test_names_that_differ_in_a_byte_share_nothing(self, one: bytes, other: bytes) -> None:
+        """Whatever their encoding, and whatever Python takes for white space."""
+        scope = ScopePlan("x-user", b"key")
+        assert scope.of(sent(one)) != scope.of(sent(other))
+
+    def test_white_space_of_http_is_no_part_of_a_name(self) -> None:
+        """RFC 9110, 5.5."""
+        scope = ScopePlan("x-user", b"key")
+        assert scope.of(sent(b" \tann\t ")) == scope.of(sent(b"ann"))
+
+
+def sent(value: bytes) -> Mapping[str, str]:
+    """A header as it comes from Envoy."""
+    headers = pb.HeaderMap(headers=[pb.HeaderValue(key="x-user", raw_value=value)])
+    _, event = decode(pb.ProcessingRequest(request_headers=pb.HttpHeaders(headers=headers)))
+    assert isinstance(event, RequestHeaders)
+    return event.headers
+
+
+class TestBackend:
+    @pytest.mark.parametrize(
+        ("headers", "is_event_stream", "ttl_s"),
+        [
+            ({}, False, None),
+            ({"cache-control": "public"}, False, None),
+            ({"cache-control": "max-age=60"}, False, 60.0),
+            ({"cache-control": "max-age=60, s-maxage=7"}, False, 7.0),
+            ({"cache-control": "no-cache"}, True, None),
+            ({"cache-control": "no-cache, max-age=5"}, True, 5.0),
+            ({"vary": "Accept-Encoding, Origin"}, False, None),
+        ],
+    )
+    def test_it_says_how_long_an_answer_may_be_kept(
+        self, headers: dict[str, str], is_event_stream: bool, ttl_s: float | None
+    ) -> None:
+        """Silence leaves that to the operator."""
+        assert backend_ttl_s(headers, is_event_stream) == ttl_s
+
+    @pytest.mark.parametrize(
+        ("headers", "is_event_stream", "reason"),
+        [
+            ({"cache-control": "no-store"}, False, "no_store"),
+            ({"cache-control": "No-Cache, No-Store"}, True, "no_store"),
+            ({"cache-control": "private, max-age=60"}, True, "private"),
+            ({"cache-control": "no-cache"}, False, "no_cache"),
+            ({"cache-control": "max-age=0"}, True, "expired"),
+            ({"cache-control": "s-maxage=0, max-age=60"}, False, "expired"),
+            ({"vary": "*"}, False, "vary"),
+        ],
+    )
+    def test_what_it_forbids_is_not_kept(self, headers: dict[str, str], is_event_stream: bool, reason: str) -> None:
+        """RFC 9111, 5.2.2."""
+        with pytest.raises(NotStorable, match=f"^{reason}$"):
+            backend_ttl_s(headers, is_event_stream)
 
 
 class TestEviction:

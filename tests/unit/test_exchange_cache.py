@@ -119,12 +119,14 @@ def test_a_miss_is_routed_and_its_answer_recorded() -> None:
     [
         (b'{"choices": []}', {}, "unreadable"),
         (json.dumps(WHOLE).encode().replace(b'"stop"', b'"length"'), {}, "not_stopped"),
-        (json.dumps(WHOLE).encode(), {"status": "500"}, ""),
-        (json.dumps(WHOLE).encode(), {"content_encoding": "gzip"}, ""),
+        (json.dumps(WHOLE).encode(), {"status": "500"}, "not_ok"),
+        (json.dumps(WHOLE).encode(), {"content_encoding": "gzip"}, "compressed"),
+        (json.dumps(WHOLE).encode(), {"cache_control": "no-store"}, "no_store"),
+        (json.dumps(WHOLE).encode(), {"cache_control": "private"}, "private"),
     ],
 )
 def test_an_answer_that_must_not_be_given_again_is_not_stored(body: bytes, headers: dict[str, str], why: str) -> None:
-    """With the reason, where the answer was read at all."""
+    """With the reason."""
     exchange, _ = ask()
     found(exchange, Miss("empty"))
     status = headers.pop("status", "200")
@@ -141,6 +143,32 @@ def test_an_answer_that_was_cut_off_is_not_stored() -> None:
     exchange.receive(ResponseBody(json.dumps(WHOLE).encode(), is_end=False))
     assert exchange.answer() is None
     assert exchange.outcome("abandoned").stored == "interrupted"
+
+
+def test_an_answer_that_never_came_is_interrupted_too() -> None:
+    """The client left while the model was thinking."""
+    exchange, _ = ask()
+    found(exchange, Miss("empty"))
+    assert exchange.answer("abandoned") is None
+    assert exchange.outcome("abandoned").stored == "interrupted"
+
+
+def test_a_whole_answer_of_an_exchange_that_failed_is_not_stored() -> None:
+    """What failed after it is not known."""
+    exchange, _ = ask()
+    found(exchange, Miss("empty"))
+    answer_with(exchange, json.dumps(WHOLE).encode())
+    assert exchange.answer("failed") is None
+    assert exchange.outcome("failed").stored == "interrupted"
+
+
+def test_the_backend_bounds_how_long_its_answer_is_kept() -> None:
+    """By `max-age`."""
+    exchange, _ = ask()
+    found(exchange, Miss("empty"))
+    answer_with(exchange, json.dumps(WHOLE).encode(), **{"cache-control": "max-age=5"})
+    assert exchange.answer() is not None
+    assert exchange.backend_ttl_s == 5
 
 
 def test_shadow_routes_what_would_have_been_a_hit() -> None:
@@ -186,15 +214,31 @@ def test_without_a_cache_nothing_is_said_of_one() -> None:
     assert exchange.outcome(exchange.ending).cache == "off"
 
 
-@pytest.mark.parametrize("headers", [{}, {"authorization": ""}])
-def test_only_if_cached_asks_no_model(headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("plan", "headers"),
+    [
+        (PLAN, {}),
+        (PLAN, {"authorization": ""}),
+        (replace(PLAN, terms={}), {}),
+        (replace(PLAN, limits=Limits(max_text_chars=3)), {}),
+    ],
+    ids=["looked_up", "no_scope", "decision", "too_long"],
+)
+def test_only_if_cached_asks_no_model(plan: CachePlan, headers: dict[str, str]) -> None:
     """504, as HTTP has it, whether it was looked up or could not be."""
-    exchange, action = ask(cache_control="only-if-cached", **headers)
-    if not headers:
+    exchange, action = ask(plan, cache_control="only-if-cached", **headers)
+    if isinstance(action, Lookup):
         action = found(exchange, Miss("empty"))
-        assert isinstance(action, Reply)
-        assert action.http_status == 504
-        assert json.loads(action.body)["error"]["code"] == "not_cached"
+    assert isinstance(action, Reply)
+    assert action.http_status == 504
+    assert json.loads(action.body)["error"]["code"] == "not_cached"
+
+
+def test_only_if_cached_is_nothing_where_the_operator_does_not_let_it_count() -> None:
+    """The model is asked."""
+    exchange, action = ask(replace(PLAN, controls=frozenset()), cache_control="only-if-cached")
+    assert isinstance(action, Lookup)
+    assert isinstance(found(exchange, Miss("empty")), Route)
 
 
 def test_no_store_is_looked_up_and_not_recorded() -> None:
