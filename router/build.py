@@ -188,6 +188,7 @@ def snapshot_of(config: Config) -> Snapshot:
         config.server.max_body_bytes,
         records_usage=config.telemetry.usage,
         started_s=int(time.time()),
+        bounds=config.server.bounds,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from router.cacheconfig import CacheConfig, read_cache
+from router.core.bodysize import DEFAULTS, BodyBounds
 from router.core.policy import Policy
 from router.core.types import Model, ReasoningFamily
 from router.errors import ConfigError, Problem
@@ -20,6 +21,7 @@ VERSION = 1
 _ADDRESS = r"(unix:/\S+|[^\s:]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})"
 _LAST_PORT = 65535
 _ADDRESS_WORDS = "'host:port' or 'unix:/path'"
+_DEEPEST = 500  # levels; Python's parser and encoder give up at about 900
 _BODY_FIELDS = ("model", "messages", "prompt", "input", "stream", "stream_options", "tools")
 """Fields of a request that no reasoning switch may overwrite."""
 
@@ -46,6 +48,15 @@ class ServerConfig:
     """After SIGTERM: health says NOT_SERVING and new streams are served on, so that Envoy can notice."""
     grace_s: float = 30.0
     """Then: open exchanges may end."""
+    max_values: int = DEFAULTS.max_values
+    max_keys: int = DEFAULTS.max_keys
+    max_depth: int = DEFAULTS.max_depth
+    max_messages: int = DEFAULTS.max_messages
+
+    @property
+    def bounds(self) -> BodyBounds:
+        """What a request body may hold."""
+        return BodyBounds(self.max_values, self.max_keys, self.max_depth, self.max_messages)
 
     def address_of(self, worker: int) -> str:
         """Where worker `worker`, from 0, listens."""
@@ -190,6 +201,10 @@ def _server(section: Section) -> ServerConfig:
         section.integer("max_body_bytes", default.max_body_bytes, 1024, 1024**3),
         section.number("drain_s", default.drain_s, 0, 600),
         section.number("grace_s", default.grace_s, 0, 3600),
+        section.integer("max_values", default.max_values, 100, 100_000_000),
+        section.integer("max_keys", default.max_keys, 10, 100_000_000),
+        section.integer("max_depth", default.max_depth, 8, _DEEPEST),
+        section.integer("max_messages", default.max_messages, 1, 100_000_000),
     )
     host, port = _host_and_port(config.address)
     if host and port + config.workers - 1 > _LAST_PORT:

@@ -13,10 +13,12 @@ from router.core.types import (
     ChatRequest,
     Classification,
     Endpoint,
+    Pause,
     Reading,
     Reply,
     RequestBody,
     RequestHeaders,
+    Resumed,
     Route,
     Scores,
     Sense,
@@ -37,6 +39,8 @@ async def explain(snapshot: Snapshot, sense: Sensor, data: bytes, headers: Mappi
     request_headers = {**headers, ":method": "POST", ":path": Endpoint.CHAT.value}
     exchange.receive(RequestHeaders(request_headers, is_end=False))
     action = exchange.receive(RequestBody(data))
+    while isinstance(action, Pause):
+        action = exchange.receive(Resumed())
     readings: Readings = {}
     while isinstance(action, Sense):
         brought = await sense(action)

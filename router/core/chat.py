@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from router.core.bodysize import DEFAULTS, BodyBounds, check_messages
 from router.core.jsontext import Members, Placed, read_document
 from router.core.types import ChatRequest, Endpoint
 from router.errors import RequestError
@@ -29,13 +30,13 @@ class Body:
         return self.members.get(key, _NONE).value
 
 
-def parse(endpoint: Endpoint, data: bytes, headers: Mapping[str, str]) -> tuple[ChatRequest, Body]:
-    """Read and check a request body.
+def parse(endpoint: Endpoint, data: bytes, headers: Mapping[str, str], bounds: BodyBounds = DEFAULTS) -> tuple[ChatRequest, Body]:
+    """Read and check a request body that keeps the `bounds` on values, keys and depth (`bodysize.count`).
 
     Only what routing or a rewrite depends on is checked; everything else is the backend's to judge.
 
     Raises:
-        RequestError: 400 that names the field.
+        RequestError: 400 that names the field; 413 for too many messages.
     """
     text, members = read_document(data)
     body = Body(text, members)
@@ -44,6 +45,7 @@ def parse(endpoint: Endpoint, data: bytes, headers: Mapping[str, str]) -> tuple[
     _expect(body, "stream_options", dict, "an object")
     is_stream, wants_usage = body.value("stream") is True, _wants_usage(body)
     if endpoint is Endpoint.CHAT:
+        check_messages(_messages_and_parts(body.value("messages")), bounds)
         content = _read_messages(body)
     else:
         prompt = _prompt_text(body.value("prompt"))
@@ -135,6 +137,13 @@ def _messages(body: Body) -> list[dict[str, object]]:
     return messages
 
 
+def _messages_and_parts(messages: object) -> int:
+    if not isinstance(messages, list):
+        return 0
+    contents = (message.get("content") for message in messages if isinstance(message, dict))
+    return len(messages) + sum(len(content) for content in contents if isinstance(content, list))
+
+
 def _role(message: dict[str, object], index: int) -> str:
     role = message.get("role")
     if not isinstance(role, str) or not role:
@@ -156,7 +165,10 @@ def _parts(content: object, path: str) -> Iterator[str | dict[str, object]]:
 def _part(part: object, path: str) -> str | dict[str, object]:
     if not isinstance(part, dict):
         raise _bad(path, "an object with a 'type'")
-    if part.get("type") != "text":
+    kind = part.get("type")
+    if kind is not None and not isinstance(kind, str):
+        raise _bad(f"{path}.type", "a string such as 'text' or 'image_url'")
+    if kind != "text":
         return part
     text = part.get("text")
     if not isinstance(text, str):

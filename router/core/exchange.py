@@ -5,12 +5,14 @@ No I/O, no clock, no logging. The shell carries out what is returned and never d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from router.core.answers import Answer, AnswerReader, NotStorable, as_json, as_stream
 from router.core.answers import decode as decode_answer
+from router.core.bodysize import DEFAULTS, PIECE_BYTES, BodyBounds
+from router.core.bodysize import count as count_body
 from router.core.caching import CachePlan, backend_ttl_s, terms_for, wants_only_cached
 from router.core.chat import Body, parse
 from router.core.policy import Policy, Readings, Unread
@@ -33,6 +35,7 @@ from router.core.types import (
     Missing,
     Model,
     Outcome,
+    Pause,
     ReasoningFamily,
     Replace,
     Reply,
@@ -40,6 +43,7 @@ from router.core.types import (
     RequestHeaders,
     ResponseBody,
     ResponseHeaders,
+    Resumed,
     Route,
     Sense,
     Sensed,
@@ -55,6 +59,7 @@ PATH_HEADER = "x-vsr-response-path"
 MODELS_PATH = "/v1/models"
 _ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
 _OK = 200
+_MOST_DIGITS = 19  # of a length: as many as any limit has, and few enough for `int`, which refuses more than 4,300
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,7 @@ class Snapshot:
     """Unix time given as `created` in the list of models."""
     cache: CachePlan | None = None
     """None: answers are neither given again nor kept."""
+    bounds: BodyBounds = DEFAULTS
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,6 +102,15 @@ class Start:
 @dataclass(frozen=True, slots=True)
 class AwaitingBody:
     endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """What the body holds is being counted, a piece at a time."""
+
+    endpoint: Endpoint
+    data: bytes
+    pieces: Iterator[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +160,7 @@ class Done:
     """The rest passes without us."""
 
 
-State = Start | AwaitingBody | Sensing | LookingUp | AwaitingResponse | Answering | Done
+State = Start | AwaitingBody | Counting | Sensing | LookingUp | AwaitingResponse | Answering | Done
 
 
 @dataclass(slots=True)
@@ -186,6 +201,8 @@ class Exchange:
                 return self._on_request_headers(event)
             case AwaitingBody(endpoint), RequestBody(data):
                 return self._on_request_body(endpoint, data)
+            case Counting(endpoint, data, pieces), Resumed():
+                return self._on_turn(endpoint, data, pieces)
             case Sensing(request, body), Sensed(readings):
                 return self._on_sensed(request, body, readings)
             case LookingUp(request, body, terms), LookedUp():
@@ -220,7 +237,18 @@ class Exchange:
 
     def _on_request_body(self, endpoint: Endpoint, data: bytes) -> Action:
         _check_size(len(data), self.snapshot.max_body_bytes)
-        request, body = parse(endpoint, data, self._headers)
+        return self._on_turn(endpoint, data, count_body(data, self.snapshot.bounds))
+
+    def _on_turn(self, endpoint: Endpoint, data: bytes, pieces: Iterator[None]) -> Action:
+        """Count the next piece; after the last one the body is read."""
+        for _ in pieces:
+            if len(data) > PIECE_BYTES:
+                self.state = Counting(endpoint, data, pieces)
+                return Pause()
+        return self._on_counted(endpoint, data)
+
+    def _on_counted(self, endpoint: Endpoint, data: bytes) -> Action:
+        request, body = parse(endpoint, data, self._headers, self.snapshot.bounds)
         self._request = request
         if endpoint is Endpoint.EMBEDDINGS and request.model in self.snapshot.auto_models:
             names = ", ".join(self.snapshot.models)
@@ -336,8 +364,7 @@ class Exchange:
     # -- the response ------------------------------------------------------------------------------------------------
 
     def _on_response_headers(self, request: ChatRequest, stores: bool, event: ResponseHeaders) -> Action:
-        status = event.headers.get(":status", "")
-        self._http_status = int(status) if status.isdecimal() else 0
+        self._http_status = _number(event.headers.get(":status", "")) or 0
         if reason := self._why_unread(event):
             if stores:
                 self._cache.stored = reason
@@ -501,11 +528,17 @@ def _check_headers(event: RequestHeaders, max_body_bytes: int) -> None:
     if encoding not in ("", "identity"):
         message = "this 'content-encoding' is not supported; send the body uncompressed"
         raise RequestError(415, message, param="content-encoding", code="unsupported_encoding")
-    length = event.headers.get("content-length", "")
-    if length.isdecimal():
-        _check_size(int(length), max_body_bytes)
+    if (length := _number(event.headers.get("content-length", ""))) is not None:
+        _check_size(length, max_body_bytes)
     if event.is_end:
         raise RequestError(400, "the body is empty; a JSON object was expected", code="invalid_json")
+
+
+def _number(digits: str) -> int | None:
+    """A header's value as a number; None for anything else. Of absurdly many digits the last ones do not matter."""
+    if not (digits.isascii() and digits.isdecimal()):
+        return None
+    return int(digits.lstrip("0")[:_MOST_DIGITS] or "0")
 
 
 def _check_size(size_bytes: int, max_body_bytes: int) -> None:

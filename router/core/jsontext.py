@@ -1,19 +1,23 @@
 """JSON read with the place of every value, so that a few can change and every other byte stays as it was sent.
 
 `json.loads` then `json.dumps` would rewrite `1.0e2`, `0.70`, `\\u00e9` and the space between values, and drop
-duplicate keys. Here a change is a splice into the original text. Values are parsed by the standard library's C scanner.
+duplicate keys. Here a change is a splice into the original text, and a key that occurs twice is refused at any depth. Values
+are parsed by the standard library's C scanner. How much a body may hold is checked before (`bodysize`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from router.errors import RequestError
 
-_NOT_SPACE = re.compile(r"[^ \t\n\r]|\Z")
+_SPACE = re.compile(r"[ \t\n\r]*")
+MAX_MEMBERS = 1000
+"""Keys of an object whose members are read one by one, 5 microseconds each: a body itself, and objects that change inside."""
 _NAME_SHOWN_CHARS = 80  # of a client's key in an error message: enough to find it, too little to echo a document
 
 
@@ -21,7 +25,19 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+class _DuplicateKeyError(Exception):
+    """Two readers of such an object need not agree on which value counts, so routing by one of them is not safe."""
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise _DuplicateKeyError(next(key for key, count in counts.items() if count > 1))
+    return members
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +66,8 @@ def read_document(data: bytes) -> tuple[str, Members]:
     """The text of a request body and the members of the one object in it.
 
     Raises:
-        RequestError: 400 when `data` is not UTF-8, not exactly one JSON object, nested too deeply, or has a key twice.
+        RequestError: 400 when `data` is not UTF-8, not exactly one JSON object, nested too deeply, or has a key twice in any
+            object, however deep; 413 when it has too many keys.
     """
     try:
         text = data.decode("utf-8")
@@ -69,22 +86,21 @@ def read_object(text: str, placed: Placed) -> Members:
     """Members of an object inside a document that was read before, each with its place.
 
     Raises:
-        RequestError: 400 for a key that occurs twice.
+        RequestError: 413 for too many keys.
     """
     return _read_members(text, placed.start)[0]
 
 
-def read_array(text: str, placed: Placed) -> list[Placed]:
-    """Elements of an array inside a document that was read before, each with its place."""
-    elements: list[Placed] = []
+def read_array(text: str, placed: Placed) -> Iterator[Placed]:
+    """Elements of an array inside a document that was read before, each with its place, read as they are asked for."""
     at = _open(text, placed.start, "[")
+    is_first = True
     while not text.startswith("]", at):
-        if elements:
+        if not is_first:
             at = _past(text, at, ",")
         value, end = _read_value(text, at)
-        elements.append(Placed(value, at, end))
-        at = _skip_space(text, end)
-    return elements
+        yield Placed(value, at, end)
+        at, is_first = _skip_space(text, end), False
 
 
 def apply(text: str, splices: Iterable[Splice]) -> str:
@@ -106,14 +122,18 @@ def _read_members(text: str, start: int) -> tuple[Members, int]:
             at = _past(text, at, ",")
         if not text.startswith('"', at):
             raise _broken(text, at, "a key in double quotes was expected")
-        key, at = _read_value(text, at)
+        read, at = _read_value(text, at)
+        key = str(read)
         if key in members:
-            name = str(key)[:_NAME_SHOWN_CHARS]
-            # Two readers of such a body need not agree on which value counts, so routing by one of them is not safe.
-            raise RequestError(400, f"the key '{name}' occurs twice in one object", param=name, code="duplicate_key")
+            raise _duplicate(key, key)
+        if len(members) == MAX_MEMBERS:
+            raise RequestError(413, f"an object of the body has more than {MAX_MEMBERS} keys", code="body_too_complex")
         at = _past(text, _skip_space(text, at), ":")
-        value, end = _read_value(text, at)
-        members[str(key)] = Placed(value, at, end)
+        try:
+            value, end = _read_value(text, at)
+        except _DuplicateKeyError as error:
+            raise _duplicate(str(error), key) from None
+        members[key] = Placed(value, at, end)
         at = _skip_space(text, end)
     return members, at + 1
 
@@ -132,8 +152,7 @@ def _past(text: str, at: int, mark: str) -> int:
 
 
 def _skip_space(text: str, at: int) -> int:
-    found = _NOT_SPACE.search(text, at)
-    return found.start() if found else len(text)
+    return _SPACE.match(text, at).end()  # type: ignore[union-attr]
 
 
 def _read_value(text: str, at: int) -> tuple[object, int]:
@@ -143,6 +162,11 @@ def _read_value(text: str, at: int) -> tuple[object, int]:
         raise _broken(text, error.pos, error.msg) from None
     except ValueError:  # a number of more digits than Python turns into an int, or NaN and Infinity
         raise _broken(text, at, "a JSON value was expected") from None
+
+
+def _duplicate(key: str, field: str) -> RequestError:
+    message = f"the key '{key[:_NAME_SHOWN_CHARS]}' occurs twice in one object"
+    return RequestError(400, message, param=field[:_NAME_SHOWN_CHARS], code="duplicate_key")
 
 
 def _broken(text: str, at: int, message: str) -> RequestError:

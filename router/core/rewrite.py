@@ -54,6 +54,7 @@ def _reasoning(body: Body, reasoning: Reasoning, family: ReasoningFamily) -> lis
 
 
 def _system_prompt(body: Body, prompt: SystemPrompt) -> list[Splice]:
+    # Read only as far as needed: the places of a million messages take a second.
     messages = read_array(body.text, body.members["messages"])
     message = _dump({"role": "system", "content": prompt.text})
     if prompt.mode == "replace":
@@ -61,7 +62,7 @@ def _system_prompt(body: Body, prompt: SystemPrompt) -> list[Splice]:
         kept = [body.text[placed.start : placed.end] for placed in messages if not _is_system(placed)]
         placed = body.members["messages"]
         return [Splice(placed.start, placed.end, f"[{', '.join([message, *kept])}]")]
-    first = messages[0]
+    first = next(messages)
     if not _is_system(first):
         return [Splice(first.start, first.start, f"{message}, ")]
     # Many chat templates take one system message and it must be the first, so ours goes into the client's.

@@ -284,6 +284,11 @@ class LookedUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """The shell's answer to `Pause`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseHeaders:
     headers: Mapping[str, str]
     is_end: bool
@@ -301,7 +306,7 @@ class Trailers:
     """Trailers of either direction; never changed."""
 
 
-Event = RequestHeaders | RequestBody | Sensed | LookedUp | ResponseHeaders | ResponseBody | Trailers
+Event = RequestHeaders | RequestBody | Resumed | Sensed | LookedUp | ResponseHeaders | ResponseBody | Trailers
 
 
 # -- actions: one goes out for each event ----------------------------------------------------------------------------
@@ -313,6 +318,11 @@ class Continue:
 
     is_last: bool = False
     """The core is done with this exchange: the shell ends the gRPC stream and the rest passes untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """There is more to do: let other exchanges have their turn and come back with `Resumed`. Never leaves the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +374,7 @@ class Replace:
     is_last: bool = False
 
 
-Action = Continue | Sense | Lookup | Route | Reply | Replace
+Action = Continue | Pause | Sense | Lookup | Route | Reply | Replace
 
 
 # -- how it ended ----------------------------------------------------------------------------------------------------

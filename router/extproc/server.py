@@ -29,9 +29,11 @@ from router.core.types import (
     Lookup,
     Miss,
     Outcome,
+    Pause,
     Question,
     RequestHeaders,
     ResponseBody,
+    Resumed,
     Route,
     Sense,
     Sensed,
@@ -158,7 +160,11 @@ class Processor:
 
     async def _answer(self, run: Run, event: Event) -> Action:
         action = run.exchange.receive(event)
-        while isinstance(action, Sense):
+        while isinstance(action, Pause | Sense):
+            if isinstance(action, Pause):
+                await asyncio.sleep(0)
+                action = run.exchange.receive(Resumed())
+                continue
             began = perf_counter()
             readings = await self._sense(action)
             run.sensing_s += perf_counter() - began

@@ -13,6 +13,7 @@ from router.core.types import (
     Continue,
     Event,
     Lookup,
+    Pause,
     Replace,
     Reply,
     RequestBody,
@@ -73,7 +74,7 @@ def encode(phase: str, action: Action) -> pb.ProcessingResponse:
             getattr(response, phase).response.body_mutation.body = action.data
         case Reply():
             _encode_reply(response.immediate_response, action)
-        case Sense() | Lookup():
+        case Pause() | Sense() | Lookup():
             raise ProtocolError(f"{type(action).__name__} is for the shell, not for Envoy")
     return response
 

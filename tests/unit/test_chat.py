@@ -122,6 +122,11 @@ def test_completions_prompts_are_read_as_text(prompt: object, text: str) -> None
             "messages[0].content[0].text",
             "a string",
         ),
+        (
+            {"model": "auto", "messages": [{"role": "user", "content": [{"type": ["text"]}]}]},
+            "messages[0].content[0].type",
+            "such as 'text'",
+        ),
         ({"model": "auto", "messages": [{"role": "user"}], "stream": "yes"}, "stream", "true or false"),
         ({"model": "auto", "messages": [{"role": "user"}], "stream_options": 1}, "stream_options", "an object"),
         ({"model": "auto", "messages": [{"role": "user"}], "tools": {}}, "tools", "an array"),

@@ -183,6 +183,8 @@ def test_an_endless_unknown_model_name_is_cut_short() -> None:
     [
         ({"content_encoding": "gzip"}, 415, "unsupported_encoding"),
         ({"content_length": "10001"}, 413, "body_too_large"),
+        ({"content_length": "0" * 6000 + "10001"}, 413, "body_too_large"),
+        ({"content_length": "9" * 6000}, 413, "body_too_large"),
     ],
 )
 def test_what_cannot_be_read_is_refused_before_the_body_comes(headers: dict, status: int, code: str) -> None:

@@ -21,6 +21,7 @@ PURE = {
     "functools",
     "hashlib",
     "hmac",
+    "itertools",
     "json",
     "re",
     "typing",

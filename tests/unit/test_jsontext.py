@@ -48,7 +48,7 @@ def test_replacing_one_value_leaves_the_others(document: dict, layout: dict, new
 def test_arrays_give_each_element_its_place(elements: list, layout: dict) -> None:
     """Elements and places agree with the array as a whole."""
     text, members = read_document(json.dumps({"list": elements}, **layout).encode())
-    placed = read_array(text, members["list"])
+    placed = list(read_array(text, members["list"]))
     assert [element.value for element in placed] == elements
     assert [json.loads(text[element.start : element.end]) for element in placed] == elements
 
