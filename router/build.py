@@ -5,22 +5,24 @@ A new signal or instrument is one file elsewhere and one line here.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from router.cacheconfig import CacheConfig
 from router.config import Config, TracingConfig
 from router.core.caching import CachePlan
 from router.core.exchange import Snapshot
 from router.core.policy import Readings
-from router.core.types import Sense
+from router.core.prompt import KEYWORDS, reads_of
+from router.core.types import Scores, Sense
 from router.errors import ConfigError, Problem
-from router.signals.base import Signal, read_all
+from router.signals.base import Guard, Signal, collect, read_all
 from router.telemetry import Instrument, Telemetry
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
@@ -39,10 +41,23 @@ class Senses:
 
     signals: Mapping[str, Signal]
     deadline_s: float
+    guards: Mapping[str, Guard] = field(default_factory=dict)
+    """By the names of signals, `keywords NAME` among them."""
+    guard_deadline_s: float = 10.0
 
     async def __call__(self, wanted: Sense) -> Readings:
-        """A reading, or `Missing`, for every signal that is wanted."""
-        return await read_all([self.signals[name] for name in sorted(wanted.wanted)], wanted.request, self.deadline_s)
+        """A reading, or `Missing`, for every name that is wanted."""
+        own = [self.signals[name] for name in sorted(wanted.wanted) if name in self.signals]
+        scans = {name: self._scan(name, wanted) for name in sorted(wanted.wanted) if name not in self.signals}
+        found = await asyncio.gather(read_all(own, wanted.request, self.deadline_s), collect(scans, self.guard_deadline_s))
+        return {name: reading for readings in found for name, reading in readings.items()}
+
+    def _scan(self, name: str, wanted: Sense) -> Coroutine[Any, Any, Scores]:
+        reads, signal = reads_of(name)
+        if wanted.prompt is None:
+            raise TypeError(f"{name} wants the prompt")
+        prompt = wanted.prompt if reads == "prompt" else wanted.prompt.conversation
+        return self.guards[signal].scan(prompt, wanted.request.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +99,28 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
     metrics = Metrics() if config.telemetry.metrics and is_serving else None
     is_caching = config.cache.enabled and is_serving
     wanted = config.policy.signals
+    read = [reads_of(name) for name in wanted]
+    guarded = frozenset(signal for reads, signal in read if reads != "message")
     bundle = encoder = passes = None
-    own = {name: folder for name, folder in config.signals.custom.items() if name in wanted}
     if wanted or is_caching:
-        from router.signals.bundle import Bundle
-        from router.signals.onnx import Encoder
         from router.signals.passes import Passes
 
-        bundle = Bundle.load(config.signals.intent.bundle)
         passes = Passes(pass_threads(config), config.signals.intent.max_waiting)
-        encoder = Encoder(bundle, passes, config.signals.intent.max_windows)
+    if is_caching or any(not signal.startswith(f"{KEYWORDS} ") for _, signal in read):
+        from router.signals.bundle import Bundle
+        from router.signals.onnx import Encoder
+
+        bundle = Bundle.load(config.signals.intent.bundle)
+        encoder = Encoder(bundle, passes, config.signals.intent.max_windows) if passes else None
+    own = {name: folder for name, folder in config.signals.custom.items() if name in wanted | guarded}
     signals = _signals(wanted, bundle, encoder) if bundle and encoder else {}
+    made = dict[str, Signal]()
     if bundle and encoder and passes and own:
-        signals |= _own_signals(own, bundle, encoder, passes, config.signals.intent.max_windows)
-    senses = Senses(signals, config.signals.deadline_ms / 1000)
+        made = _own_signals(own, bundle, encoder, passes, config.signals.intent.max_windows)
+    guards = _guards(guarded, config, bundle, encoder, passes, made) if passes and guarded else {}
+    signals |= {name: signal for name, signal in made.items() if name in wanted}
+    guards_s = config.signals.guards.deadline_ms / 1000
+    senses = Senses(signals, config.signals.deadline_ms / 1000, guards, guards_s)
     caching = _caching(config.cache, bundle, encoder, passes) if bundle and encoder and passes and is_caching else None
     if caching and metrics:
         metrics.show_cache(caching.cache.gauges)
@@ -119,6 +142,31 @@ def _signals(wanted: frozenset[str], bundle: Bundle, encoder: Encoder) -> dict[s
         Personal(encoder),
     )
     return {signal.name: signal for signal in made if signal.name in wanted}
+
+
+def _guards(
+    wanted: frozenset[str],
+    config: Config,
+    bundle: Bundle | None,
+    encoder: Encoder | None,
+    passes: Passes,
+    own: Mapping[str, Signal],
+) -> dict[str, Guard]:
+    """What rules that block look for in everything that the model reads."""
+    from router.signals.exported import Exported
+    from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PersonalGuard
+
+    made: dict[str, Guard] = {
+        name: ExportedGuard(signal, passes) for name, signal in own.items() if name in wanted and isinstance(signal, Exported)
+    }
+    for name, words in config.keywords.items():
+        if f"{KEYWORDS} {name}" in wanted:
+            made[f"{KEYWORDS} {name}"] = KeywordGuard(name, words.patterns, passes)
+    if bundle and encoder and "jailbreak" in wanted:
+        made["jailbreak"] = JailbreakGuard(encoder, passes, bundle.attacks, bundle.thresholds.get("jailbreak", 0.5))
+    if encoder and "pii" in wanted:
+        made["pii"] = PersonalGuard(encoder, passes)
+    return made
 
 
 def _own_signals(
@@ -189,6 +237,8 @@ def snapshot_of(config: Config) -> Snapshot:
         records_usage=config.telemetry.usage,
         started_s=int(time.time()),
         bounds=config.server.bounds,
+        max_guard_chars=config.signals.guards.max_chars,
+        guard_deadline_s=config.signals.guards.deadline_ms / 1000,
     )
 
 

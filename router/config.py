@@ -10,7 +10,7 @@ from typing import Any
 
 from router.cacheconfig import CacheConfig, read_cache
 from router.core.bodysize import DEFAULTS, BodyBounds
-from router.core.policy import Policy
+from router.core.policy import Policy, TextMatches
 from router.core.types import Model, ReasoningFamily
 from router.errors import ConfigError, Problem
 from router.ruleconfig import EFFORTS, NAME, Heads, Words, check_name, read_custom, read_keywords, read_policy
@@ -107,10 +107,20 @@ class IntentConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardsConfig:
+    """Readings for rules that block."""
+
+    deadline_ms: int = 10_000
+    max_chars: int = 131_072
+    """Of everything that the model will read; a longer prompt counts as unread."""
+
+
+@dataclass(frozen=True, slots=True)
 class SignalsConfig:
     deadline_ms: int = 250
     """For all signals of a request together."""
     intent: IntentConfig = field(default_factory=IntentConfig)
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
     custom: Mapping[str, Path] = field(default_factory=dict)
     """Folders of the operator's own signals, by name."""
 
@@ -130,6 +140,7 @@ class Config:
     signals: SignalsConfig
     policy: Policy
     cache: CacheConfig = field(default_factory=CacheConfig)
+    keywords: Mapping[str, TextMatches] = field(default_factory=dict)
 
     @property
     def default_model(self) -> Model:
@@ -186,7 +197,7 @@ def read(text: str, file: str) -> tuple[Config, Notes]:
         terms["direct"] = cache.default
     top.close()
     cache = replace(cache, terms=terms)
-    return Config(server, admin, telemetry, auto_models, families, models, simulated, signals, policy, cache), notes
+    return Config(server, admin, telemetry, auto_models, families, models, simulated, signals, policy, cache, words), notes
 
 
 # -- sections --------------------------------------------------------------------------------------------------------
@@ -342,8 +353,19 @@ def _signals(section: Section) -> tuple[SignalsConfig, Heads]:
     waiting = part.integer("max_waiting", default.intent.max_waiting, 1, 100_000)
     windows = part.integer("max_windows", default.intent.max_windows, 1, 256)
     part.close()
+    intent, guards = IntentConfig(enabled, threshold, bundle, waiting, windows), _guards(section.section("guards"))
     section.close()
-    return SignalsConfig(deadline_ms, IntentConfig(enabled, threshold, bundle, waiting, windows)), Heads.of(manifest)
+    return SignalsConfig(deadline_ms, intent, guards), Heads.of(manifest)
+
+
+def _guards(section: Section) -> GuardsConfig:
+    default = GuardsConfig()
+    config = GuardsConfig(
+        section.integer("deadline_ms", default.deadline_ms, 1, 100_000),
+        section.integer("max_chars", default.max_chars, 1024, 16_777_216),
+    )
+    section.close()
+    return config
 
 
 def _manifest(section: Section, bundle: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from router.core.policy import (
     TextMatches,
     TokensWithin,
 )
+from router.core.prompt import KEYWORDS, READS, name_of
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt, Terms
 from router.errors import ConfigError
 from router.signals.formats import HeadFacts, facts_of
@@ -70,6 +71,8 @@ class Custom:
     folder: Path
     labels: tuple[str, ...]
     threshold: float
+    looks: bool = False
+    """Looks for something, as a classifier of one's own does; a head tells what a message is about."""
 
 
 def read_custom(section: Section) -> dict[str, Custom]:
@@ -81,14 +84,15 @@ def read_custom(section: Section) -> dict[str, Custom]:
             item.problem(f"'{name}' is a signal of the router's own; choose another name")
         part = item.section()
         folder = Path(section.notes.file).parent / part.text("bundle", what="the folder of a model")
-        threshold, labels = 0.5, tuple[str, ...]()
+        threshold, labels, looks = 0.5, tuple[str, ...](), False
         if part.has("bundle"):
             try:
                 facts = facts_of(folder)
                 labels, threshold = facts.names, facts.threshold if isinstance(facts, HeadFacts) else 0.5
+                looks = not isinstance(facts, HeadFacts)
             except ConfigError as error:
                 part.problem("bundle", f"{error.problems[0].file} {error.problems[0].message}")
-        found[name] = Custom(folder, labels, part.number("threshold", threshold, 0, 1))
+        found[name] = Custom(folder, labels, part.number("threshold", threshold, 0, 1), looks)
         part.close()
     return found
 
@@ -187,11 +191,12 @@ def _rule(item: Item, words: Words, terms: dict[str, Terms]) -> Rule:
     when = section.item("when")
     if when is None:
         section.problem("when", "is missing; say when the rule holds")
-    block = _block(section)
+    block, reads = _block(section)
+    condition = _condition(when, words) if when else _NO_CONDITION
     model = next(iter(words.models.values()), _NO_MODEL) if block else _model(section, words)
     rule = Rule(
         name,
-        _condition(when, words) if when else _NO_CONDITION,
+        _of_prompt(condition, reads, words) if block else condition,
         model,
         section.integer("priority", 0, -1_000_000, 1_000_000),
         _reasoning(section, model, words),
@@ -209,13 +214,32 @@ def _rule(item: Item, words: Words, terms: dict[str, Terms]) -> Rule:
     return rule
 
 
-def _block(section: Section) -> Block | None:
+def _block(section: Section) -> tuple[Block | None, str]:
+    """And what it reads, one of `READS`."""
     if not section.has("block"):
-        return None
+        return None, "message"
     part = section.section("block")
     block = Block(part.text("message", "this request is not allowed here"), part.flag("fail_closed", default=False))
+    reads = part.choice("reads", READS[0], READS)
     part.close()
-    return block
+    return block, reads
+
+
+def _of_prompt(condition: Condition, reads: str, words: Words) -> Condition:
+    """The condition of a rule that blocks: what looks for something looks through all that `reads` says.
+
+    What tells the subject of a message (the intent, heads) stays with the last user message, and so does what must not be there:
+    no request has it in all its parts.
+    """
+    match condition:
+        case LabelIs(signal) if signal in ("jailbreak", "pii") or (signal in words.custom and words.custom[signal].looks):
+            return replace(condition, signal=name_of(reads, signal))
+        case TextMatches(name) if reads != "message":
+            return LabelIs(name_of(reads, f"{KEYWORDS} {name}"), frozenset({name}), 0.5)
+        case AllOf(parts) | AnyOf(parts):
+            return type(condition)(tuple(_of_prompt(part, reads, words) for part in parts))
+        case _:
+            return condition
 
 
 def _choice(section: Section, words: Words) -> Choice | None:

@@ -6,7 +6,7 @@ No I/O, no clock, no logging. The shell carries out what is returned and never d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
 from router.core.answers import Answer, AnswerReader, NotStorable, as_json, as_stream
@@ -16,9 +16,10 @@ from router.core.bodysize import count as count_body
 from router.core.caching import CachePlan, backend_ttl_s, terms_for, wants_only_cached
 from router.core.chat import Body, parse
 from router.core.policy import Policy, Readings, Unread
+from router.core.prompt import prompt_of, reads_of
 from router.core.question import Ineligible, question_of
 from router.core.recorder import UsageRecorder
-from router.core.replies import blocked, error_reply, models_reply, not_cached, unknown_model
+from router.core.replies import blocked, error_reply, models_reply, not_cached, unknown_model, unreadable
 from router.core.rewrite import effort_of, rewrite
 from router.core.types import (
     Action,
@@ -80,6 +81,16 @@ class Snapshot:
     cache: CachePlan | None = None
     """None: answers are neither given again nor kept."""
     bounds: BodyBounds = DEFAULTS
+    max_guard_chars: int = 131_072
+    """Of what a model will read, what rules that block read; more counts as unread."""
+    guard_deadline_s: float = 10.0
+    """How long the readings for a rule that blocks may take; the shell asks Envoy for the time."""
+
+    @property
+    def longest_wait_s(self) -> float:
+        """For a request whose guards take long: Envoy can be asked for more time once, so the cache's waiting is included."""
+        waits = [terms.wait_s for terms in self.cache.terms.values()] if self.cache else []
+        return self.guard_deadline_s + max(waits, default=0.0)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -257,7 +268,7 @@ class Exchange:
         decided = self._decided(request)
         if isinstance(decided, Unread):
             self.state = Sensing(request, body)
-            return Sense(request, decided.signals)
+            return self._sense(request, body, decided)
         return self._decide(request, body, decided)
 
     def _decided(self, request: ChatRequest) -> Decision | Unread:
@@ -281,14 +292,20 @@ class Exchange:
         if isinstance(decided, Unread):
             if not brought or decided.signals & readings.keys():
                 raise ProtocolError(f"the shell brought no reading of {', '.join(sorted(decided.signals))}")
-            return Sense(request, decided.signals)
+            return self._sense(request, body, decided)
         return self._decide(request, body, decided)
+
+    def _sense(self, request: ChatRequest, body: Body, unread: Unread) -> Sense:
+        reads_prompt = any(reads_of(name)[0] != "message" for name in unread.signals)
+        limit = self.snapshot.max_guard_chars
+        return Sense(request, unread.signals, prompt_of(request.endpoint, body.members, limit) if reads_prompt else None)
 
     def _decide(self, request: ChatRequest, body: Body, decision: Decision) -> Action:
         """The route is chosen; it is taken at once, unless the answer may be at hand already."""
         self._decision = decision
         if decision.block:
-            raise blocked(decision.block)
+            error = unreadable(decision.missing) if decision.missing else blocked(decision.block)
+            return self._refuse(error, decision)
         plan = self.snapshot.cache
         if plan is None:
             return self._route(request, body, decision, stores=False)
@@ -298,6 +315,14 @@ class Exchange:
             return self._without_cache(request, body, decision, plan, stores=False)
         self.state = LookingUp(request, body, lookup.terms)
         return lookup
+
+    def _refuse(self, error: RequestError, decision: Decision) -> Reply:
+        """What a rule blocks is answered with that rule's name and reason; no model was chosen."""
+        self._error, reply = error, error_reply(error)
+        headers = decision_headers(decision, self._readings)
+        for name in (CLUSTER_HEADER, "x-vsr-selected-model", "x-vsr-selected-reasoning"):
+            del headers[name]
+        return self._finish_with(replace(reply, headers=headers | dict(reply.headers)))
 
     def _on_looked_up(self, request: ChatRequest, body: Body, terms: Terms, event: LookedUp) -> Action:
         decision, found, plan = self._decision, event.found, self.snapshot.cache
@@ -443,6 +468,7 @@ class Exchange:
     def outcome(self, ending: str) -> Outcome:
         """What is known of the exchange now, without times: the shell adds those. `ending` as in `Outcome.ending`."""
         decision, request = self._decision, self._request
+        model = decision.model if decision and not decision.block else None
         category, confidence = category_of(self._readings)
         is_known = request is not None and request.model in self.snapshot.names
         return Outcome(
@@ -451,8 +477,8 @@ class Exchange:
             response_path=self._reply.headers[PATH_HEADER] if self._reply else "upstream",
             request_id=self._headers.get("x-request-id", ""),
             requested_model=request.model if request and is_known else "",
-            model=decision.model.name if decision else "",
-            cluster=decision.model.cluster if decision else "",
+            model=model.name if model else "",
+            cluster=model.cluster if model else "",
             decision=decision.name if decision else "",
             reason=decision.reason if decision else "",
             category=category,
@@ -467,6 +493,7 @@ class Exchange:
             cache_verified=self._cache.verified,
             cache_entry=self._cache.entry_id,
             stored=self._cache.stored,
+            block_reason=(decision.missing or decision.reason) if decision and decision.block else "",
             error_code=self._error.code or "invalid_request" if self._error else "",
             http_status=self._http_status,
             usage=self._recorder.usage if self._recorder else None,

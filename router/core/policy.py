@@ -310,10 +310,15 @@ class Policy:
             if truth is Truth.YES:
                 return _decision(rule.name, rule, "matched", readings, rule.block)
             if truth is Truth.UNKNOWN and (unread := signals_of(rule.when) - readings.keys()):
-                return Unread(unread)
-            if truth is Truth.UNKNOWN and rule.block and rule.block.fails_closed and _is_any_missing(rule.when, readings):
-                return Decision(rule.name, rule.model, "signal_missing", block=rule.block)
+                return Unread(unread | self._guards(request, readings) if rule.block else unread)
+            if truth is Truth.UNKNOWN and rule.block and rule.block.fails_closed and (missing := _missing(rule.when, readings)):
+                return Decision(rule.name, rule.model, "signal_missing", block=rule.block, missing=missing)
         return None
+
+    def _guards(self, request: ChatRequest, readings: Readings) -> frozenset[str]:
+        """What all rules that block still have to know: most requests pass all of them, so it is read side by side."""
+        open_rules = [rule for rule in self.rules if rule.block and rule.when.judge(request, readings) is Truth.UNKNOWN]
+        return frozenset().union(*(signals_of(rule.when) for rule in open_rules)) - readings.keys()
 
     def _why_default(self, readings: Readings) -> str:
         match readings.get("intent"):
@@ -338,5 +343,7 @@ def _decision(
     return Decision(name, model, reason, chosen.reasoning, chosen.system_prompt, block)
 
 
-def _is_any_missing(condition: Condition, readings: Readings) -> bool:
-    return any(isinstance(readings.get(name), Missing) for name in signals_of(condition))
+def _missing(condition: Condition, readings: Readings) -> str:
+    """Why a signal of the condition could not be read; empty when none is missing, or there was nothing to read."""
+    found = [readings.get(name) for name in sorted(signals_of(condition))]
+    return next((each.reason for each in found if isinstance(each, Missing) and each.reason != "no_text"), "")

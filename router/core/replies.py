@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from router.core.types import Block, Reply
 from router.errors import RequestError
@@ -15,10 +16,10 @@ OWNER = "semantic-router"
 def error_reply(error: RequestError) -> Reply:
     """The client's error as OpenAI writes errors, with the error's own HTTP status."""
     code = error.code or "invalid_request"
-    document = {
-        "error": {"message": error.message, "type": "invalid_request_error", "param": error.param, "code": code},
-    }
-    return _reply(error.http_status, document, "error", f"sr_{code}")
+    kind = "server_error" if error.http_status == _UNAVAILABLE else "invalid_request_error"
+    document = {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}
+    reply = _reply(error.http_status, document, "error", f"sr_{code}")
+    return replace(reply, headers={**reply.headers, "retry-after": "1"}) if error.http_status == _UNAVAILABLE else reply
 
 
 def models_reply(names: Sequence[str], wanted: str | None, created_s: int) -> Reply:
@@ -51,6 +52,28 @@ def not_cached() -> RequestError:
 def blocked(block: Block) -> RequestError:
     """The 403 of a rule that blocks. Says what the operator wrote, and nothing of the prompt."""
     return RequestError(403, block.message, param="messages", code="blocked")
+
+
+_UNAVAILABLE = 503
+_UNREADABLE = {
+    "too_long": ("messages", "is longer than what this server's safety rules read; shorten it"),
+    "token_ids": ("prompt", "holds token ids, which this server's safety rules cannot read; send text"),
+    "embeddings": ("prompt_embeds", "holds embeddings, which this server's safety rules cannot read; send text"),
+    "chat_template": ("chat_template", "brings a chat template, which this server's safety rules cannot read; leave it out"),
+}
+"""What no second attempt can mend: the field at fault, and what to do."""
+
+
+def unreadable(reason: str) -> RequestError:
+    """The answer of a rule that fails closed and could not read: 400 where the request is at fault, 503 where we are."""
+    if reason in _UNREADABLE:
+        param, words = _UNREADABLE[reason]
+        return RequestError(400, f"the request {words}", param=param, code="unreadable")
+    if reason == "deadline":
+        message = "this server's safety rules could not read the request in time; try again, or shorten it"
+    else:
+        message = "this server's safety rules cannot read requests at the moment; try again"
+    return RequestError(_UNAVAILABLE, message, code="unreadable")
 
 
 def _card(name: str, created_s: int) -> dict[str, object]:

@@ -78,6 +78,31 @@ class ChatRequest:
     """Request headers by lower-case name; repeated headers are joined by a comma and a space."""
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One message, one tool or one other field, its texts joined by newlines as chat templates join a message's parts."""
+
+    text: str
+    is_instruction: bool = False
+    """Written by the application, as a rule: a system or developer message, a tool, a format for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads of a request."""
+
+    pieces: tuple[Piece, ...]
+    """The newest message first. Pieces without a letter or digit are left out."""
+    unread: str = ""
+    """Why `pieces` is not everything: `too_long`, `token_ids`, `embeddings` (in the place of text) or `chat_template` (a program
+    that could say anything); empty when it is."""
+
+    @property
+    def conversation(self) -> Prompt:
+        """Without what the application wrote."""
+        return Prompt(tuple(piece for piece in self.pieces if not piece.is_instruction), self.unread)
+
+
 # -- what is decided -------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +180,8 @@ class Decision:
     system_prompt: SystemPrompt | None = None
     block: Block | None = None
     """Refuse; the model is not asked."""
+    missing: str = ""
+    """Of `signal_missing`: why the signal could not be read; a fixed word."""
 
 
 # -- what may be answered from the cache -----------------------------------------------------------------------------
@@ -331,7 +358,9 @@ class Sense:
 
     request: ChatRequest
     wanted: frozenset[str]
-    """Names of the signals that the rules need for this request."""
+    """Names of the readings that the rules need for this request; see `core/prompt.py` for those of rules that block."""
+    prompt: Prompt | None = None
+    """Everything that the model will read, when a rule that blocks wants it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,6 +458,8 @@ class Outcome:
     cache_entry: str = ""
     stored: str = ""
     """`stored`, or why the answer was not; empty when it was not to be."""
+    block_reason: str = ""
+    """Of a request that a rule blocked: `matched`, or why it could not be read; empty of others."""
     error_code: str = ""
     """Machine-readable code of our own error reply, such as `model_not_found`."""
     http_status: int = 0

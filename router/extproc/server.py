@@ -6,6 +6,7 @@ It decides nothing. One `Processor` call is one exchange, and everything that an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -47,6 +48,7 @@ from router.extproc.pb import extproc_pb2 as pb
 log = logging.getLogger(__name__)
 
 _WAITING_ROOM_S = 0.5  # beside the wait itself: Envoy counts from when it hears of it
+_PATIENCE_S = 0.2  # within Envoy's own message_timeout; a guard that takes longer asks for more
 _ROOM_BYTES = 1024 * 1024  # for headers and attributes that come with the largest body
 _HEALTH_SERVICES = ("", "liveness", "readiness", wire.SERVICE)  # the names that the Gateway API's endpoint pickers use
 
@@ -132,16 +134,20 @@ class Processor:
             async for message in messages:
                 phase, event = wire.decode(message)
                 run = run or self._begin(event)
-                action = await self._answer(run, event)
+                action = await self._past_pauses(run, run.exchange.receive(event))
+                while isinstance(action, Sense):
+                    async with self._sensing(run, action) as readings:
+                        if action.prompt and not await _is_done(readings, _PATIENCE_S):
+                            yield wire.more_time(run.exchange.snapshot.longest_wait_s + _WAITING_ROOM_S)
+                        action = run.exchange.receive(Sensed(await readings))
+                action = self._noted(run, event, action)
                 if isinstance(action, Lookup):
                     found = await self._look_up(run, action)
                     if isinstance(found, Waiting):
                         yield wire.more_time(found.wait_s + _WAITING_ROOM_S)
                         found = await self._follow(run)
                     action = self._noted(run, event, run.exchange.receive(_looked_up(found)))
-                is_last = wire.is_last(action)
-                if is_last:  # before the answer goes out: Envoy may end the stream the moment it has it
-                    run.ending = run.exchange.ending
+                is_last = _is_last(run, action)
                 yield wire.encode(phase, action)
                 if is_last:
                     return
@@ -158,18 +164,23 @@ class Processor:
         headers = event.headers if isinstance(event, RequestHeaders) else {}
         return Run(Exchange(self.snapshot), self._instruments.begin(headers))
 
-    async def _answer(self, run: Run, event: Event) -> Action:
-        action = run.exchange.receive(event)
-        while isinstance(action, Pause | Sense):
-            if isinstance(action, Pause):
-                await asyncio.sleep(0)
-                action = run.exchange.receive(Resumed())
-                continue
-            began = perf_counter()
-            readings = await self._sense(action)
+    async def _past_pauses(self, run: Run, action: Action) -> Action:
+        """Other exchanges have their turn, as often as the core offers it."""
+        while isinstance(action, Pause):
+            await asyncio.sleep(0)
+            action = run.exchange.receive(Resumed())
+        return action
+
+    @contextlib.asynccontextmanager
+    async def _sensing(self, run: Run, action: Sense) -> AsyncIterator[asyncio.Future[Readings]]:
+        """The readings under way; however this ends, they do not go on behind it."""
+        began = perf_counter()
+        readings = asyncio.ensure_future(self._sense(action))
+        try:
+            yield readings
+        finally:
+            readings.cancel()
             run.sensing_s += perf_counter() - began
-            action = run.exchange.receive(Sensed(readings))
-        return self._noted(run, event, action)
 
     def _noted(self, run: Run, event: Event, action: Action) -> Action:
         """Take the times; a route carries the trace on."""
@@ -207,6 +218,18 @@ class Processor:
         # The error's own words are left out: they may quote a prompt.
         log.error("exchange failed: %s at %s", type(error).__name__, _place(error))
         await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+
+
+def _is_last(run: Run, action: Action) -> bool:
+    """Called before the answer goes out: Envoy may end the stream the moment it has it."""
+    if wire.is_last(action):
+        run.ending = run.exchange.ending
+    return wire.is_last(action)
+
+
+async def _is_done(future: asyncio.Future[Any], within_s: float) -> bool:
+    await asyncio.wait([future], timeout=within_s)
+    return future.done()
 
 
 def _looked_up(found: Found) -> LookedUp:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
-from router.core.types import ChatRequest, Classification, Missing, Reading, Scores
+from router.core.types import ChatRequest, Classification, Missing, Prompt, Reading, Scores
 from router.errors import BackendError
 
 
@@ -21,14 +21,30 @@ class Signal(Protocol):
         ...
 
 
+class Guard(Protocol):
+    """A signal as rules that block ask for it: of everything that the model reads. One instance serves all requests."""
+
+    async def scan(self, prompt: Prompt, shared: str) -> Scores:
+        """Look through `prompt`. `shared` is the text that the other signals of the request read, and may have read already.
+
+        Raises `BackendError` when it cannot be read; what nothing is found in is no scores.
+        """
+        ...
+
+
 async def read_all(signals: Sequence[Signal], request: ChatRequest, deadline_s: float) -> Mapping[str, Reading]:
     """Read every signal side by side; what fails or is late is `Missing`, with the reason.
 
     `deadline_s` is the one budget for all signals together, in seconds. However this ends, no reading goes on behind it.
     """
-    if not signals:
+    return await collect({signal.name: signal.read(request) for signal in signals}, deadline_s)
+
+
+async def collect(wanted: Mapping[str, Coroutine[Any, Any, Classification | Scores]], deadline_s: float) -> Mapping[str, Reading]:
+    """The readings that are wanted, by name, as `read_all` does."""
+    if not wanted:
         return {}
-    tasks = {signal.name: asyncio.create_task(signal.read(request)) for signal in signals}
+    tasks = {name: asyncio.create_task(reading) for name, reading in wanted.items()}
     try:
         await asyncio.wait(tasks.values(), timeout=deadline_s)
         return {name: _settle(task) for name, task in tasks.items()}

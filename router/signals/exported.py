@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +58,21 @@ class Exported:
 
     def run(self, text: str) -> Classification | Scores:
         """All passes in the calling thread. Raises as `read` does."""
-        first = self._tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8"))
-        windows = [first, *first.overflowing]
-        if not any(text.strip()) or not sum(first.attention_mask) - sum(first.special_tokens_mask):
+        windows = self.windows(text)
+        if not windows:
             raise BackendError("no_text")
         if len(windows) > self._max_windows:
             raise BackendError("too_long")
+        return self.classify(windows)
+
+    def windows(self, text: str) -> list[Encoding]:
+        """All of `text` in overlapping pieces; none when there is nothing to read."""
+        first = self._tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8"))
+        has_text = text.strip() and sum(first.attention_mask) - sum(first.special_tokens_mask)
+        return [first, *first.overflowing] if has_text else []
+
+    def classify(self, windows: Sequence[Encoding]) -> Classification | Scores:
+        """What the model says of pieces of one text together. Raises `BackendError`: `model_failed`."""
         logits = [self._logits(window) for window in windows]
         if self._facts.is_of_tokens:
             return self._entities(np.concatenate(logits))

@@ -60,6 +60,10 @@ class Personal:
     """As of `Attack`."""
 
 
+Window = tuple[str, Tokens]
+"""A text, and which of its tokens one pass reads."""
+
+
 class Encoder:
     """Encodes texts. Equal texts under way share a pass, and recent texts are remembered by a digest."""
 
@@ -69,7 +73,7 @@ class Encoder:
         called = {name: bundle.outputs.get(name, name) for name in _OUTPUTS}
         self._outputs = {name: output for name, output in called.items() if output in given}
         self._reader = Reader(bundle.folder / TOKENIZER, bundle.max_tokens)
-        self._max_windows, self._kinds = max_windows, bundle.kinds
+        self._max_windows, self.kinds = max_windows, bundle.kinds
         # Not the bound methods: tests put others in their place.
         self._encode = Shared(passes, lambda text: self.run(text), _MOST_REMEMBERED)
         self._attack = Shared(passes, lambda text: self.run_attack(text), _MOST_REMEMBERED)
@@ -100,7 +104,7 @@ class Encoder:
         """The personal data anywhere in `text`: likewise, if one pass reads all of it. Raises as `encode` does."""
         encoding = await self._encode(text)
         if not encoding.is_truncated:
-            return Personal(with_patterns(text, encoding.spans, self._kinds), is_complete=True)
+            return Personal(with_patterns(text, encoding.spans, self.kinds), is_complete=True)
         return await self._personal(text)
 
     def run(self, text: str) -> Encoding:
@@ -117,7 +121,16 @@ class Encoder:
         """All passes of `personal` in the calling thread. Raises as `encode` does."""
         windows, is_complete = self._reader.windows(text, self._max_windows)
         spans = dict.fromkeys(span for tokens in windows for span in self._pass(text, tokens).spans)
-        return Personal(with_patterns(text, spans, self._kinds), is_complete)
+        return Personal(with_patterns(text, spans, self.kinds), is_complete)
+
+    def windows(self, text: str, width: int | None = None) -> list[Window]:
+        """All of `text`, in the calling thread, in overlapping pieces for `run_window`; none where there is nothing to read."""
+        pieces, _ = self._reader.windows(text, len(text) + 1, width)
+        return [(text, tokens) for tokens in pieces if len(tokens.ids) > _SPECIAL_TOKENS]
+
+    def run_window(self, window: Window) -> Encoding:
+        """One pass in the calling thread. Raises as `encode` does."""
+        return self._pass(*window)
 
     def _pass(self, text: str, tokens: Tokens) -> Encoding:
         if len(tokens.ids) <= _SPECIAL_TOKENS:
@@ -134,5 +147,5 @@ class Encoder:
             part.flags.writeable = False  # the memo hands the same arrays to many
         if not layers.size:
             layers = vector
-        spans = spans_of(text, by_name["personal"][0], tokens.offsets, self._kinds) if "personal" in by_name else ()
+        spans = spans_of(text, by_name["personal"][0], tokens.offsets, self.kinds) if "personal" in by_name else ()
         return Encoding(vector, layers, intent, outcomes, attack, spans, len(tokens.ids), tokens.is_truncated)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import onnxruntime
 
@@ -31,36 +32,65 @@ FAILURES = tuple(
 """What a session raises; these share no base class of their own."""
 
 
+@dataclass(slots=True)
+class _Job(Generic[Result]):
+    work: Callable[[], Result]
+    future: Future[Result]
+
+
 class Passes:
     """Runs passes in `threads` threads, one thread a pass: on CPUs two half-speed passes beat one shared one.
 
     All models of a process share one, so that their passes together take no more than the cores there are. More than
-    `max_waiting` at once, running ones included, are refused: a late reading is worth nothing.
+    `max_waiting` at once, running ones included, are refused: a late reading is worth nothing. Patient ones, which are parts of
+    a long text's scan, are counted apart and run when nothing else waits.
     """
 
     def __init__(self, threads: int, max_waiting: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="passes")
+        self.threads = threads
         self._max_waiting = max_waiting
-        self._count = 0
+        self._counts = {False: 0, True: 0}
+        self._jobs: dict[bool, deque[_Job[Any]]] = {False: deque(), True: deque()}  # both ends of a deque are safe in threads
 
-    def submit(self, work: Callable[[], Result]) -> asyncio.Future[Result]:
-        """The result of `work`, to come. Raises `BackendError`: `overloaded` when too many wait, `closed` after the end."""
-        if self._count >= self._max_waiting:
+    def submit(self, work: Callable[[], Result], *, is_patient: bool = False) -> asyncio.Future[Result]:
+        """The result of `work`, to come. Raises `BackendError`: `overloaded` when too many wait, `closed` after the end.
+
+        Whoever cancels it before it has begun takes it out.
+        """
+        if self._counts[is_patient] >= self._max_waiting:
             raise BackendError("overloaded")
+        job = _Job(work, Future[Result]())
+        self._jobs[is_patient].append(job)
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+            self._pool.submit(self._run_next)
         except RuntimeError:  # the pool was closed while this request was under way
+            job.future.cancel()
             raise BackendError("closed") from None
-        self._count += 1
-        future.add_done_callback(self._settle)
+        future = asyncio.wrap_future(job.future)
+        self._counts[is_patient] += 1
+        future.add_done_callback(lambda _: self._settle(is_patient))
         return future
 
     def close(self) -> None:
         """Forget what waits; a pass under way ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _settle(self, _: object) -> None:
-        self._count -= 1
+    def _run_next(self) -> None:
+        """Called in a thread once for each job: so there always is one."""
+        try:
+            job = self._jobs[False].popleft()
+        except IndexError:
+            job = self._jobs[True].popleft()
+        if not job.future.set_running_or_notify_cancel():
+            return
+        try:
+            job.future.set_result(job.work())
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the result
+            job.future.set_exception(error)
+
+    def _settle(self, is_patient: bool) -> None:
+        self._counts[is_patient] -= 1
 
 
 class Shared(Generic[Result]):

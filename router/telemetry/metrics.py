@@ -63,6 +63,9 @@ class Metrics:
         # A gauge in name only: as a counter it could not have the name that dashboards know, without `_total`.
         self._categories = self._gauge("llm_category_classifications_count", "Requests by category", "category")
         self._decisions = self._counter("llm_decision_matches", "Requests by the rule that won", "decision")
+        self._blocked = self._counter(
+            "llm_requests_blocked", "Requests that a rule blocked: found, or why it could not read them", "decision", "reason"
+        )
         self._reasoning = self._counter(
             "llm_reasoning_decisions", "Reasoning switched on or off", "category", "model", "enabled", "effort"
         )
@@ -131,6 +134,8 @@ class Metrics:
         self._exchanges.add(1, outcome.ending, outcome.endpoint)
         if outcome.error_code or outcome.ending == "failed":
             self._errors.add(1, outcome.requested_model or "unknown", outcome.error_code or outcome.ending)
+        if outcome.block_reason:
+            self._blocked.add(1, outcome.decision, outcome.block_reason)
         for signal, reason in outcome.missing.items():
             self._missing.add(1, signal, reason)
         if outcome.sensing_s:

@@ -118,6 +118,90 @@ def test_a_blocking_rule_refuses_whoever_asks(model: str) -> None:
     assert b"secret" not in action.body
     outcome = exchange.outcome("replied")
     assert (outcome.error_code, outcome.decision, outcome.response_path) == ("blocked", "no-attacks", "error")
+    assert (outcome.model, outcome.cluster) == ("", "")
+
+
+def test_a_block_says_which_rule_it_was_and_why() -> None:
+    """In the headers of every decision, but for a model: none was asked."""
+    action = send(Exchange(snapshot(GUARD)), chat_body("an attack"), {"jailbreak": Scores({"jailbreak": 0.99})})
+    assert isinstance(action, Reply)
+    shown = {name: value for name, value in action.headers.items() if name.startswith("x-")}
+    assert shown == {
+        "x-vsr-selected-category": "none",
+        "x-vsr-selected-confidence": "0.0000",
+        "x-vsr-selected-decision": "no-attacks",
+        "x-vsr-decision-reason": "matched",
+        "x-vsr-response-path": "error",
+    }
+    assert action.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "kind", "words"),
+    [
+        ("deadline", 503, "server_error", "in time; try again"),
+        ("overloaded", 503, "server_error", "at the moment; try again"),
+        ("model_failed", 503, "server_error", "at the moment; try again"),
+        ("too_long", 400, "invalid_request_error", "shorten it"),
+        ("token_ids", 400, "invalid_request_error", "send text"),
+        ("embeddings", 400, "invalid_request_error", "send text"),
+        ("chat_template", 400, "invalid_request_error", "leave it out"),
+    ],
+)
+def test_what_could_not_be_read_is_no_attack(reason: str, status: int, kind: str, words: str) -> None:
+    """Another answer than the operator's words for attacks: what to do, and whether a second attempt can help."""
+    exchange = Exchange(snapshot(CLOSED))
+    action = send(exchange, chat_body("a secret question"), {"jailbreak": Missing(reason)})
+    assert isinstance(action, Reply)
+    error = json.loads(action.body)["error"]
+    assert (action.http_status, error["type"], error["code"]) == (status, kind, "unreadable")
+    assert words in error["message"]
+    assert "secret" not in error["message"]
+    assert (action.headers.get("retry-after") is not None) is (status == 503)
+    assert (action.headers["x-vsr-selected-decision"], action.headers["x-vsr-decision-reason"]) == (
+        "no-attacks",
+        "signal_missing",
+    )
+    outcome = exchange.outcome("replied")
+    assert (outcome.error_code, outcome.reason, outcome.missing, outcome.model) == (
+        "unreadable",
+        "signal_missing",
+        {"jailbreak": reason},
+        "",
+    )
+
+
+def test_where_there_is_nothing_to_read_nothing_is_missing() -> None:
+    """A picture alone, or an empty message: even a rule that fails closed has nothing against it."""
+    action = send(Exchange(snapshot(CLOSED)), chat_body(""), {"jailbreak": Missing("no_text")})
+    assert isinstance(action, Route)
+
+
+def test_all_rules_that_block_are_read_for_side_by_side() -> None:
+    """Most requests pass all of them; read one after the other they would add up to more than Envoy waits."""
+    private = Rule("private", LabelIs("prompt pii", frozenset({"PERSON"}), 0.5), SMALL, block=Block("no"))
+    law = Rule("law", LabelIs("intent", frozenset({"law"}), 0.5), LARGE)
+    policy = Policy.of((law, GUARD, private), Default(SMALL), 0.5)
+    assert policy.decide(ask(), {}) == Unread(frozenset({"jailbreak", "prompt pii"}))
+    assert policy.decide(ask(), {"jailbreak": Scores({}), "prompt pii": Scores({})}) == Unread(frozenset({"intent"}))
+
+
+def test_only_a_rule_that_reads_the_prompt_is_given_it() -> None:
+    """Collecting every text of a request is work that others are not charged for."""
+    guard = Rule("g", LabelIs("prompt jailbreak", frozenset({"jailbreak"}), 0.5), SMALL, block=Block("no"))
+    body = json.dumps(
+        {"model": "auto", "messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]}
+    )
+    wanted = []
+    for rule in (guard, GUARD):
+        exchange = Exchange(snapshot(rule))
+        exchange.receive(request_headers())
+        wanted.append(exchange.receive(RequestBody(body.encode())))
+    assert isinstance(wanted[0], Sense)
+    assert wanted[0].prompt is not None
+    assert [piece.text for piece in wanted[0].prompt.pieces] == ["hi", "be kind"]
+    assert isinstance(wanted[1], Sense)
+    assert wanted[1].prompt is None
 
 
 def test_what_is_harmless_goes_where_it_was_to_go() -> None:

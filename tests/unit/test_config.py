@@ -15,6 +15,7 @@ from router.config import (
     FAMILIES,
     AdminConfig,
     Config,
+    GuardsConfig,
     IntentConfig,
     ServerConfig,
     SignalsConfig,
@@ -52,6 +53,7 @@ models:
 signals:
   deadline_ms: 40
   intent: { enabled: true, threshold: 0.7, bundle: bundle, max_waiting: 5, max_windows: 3 }
+  guards: { deadline_ms: 3000, max_chars: 5000 }
   custom: { tone: { bundle: ../tiny_models/tone, threshold: 0.9 } }
   keywords:
     code: { words: [c++, Bash script], regex: ['def \\w+'], case_sensitive: true }
@@ -69,7 +71,7 @@ rules:
   cache: { enabled: false }
 - name: refused
   when: { any: [ { jailbreak: { labels: [harmful], at_least: 0.8 } }, { pii: [CREDIT_CARD] } ] }
-  block: { message: Not here., fail_closed: true }
+  block: { message: Not here., fail_closed: true, reads: conversation }
 default:
   model: fast
   choose: { from: [fast, slow], price_weight: 0.3 }
@@ -102,12 +104,16 @@ def read(text: str) -> Config:
     return parse(text, str(BAD / "config.yaml"))
 
 
+SIGNALS = (
+    f"signals: {{ intent: {{ bundle: '{BUNDLE}', threshold: 0.6 }}, keywords: {{ code: {{ words: [sql] }} }},"
+    " custom: { tone: { bundle: ../tiny_models/tone } } }"
+)
+
+
 def when(condition: str) -> object:
     """What a condition becomes."""
-    signals = f"signals: {{ intent: {{ bundle: '{BUNDLE}', threshold: 0.6 }}, keywords: {{ code: {{ words: [sql] }} }},"
-    signals += " custom: { tone: { bundle: ../tiny_models/tone } } }"
     rule = f"rules: [ {{ name: r, model: small, when: {condition} }} ]"
-    text = f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{signals}\n{rule}\ndefault: {{ model: small }}"
+    text = f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{SIGNALS}\n{rule}\ndefault: {{ model: small }}"
     return read(text).policy.rules[0].when
 
 
@@ -211,7 +217,7 @@ class TestMeaning:
         assert config.models == {"fast": fast, "slow": Model("slow", "b", "slow", None, 2.0, "llama-70b")}
         assert config.simulated == {"fast"}
         custom = {"tone": BAD / "../tiny_models/tone"}
-        assert config.signals == SignalsConfig(40, IntentConfig(True, 0.7, BUNDLE, 5, 3), custom)
+        assert config.signals == SignalsConfig(40, IntentConfig(True, 0.7, BUNDLE, 5, 3), GuardsConfig(3000, 5000), custom)
         assert config.policy.intent_threshold == 0.7
 
     def test_rules(self) -> None:
@@ -226,8 +232,38 @@ class TestMeaning:
         assert second == Rule("second", FlagIs("has_tools", expected=False), slow, choice=Choice((fast, slow), 0.1))
         choice = Choice((fast, slow), 0.3)
         assert config.policy.default == Default(fast, Reasoning(enabled=False), SystemPrompt("Hello.", "insert"), choice)
-        assert config.policy.signals == {"jailbreak", "pii", "outcomes"}
+        assert config.policy.signals == {"conversation jailbreak", "conversation pii", "outcomes"}
         assert config.default_model == fast
+
+    @pytest.mark.parametrize(
+        ("condition", "reads", "signals"),
+        [
+            ("{ jailbreak: true }", None, {"prompt jailbreak"}),
+            ("{ pii: true }", "conversation", {"conversation pii"}),
+            ("{ jailbreak: true }", "message", {"jailbreak"}),
+            ("{ keywords: code }", None, {"prompt keywords code"}),
+            ("{ keywords: code }", "message", set()),
+            ("{ signal: { name: tone, labels: [rude] } }", None, {"prompt tone"}),
+            ("{ intent: [law] }", None, {"intent"}),
+            (
+                "{ any: [ { pii: true }, { all: [ { jailbreak: true }, { intent: [law] } ] } ] }",
+                None,
+                {"prompt pii", "prompt jailbreak", "intent"},
+            ),
+            ("{ not: { signal: { name: tone, labels: [polite] } } }", None, {"tone"}),
+        ],
+    )
+    def test_what_a_rule_that_blocks_reads(self, condition: str, reads: str | None, signals: set[str]) -> None:
+        """What looks for something looks everywhere, unless the rule says less; what tells a subject reads the last message."""
+        block = f"{{ reads: {reads} }}" if reads else "{}"
+        rule = f"rules: [ {{ name: r, block: {block}, when: {condition} }} ]"
+        config = read(f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{SIGNALS}\n{rule}\ndefault: {{ model: small }}")
+        assert config.policy.signals == signals
+
+    def test_a_rule_that_routes_reads_the_last_message(self) -> None:
+        """Its own words decide where it goes."""
+        assert "'jailbreak'" in repr(when("{ jailbreak: true }"))
+        assert isinstance(when("{ keywords: code }"), TextMatches)
 
     def test_the_smallest_file(self) -> None:
         """What is not written has its default; the threshold is the model's own."""

@@ -14,6 +14,8 @@ ROUTER = Path(__file__).parents[2] / "router"
 
 PURE = {
     "__future__",
+    "base64",
+    "binascii",
     "collections",
     "dataclasses",
     "difflib",

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -51,6 +52,8 @@ DIRECT = Outcome("routed", "chat", requested_model="small", model="small", decis
 DEGRADED = Outcome("routed", "chat", requested_model="auto", model="small", missing={"intent": "deadline"}, category="unknown")
 REFUSED = Outcome("replied", "chat", response_path="error", error_code="model_not_found", http_status=404)
 FAILED = Outcome("failed", "chat")
+BLOCKED = Outcome("replied", "chat", decision="guard", reason="matched", block_reason="matched", error_code="blocked")
+UNREADABLE = replace(BLOCKED, reason="signal_missing", block_reason="too_long", error_code="unreadable")
 CACHE = [
     Outcome("replied", "chat", decision="faq", model="small", cache="hit", cache_reason="semantic"),
     Outcome("completed", "chat", decision="faq", model="small", cache="miss", cache_reason="numbers", stored="stored"),
@@ -113,7 +116,7 @@ async def everything(metrics: Metrics) -> str:
     keeper = Keeper(cast("Store", SimpleNamespace(is_shared=True)), Pace())
     metrics.show_cache(Cache(Sizes(), encode, Verifier(), keeper).gauges)
     metrics.show_store({("search", "ok"): 3})
-    return count(metrics, ROUTED, DIRECT, DEGRADED, REFUSED, FAILED, *CACHE)
+    return count(metrics, ROUTED, DIRECT, DEGRADED, REFUSED, FAILED, BLOCKED, *CACHE)
 
 
 async def encode(text: str) -> Encoded:
@@ -132,6 +135,13 @@ class TestMetrics:
         """Names, types and labels: no suffix, scope label or target line that the exporter adds."""
         shown = {name: (family.type, labels(family)) for name, family in families(await everything(metrics)).items()}
         assert shown == documented()
+
+    def test_a_block_is_counted_by_what_it_was(self, metrics: Metrics) -> None:
+        """What was found apart from what could not be read, and neither as a request to a model."""
+        page = count(metrics, BLOCKED, UNREADABLE, UNREADABLE)
+        assert 'llm_requests_blocked_total{decision="guard",reason="matched"} 1.0' in page
+        assert 'llm_requests_blocked_total{decision="guard",reason="too_long"} 2.0' in page
+        assert "llm_model_requests_total{" not in page
 
     def test_an_exchange_is_counted_once_under_its_model(self, metrics: Metrics) -> None:
         """With the numbers of its record."""

@@ -1,0 +1,205 @@
+"""Everything in a request that the model will read, for rules that block. Reads only; knows no model and no rule.
+
+It starts from all text in the body and leaves out what a model is never shown, not the other way round: a field that a backend
+invents tomorrow is read by default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from router.core.jsontext import Members
+from router.core.types import Endpoint, Piece, Prompt
+
+READS = ("prompt", "conversation", "message")
+"""What a rule that blocks may read: everything; all but what the application wrote; the last user message alone."""
+KEYWORDS = "keywords"
+"""In front of the name of a set of keywords that a rule which blocks asks for."""
+NEVER_READ = frozenset(
+    {
+        "model",
+        "user",
+        "metadata",
+        "stream",
+        "stream_options",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "request_id",
+        "cache_salt",
+        "stop",
+        "bad_words",
+        "logit_bias",
+        "modalities",
+        "audio",
+        "encoding_format",
+        "tool_choice",
+        "kv_transfer_params",
+    }
+)
+"""Fields of the body that steer the backend and are not part of what the model reads."""
+MEDIA = frozenset(
+    {
+        "image_url",
+        "input_image",
+        "image",
+        "image_pil",
+        "image_embeds",
+        "audio_url",
+        "input_audio",
+        "audio",
+        "audio_embeds",
+        "video_url",
+        "video",
+        "file",
+        "input_file",
+    }
+)
+"""Parts of a message that hold no text: both a part's `type` and the key that its data stands under."""
+_INSTRUCTION_ROLES = frozenset({"system", "developer"})
+_FREE_FIELDS = frozenset({"messages", "prompt", "input", "suffix", "documents"})
+_API_WORDS = """
+additionalproperties arguments array assistant auto boolean content default description developer enable_thinking enum function
+high id input_text integer items json_object json_schema low medium minimal name none null number object output_text parameters
+properties reasoning_content refusal required role schema strict string system text thinking title tool tool_call_id tool_calls
+type user
+"""
+_KNOWN_WORDS = MEDIA.union(_API_WORDS.split())
+"""The words of the API itself, as keys or values: they say nothing."""
+_LONGEST_ID = 128
+_PRICE = 4
+"""Characters that looking at one value costs; with 131,072 of them the worst body takes XX ms."""
+_ID = re.compile(r"\S*")
+_LEAST_NUMBER, _MOST_NUMBER = 10**5, 10**40  # card and telephone numbers may stand in a document as numbers
+
+
+@dataclass(slots=True)
+class _Budget:
+    """How much may still be read. Every value has a price beside its characters, so that many small ones are bounded, too."""
+
+    chars: int
+    is_spent: bool = False
+
+    def take(self, text: str) -> str:
+        """The part of `text` that there is room for: its two ends."""
+        room, self.chars = self.chars, self.chars - len(text) - _PRICE
+        if len(text) <= room:
+            return text
+        self.is_spent = True
+        half = max(0, room // 2)
+        return f"{text[:half]}\n{text[len(text) - half :]}"
+
+    def has_room(self, count: int) -> bool:
+        """Whether `count` values more may be looked at; the price of one is taken for what they stand in."""
+        self.chars -= _PRICE
+        self.is_spent = self.is_spent or count * _PRICE > self.chars
+        return not self.is_spent
+
+
+def name_of(reads: str, signal: str) -> str:
+    """What a reading is called: the signal's own name when it is of the last user message, else `prompt jailbreak` and so on."""
+    return signal if reads == "message" else f"{reads} {signal}"
+
+
+def reads_of(name: str) -> tuple[str, str]:
+    """What the reading of a name is of, and the signal's own name."""
+    reads, _, signal = name.partition(" ")
+    return (reads, signal) if signal else ("message", name)
+
+
+def prompt_of(endpoint: Endpoint, members: Members, max_chars: int) -> Prompt:
+    """All that the model will read of a request body, of more than `max_chars` the newest messages first."""
+    budget = _Budget(max_chars)
+    fields = {key: placed.value for key, placed in members.items() if key not in NEVER_READ and placed.value is not None}
+    unread = _unreadable(endpoint, fields)
+    pieces = [piece for piece in _pieces(fields, budget) if any(map(str.isalnum, piece.text))]
+    return Prompt(tuple(pieces), unread or ("too_long" if budget.is_spent else ""))
+
+
+def _unreadable(endpoint: Endpoint, fields: Mapping[str, object]) -> str:
+    """Token ids of an embeddings request are no matter: no answer is written to them."""
+    if "chat_template" in fields:
+        return "chat_template"
+    if "prompt_embeds" in fields:
+        return "embeddings"
+    prompt = fields.get("prompt")
+    lists = prompt if isinstance(prompt, list) else []
+    has_ids = any(not isinstance(part, str) for part in lists) or isinstance(prompt, int | float)
+    return "token_ids" if has_ids and endpoint is Endpoint.COMPLETIONS else ""
+
+
+def _pieces(fields: Mapping[str, object], budget: _Budget) -> Iterator[Piece]:
+    messages = fields.get("messages")
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if budget.is_spent:
+            return
+        role = message.get("role") if isinstance(message, dict) else None
+        yield Piece(_text_of(_roots(message, budget), budget), role in _INSTRUCTION_ROLES)
+    for key, value in fields.items():
+        for part in _parts(key, value):
+            if budget.is_spent:
+                return
+            yield Piece(_text_of([(part, False)], budget), key not in _FREE_FIELDS)
+
+
+def _parts(key: str, value: object) -> list[object]:
+    """What is read of a field by itself: of tools each one. Token ids are no numbers that a model reads."""
+    if key == "messages":
+        return []
+    parts = value if isinstance(value, list) else [value]
+    return [part for part in parts if isinstance(part, str)] if key in ("prompt", "input") else parts
+
+
+_Named = tuple[object, bool]
+"""A value, and whether its key calls it an id."""
+
+
+def _roots(message: object, budget: _Budget) -> list[_Named]:
+    """What is read of a message: templates show its values, never its keys, and of its parts no pictures or sounds."""
+    if not isinstance(message, dict):
+        return [(message, False)]
+    content = message.get("content")
+    if not budget.has_room(len(message) + (len(content) if isinstance(content, list) else 0)):
+        return []
+    roots: list[_Named] = []
+    for key, value in message.items():
+        if key != "content" or not isinstance(value, list):
+            roots.append((value, key.endswith("id")))
+            continue
+        for part in value:
+            shown = [shown for name, shown in part.items() if name not in MEDIA] if isinstance(part, dict) else [part]
+            roots += [(each, False) for each in shown]
+    return roots
+
+
+def _text_of(roots: list[_Named], budget: _Budget) -> str:
+    """All strings in `roots`, in their order, with the keys inside. Without recursion: clients decide how deep they are."""
+    texts: list[str] = []
+    waiting = roots[::-1]
+    while waiting and not budget.is_spent:
+        item, is_id = waiting.pop()
+        if isinstance(item, str):
+            if item.lower() not in _KNOWN_WORDS and not (is_id and len(item) <= _LONGEST_ID and _ID.fullmatch(item)):
+                texts.append(budget.take(item))
+            continue
+        if isinstance(item, int) and not isinstance(item, bool) and _LEAST_NUMBER <= item < _MOST_NUMBER:
+            texts.append(budget.take(str(item)))
+            continue
+        inside = _inside(item)
+        if budget.has_room(len(inside)):
+            waiting += inside
+    return "\n".join(texts)
+
+
+def _inside(item: object) -> list[_Named]:
+    """What stands in an object or an array, the last first."""
+    if isinstance(item, list):
+        return [(element, False) for element in reversed(item)]
+    if not isinstance(item, dict):
+        return []
+    pairs = [((key, False), (value, key.endswith("id"))) for key, value in item.items()]
+    return [named for key, value in reversed(pairs) for named in (value, key)]

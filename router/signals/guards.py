@@ -1,0 +1,138 @@
+"""The signals that look for something, as rules that block ask for them: of everything that the model reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tokenizers import Encoding as TokensOf
+
+from router.core.disguise import readings_of
+from router.core.types import Classification, Prompt, Scores
+from router.errors import BackendError
+from router.signals.exported import Exported
+from router.signals.onnx import Encoder, Encoding, Window
+from router.signals.passes import Passes
+from router.signals.patterns import with_patterns
+from router.signals.scans import Scans, highest
+from router.signals.text import NARROW
+
+_SPECIAL_TOKENS = 2
+_SHORT_CHARS = 512  # what may fit one narrow window, and so a pass that the intent needs anyway
+
+
+class Looking:
+    """What all guards have in common: scores by piece, the highest counts, and what could not be read is no clean bill."""
+
+    def __init__(self, least: float = 0.0) -> None:
+        self._least = least
+
+    async def scan(self, prompt: Prompt, shared: str) -> Scores:
+        """As `Guard.scan`.
+
+        Raises:
+            BackendError: `Prompt.unread` when nothing was found, but not all could be read; else as the passes do.
+        """
+        scores = highest(await self.look([piece.text for piece in prompt.pieces], shared))
+        if prompt.unread and max(scores.values.values(), default=0.0) <= self._least:
+            raise BackendError(prompt.unread)
+        return scores
+
+    async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
+        """The scores of each text."""
+        raise NotImplementedError
+
+
+class _OnEncoder(Looking):
+    """A guard that stands on the one encoder. What it needs of a short message, the pass for the intent tells, too."""
+
+    def __init__(self, encoder: Encoder, passes: Passes, least: float, width: int | None) -> None:
+        super().__init__(least)
+        self._encoder, self._width = encoder, width
+        self._scans = Scans(passes, self._cut, lambda window: self.scores(window[0], encoder.run_window(window)))
+
+    async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
+        """The scores of each text."""
+        if shared in texts and 0 < len(shared) <= _SHORT_CHARS and len(readings_of(shared)) == 1:
+            try:
+                encoding = await self._encoder.encode(shared)
+            except BackendError as error:
+                if str(error) != "no_text":
+                    raise
+                return await self._scans([text for text in texts if text != shared])
+            if not encoding.is_truncated and encoding.token_count <= (self._width or NARROW * 99) + _SPECIAL_TOKENS:
+                rest = await self._scans([text for text in texts if text != shared])
+                return [self.scores(shared, encoding), *rest]
+        return await self._scans(texts)
+
+    def scores(self, text: str, encoding: Encoding) -> Scores:
+        """What one pass says of its window of `text`."""
+        raise NotImplementedError
+
+    def _cut(self, text: str) -> list[Window]:
+        return [window for reading in readings_of(text) for window in self._encoder.windows(reading, self._width)]
+
+
+class JailbreakGuard(_OnEncoder):
+    """How probable each kind of attack is, in the window that looks worst."""
+
+    def __init__(self, encoder: Encoder, passes: Passes, attacks: Sequence[str], threshold: float) -> None:
+        super().__init__(encoder, passes, threshold, NARROW)
+        self._attacks = tuple(attacks)
+
+    def scores(self, text: str, encoding: Encoding) -> Scores:
+        """Of every attack its probability."""
+        return Scores(dict(zip(self._attacks[1:], encoding.attack[1:].tolist(), strict=True)))
+
+
+class PersonalGuard(_OnEncoder):
+    """How sure each kind of personal data stands somewhere."""
+
+    def __init__(self, encoder: Encoder, passes: Passes) -> None:
+        super().__init__(encoder, passes, 0.0, None)
+
+    def scores(self, text: str, encoding: Encoding) -> Scores:
+        """Of every kind that was found the highest probability."""
+        spans = with_patterns(text, encoding.spans, self._encoder.kinds)
+        return highest([Scores({span.kind: span.probability}) for span in spans])
+
+    def _cut(self, text: str) -> list[Window]:
+        """As texts of their own: what has a form is looked for in each, too."""
+        read = [whole[some.offsets[1][0] : some.offsets[-2][1]] for whole, some in super()._cut(text)]
+        return [window for piece in read for window in self._encoder.windows(piece)]
+
+
+class KeywordGuard(Looking):
+    """Whether a set of keywords occurs, under the set's own name."""
+
+    def __init__(self, name: str, patterns: Sequence[re.Pattern[str]], passes: Passes) -> None:
+        super().__init__()
+        self._name, self._patterns = name, tuple(patterns)
+        self._scans = Scans(passes, readings_of, self._read)
+
+    async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
+        """The scores of each text."""
+        return await self._scans(texts)
+
+    def _read(self, text: str) -> Scores:
+        return Scores({self._name: 1.0} if any(pattern.search(text) for pattern in self._patterns) else {})
+
+
+class ExportedGuard(Looking):
+    """Somebody else's classifier. Of one that names one label, each label's confidence where it is the most probable one."""
+
+    def __init__(self, signal: Exported, passes: Passes) -> None:
+        super().__init__()
+        self._signal = signal
+        self._scans = Scans(passes, self._cut, self._read)
+
+    async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
+        """The scores of each text."""
+        return await self._scans(texts)
+
+    def _cut(self, text: str) -> list[TokensOf]:
+        return [window for reading in readings_of(text) for window in self._signal.windows(reading)]
+
+    def _read(self, window: TokensOf) -> Scores:
+        reading = self._signal.classify([window])
+        return Scores({reading.label: reading.confidence}) if isinstance(reading, Classification) else reading

@@ -1,0 +1,111 @@
+"""Whole texts read in many small passes that give way to everybody else's. What was read once is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from router.core.types import Scores
+from router.signals.passes import Passes
+
+Part = TypeVar("Part")
+CHUNK_CHARS, SHARED_CHARS = 8192, 512
+"""A text is cut into pieces of so many characters, which share so many with the one before: a narrow window has about 200, so
+that what stands at a cut stands whole in one of them. Tokenising one takes about 5 ms, and a document that comes again at the
+same place is remembered piece by piece."""
+_MOST_REMEMBERED = 16384  # chunks and messages; about 200 bytes each
+
+
+def chunks_of(text: str, size: int = CHUNK_CHARS, shared: int = SHARED_CHARS) -> Iterator[str]:
+    """`text` in pieces of `size` characters that overlap by `shared`."""
+    yield text[:size]
+    for start in range(size - shared, len(text) - shared, size - shared):
+        yield text[start : start + size]
+
+
+def highest(found: Sequence[Scores]) -> Scores:
+    """Of every score the highest."""
+    scores: dict[str, float] = {}
+    for each in found:
+        for name, score in each.values.items():
+            scores[name] = max(score, scores.get(name, 0.0))
+    return Scores(scores)
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    task: asyncio.Task[Scores]
+    waiting_count: int = 0
+
+
+class Scans(Generic[Part]):
+    """Readings of texts of any length: cut into parts in a pass of their own, each part read in one, the scores joined.
+
+    Equal texts under way share a scan; it ends when the last who waited for it has left.
+    """
+
+    def __init__(
+        self, passes: Passes, cut: Callable[[str], Sequence[Part]], read: Callable[[Part], Scores], chunk_chars: int = CHUNK_CHARS
+    ) -> None:
+        """`cut` and `read` run in the passes' threads; `cut` gets at most `chunk_chars` characters."""
+        self._passes, self._cut, self._read = passes, cut, read
+        self._chunk_chars = chunk_chars
+        self._memo: OrderedDict[bytes, Scores] = OrderedDict()
+        self._under_way: dict[bytes, _UnderWay] = {}
+
+    async def __call__(self, texts: Sequence[str]) -> list[Scores]:
+        """The scores of each text. Raises as `Passes.submit` and what is run do."""
+        shared = min(SHARED_CHARS, self._chunk_chars // 4)
+        chunks = [(place, chunk) for place, text in enumerate(texts) for chunk in chunks_of(text, self._chunk_chars, shared)]
+        found: list[list[Scores]] = [[] for _ in texts]
+        for start in range(0, len(chunks), self._passes.threads):
+            turn = chunks[start : start + self._passes.threads]
+            for (place, _), scores in zip(turn, await _all(self._chunk(chunk) for _, chunk in turn), strict=True):
+                found[place].append(scores)
+        return [highest(some) for some in found]
+
+    async def _chunk(self, chunk: str) -> Scores:
+        key = hashlib.blake2b(chunk.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if key in self._memo:
+            self._memo.move_to_end(key)
+            return self._memo[key]
+        scan = self._under_way.get(key)
+        if scan is None:
+            scan = self._under_way[key] = _UnderWay(asyncio.create_task(self._scan(key, chunk)))
+        scan.waiting_count += 1
+        try:
+            return await asyncio.shield(scan.task)
+        finally:
+            scan.waiting_count -= 1
+            if not scan.waiting_count:
+                scan.task.cancel()
+                if self._under_way.get(key) is scan:  # whoever comes now must not join what was cancelled
+                    del self._under_way[key]
+
+    async def _scan(self, key: bytes, chunk: str) -> Scores:
+        """At most as many passes at once as there are threads: so scans take turns."""
+        parts = await self._passes.submit(lambda: self._cut(chunk), is_patient=True)
+        found: list[Scores] = []
+        for start in range(0, len(parts), self._passes.threads):
+            found += await _all(self._part(part) for part in parts[start : start + self._passes.threads])
+        self._memo[key] = scores = highest(found)
+        if len(self._memo) > _MOST_REMEMBERED:
+            self._memo.popitem(last=False)
+        return scores
+
+    async def _part(self, part: Part) -> Scores:
+        return await self._passes.submit(lambda: self._read(part), is_patient=True)
+
+
+async def _all(wanted: Iterable[Coroutine[Any, Any, Scores]]) -> list[Scores]:
+    """All results; where one fails or the caller leaves, none goes on behind it."""
+    tasks = [asyncio.ensure_future(each) for each in wanted]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
