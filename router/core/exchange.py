@@ -192,6 +192,7 @@ class Exchange:
     _reader: AnswerReader | None = None
     _is_complete: bool = False
     _backend_ttl_s: float | None = None
+    _is_cut_short: bool = False
     _cache: CacheNote = field(default_factory=CacheNote)
 
     def receive(self, event: Event) -> Action:
@@ -222,6 +223,8 @@ class Exchange:
                 return self._on_response_headers(request, stores, event)
             case Answering(recorder, reader), ResponseBody(data, is_end):
                 return self._on_response_body(recorder, reader, data, is_end)
+            case ((Start() | AwaitingBody()), (ResponseHeaders() | ResponseBody())):
+                return self._on_foreign_answer()
             case ((AwaitingBody() | AwaitingResponse() | Answering()), Trailers()):
                 return Continue()
             case _:
@@ -232,19 +235,27 @@ class Exchange:
     def _on_request_headers(self, event: RequestHeaders) -> Action:
         self._headers = event.headers
         method = event.headers.get(":method", "")
-        path = event.headers.get(":path", "").partition("?")[0]
+        # Decoded as the models decode it: what they would serve as a chat is read as one, however it is spelt.
+        path = unquote(event.headers.get(":path", "").partition("?")[0])
         if method == "GET" and (path == MODELS_PATH or path.startswith(f"{MODELS_PATH}/")):
             self._endpoint = "models"
-            wanted = unquote(path[len(MODELS_PATH) + 1 :]) or None
+            wanted = path[len(MODELS_PATH) + 1 :] or None
             return self._finish_with(models_reply(self.snapshot.names, wanted, self.snapshot.started_s))
-        endpoint = _ENDPOINTS.get(path) if method == "POST" else None
-        if endpoint is None:
+        endpoint = _ENDPOINTS.get(path)
+        if endpoint is None or (method != "POST" and event.is_end):
             self.state = Done()
             return Continue(is_last=True)
         self._endpoint = endpoint.name.lower()
+        if method != "POST":
+            raise RequestError(405, "this path takes POST; a body sent by another method is not read", code="method_not_allowed")
         _check_headers(event, self.snapshot.max_body_bytes)
         self.state = AwaitingBody(endpoint)
         return Continue()
+
+    def _on_foreign_answer(self) -> Action:
+        """Envoy has answered the request itself, before we had it whole: a bad path, a body too large or too slow."""
+        self.state, self._is_cut_short = Done(), True
+        return Continue(is_last=True)
 
     def _on_request_body(self, endpoint: Endpoint, data: bytes) -> Action:
         _check_size(len(data), self.snapshot.max_body_bytes)
@@ -463,6 +474,8 @@ class Exchange:
         """How an exchange that came to its own end did so; see `Outcome.ending`."""
         if self._reply is not None:
             return "replied"
+        if self._is_cut_short:
+            return "abandoned"
         return "completed" if self._http_status else "routed"
 
     def outcome(self, ending: str) -> Outcome:

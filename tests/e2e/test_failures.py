@@ -229,6 +229,11 @@ def test_prompts_and_answers_are_in_no_log(own_stack: Start) -> None:
     httpx.post(f"{stack.url}/v1/chat/completions", content=f'{{"model": "auto", "{secret}": ', timeout=10)
     stack.kill("models")
     post(stack, secret)
+    httpx.post(f"{stack.url}/v1/chat/completions?api_key=sesame", json={"model": "small", "messages": []}, timeout=10)
+    httpx.get(f"{stack.url}/v1/files?api_key=sesame", timeout=10)
+    stack.kill("envoy", signal.SIGTERM)  # it writes its access log every ten seconds, and at its end
     stack.kill("router", signal.SIGTERM)
+    assert '"path":"/v1/files"' in stack.output("envoy")
+    assert "sesame" not in stack.output("envoy") + stack.output("router")
     assert secret not in stack.output("router") + stack.output("envoy")
     assert '"decision"' in stack.output("router")

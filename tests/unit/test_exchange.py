@@ -143,7 +143,6 @@ def test_embeddings_need_a_model_of_their_own() -> None:
     [
         ("GET", "/health"),
         ("POST", "/v1/files"),
-        ("GET", "/v1/chat/completions"),
         ("POST", "/v1/models"),
         ("GET", "/v1/modelsX"),
     ],
@@ -317,7 +316,14 @@ EVENTS = {
     "Trailers": Trailers(),
 }
 STEPS = ["RequestHeaders", "RequestBody", "Sensed", "ResponseHeaders", "ResponseBody"]
-ALLOWED = {0: ["RequestHeaders"], 1: ["RequestBody", "Trailers"], 2: ["Sensed"], 3: ["ResponseHeaders", "Trailers"]}
+FOREIGN = ["ResponseHeaders", "ResponseBody"]
+"""Of an answer that Envoy gives itself."""
+ALLOWED = {
+    0: ["RequestHeaders", *FOREIGN],
+    1: ["RequestBody", "Trailers", *FOREIGN],
+    2: ["Sensed"],
+    3: ["ResponseHeaders", "Trailers"],
+}
 
 
 @pytest.mark.parametrize("step", range(4))
@@ -351,3 +357,35 @@ def test_the_record_of_an_abandoned_exchange_holds_what_was_known() -> None:
     outcome = exchange.outcome("abandoned")
     assert (outcome.request_id, outcome.endpoint, outcome.requested_model) == ("abc", "chat", "auto")
     assert (outcome.is_stream, outcome.model, outcome.category) == (True, "", "none")
+
+
+# -- round the router ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/v1/chat%2Fcompletions", "/v1/chat/complet%69ons?x=1", "/v1%2fchat%2Fcompletions"])
+def test_a_path_is_read_as_the_models_decode_it(path: str) -> None:
+    """Where Envoy does not: a model would serve it as a chat, so it is read as one."""
+    exchange = Exchange(snapshot())
+    assert exchange.receive(request_headers(path)) == Continue()
+    assert isinstance(exchange.receive(RequestBody(chat_body())), Route)
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "post", "GET"])
+def test_a_body_by_another_method_is_refused(method: str) -> None:
+    """It would pass unread; what has no body may pass, such as a browser's OPTIONS."""
+    exchange = Exchange(snapshot())
+    action = exchange.receive(request_headers(method=method))
+    assert isinstance(action, Reply)
+    assert (action.http_status, error_of(action)["code"]) == (405, "method_not_allowed")
+    assert Exchange(snapshot()).receive(request_headers(method=method, is_end=True)) == Continue(is_last=True)
+
+
+@pytest.mark.parametrize("has_headers", [False, True])
+@pytest.mark.parametrize("answer", [ResponseHeaders({":status": "400"}, is_end=False), ResponseBody(b"bad", is_end=True)])
+def test_an_answer_of_envoys_own_passes(has_headers: bool, answer: ResponseHeaders | ResponseBody) -> None:
+    """To a path that is none, or a body that is too large or too slow: no fault of ours, and on record as cut short."""
+    exchange = Exchange(snapshot())
+    if has_headers:
+        exchange.receive(request_headers())
+    assert exchange.receive(answer) == Continue(is_last=True)
+    assert exchange.outcome(exchange.ending).ending == "abandoned"

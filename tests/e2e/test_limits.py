@@ -1,0 +1,176 @@
+"""What clients may take of Envoy: time, connections and memory, as envoy.yaml bounds them; here with smaller numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h2.config
+import h2.connection
+import httpx2 as httpx
+import pytest
+
+from tests.e2e.stack import Stack, running, wait_for
+
+REQUEST_S = 4.0
+IDLE_S = 1.0
+HEAP_MIB = 128
+CONNECTIONS = 240
+MIB = 1 << 20
+ONE_OF_MANY = 15 * MIB
+MOST_MIB = 350
+"""Of Envoy's memory: without a bound it is above 500 in these tests."""
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+
+
+def smaller(envoy: dict[str, Any]) -> None:
+    """The shipped limits, each reached within seconds."""
+    heap, connections = (monitor["typed_config"] for monitor in envoy["overload_manager"]["resource_monitors"])
+    heap["max_heap_size_bytes"] = HEAP_MIB * MIB
+    connections["max_active_downstream_connections"] = CONNECTIONS
+    manager = envoy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["drain_timeout"] = "0.1s"  # before an idle connection is closed; five seconds as shipped
+    manager["request_timeout"] = f"{REQUEST_S}s"
+    manager["common_http_protocol_options"]["idle_timeout"] = f"{IDLE_S}s"
+
+
+@pytest.fixture(scope="module")
+def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Shared; each test waits until what it did is over."""
+    with running(tmp_path_factory.mktemp("bounded"), edit_envoy=smaller) as stack:
+        yield stack
+
+
+@pytest.fixture
+def opened() -> Iterator[contextlib.ExitStack]:
+    """Connections that are closed in the end."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def connect(stack: Stack, opened: contextlib.ExitStack) -> socket.socket:
+    """A client that the test holds open."""
+    return opened.enter_context(socket.create_connection(("127.0.0.1", stack.envoy_port), timeout=10))
+
+
+def ask(stack: Stack) -> httpx.Response:
+    """What an honest client sees meanwhile."""
+    body = {"model": "large", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    return httpx.post(f"{stack.url}/v1/chat/completions", json=body, headers={"x-sim-first-token-ms": "1"}, timeout=10)
+
+
+def open_requests(stack: Stack) -> int:
+    """As Envoy counts them."""
+    return stack.envoy_stat("http.openai.downstream_rq_active")
+
+
+def memory_mib(stack: Stack) -> int:
+    """Envoy's resident memory."""
+    status = Path(f"/proc/{stack.processes['envoy'].pid}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) // 1024
+
+
+def test_two_hundred_bodies_that_trickle_are_ended(bounded: Stack, opened: contextlib.ExitStack) -> None:
+    """Each byte would keep an idle timer quiet for ever. Others are served meanwhile."""
+    clients = [connect(bounded, opened) for _ in range(200)]
+    for client in clients:
+        client.sendall(HEAD % 100_000 + b"{")
+    wait_for(lambda: open_requests(bounded) == 200, "200 open requests")
+    assert ask(bounded).status_code == 200
+    began = time.monotonic()
+    while open_requests(bounded):
+        assert time.monotonic() - began < 3 * REQUEST_S
+        assert ask(bounded).status_code == 200
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.sendall(b" ")
+    assert clients[0].recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_slow_but_steady_body_is_served(bounded: Stack, opened: contextlib.ExitStack) -> None:
+    """A phone that takes most of the time that it has."""
+    message = {"role": "user", "content": "hi"}
+    body = json.dumps({"model": "large", "messages": [message], "max_tokens": 2, "user": "x" * 600_000}).encode()
+    client = connect(bounded, opened)
+    client.sendall(HEAD % len(body))
+    began, sent = time.monotonic(), 0
+    while sent < len(body):
+        due = int(len(body) * min(1.0, (time.monotonic() - began) / (0.6 * REQUEST_S)))
+        client.sendall(body[sent:due])
+        sent = max(sent, due)
+    answer = client.recv(600)
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+
+
+def test_an_idle_connection_is_closed(bounded: Stack, opened: contextlib.ExitStack) -> None:
+    """Between two requests, not during one."""
+    client = connect(bounded, opened)
+    client.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert client.recv(65536).startswith(b"HTTP/1.1 200")
+    while client.recv(65536):
+        pass
+
+
+def test_there_are_only_so_many_connections(bounded: Stack, opened: contextlib.ExitStack) -> None:
+    """One more is closed at once."""
+    for _ in range(CONNECTIONS):
+        connect(bounded, opened)
+    wait_for(lambda: bounded.envoy_stat("http.openai.downstream_cx_active") == CONNECTIONS, "all connections")
+    with pytest.raises(httpx.TransportError):
+        ask(bounded)
+    opened.close()
+    wait_for(lambda: not bounded.envoy_stat("http.openai.downstream_cx_active"), "no connection")
+    assert ask(bounded).status_code == 200
+
+
+def test_unfinished_bodies_do_not_take_all_memory(bounded: Stack, opened: contextlib.ExitStack) -> None:
+    """30 of 15 MiB are 450. Who comes meanwhile gets an error; who comes after it is served."""
+    part, peak = b" " * MIB, 0
+    for _ in range(30):
+        client = connect(bounded, opened)
+        with contextlib.suppress(OSError):  # refused while it sends
+            client.sendall(HEAD % (16 * MIB))
+            for _ in range(15):
+                client.sendall(part)
+        peak = max(peak, memory_mib(bounded))
+    assert peak < MOST_MIB
+    opened.close()
+    wait_for(lambda: is_served(bounded), "an answer after it")
+
+
+def test_over_http2_the_largest_requests_are_ended(bounded: Stack, opened: contextlib.ExitStack) -> None:
+    """Their bodies are accounted for, so that nobody else need suffer."""
+    ended = "envoy.overload_actions.reset_high_memory_stream.count"
+    before, peak = bounded.envoy_stat(ended), 0
+    for _ in range(30):
+        with contextlib.suppress(OSError):
+            send_over_http2(connect(bounded, opened), ONE_OF_MANY)
+        peak = max(peak, memory_mib(bounded))
+    wait_for(lambda: bounded.envoy_stat(ended) > before, "a request that was ended")
+    assert peak < MOST_MIB
+    wait_for(lambda: is_served(bounded), "an answer beside those that are left")
+
+
+def is_served(stack: Stack) -> bool:
+    """An honest client gets an answer."""
+    with contextlib.suppress(httpx.TransportError):
+        return ask(stack).status_code == 200
+    return False
+
+
+def send_over_http2(connection: socket.socket, size_bytes: int) -> None:
+    """Most of a request, and never its end."""
+    client = h2.connection.H2Connection(h2.config.H2Configuration())
+    client.initiate_connection()
+    connection.sendall(client.data_to_send())
+    client.receive_data(connection.recv(65536))  # its settings: until they are acknowledged the window is small
+    names = {":method": "POST", ":path": "/v1/chat/completions", ":scheme": "http", ":authority": "x"}
+    client.send_headers(1, list(names.items()))
+    frame = (1 << 14).to_bytes(3, "big") + b"\0\0" + (1).to_bytes(4, "big") + b" " * (1 << 14)
+    connection.sendall(client.data_to_send() + frame * (size_bytes >> 14))
