@@ -11,9 +11,11 @@ from router.pair import Pair, first_route, named
 
 _DEFAULT_BUFFER_BYTES = 1024 * 1024  # Envoy's own per_connection_buffer_limit_bytes
 _CLIENT_LIMITS = (
-    ("request_timeout", "a client may take for ever to send its body"),
-    ("request_headers_timeout", "a client may take for ever to send its headers"),
+    (("request_timeout",), "a client may take for ever to send its body"),
+    (("request_headers_timeout",), "a client may take for ever to send its headers"),
+    (("common_http_protocol_options", "idle_timeout"), "a client may keep a connection for an hour without asking"),
 )
+_ACTIONS = ("reset_high_memory_stream", "stop_accepting_requests")
 _QUERIES = ("%REQ(:PATH", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH", "%PATH(WQ", "%PATH%")
 _LOGS = "type.googleapis.com/envoy.extensions.access_loggers."
 
@@ -44,9 +46,10 @@ def _buffer_fits(pair: Pair, place: Place, name: str) -> Iterator[Problem]:
 
 def clients_are_bounded(pair: Pair) -> Iterator[Problem]:
     """In time, in number, in memory."""
-    for name, otherwise in _CLIENT_LIMITS:
-        if not pair.manager.at(name).seconds:
-            yield pair.file.problem(pair.manager.at(name), f"{name} is not set: {otherwise}; see envoy/envoy.yaml", "warning")
+    for path, otherwise in _CLIENT_LIMITS:
+        place = pair.manager.at(*path)
+        if not place.seconds:
+            yield pair.file.problem(place, f"{path[-1]} is not set: {otherwise}; see envoy/envoy.yaml", "warning")
     manager = pair.file.top.at("overload_manager")
     monitors = {place.at("name").text for place in manager.at("resource_monitors").items()}
     for name, what in (
@@ -56,6 +59,18 @@ def clients_are_bounded(pair: Pair) -> Iterator[Problem]:
         if f"envoy.resource_monitors.{name}" not in monitors:
             message = f"overload_manager has no envoy.resource_monitors.{name}: the {what} may take is unbounded"
             yield pair.file.problem(manager, f"{message}; see envoy/envoy.yaml", "warning")
+    acts = {place.at("name").text.removeprefix("envoy.overload_actions.") for place in manager.at("actions").items()}
+    if monitors and (missing := [action for action in _ACTIONS if action not in acts]):
+        message = f"has no action {' and no action '.join(missing)}: nothing happens when the heap is full; see envoy/envoy.yaml"
+        yield pair.file.problem(manager, message, "warning")
+
+
+def upgrades_are_not_read(pair: Pair) -> Iterator[Problem]:
+    """What becomes another protocol has no body that ends."""
+    for place in pair.manager.at("upgrade_configs").items():
+        if place.at("enabled").value is not False:
+            message = "upgrades to this protocol hang on every path that the router reads; allow them on a route of their own"
+            yield pair.file.problem(place, message, "warning")
 
 
 def errors_are_openais(pair: Pair) -> Iterator[Problem]:
@@ -140,6 +155,7 @@ def _texts(place: Place) -> Iterator[Place]:
 RULES = (
     bodies_fit,
     clients_are_bounded,
+    upgrades_are_not_read,
     errors_are_openais,
     missing_clusters_are_outages,
     failing_over_is_quick,

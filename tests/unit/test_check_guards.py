@@ -183,12 +183,16 @@ def _filter(kind: str) -> str:
     return f'          - {{ name: {kind}, typed_config: {{ "@type": {_EXTENSION}.filters.http.{_KINDS[kind]} }}\n'
 
 
+def behind_the_router(kind: str) -> tuple[str, str]:
+    """A change that puts a filter between ours and the last."""
+    return _ROUTER, _filter(kind) + _ROUTER
+
+
 @pytest.mark.parametrize("kind", _KINDS)
 def test_who_may_ask_is_decided_behind_the_router(tmp_path: Path, kind: str) -> None:
     """A hit would be given to those who may not; without a cache it is only work for nothing. Before it is right."""
-    behind = (_ROUTER, _filter(kind) + _ROUTER)
     for config, severity in ((CACHING, "error"), (OPEN, "warning")):
-        problem = only(problems(tmp_path, behind, config=config))
+        problem = only(problems(tmp_path, behind_the_router(kind), config=config))
         assert (problem.severity, "behind ext_proc" in problem.message) == (severity, True)
     assert problems(tmp_path, (_EXT, _filter(kind) + _EXT), config=CACHING) == []
 
