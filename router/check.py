@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from router import guardcheck, limitcheck
 from router.config import Config, load
 from router.core.exchange import CLUSTER_HEADER, PATH_HEADER
 from router.core.types import Endpoint
@@ -16,7 +16,8 @@ from router.envoyfile import EnvoyFile, Place, endpoints_of, read_envoy, socket_
 from router.envoytypes import check_types
 from router.errors import ConfigError, Problem
 from router.local import find_envoy
-from router.yamltree import suggest
+from router.pair import Pair, first_route, matches
+from router.yamltree import compose, suggest
 
 DECISION_HEADERS = (
     "x-vsr-selected-category",
@@ -32,7 +33,6 @@ _MARGIN_MS = 200  # for parsing, queueing and gRPC beside the signals; measured 
 _DEFAULT_STREAMS = 1024  # Envoy's own limit of open requests to a cluster
 _DEFAULT_RETRIES = 3  # Envoy's own limit of retries under way to a cluster
 _LEAST_IDLE_S = 60  # a large model's first token after a long prompt can take most of a minute
-_DEFAULT_BUFFER_BYTES = 1024 * 1024  # Envoy's own per_connection_buffer_limit_bytes
 _VALIDATE_S = 20
 
 
@@ -41,36 +41,6 @@ class Report:
     problems: list[Problem]
     summary: list[str]
     """What goes where, for a person to read; empty when it cannot be told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Both configurations, and the places in Envoy's that matter here."""
-
-    config: Config
-    file: EnvoyFile
-    listener: Place
-    manager: Place
-    """The HTTP connection manager that has our filter."""
-    ext_proc: Place
-    """The filter's configuration."""
-    filter_name: str
-    """What routes call the filter."""
-
-    @property
-    def router_cluster(self) -> str:
-        """The cluster in which Envoy finds the router."""
-        return self.ext_proc.at("grpc_service", "envoy_grpc", "cluster_name").text
-
-    @property
-    def reads_answers(self) -> bool:
-        """Answers pass through the router, for their token counts or to be stored."""
-        return self.config.telemetry.usage or self.config.cache.enabled
-
-    @property
-    def is_fail_open(self) -> bool:
-        """Requests pass to the default cluster when the router does not answer."""
-        return self.ext_proc.at("failure_mode_allow").value is True
 
 
 def check(config_path: Path, envoy_path: Path) -> Report:
@@ -88,25 +58,31 @@ def check(config_path: Path, envoy_path: Path) -> Report:
         problems += error.problems
     if file is None:
         return Report(problems, [])
+    problems += guardcheck.filters_are_in_order(file)
     if not any(problem.severity == "error" and problem.file == file.name for problem in problems):
         problems += _ask_envoy(file)
     if config is None:
         return Report(problems, [])
-    pairs = list(_pairs(config, file))
+    pairs = list(_pairs(config, _settings(config_path), file))
     if not pairs:
         problems.append(file.problem(file.top, "has no ext_proc HTTP filter with a gRPC service; see envoy/envoy.yaml"))
     for pair in pairs:
         for rule in RULES:
-            problems += rule(pair)
+            problems += (problem for problem in rule(pair) if problem not in problems)
     return Report(problems, _summary(pairs[0]) if pairs else [])
 
 
-def _pairs(config: Config, file: EnvoyFile) -> Iterator[Pair]:
+def _settings(path: Path) -> EnvoyFile:
+    """The router's own file as a tree; it has been read before, so it can be."""
+    return EnvoyFile(str(path), Place(compose(path.read_text(encoding="utf-8"), str(path)), "", 1))
+
+
+def _pairs(config: Config, settings: EnvoyFile, file: EnvoyFile) -> Iterator[Pair]:
     for listener, manager in file.managers():
         for http_filter in manager.at("http_filters").items():
             place = http_filter.at("typed_config")
             if place.at("@type").text.endswith(".ExternalProcessor") and place.at("grpc_service"):
-                yield Pair(config, file, listener, manager, place, http_filter.at("name").text)
+                yield Pair(config, settings, file, listener, manager, place, http_filter.at("name").text)
 
 
 def _ask_envoy(file: EnvoyFile) -> Iterator[Problem]:
@@ -134,9 +110,11 @@ def _clusters_exist(pair: Pair) -> Iterator[Problem]:
     severity = "warning" if pair.file.top.at("dynamic_resources", "cds_config") else "error"
     for model in pair.config.models.values():
         if model.cluster not in clusters:
-            message = f"config names the cluster '{model.cluster}' for the model '{model.name}'; there is none of that name here"
-            place = pair.file.top.at("static_resources", "clusters")
-            yield pair.file.problem(place, message + suggest(model.cluster, clusters), severity)
+            place = pair.settings.top.at("models", model.name, "cluster")
+            message = f"there is no cluster '{model.cluster}' in {pair.file.name}"
+            yield pair.settings.problem(
+                place, message + suggest(model.cluster, clusters.keys() - {pair.router_cluster}), severity
+            )
     service = pair.ext_proc.at("grpc_service")
     if not pair.router_cluster:
         yield pair.file.problem(service, "envoy_grpc with a cluster_name was expected: google_grpc is not checked or tested")
@@ -250,17 +228,6 @@ def _waiting_fits(pair: Pair) -> Iterator[Problem]:
         yield pair.file.problem(place or pair.ext_proc, message)
 
 
-def _bodies_fit(pair: Pair) -> Iterator[Problem]:
-    place = pair.listener.at("per_connection_buffer_limit_bytes")
-    limit, ours = place.number or _DEFAULT_BUFFER_BYTES, pair.config.server.max_body_bytes
-    if limit > ours:
-        message = f"per_connection_buffer_limit_bytes ({limit}) must not exceed config's server.max_body_bytes ({ours})"
-        yield pair.file.problem(place, message)
-    if not place:
-        message = "per_connection_buffer_limit_bytes is not set: bodies over 1 MiB get a 413"
-        yield pair.file.problem(pair.listener, message, "warning")
-
-
 def _headers_may_be_set(pair: Pair) -> Iterator[Problem]:
     rules = pair.ext_proc.at("mutation_rules")
     if rules.at("disallow_is_error").value is True:
@@ -272,17 +239,10 @@ def _headers_may_be_set(pair: Pair) -> Iterator[Problem]:
     if pair.config.telemetry.tracing.enabled:
         needed += ["traceparent", "tracestate"]
     allowed, banned = rules.at("allow_expression", "regex"), rules.at("disallow_expression", "regex")
-    if banned and (refused := [name for name in needed if _matches(banned.text, name)]):
+    if banned and (refused := [name for name in needed if matches(banned.text, name)]):
         yield pair.file.problem(banned, f"the router sets {', '.join(refused)}, which this forbids")
-    if rules.at("disallow_all").value is True and (refused := [name for name in needed if not _matches(allowed.text, name)]):
+    if rules.at("disallow_all").value is True and (refused := [name for name in needed if not matches(allowed.text, name)]):
         yield pair.file.problem(allowed, f"the router sets {', '.join(refused)}, which this does not allow")
-
-
-def _matches(pattern: str, name: str) -> bool:
-    try:
-        return bool(pattern) and re.fullmatch(pattern, name) is not None
-    except re.error:
-        return True  # RE2 and Python differ; Envoy itself says whether it is right
 
 
 def _clients_cannot_choose(pair: Pair) -> Iterator[Problem]:
@@ -314,7 +274,7 @@ def _clients_cannot_choose(pair: Pair) -> Iterator[Problem]:
 
 
 def _answers_show_the_decision(pair: Pair) -> Iterator[Problem]:
-    for host in _hosts(pair):
+    for host in pair.hosts:
         if CLUSTER_HEADER not in [place.text.lower() for place in host.at("request_headers_to_remove").items()]:
             message = f"request_headers_to_remove lacks {CLUSTER_HEADER}: the models would see it"
             yield pair.file.problem(host, message, "warning")
@@ -325,23 +285,13 @@ def _answers_show_the_decision(pair: Pair) -> Iterator[Problem]:
             yield pair.file.problem(host.at("response_headers_to_add"), message, "warning")
 
 
-def _hosts(pair: Pair) -> list[Place]:
-    """The virtual hosts that take anything that the router reads."""
-    hosts = pair.manager.at("route_config", "virtual_hosts").items()
-    return [host for host in hosts if any(_first_route(host, endpoint.value) for endpoint in Endpoint)]
-
-
-def _first_route(host: Place, path: str) -> Place | None:
-    return next((place for place in host.at("routes").items() if _takes(place.at("match"), path)), None)
-
-
 def _routes_work(pair: Pair) -> Iterator[Problem]:
     if pair.manager.at("rds"):
         yield pair.file.problem(pair.manager.at("rds"), "routes that Envoy is told of at run time are not checked", "warning")
         return
-    hosts = _hosts(pair)
+    hosts = pair.hosts
     for path in (endpoint.value for endpoint in Endpoint):
-        routes = [(host, route) for host in hosts if (route := _first_route(host, path))]
+        routes = [(host, route) for host in hosts if (route := first_route(host, path))]
         if not routes:
             yield pair.file.problem(pair.manager.at("route_config", "virtual_hosts"), f"no route takes {path}")
         for host, route in routes:
@@ -350,14 +300,13 @@ def _routes_work(pair: Pair) -> Iterator[Problem]:
 
 def _route_works(pair: Pair, host: Place, route: Place, path: str) -> Iterator[Problem]:
     """The first route that takes a path is one that the router can steer."""
-    action = route.at("route")
-    for level in (route, host, pair.manager.at("route_config")):
-        per_filter = level.at("typed_per_filter_config", pair.filter_name)
-        if per_filter:
-            if per_filter.at("disabled").value is True:
-                message = f"takes {path} first and has the router disabled; put a route for {path} before it"
-                yield pair.file.problem(level, message)
-            break  # the innermost one counts
+    action, (level, settings) = route.at("route"), pair.filter_settings(route, host)
+    if settings.at("disabled").value is True:
+        message = f"takes {path} first and has the router disabled; put a route for {path} before it"
+        yield pair.file.problem(level, message)
+    mode = settings.at("overrides", "processing_mode")
+    if mode and (mode.at("request_header_mode").text == "SKIP" or mode.at("request_body_mode").text != "BUFFERED"):
+        yield pair.file.problem(mode, f"takes {path}, and the router has to see its headers and, BUFFERED, its body; remove this")
     if action.at("cluster_header").text.lower() != CLUSTER_HEADER:
         yield pair.file.problem(action, f"takes {path} and must choose by 'cluster_header: {CLUSTER_HEADER}'")
     if action.at("timeout").seconds != 0:
@@ -368,21 +317,6 @@ def _route_works(pair: Pair, host: Place, route: Place, path: str) -> Iterator[P
         yield pair.file.problem(idle, message, "warning")
 
 
-_NARROWER = ("headers", "query_parameters", "grpc", "runtime_fraction", "dynamic_metadata", "tls_context", "cookies")
-"""Parts of a match with which it takes only some requests of a path."""
-
-
-def _takes(match: Place, path: str) -> bool:
-    if any(match.at(part) for part in _NARROWER):
-        return False
-    prefix, exact, regex = match.at("prefix"), match.at("path"), match.at("safe_regex", "regex")
-    if match.at("path_separated_prefix"):
-        return f"{path}/".startswith(f"{match.at('path_separated_prefix').text}/")
-    return bool(
-        (prefix and path.startswith(prefix.text)) or (exact and exact.text == path) or (regex and _matches(regex.text, path))
-    )
-
-
 RULES: tuple[Callable[[Pair], Iterator[Problem]], ...] = (
     _clusters_exist,
     _workers_have_endpoints,
@@ -390,11 +324,12 @@ RULES: tuple[Callable[[Pair], Iterator[Problem]], ...] = (
     _modes_work,
     _timeouts_fit,
     _waiting_fits,
-    _bodies_fit,
     _headers_may_be_set,
     _clients_cannot_choose,
     _answers_show_the_decision,
     _routes_work,
+    *guardcheck.RULES,
+    *limitcheck.RULES,
 )
 """One function for each thing that has to fit."""
 
@@ -409,4 +344,4 @@ def _summary(pair: Pair) -> list[str]:
         mark = "  (default)" if model is pair.config.default_model else ""
         lines.append(f"{model.name} -> cluster {model.cluster} -> {places}{mark}")
     served = f"the cluster {pair.config.default_model.cluster} serves" if pair.is_fail_open else "clients get an error"
-    return [*lines, f"router down: {served}"]
+    return [*lines, *guardcheck.summary(pair), f"router down: {served}"]

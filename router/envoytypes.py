@@ -121,7 +121,9 @@ def _find(name: str) -> tuple[Any, str]:
         module = importlib.import_module(f"envoy_data_plane.{package}")
     except ImportError:
         return None, ""
-    if found := getattr(module, kind, None):
+    # The classes write RBACPerRoute as RbacPerRoute.
+    spelt = re.sub(r"([A-Z])([A-Z]+)(?=[A-Z][a-z]|$)", lambda part: part[1] + part[2].lower(), kind)
+    if found := getattr(module, kind, None) or getattr(module, spelt, None):
         return found, ""
     close = difflib.get_close_matches(kind, dir(module), 1)
     return None, f"{package}.{close[0]}" if close else ""

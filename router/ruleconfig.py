@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from router.core.policy import (
 from router.core.prompt import KEYWORDS, READS, name_of
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt, Terms
 from router.errors import ConfigError
+from router.rulelogic import contradiction, follows, in_words, never_holds
 from router.signals.formats import HeadFacts, facts_of
 from router.yamltree import Item, Section, suggest
 
@@ -176,11 +177,20 @@ def _check_rules(rules: list[Rule], items: list[Item]) -> None:
         if rule.name in names:
             item.problem(f"there is a rule '{rule.name}' already; names tell rules apart in headers and metrics")
         names.add(rule.name or item.path)
-    first: dict[Condition, str] = {}
-    for rule, item in sorted(zip(rules, items, strict=True), key=lambda pair: -pair[0].priority):
-        if rule.when in first and rule.when != _NO_CONDITION:
-            item.problem(f"can never win: rule '{first[rule.when]}' asks the same and is asked before it")
-        first.setdefault(rule.when, rule.name)
+    asked: list[Rule] = []
+    for rule, item in sorted(zip(rules, items, strict=True), key=lambda pair: (pair[0].block is None, -pair[0].priority)):
+        shadow = next((other for other in asked if _shadows(other, rule)), None)
+        if shadow and rule.when != _NO_CONDITION:
+            what = "asks the same" if shadow.when == rule.when else "holds whenever this one does"
+            item.problem(f"can never win: rule '{shadow.name}' {what} and is asked before it")
+        asked.append(rule)
+
+
+def _shadows(other: Rule, rule: Rule) -> bool:
+    """A rule that fails closed may also fire on a reading that is missing, which no other rule does."""
+    is_stricter = rule.block is not None and rule.block.fails_closed and not (other.block and other.block.fails_closed)
+    is_told = other.when == _NO_CONDITION or never_holds(rule.when)
+    return not is_told and not is_stricter and follows(rule.when, other.when)
 
 
 def _rule(item: Item, words: Words, terms: dict[str, Terms]) -> Rule:
@@ -316,6 +326,7 @@ def _condition(item: Item, words: Words) -> Condition:
         condition for key, read in _CONDITIONS.items() if (part := section.item(key)) for condition in read(key, part, words)
     ]
     section.close()
+    _check_possible(found, item)
     if not found and not any(problem.path.startswith(item.path) for problem in item.notes.problems):
         item.problem(f"a condition was expected, one of {', '.join(_CONDITIONS)}")
     return found[0] if len(found) == 1 else AllOf(tuple(found))
@@ -325,7 +336,17 @@ def _tree(key: str, item: Item, words: Words) -> list[Condition]:
     parts = tuple(_condition(part, words) for part in item.items("a list of conditions"))
     if not parts:
         item.problem("at least one condition was expected")
+    if key == "all":
+        _check_possible(parts, item)
     return [AllOf(parts) if key == "all" else AnyOf(parts)]
+
+
+def _check_possible(parts: Sequence[Condition], item: Item) -> None:
+    """Conditions that all have to hold can hold together; where one of them is wrong in itself, that is enough to tell."""
+    if any(problem.path.startswith(item.path) for problem in item.notes.problems):
+        return
+    if found := contradiction(AllOf(tuple(parts))):
+        item.problem(f"could never hold: '{in_words(found[0])}' and '{in_words(found[1])}' exclude each other")
 
 
 def _not(key: str, item: Item, words: Words) -> list[Condition]:
@@ -406,6 +427,8 @@ def _tokens_within(key: str, item: Item, words: Words) -> list[Condition]:
         item.problem("'min', 'max' or both were expected")
     if most is not None and most < least:
         section.problem("max", f"is below min ({least}), so this could never hold")
+    if least == 0 and most is None and section.has("min"):
+        section.problem("min", "0 holds for every request; raise it, or take the condition away")
     section.close()
     return [TokensWithin(least, most)]
 

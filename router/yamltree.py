@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.error import MarkedYAMLError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from router.errors import ConfigError, Problem
+from router.yamlhints import explain
 
 _MOST_CHARS = 1_000_000
 _MOST_NODES = 200_000  # after aliases are followed: a few lines of aliases of aliases can stand for billions of nodes
@@ -59,7 +61,8 @@ def compose(text: str, file: str) -> Node | None:
         node: Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
+        own_words = getattr(error, "reason", None) or "it cannot be read"
+        reason = explain(error, text) if isinstance(error, MarkedYAMLError) else own_words
         raise _refusal(file, mark.line + 1 if mark else 0, f"is not YAML: {reason}") from None
     except RecursionError:
         raise _refusal(file, 0, f"is nested more than {_MOST_LEVELS} levels deep") from None

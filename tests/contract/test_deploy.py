@@ -201,6 +201,14 @@ class TestKubernetes:
             assert "readinessProbe" in container
             assert "memory" in container["resources"]["limits"]
 
+    def test_envoys_heap_ends_before_its_containers_memory(self) -> None:
+        """Or the kernel ends Envoy where Envoy would have ended the largest requests."""
+        (container,) = self.deployment()["containers"]
+        limit = container["resources"]["limits"]["memory"]
+        assert limit.endswith("Gi")
+        monitors = load(ROOT / "envoy" / "envoy.yaml")["overload_manager"]["resource_monitors"]
+        assert monitors[0]["typed_config"]["max_heap_size_bytes"] <= 0.75 * int(limit.removesuffix("Gi")) * 1024**3
+
     def test_probes_ask_the_admin_port_of_the_shipped_configuration(self) -> None:
         """A port changed in one place only would restart healthy pods for ever."""
         admin = shipped_config().admin.address
