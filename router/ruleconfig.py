@@ -19,6 +19,7 @@ from router.core.policy import (
     HeaderMatches,
     LabelIs,
     Not,
+    Pattern,
     Policy,
     Rule,
     TextMatches,
@@ -27,6 +28,7 @@ from router.core.policy import (
 from router.core.prompt import KEYWORDS, READS, name_of
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt, Terms
 from router.errors import ConfigError
+from router.patterns import LinearPattern, PatternError, compile_pattern, keyword_patterns
 from router.rulelogic import contradiction, follows, in_words, never_holds
 from router.signals.formats import HeadFacts, facts_of
 from router.yamltree import Item, Section, suggest
@@ -104,27 +106,28 @@ def read_keywords(section: Section) -> dict[str, TextMatches]:
     for name, item in section.named():
         check_name(name, item)
         part = item.section()
-        flags = re.NOFLAG if part.flag("case_sensitive", default=False) else re.IGNORECASE
+        is_case_sensitive = part.flag("case_sensitive", default=False)
         words, regexes = part.item("words"), part.item("regex")
-        patterns = [_word_pattern([word.text() for word in words.texts("words")], flags)] if words else []
-        patterns += [pattern for each in (regexes.texts("patterns") if regexes else ()) if (pattern := _regex(each, flags))]
+        whole_words = [word.text() for word in words.texts("words")] if words else []
+        checked = [_regex(each, is_case_sensitive) for each in regexes.texts("patterns")] if regexes else []
         if not words and not regexes:
             item.problem("'words' or 'regex' was expected")
         part.close()
-        sets[name] = TextMatches(name, tuple(patterns))
+        patterns: tuple[LinearPattern, ...] = ()
+        try:
+            valid = [pattern.pattern for pattern in checked if pattern]
+            patterns = keyword_patterns(whole_words, valid, is_case_sensitive=is_case_sensitive)
+        except PatternError as error:
+            item.problem(str(error))
+        sets[name] = TextMatches(name, patterns)
     return sets
 
 
-def _word_pattern(words: list[str], flags: re.RegexFlag) -> re.Pattern[str]:
-    # Not \b: a word may begin or end with a character that is none of a word's, as C++ or .NET do.
-    return re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", flags)
-
-
-def _regex(item: Item, flags: re.RegexFlag) -> re.Pattern[str] | None:
+def _regex(item: Item, is_case_sensitive: bool) -> LinearPattern | None:
     try:
-        pattern = re.compile(item.text(), flags)
-    except (re.error, OverflowError, RecursionError) as error:
-        item.problem(f"is no regular expression: {error}")
+        pattern = compile_pattern(item.text(), is_case_sensitive=is_case_sensitive)
+    except PatternError as error:
+        item.problem(str(error))
         return None
     if pattern.search("") and pattern.search("\0"):
         item.problem("matches every text; is there a '*' or '?' too many?")
@@ -444,11 +447,11 @@ def _header_matches(key: str, item: Item, words: Words) -> list[Condition]:
     section = item.section()
     name = section.text("name", pattern=r"[A-Za-z0-9-]{1,100}", what="a header's name").lower()
     tests = [test for test in ("equals", "regex", "present") if section.has(test)]
-    pattern: re.Pattern[str] | None = re.compile(re.escape(section.text("equals", "")))
+    pattern: Pattern | None = re.compile(re.escape(section.text("equals", "")))
     if len(tests) != 1:
         item.problem("exactly one of 'equals', 'regex' and 'present' was expected")
     elif tests == ["regex"] and (regex := section.item("regex")):
-        pattern = _regex(regex, re.NOFLAG)
+        pattern = _regex(regex, is_case_sensitive=True)
     elif tests == ["present"]:
         if not section.flag("present", default=True):
             section.problem("present", "only true makes sense; for an absent header write not: {header: ...}")

@@ -6,10 +6,10 @@ UNKNOWN, and so is its negation: a rule fires only on what was really measured.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from router.core.types import (
     Block,
@@ -43,6 +43,23 @@ Readings = Mapping[str, Reading]
 """What was measured, by signal name. A name that is absent was not read yet; one that failed is `Missing`."""
 
 
+class Pattern(Protocol):
+    """A compiled regular expression, of any engine."""
+
+    @property
+    def pattern(self) -> str:
+        """As the operator wrote it."""
+        ...
+
+    def search(self, text: str, /) -> object:
+        """True, or a match, when it matches anywhere in the text."""
+        ...
+
+    def fullmatch(self, text: str, /) -> object:
+        """True, or a match, when it matches the whole text."""
+        ...
+
+
 # -- conditions ------------------------------------------------------------------------------------------------------
 
 
@@ -74,7 +91,7 @@ class TextMatches:
 
     name: str
     """What the operator called this set of keywords."""
-    patterns: tuple[re.Pattern[str], ...]
+    patterns: tuple[Pattern, ...]
 
     def judge(self, request: ChatRequest, readings: Readings) -> Truth:
         """Search the classified text, which is one message, not the whole conversation."""
@@ -122,12 +139,12 @@ class HeaderMatches:
 
     header: str
     """Lower-case name."""
-    pattern: re.Pattern[str]
+    pattern: Pattern
 
     def judge(self, request: ChatRequest, readings: Readings) -> Truth:
         """An absent header is NO."""
         value = request.headers.get(self.header)
-        return Truth.of(value is not None and self.pattern.fullmatch(value) is not None)
+        return Truth.of(value is not None and bool(self.pattern.fullmatch(value)))
 
     def __str__(self) -> str:
         return f"header {self.header} matches {self.pattern.pattern}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from tokenizers import Encoding as TokensOf
 
 from router.core.disguise import readings_of
+from router.core.policy import Pattern
 from router.core.types import Classification, Prompt, Scores
 from router.errors import BackendError
 from router.signals.exported import Exported
@@ -105,7 +105,7 @@ class PersonalGuard(_OnEncoder):
 class KeywordGuard(Looking):
     """Whether a set of keywords occurs, under the set's own name."""
 
-    def __init__(self, name: str, patterns: Sequence[re.Pattern[str]], passes: Passes) -> None:
+    def __init__(self, name: str, patterns: Sequence[Pattern], passes: Passes) -> None:
         super().__init__()
         self._name, self._patterns = name, tuple(patterns)
         self._scans = Scans(passes, readings_of, self._read)

@@ -28,6 +28,7 @@ from router.core.bodysize import BodyBounds
 from router.core.policy import AllOf, AnyOf, Choice, Default, FlagIs, HeaderMatches, LabelIs, Not, Rule, TextMatches, TokensWithin
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.errors import ConfigError
+from router.patterns import compile_pattern
 
 BAD = Path(__file__).parents[1] / "bad_config"
 BUNDLE = BAD / "bundle"
@@ -304,7 +305,7 @@ class TestMeaning:
             ("{ has_images: true }", FlagIs("has_images", expected=True)),
             ("{ is_stream: false }", FlagIs("is_stream", expected=False)),
             ("{ header: { name: X-Tier, equals: a.b } }", HeaderMatches("x-tier", re.compile(r"a\.b"))),
-            ("{ header: { name: x-tier, regex: a.b } }", HeaderMatches("x-tier", re.compile("a.b"))),
+            ("{ header: { name: x-tier, regex: a.b } }", HeaderMatches("x-tier", compile_pattern("a.b"))),
             ("{ header: { name: x-tier, present: true } }", HeaderMatches("x-tier", re.compile(".*", re.DOTALL))),
             ("{ not: { has_tools: true } }", Not(FlagIs("has_tools", expected=True))),
             (
