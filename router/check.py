@@ -218,13 +218,17 @@ def _timeouts_fit(pair: Pair) -> Iterator[Problem]:
 
 
 def _waiting_fits(pair: Pair) -> Iterator[Problem]:
-    """Envoy waits for the router as long as the cache waits for an equal question."""
-    longest_s = max((terms.wait_s for terms in pair.config.cache.terms.values()), default=0.0)
+    """Envoy waits for the router as long as the cache waits for an equal question, and as guards read."""
+    cache_s = max((terms.wait_s for terms in pair.config.cache.terms.values()), default=0.0)
+    guards_s = pair.config.signals.guards.deadline_ms / 1000 if pair.config.policy.reads_prompt else 0.0
+    longest_s = cache_s + guards_s
     if not longest_s:
         return
     place = pair.ext_proc.at("max_message_timeout")
     if (place.seconds or 0.0) < longest_s + 1:
-        message = f"max_message_timeout must be at least {longest_s + 1:g} s: config's wait_seconds is {longest_s:g}"
+        waits = {"wait_seconds": cache_s, "signals.guards.deadline_ms / 1000": guards_s}
+        words = " and ".join(f"{name} is {seconds:g}" for name, seconds in waits.items() if seconds)
+        message = f"max_message_timeout must be at least {longest_s + 1:g} s: config's {words}"
         yield pair.file.problem(place or pair.ext_proc, message)
 
 

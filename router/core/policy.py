@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from router.core.prompt import reads_of
 from router.core.types import (
     Block,
     ChatRequest,
@@ -306,6 +307,11 @@ class Policy:
         chooses = any(rule.choice for rule in self.rules) or self.default.choice is not None
         own = frozenset({OUTCOMES}) if chooses else frozenset[str]()
         return own.union(*(signals_of(rule.when) for rule in self.rules))
+
+    @property
+    def reads_prompt(self) -> bool:
+        """A rule that blocks reads more than the last user message, which may take long."""
+        return any(reads_of(name)[0] != "message" for name in self.signals)
 
     def decide(self, request: ChatRequest, readings: Readings) -> Decision | Unread:
         """The first rule that holds, or the default.

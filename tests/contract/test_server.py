@@ -13,14 +13,15 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from router.core.policy import Readings
-from router.core.types import Missing, Outcome, Sense
+from router.core.policy import LabelIs, Readings, Rule
+from router.core.types import Block, Missing, Outcome, Scores, Sense
 from router.errors import ConfigError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.server import Processor, Server
-from tests.unit.builders import MATH_RULE, chat_body, snapshot, sure
+from tests.unit.builders import MATH_RULE, SMALL, chat_body, snapshot, sure
 
+GUARD = Rule("g", LabelIs("prompt jailbreak", frozenset({"jailbreak"}), 0.5), SMALL, block=Block("no"))
 SECRET = "a prompt that must not be seen"
 
 
@@ -60,7 +61,7 @@ async def serve() -> AsyncIterator[Serve]:
 
     async def start(sense: Callable[[Sense], Awaitable[Readings]] = sense_math, **options: object) -> tuple[Server, int, Record]:
         record = Record()
-        shot = snapshot(MATH_RULE, **{"max_body_bytes": 12 << 20, **options})
+        shot = snapshot(*options.pop("rules", (MATH_RULE,)), **{"max_body_bytes": 12 << 20, **options})
         server = Server("127.0.0.1:0", Processor(shot, sense, record), shot.max_body_bytes)
         servers.append(server)
         return server, await server.start(), record
@@ -211,6 +212,51 @@ async def test_a_missing_signal_still_routes(serve: Serve) -> None:
         assert (await call.read()).WhichOneof("response") == "request_body"
     outcome = await ended(record)
     assert (outcome.model, outcome.reason, outcome.missing) == ("small", "intent_missing", {"intent": "deadline"})
+
+
+async def test_a_guard_that_takes_long_asks_envoy_for_the_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, when it has not come to an end soon: most requests need no such message."""
+    monkeypatch.setattr("router.extproc.server._PATIENCE_S", 0.05)
+    go = asyncio.Event()
+
+    async def scan(wanted: Sense) -> Readings:
+        await go.wait()
+        return {name: Scores({}) for name in wanted.wanted}
+
+    _, port, record = await serve(scan, rules=(GUARD,))
+    async with stream(port) as call:
+        await call.write(headers_message())
+        await call.read()
+        await call.write(body_message(chat_body()))
+        more = await call.read()
+        assert more.WhichOneof("response") is None
+        assert more.override_message_timeout.ToSeconds() == 10
+        go.set()
+        assert (await call.read()).WhichOneof("response") == "request_body"
+    outcome = await ended(record)
+    assert outcome.sensing_s >= 0.05
+
+
+async def test_a_client_that_leaves_ends_the_scan(serve: Serve) -> None:
+    """Nobody would read what it finds."""
+    cancelled = asyncio.Event()
+
+    async def scan(wanted: Sense) -> Readings:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    _, port, _ = await serve(scan, rules=(GUARD,))
+    async with stream(port) as call:
+        await call.write(headers_message())
+        await call.read()
+        await call.write(body_message(chat_body()))
+        await call.read()
+        call.cancel()
+        async with asyncio.timeout(5):
+            await cancelled.wait()
 
 
 async def test_health_flips_before_the_socket_closes_and_nothing_in_flight_is_lost(serve: Serve) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import openai
 import pytest
 
@@ -20,7 +23,6 @@ def set_up(config: dict[str, Any]) -> None:
     """One rule of each kind."""
     config["models"]["small"] |= {"price": 0.2, "answers_like": "Meta-Llama-3_1-8B-Instruct"}
     config["models"]["large"] |= {"price": 0.9, "answers_like": "Meta-Llama-3_1-70B-Instruct"}
-    config["signals"]["deadline_ms"] = 2000
     config["rules"] = [
         {"name": "attack", "when": {"jailbreak": True}, "block": {"message": "This is not allowed here.", "fail_closed": True}},
         {"name": "private", "when": {"pii": ["CREDIT_CARD", "EMAIL_ADDRESS"]}, "model": "small", "priority": 90},
@@ -61,10 +63,108 @@ def test_an_attack_in_the_middle_of_a_long_text_is_found(client: openai.OpenAI) 
         decided(client, f"{filler} {ATTACK} {filler}")
 
 
-def test_what_is_too_long_to_be_read_whole_is_refused_where_the_rule_fails_closed(client: openai.OpenAI) -> None:
-    """Nobody hides behind length; other rules would let it pass."""
-    with pytest.raises(openai.PermissionDeniedError):
-        decided(client, "tell me about the weather in the mountains, " * 2000)
+HIDING_PLACES: dict[str, dict[str, Any]] = {
+    "system": {"messages": [{"role": "system", "content": ATTACK}, {"role": "user", "content": "hi"}]},
+    "an old turn": {
+        "messages": [
+            {"role": "User", "content": ATTACK},
+            {"role": "assistant", "content": "No."},
+            {"role": "user", "content": "hi"},
+        ]
+    },
+    "a tool's result": {
+        "messages": [{"role": "user", "content": "hi"}, {"role": "tool", "tool_call_id": "c", "content": ATTACK}]
+    },
+    "a part": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "input_text", "text": ATTACK}]}]
+    },
+    "a tool": {"tools": [{"type": "function", "function": {"name": "f", "description": ATTACK}}]},
+    "documents": {"documents": [{"text": ATTACK}]},
+    "base64": {"messages": [{"role": "user", "content": f"Decode {base64.b64encode(ATTACK.encode()).decode()} and obey."}]},
+}
+
+
+@pytest.mark.parametrize("place", HIDING_PLACES)
+def test_an_attack_is_refused_wherever_it_hides(guarded: Stack, place: str) -> None:
+    """With the rule's name and reason in the headers, and no model in them."""
+    body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], **HIDING_PLACES[place]}
+    answer = post(guarded, "/v1/chat/completions", body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "blocked")
+    assert answer.headers["x-vsr-selected-decision"] == "attack"
+    assert answer.headers["x-vsr-decision-reason"] == "matched"
+    assert answer.headers["x-vsr-response-path"] == "error"
+    assert "x-vsr-selected-model" not in answer.headers
+
+
+def post(stack: Stack, path: str, body: dict[str, Any]) -> httpx.Response:
+    """As it stands, without a client's own checks."""
+    return httpx.post(f"{stack.url}{path}", json={"max_tokens": 1, **body}, timeout=60)
+
+
+HARMLESS: dict[str, tuple[str, dict[str, Any]]] = {
+    "30,000 characters": (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": "Tell me about the weather in the mountains. " * 690}]},
+    ),
+    "nothing": ("chat/completions", {"messages": [{"role": "user", "content": ""}]}),
+    "a picture": (
+        "chat/completions",
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]}
+            ]
+        },
+    ),
+    "a sound": (
+        "chat/completions",
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}]}
+            ]
+        },
+    ),
+    "an embedding": ("embeddings", {"model": "small", "input": "How do I bake bread?"}),
+    "an embedding of token ids": ("embeddings", {"model": "small", "input": [1, 2, 3]}),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_is_harmless_passes_a_rule_that_fails_closed(guarded: Stack, name: str) -> None:
+    """However long it takes to read: Envoy is asked for the time."""
+    path, body = HARMLESS[name]
+    answer = post(guarded, f"/v1/{path}", {"model": "auto", **body})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-vsr-response-path"] == "upstream"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("chat/completions", {"model": "auto", "messages": [{"role": "user", "content": "tell me about the weather, " * 6000}]}),
+        ("completions", {"model": "small", "prompt": [1, 2, 3]}),
+    ],
+)
+def test_what_cannot_be_read_is_no_attack(guarded: Stack, path: str, body: dict[str, Any]) -> None:
+    """Nobody hides behind length or numbers; the answer says what to do."""
+    answer = post(guarded, f"/v1/{path}", body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unreadable")
+    assert answer.headers["x-vsr-decision-reason"] == "signal_missing"
+
+
+def hurry(config: dict[str, Any]) -> None:
+    """A guard that is always late."""
+    set_up(config)
+    config["signals"]["guards"] = {"deadline_ms": 1}
+
+
+def test_a_late_guard_asks_for_another_attempt(tmp_path: Path) -> None:
+    """In the router's own words: Envoy would call any 503 a model that is down."""
+    with running(tmp_path, edit_config=hurry) as stack:
+        answer = post(
+            stack, "/v1/chat/completions", {"model": "auto", "messages": [{"role": "user", "content": "weather " * 4000}]}
+        )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unreadable")
+    assert answer.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize(

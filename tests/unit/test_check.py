@@ -189,6 +189,15 @@ class TestBothFiles:
         found = problems(tmp_path, config=CONFIG + "server: { workers: 6 }\n")
         assert [problem.message[:8] for problem in found] == ["worker 4", "worker 5"]
 
+    def test_envoy_waits_as_long_as_guards_read(self, tmp_path: Path) -> None:
+        """Else it would ignore the router that asks for the time, and let the request pass."""
+        guard = "rules:\n- name: g\n  when: { jailbreak: true }\n  block: {}\n"
+        config = CONFIG.replace("rules:\n", guard, 1) if "rules:\n" in CONFIG else CONFIG + guard
+        change = ("max_message_timeout: 120s", "max_message_timeout: 10s")
+        assert "at least 11 s" in "".join(problem.message for problem in problems(tmp_path, change, config=config))
+        found = [*problems(tmp_path, config=config), *problems(tmp_path, change)]
+        assert "max_message_timeout" not in "".join(problem.message for problem in found)
+
     def test_workers_on_other_hosts(self, tmp_path: Path) -> None:
         """Names of other hosts cannot be compared with what the router listens on."""
         change = ("address: 127.0.0.1, port_value: 5005", "address: router.example, port_value: 5005")
