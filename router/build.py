@@ -20,6 +20,7 @@ from router.core.exchange import Snapshot
 from router.core.policy import Readings
 from router.core.types import Sense
 from router.errors import ConfigError, Problem
+from router.files import read_text
 from router.signals.base import Signal, read_all
 from router.telemetry import Instrument, Telemetry
 from router.telemetry.logs import Logs
@@ -168,7 +169,7 @@ def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) 
     """A table made with other models says nothing about these. `encoder` and `verifier` are SHA-256."""
     if not config.bars.has_verifier and all(terms.false_hit_budget is None for terms in config.terms.values()):
         return
-    table = json.loads(config.bars.file.read_text(encoding="utf-8"))
+    table = json.loads(read_text(config.bars.file))
     if table["encoder_sha256"] == encoder and (verifier is None or table["verifier_sha256"] == verifier):
         return
     message = (

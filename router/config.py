@@ -12,6 +12,7 @@ from router.cacheconfig import CacheConfig, read_cache
 from router.core.policy import Policy
 from router.core.types import Model, ReasoningFamily
 from router.errors import ConfigError, Problem
+from router.files import read_text
 from router.ruleconfig import EFFORTS, NAME, Heads, Words, check_name, read_custom, read_keywords, read_policy
 from router.yamltree import Notes, Section, suggest
 from router.yamltree import parse as parse_yaml
@@ -133,7 +134,7 @@ def load(path: Path) -> Config:
         ConfigError: every problem in it, each with its line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {reason}")]) from None
@@ -333,7 +334,7 @@ def _signals(section: Section) -> tuple[SignalsConfig, Heads]:
 
 def _manifest(section: Section, bundle: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(read_text(bundle / "manifest.json"))
     except (OSError, ValueError):
         manifest = None
     if isinstance(manifest, dict) and manifest.get("labels"):

@@ -31,11 +31,13 @@ PURE = {
 
 ALLOWED = {
     "errors": {"__future__", "dataclasses"},
+    "files": {"router.errors"},
     "core": PURE | {"router.errors", "router.core"},
-    "signals": {"router.errors", "router.core", "router.signals"},
+    "signals": {"router.errors", "router.files", "router.core", "router.signals"},
     "cache": {"router.errors", "router.core", "router.cache"},
     "config": {
         "router.errors",
+        "router.files",
         "router.core",
         "router.yamltree",
         "router.cacheconfig",
@@ -43,8 +45,15 @@ ALLOWED = {
         "router.ruleconfig",
     },
     "ruleconfig": {"router.errors", "router.core", "router.yamltree", "router.cacheconfig", "router.signals.formats"},
-    "cacheconfig": {"router.errors", "router.core", "router.yamltree", "router.cache.settings", "router.cachebars"},
-    "cachebars": {"router.errors", "router.core", "router.yamltree"},
+    "cacheconfig": {
+        "router.errors",
+        "router.files",
+        "router.core",
+        "router.yamltree",
+        "router.cache.settings",
+        "router.cachebars",
+    },
+    "cachebars": {"router.errors", "router.files", "router.core", "router.yamltree"},
     "yamltree": {"router.errors"},
     "explain": {"router.core"},
     "extproc/wire": {"router.errors", "router.core", "router.extproc.pb"},
