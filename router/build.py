@@ -6,7 +6,6 @@ A new signal or instrument is one file elsewhere and one line here.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from router.core.caching import CachePlan
 from router.core.exchange import Snapshot
 from router.core.policy import Readings
 from router.core.types import Sense
+from router.cores import usable_cores
 from router.errors import ConfigError, Problem
 from router.files import read_text
 from router.signals.base import Signal, read_all
@@ -193,8 +193,8 @@ def snapshot_of(config: Config) -> Snapshot:
 
 
 def pass_threads(config: Config) -> int:
-    """Threads for model passes of each worker: as configured, or the cores shared out, at least one."""
-    return config.server.threads or max(1, (os.cpu_count() or 1) // config.server.workers)
+    """Threads for model passes of each worker: as configured, or the cores that we may use shared out, at least one."""
+    return config.server.threads or max(1, usable_cores() // config.server.workers)
 
 
 def _telemetry(config: Config, metrics: Metrics | None, is_serving: bool) -> Telemetry:

@@ -32,6 +32,11 @@ PURE = {
 ALLOWED = {
     "errors": {"__future__", "dataclasses"},
     "files": {"router.errors"},
+    "cores": set(),
+    "supervisor": {"router.program"},
+    "restart": {"router.errors", "router.program", "router.supervisor"},
+    "restartcli": {"router.errors"},
+    "program": {"router", "router.config", "router.errors", "router.files"},
     "core": PURE | {"router.errors", "router.core"},
     "signals": {"router.errors", "router.files", "router.core", "router.signals"},
     "cache": {"router.errors", "router.core", "router.cache"},
@@ -74,6 +79,9 @@ FORBIDDEN = {
     "extproc/wire": {"asyncio"},
     "signals": {"grpc", "aiohttp", "yaml"},
     "telemetry": {"grpc"},
+    "supervisor": {"grpc", "onnxruntime", "pymilvus", "numpy"},
+    "restart": {"grpc", "onnxruntime", "pymilvus", "numpy"},
+    "program": {"grpc", "onnxruntime", "pymilvus", "numpy"},
 }
 
 
