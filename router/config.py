@@ -205,8 +205,9 @@ def _admin(section: Section, server: ServerConfig) -> AdminConfig:
     host, port = _host_and_port(config.address)
     other, first = _host_and_port(server.address)
     is_same_host = host == other or {host, other} & {"0.0.0.0", "[::]"}  # noqa: S104 - looked for, not listened on
-    if config.enabled and host and other and is_same_host and first <= port < first + server.workers:
-        section.problem("address", f"worker {port - first} listens on port {port} already (server.address)")
+    if config.enabled and host and other and is_same_host and first <= port <= first + server.workers:
+        which = f"worker {port - first}" if port < first + server.workers else "in a restart, a spare worker"
+        section.problem("address", f"{which} listens on port {port} already (server.address)")
     section.close()
     return config
 

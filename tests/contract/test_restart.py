@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from router.errors import ConfigError, Problem
+from router.errors import BackendError, ConfigError, Problem
 from router.files import Files
 from router.program import Program, refuse_moves
 from router.restart import Restart
@@ -209,3 +210,29 @@ def test_an_address_cannot_be_changed_by_a_restart() -> None:
         refuse_moves(Path("config.yaml"), one, other)
     assert [problem.path for problem in raised.value.problems] == ["server.address", "admin.address"]
     refuse_moves(Path("config.yaml"), one, one)
+
+
+async def test_a_milvus_lite_that_the_worker_before_still_holds_is_taken_over_when_it_leaves(tmp_path: Path) -> None:
+    """Its file belongs to one process. Until then the new worker caches in memory, and what it stored is written afterwards."""
+    from router.cache.keeper import Keeper
+    from router.cache.milvus import MilvusStore
+    from router.cache.settings import MilvusSettings, Pace, Sizes
+    from router.cache.tiers import Cache
+    from router.cache.verifier import Verifier
+
+    async def no_vector(text: str) -> object:
+        raise BackendError("not_asked")
+
+    folder = tmp_path / "cache.db"
+    folder.mkdir()
+    keeper = Keeper(MilvusStore(MilvusSettings(file=folder), "v1"), Pace())
+    Cache(Sizes(), no_vector, Verifier(), keeper)  # type: ignore[arg-type]
+    keys: list[bytes] = []
+    with (folder / "LOCK").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        await keeper.open(keys.append, 60)
+        assert not keeper.state.is_up
+        assert keeper.refusal is None
+    await until(lambda: keeper.state.is_up)
+    assert len(keys) == 1
+    await keeper.close()

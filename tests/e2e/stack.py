@@ -24,7 +24,7 @@ from router.local import find_envoy
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("small", "large", "coder")
-ENDPOINTS = 4
+ENDPOINTS = 5
 """Of the cluster ext_proc in envoy.yaml: workers, and the spare one of a restart."""
 Edit = Callable[[dict[str, Any]], None]
 
