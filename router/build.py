@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,9 @@ from router.core.exchange import Snapshot
 from router.core.policy import Readings
 from router.core.prompt import KEYWORDS, reads_of
 from router.core.types import Scores, Sense
+from router.cores import usable_cores
 from router.errors import ConfigError, Problem
+from router.files import read_text
 from router.signals.base import Guard, Signal, collect, read_all
 from router.telemetry import Instrument, Telemetry
 from router.telemetry.logs import Logs
@@ -216,7 +217,7 @@ def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) 
     """A table made with other models says nothing about these. `encoder` and `verifier` are SHA-256."""
     if not config.bars.has_verifier and all(terms.false_hit_budget is None for terms in config.terms.values()):
         return
-    table = json.loads(config.bars.file.read_text(encoding="utf-8"))
+    table = json.loads(read_text(config.bars.file))
     if table["encoder_sha256"] == encoder and (verifier is None or table["verifier_sha256"] == verifier):
         return
     message = (
@@ -243,8 +244,8 @@ def snapshot_of(config: Config) -> Snapshot:
 
 
 def pass_threads(config: Config) -> int:
-    """Threads for model passes of each worker: as configured, or the cores shared out, at least one."""
-    return config.server.threads or max(1, (os.cpu_count() or 1) // config.server.workers)
+    """Threads for model passes of each worker: as configured, or the cores that we may use shared out, at least one."""
+    return config.server.threads or max(1, usable_cores() // config.server.workers)
 
 
 def _telemetry(config: Config, metrics: Metrics | None, is_serving: bool) -> Telemetry:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from router.core.types import Terms
 from router.errors import ConfigError, Problem
+from router.files import read_text
 from router.yamltree import Section
 
 CALIBRATION = Path(__file__).parent / "models" / "calibration.json"
@@ -107,7 +108,7 @@ def read_bars(section: Section, *, has_verifier: bool, is_caching: bool) -> Bars
 def read_table(file: Path, *, has_verifier: bool) -> Bars:
     """The part of a table for a cache with or without verifier. Raises `ConfigError` when it is no such table."""
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))["with_verifier" if has_verifier else "guards_alone"]
+        table = json.loads(read_text(file))["with_verifier" if has_verifier else "guards_alone"]
         points = tuple(Point(*map(float, point)) for point in table["points"])
         return Bars(has_verifier, file, tuple(map(str, table["guards"])), points)
     except (OSError, ValueError, KeyError, TypeError):

@@ -14,6 +14,7 @@ from router.core.caching import CONTROLS, CachePlan, ScopePlan
 from router.core.guards import GUARDS, GUARDS_BESIDE_VERIFIER
 from router.core.question import Limits
 from router.core.types import Terms
+from router.files import read_text
 from router.yamltree import Notes, Section
 from router.yamltree import parse as parse_yaml
 
@@ -219,7 +220,7 @@ def _store(section: Section, backend: str, enabled: bool) -> tuple[MilvusSetting
     if not enabled:
         return MilvusSettings(), Pace()
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
     except (OSError, UnicodeDecodeError):
         section.problem("backend_config_path", f"there is no file {file} that can be read")
         return MilvusSettings(), Pace()

@@ -127,12 +127,19 @@ def _workers_have_endpoints(pair: Pair) -> Iterator[Problem]:
     cluster = pair.file.clusters().get(pair.router_cluster)
     if cluster is None or cluster.at("type").text == "EDS":
         return
-    known = {_as_seen_by_envoy(_written(*endpoint)) for endpoint in endpoints_of(cluster)}
-    for index in range(pair.config.server.workers):
-        address = pair.config.server.address_of(index)
-        if _as_seen_by_envoy(address) not in known and not _is_elsewhere(known):
+    known, server = {_as_seen_by_envoy(_written(*endpoint)) for endpoint in endpoints_of(cluster)}, pair.config.server
+    if _is_elsewhere(known):
+        return
+    unknown = [index for index in range(server.workers + 1) if _as_seen_by_envoy(server.address_of(index)) not in known]
+    for index in unknown:
+        address = server.address_of(index)
+        if index < server.workers:
             message = f"worker {index} listens on {address} (config: server), which is none of this cluster's endpoints"
             yield pair.file.problem(cluster.at("load_assignment"), message)
+        elif len(unknown) == 1:
+            message = f"lacks {address}, where the spare worker of `semantic-router restart` listens: "
+            message += "one worker less would serve meanwhile" if index > 1 else "a restart would be refused"
+            yield pair.file.problem(cluster.at("load_assignment"), message, "warning")
 
 
 def _written(host: str, port: int) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from router import __version__
-from router.errors import ConfigError
+from router.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from router.config import Config
+    from router.program import Program
     from router.signals.bundle import Bundle
 
 CONFIG_STATUS = 2
@@ -46,31 +46,62 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Run the router: one process, or a supervisor of several."""
-    from router.config import load
-
-    config = load(options.config)
-    admin = options.admin or (config.admin.address if config.admin.enabled else None)
-    if config.server.workers > 1 and options.worker is None:
-        return _supervise(options, config, admin)
-    from router.build import build
-    from router.serving import serve as serve_one
-
-    runtime = build(config)
-    return _run(serve_one(runtime, options.worker or 0, admin, options.parent_fd))
-
-
-def _supervise(options: argparse.Namespace, config: Config, admin: str | None) -> int:
+    """Run the router: a supervisor, and its workers."""
+    # A restart is asked for with it. Before the supervisor can listen, and in every worker, it changes nothing.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if options.worker is not None:
+        return _work(options)
+    from router.program import read_program, refuse_moves
     from router.telemetry.logs import Logs
     from router.workers import supervise
 
-    logs = Logs(config.telemetry.log_level, outcomes=False)
-    command = [sys.executable, "-m", "router", "serve", "--config", str(options.config)]
-    stop_s = config.server.drain_s + config.server.grace_s + 2
+    def read_again(running: Program) -> Program:
+        program = read_program(options.config, options.admin)
+        refuse_moves(options.config, running, program)
+        return program
+
+    program = read_program(options.config, options.admin)
+    logs = Logs(program.log_level, outcomes=False)
     try:
-        return _run(supervise(command, config.server.workers, admin, stop_s))
+        return _run(supervise(program, program.addresses[1] or None, read_again))
     finally:
         logs.close()
+
+
+def _work(options: argparse.Namespace) -> int:
+    """One worker, with the files that the supervisor read."""
+    from router.build import build
+    from router.config import load
+    from router.files import Files, replayed
+    from router.serving import Supervised
+    from router.serving import serve as serve_one
+    from router.supervisor import PROBLEM, report, taken_over
+
+    files = Files.load(taken_over(options.files_fd))
+    by = Supervised(options.worker, options.admin, options.parent_fd, options.report_fd)
+    try:
+        with replayed(files):
+            config = load(options.config)
+            files.check()
+            runtime = build(config)
+        return _run(serve_one(runtime, by))
+    except ConfigError as error:
+        report(by.report_fd, *(f"{PROBLEM}{problem}" for problem in error.problems))
+        return CONFIG_STATUS
+
+
+def restart(options: argparse.Namespace) -> int:
+    """Have a running router read its configuration again, and replace its workers one by one."""
+    from router.config import load
+    from router.restartcli import restart as restart_at
+
+    if options.admin:
+        return restart_at(options.admin)
+    admin = load(options.config).admin
+    if not admin.enabled:
+        message = "is false, so nobody can be asked; send the process of `semantic-router serve` a SIGHUP instead"
+        raise ConfigError([Problem(str(options.config), 0, "admin.enabled", message)])
+    return restart_at(admin.address)
 
 
 def up(options: argparse.Namespace) -> int:
@@ -193,8 +224,15 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("serve", parents=[config], help="run the router for an Envoy that runs elsewhere")
     command.add_argument("--admin", help="host:port or unix:/path of the admin port, in the place of the configured one")
     command.add_argument("--worker", type=int, help=argparse.SUPPRESS)
-    command.add_argument("--parent-fd", type=int, help=argparse.SUPPRESS)
+    for fd in ("--parent-fd", "--report-fd", "--files-fd"):
+        command.add_argument(fd, type=int, help=argparse.SUPPRESS)
     command.set_defaults(run=serve)
+
+    command = commands.add_parser(
+        "restart", parents=[config], help="put a changed configuration into force in a running router; no request is lost"
+    )
+    command.add_argument("--admin", metavar="ADDRESS", help="host:port or unix:/path of its admin port; default: as configured")
+    command.set_defaults(run=restart)
 
     command = commands.add_parser("up", parents=[config, envoy], help="run Envoy, the router and simulated models here")
     command.set_defaults(run=up)

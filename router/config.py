@@ -13,6 +13,7 @@ from router.core.bodysize import DEFAULTS, BodyBounds
 from router.core.policy import Policy, TextMatches
 from router.core.types import Model, ReasoningFamily
 from router.errors import ConfigError, Problem
+from router.files import read_text
 from router.ruleconfig import EFFORTS, NAME, Heads, Words, check_name, read_custom, read_keywords, read_policy
 from router.yamltree import Notes, Section, suggest
 from router.yamltree import parse as parse_yaml
@@ -155,7 +156,7 @@ def load(path: Path) -> Config:
         ConfigError: every problem in it, each with its line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {reason}")]) from None
@@ -230,8 +231,9 @@ def _admin(section: Section, server: ServerConfig) -> AdminConfig:
     host, port = _host_and_port(config.address)
     other, first = _host_and_port(server.address)
     is_same_host = host == other or {host, other} & {"0.0.0.0", "[::]"}  # noqa: S104 - looked for, not listened on
-    if config.enabled and host and other and is_same_host and first <= port < first + server.workers:
-        section.problem("address", f"worker {port - first} listens on port {port} already (server.address)")
+    if config.enabled and host and other and is_same_host and first <= port <= first + server.workers:
+        which = f"worker {port - first}" if port < first + server.workers else "in a restart, a spare worker"
+        section.problem("address", f"{which} listens on port {port} already (server.address)")
     section.close()
     return config
 
@@ -370,7 +372,7 @@ def _guards(section: Section) -> GuardsConfig:
 
 def _manifest(section: Section, bundle: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(read_text(bundle / "manifest.json"))
     except (OSError, ValueError):
         manifest = None
     if isinstance(manifest, dict) and manifest.get("labels"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from router import __version__
@@ -18,6 +20,7 @@ from router.core.types import Model
 from router.errors import RequestError
 from router.explain import explain
 from router.extproc.server import Processor, Server
+from router.supervisor import READY, report, watch_parent
 
 log = logging.getLogger(__name__)
 
@@ -25,43 +28,47 @@ _STORE_START_S = 10.0  # making the collection takes a Milvus server 7 s, the fi
 _FAST_GRACE_S = 0.3  # Ctrl-C: somebody waits at a terminal
 
 
-async def serve(runtime: Runtime, index: int, admin_address: str | None, parent_fd: int | None) -> int:
-    """Serve until SIGTERM, which drains, or SIGINT, which does not wait; the exit status.
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """What a supervisor gives to its worker."""
 
-    `parent_fd` is the end of a pipe whose other end a supervisor holds: when that is gone, so are we.
+    index: int
+    admin_address: str
+    parent_fd: int
+    """The end of a pipe whose other end the supervisor holds: when that is gone, so are we."""
+    report_fd: int
+
+
+async def serve(runtime: Runtime, by: Supervised) -> int:
+    """Serve until SIGTERM, which drains, or SIGINT, which does not wait; the exit status.
 
     Raises:
         ConfigError: an address cannot be listened on.
     """
     config, caching = runtime.config, runtime.caching
-    address = config.server.address_of(index)
+    address = config.server.address_of(by.index)
     processor = Processor(runtime.snapshot, runtime.senses, runtime.telemetry, caching.cache if caching else None)
     server = Server(address, processor, config.server.max_body_bytes)
-    stopped: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
-    _listen_for_the_end(stopped, parent_fd)
-    admin = AdminServer(admin_address, _routes(runtime, server, index)) if admin_address else None
+    end = End(by.parent_fd)
+    admin = AdminServer(by.admin_address, _routes(runtime, server, by.index))
     watching = [asyncio.create_task(runtime.metrics.watch_loop())] if runtime.metrics else []
     if caching:
         watching.append(asyncio.create_task(_sweep(caching)))
     try:
         if caching:
             await _open_cache(caching, processor)
-        if admin:
-            await admin.start()
+        await admin.start()
         await server.start()
         log.info("serving ext_proc on %s", address)
-        signum = await stopped
-        if signum is signal.SIGTERM:
-            log.info("draining")
-            await server.drain(config.server.drain_s, config.server.grace_s)
-        else:
-            await server.drain(0, _FAST_GRACE_S)
+        report(by.report_fd, READY)
+        await end.leave(server, config.server.drain_s, config.server.grace_s)
         return 0
     finally:
         for task in watching:
             task.cancel()
-        if admin:
-            await admin.stop()
+        await admin.stop()
+        if end.is_orphan:
+            _remove_folder(by.admin_address)
         if caching and caching.cache.keeper:
             await caching.cache.keeper.close()
         runtime.telemetry.close()
@@ -85,23 +92,54 @@ async def _sweep(caching: Caching) -> None:
         caching.cache.sweep()
 
 
-def _listen_for_the_end(stopped: asyncio.Future[signal.Signals], parent_fd: int | None) -> None:
-    def stop(signum: signal.Signals) -> None:
-        if not stopped.done():
-            stopped.set_result(signum)
+def _remove_folder(admin_address: str) -> None:
+    """Of the sockets; the supervisor can do it no more. The last worker finds it empty."""
+    socket = Path(admin_address.removeprefix("unix:"))
+    with contextlib.suppress(OSError):
+        socket.unlink(missing_ok=True)
+        socket.parent.rmdir()
 
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop, signum)
-    if parent_fd is not None:
-        from router.workers import watch_parent
 
-        watch_parent(parent_fd, lambda: stop(signal.SIGTERM))
+class End:
+    """Waits for the reason to leave, and leaves accordingly."""
+
+    def __init__(self, parent_fd: int) -> None:
+        self._told, self._hurried = asyncio.Event(), asyncio.Event()
+        self.is_orphan = False
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._told.set)
+        loop.add_signal_handler(signal.SIGINT, self._hurry)
+        watch_parent(parent_fd, self._orphan)
+
+    def _hurry(self) -> None:
+        self._told.set()
+        self._hurried.set()
+
+    def _orphan(self) -> None:
+        self.is_orphan = True
+        self._told.set()
+
+    async def leave(self, server: Server, drain_s: float, grace_s: float) -> None:
+        """When it is time: SIGTERM drains, SIGINT, also in the middle of that, does not wait.
+
+        Without a supervisor there is none to come after us either: the port is let go at once, so that another router can
+        start there, and only what is open is ended in peace.
+        """
+        await self._told.wait()
+        log.info("leaving" if self._hurried.is_set() else "the supervisor is gone" if self.is_orphan else "draining")
+        draining = asyncio.create_task(server.drain(0 if self.is_orphan else drain_s, grace_s))
+        hurried = asyncio.create_task(self._hurried.wait())
+        await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        if not draining.done():
+            draining.cancel()
+            await server.drain(0, _FAST_GRACE_S)
+        hurried.cancel()
 
 
 def _routes(runtime: Runtime, server: Server, index: int) -> AdminRoutes:
     async def readiness() -> tuple[bool, Mapping[str, Any]]:
-        worker = {"worker": index, "pid": os.getpid(), "ready": server.is_ready}
+        asked_s = server.health_asked_s
+        worker = {"worker": index, "pid": os.getpid(), "ready": server.is_ready, "health_asked_s": asked_s}
         return server.is_ready, {"ready": server.is_ready, "workers": [worker]}
 
     async def metrics() -> bytes:

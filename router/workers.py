@@ -1,144 +1,48 @@
-"""`server.workers` above 1: starts that many routers, keeps them running, and speaks for them on the admin port.
-
-Workers share nothing and need nothing of each other: each has its own gRPC port, model and metrics.
-"""
+"""`semantic-router serve`: a supervisor with its workers, and the admin port that speaks for all of them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-import os
 import signal
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
 from router.admin.server import listen
+from router.program import Program
+from router.restart import Restarts, as_json
+from router.supervisor import Supervisor, Worker
 from router.telemetry.merge import merge
+from router.telemetry.supervision import page_of
 
 log = logging.getLogger(__name__)
+State = Callable[[], Mapping[str, Mapping[str, float]]]
+"""Names of metrics, each with its values by label."""
 
-CONFIG_STATUS = 2
-"""Exit status of a worker whose configuration cannot work: starting it again would not help."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
-_HEALTHY_S = 10.0  # a worker that ran this long did not fail at start; its next failure is taken as the first
-_MOST_FAILED_STARTS = 5
 _ASK_S = 2.0
+_OPERATION_S = 60.0  # as the command line waits: an import of many entries takes its time
 _OK = 200
 _BODY_BYTES = 16 * 1024 * 1024
-
-
-@dataclass(slots=True)
-class Worker:
-    """One child process, through all its lives."""
-
-    index: int
-    socket: str
-    """Path of the unix socket of its admin port."""
-    process: asyncio.subprocess.Process | None = None
-    failed_starts: int = 0
-
-    @property
-    def pid(self) -> int | None:
-        """Process id while it runs."""
-        return self.process.pid if self.process and self.process.returncode is None else None
-
-
-class Supervisor:
-    """Keeps workers running until it is told to stop, or until they cannot run."""
-
-    def __init__(self, command: Sequence[str], count: int, stop_s: float) -> None:
-        """`command` starts one worker; `--worker I --admin unix:PATH --parent-fd FD` are put behind it.
-
-        `stop_s` is how long workers may take to leave before they are killed, in seconds.
-        """
-        self._command, self._stop_s = command, stop_s
-        self._folder = tempfile.TemporaryDirectory(prefix="semantic-router-")  # mode 0700
-        self.workers = [Worker(index, str(Path(self._folder.name) / f"{index}.sock")) for index in range(count)]
-        # The children hold the reading end: it reports the end of this process, however that came about.
-        self._parent_read, self._parent_write = os.pipe()
-        self._stopping = asyncio.Event()
-        self._signum = signal.SIGTERM
-
-    def stop(self, signum: signal.Signals) -> None:
-        """Hand the signal to all workers and come to an end: SIGTERM drains, SIGINT leaves at once."""
-        self._signum = signum
-        self._stopping.set()
-
-    async def run(self) -> int:
-        """Run until stopped; the exit status: 0, or a worker's own when the workers cannot run."""
-        keepers = [asyncio.create_task(self._keep(worker)) for worker in self.workers]
-        stopping = asyncio.create_task(self._stopping.wait())
-        try:
-            done, _ = await asyncio.wait({*keepers, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            failed = [keeper.result() for keeper in keepers if keeper in done]
-            return failed[0] if failed else 0
-        finally:
-            self._stopping.set()
-            stopping.cancel()
-            await self._end(keepers)
-
-    async def _keep(self, worker: Worker) -> int:
-        """Start a worker again whenever it ends; its exit status when that makes no sense any more."""
-        while not self._stopping.is_set():
-            began = asyncio.get_running_loop().time()
-            status = await self._live(worker)
-            if self._stopping.is_set():
-                break
-            if status == CONFIG_STATUS:
-                return CONFIG_STATUS
-            lasted = asyncio.get_running_loop().time() - began >= _HEALTHY_S
-            worker.failed_starts = 0 if lasted or status == 0 else worker.failed_starts + 1
-            if worker.failed_starts >= _MOST_FAILED_STARTS:
-                log.error("worker %d ended %d times at its start; giving up", worker.index, worker.failed_starts)
-                return 1
-            pause_s = min(_FIRST_PAUSE_S * 2**worker.failed_starts, _LONGEST_PAUSE_S)
-            log.warning("worker %d ended with status %d; starting it again in %.1f s", worker.index, status, pause_s)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
-        return 0
-
-    async def _live(self, worker: Worker) -> int:
-        more = ["--worker", str(worker.index), "--admin", f"unix:{worker.socket}", "--parent-fd", str(self._parent_read)]
-        worker.process = await asyncio.create_subprocess_exec(*self._command, *more, pass_fds=[self._parent_read])
-        return await worker.process.wait()
-
-    async def _end(self, keepers: Sequence[asyncio.Task[int]]) -> None:
-        self._signal_all(self._signum)
-        _, late = await asyncio.wait(keepers, timeout=self._stop_s)
-        if late:
-            log.error("%d workers did not leave within %.0f s; killing them", len(late), self._stop_s)
-            self._signal_all(signal.SIGKILL)
-            await asyncio.wait(late)
-        os.close(self._parent_read)
-        os.close(self._parent_write)
-        self._folder.cleanup()
-
-    def _signal_all(self, signum: signal.Signals) -> None:
-        for worker in self.workers:
-            if worker.process and worker.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    worker.process.send_signal(signum)
 
 
 class Front:
     """The admin port of all workers together."""
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
-        self._workers = workers
+    def __init__(self, workers: Sequence[Worker], restarts: Restarts | None = None, state: State = dict) -> None:
+        """`restarts` carries out `/restart`; `state` counts what the supervisor has to tell beside its workers' metrics."""
+        self._workers, self._restarts, self._state = workers, restarts, state
         app = web.Application(client_max_size=_BODY_BYTES)
         app.add_routes(
             [
                 web.get("/healthz", self._health),
                 web.get("/readyz", self._ready),
                 web.get("/metrics", self._metrics),
+                web.get("/restart", self._restart_state),
+                web.post("/restart", self._restart),
                 web.post("/cache/{operation:invalidate|report}", self._every),
                 web.get("/cache/stats", self._each),
                 web.post("/cache/{operation:stats|get|search|export}", self._each),
@@ -148,25 +52,46 @@ class Front:
         self.runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 
     async def _health(self, request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        """Bad only when workers are there and none of them answers: ending this process can help then."""
+        living = [worker for worker in self._workers if worker.is_up]
+        answers = await asyncio.gather(*(_ask(worker, "GET", "/healthz") for worker in living))
+        is_well = not living or any(status == _OK for status, _, _ in answers)
+        return web.Response(text="ok\n" if is_well else "no worker answers\n", status=_OK if is_well else 503)
 
     async def _ready(self, request: web.Request) -> web.Response:
         ready = await self._ready_workers()
-        states = [{"worker": worker.index, "pid": worker.pid, "ready": worker in ready} for worker in self._workers]
+        states = [_state_of(worker, is_ready=worker in ready) for worker in self._workers]
         return web.json_response({"ready": bool(ready), "workers": states}, status=200 if ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        answers = await asyncio.gather(*(_ask(worker, "GET", "/metrics") for worker in self._workers))
-        texts = {
-            str(worker.index): body.decode() for worker, (status, body, _) in _pairs(self._workers, answers) if status == 200
-        }
-        return web.Response(body=merge(texts), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        workers = list(self._workers)
+        answers = await asyncio.gather(*(_ask(worker, "GET", "/metrics") for worker in workers))
+        texts = {str(worker.index): body.decode() for worker, (status, body, _) in _pairs(workers, answers) if status == _OK}
+        page = merge(texts) if self._tells_workers_apart else next((text.encode() for text in texts.values()), b"")
+        own = page_of(self._state()) if page or not texts else b""  # telemetry.metrics is false when workers show none
+        return web.Response(body=page + own, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    @property
+    def _tells_workers_apart(self) -> bool:
+        """A label `worker` stands on metrics when the configuration wants several."""
+        return any(worker.program.count > 1 for worker in self._workers)
+
+    async def _restart(self, request: web.Request) -> web.Response:
+        """Ask for a restart; what becomes of it is told by GET."""
+        if self._restarts is None:
+            return web.json_response({"error": {"message": "this process has no workers to restart"}}, status=404)
+        return web.Response(text=as_json(self._restarts.request()), status=202, content_type="application/json")
+
+    async def _restart_state(self, request: web.Request) -> web.Response:
+        number = request.query.get("number", "")
+        found = self._restarts.find(int(number) if number.isdecimal() else None) if self._restarts else None
+        return web.Response(text=as_json(found), content_type="application/json")
 
     async def _any(self, request: web.Request) -> web.Response:
         """Explanations and the like are the same in every worker: the first that is ready answers."""
         body = await request.read()
         for worker in await self._ready_workers():
-            status, answer, kind = await _ask(worker, request.method, request.path_qs, body)
+            status, answer, kind = await _ask(worker, request.method, request.path_qs, body, _OPERATION_S)
             if status:
                 return web.Response(status=status, body=answer, headers={"Content-Type": kind})
         return web.json_response({"error": {"message": "no worker is ready"}}, status=503)
@@ -174,6 +99,8 @@ class Front:
     async def _every(self, request: web.Request) -> web.Response:
         """What has to be done in every worker: each may have a cache of its own. Counts are of the worker that did most."""
         answers = await self._ask_all(request)
+        if len(answers) == 1:
+            return _as_it_is(answers[0])
         if failed := [answer for answer in answers if answer[0] != _OK]:
             status, body, kind = failed[0]
             return web.Response(status=status or 503, body=body, headers={"Content-Type": kind or "application/json"})
@@ -182,6 +109,8 @@ class Front:
     async def _each(self, request: web.Request) -> web.Response:
         """What every worker answers for itself."""
         answers = await self._ask_all(request)
+        if len(answers) == 1:
+            return _as_it_is(answers[0])
         failed = [answer for answer in answers if answer[0] != _OK]
         if failed or not answers:
             status, body, kind = failed[0] if failed else (503, b"{}", "application/json")
@@ -191,12 +120,15 @@ class Front:
     async def _ask_all(self, request: web.Request) -> list[Answer]:
         body = await request.read()
         return list(
-            await asyncio.gather(*(_ask(worker, request.method, request.path, body) for worker in self._workers if worker.pid))
+            await asyncio.gather(
+                *(_ask(worker, request.method, request.path, body, _OPERATION_S) for worker in self._workers if worker.is_up)
+            )
         )
 
     async def _ready_workers(self) -> list[Worker]:
-        answers = await asyncio.gather(*(_ask(worker, "GET", "/readyz") for worker in self._workers))
-        return [worker for worker, (status, _, _) in _pairs(self._workers, answers) if status == 200]
+        workers = list(self._workers)
+        answers = await asyncio.gather(*(_ask(worker, "GET", "/readyz") for worker in workers))
+        return [worker for worker, (status, _, _) in _pairs(workers, answers) if status == _OK]
 
 
 def _merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -211,16 +143,32 @@ def _merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
 Answer = tuple[int, bytes, str]
 
 
+def _as_it_is(answer: Answer) -> web.Response:
+    """The only worker's own answer."""
+    status, body, kind = answer
+    return web.Response(status=status or 503, body=body, headers={"Content-Type": kind or "application/json"})
+
+
+def _state_of(worker: Worker, *, is_ready: bool) -> dict[str, Any]:
+    """Of `/readyz`: why a worker is away stands there, too."""
+    state = {"worker": worker.index, "pid": worker.pid, "ready": is_ready}
+    if worker.leaving.is_set():
+        return {**state, "leaving": True}
+    if worker.is_up or not worker.failures:
+        return state
+    return {**state, "failures": worker.failures, "problems": worker.problems or [worker.why()]}
+
+
 def _pairs(workers: Sequence[Worker], answers: Sequence[Answer]) -> list[tuple[Worker, Answer]]:
     return list(zip(workers, answers, strict=True))
 
 
-async def _ask(worker: Worker, method: str, path: str, body: bytes = b"") -> Answer:
+async def _ask(worker: Worker, method: str, path: str, body: bytes = b"", wait_s: float = _ASK_S) -> Answer:
     """Status, body and content type of a worker's answer; status 0 when there is none."""
     connector = aiohttp.UnixConnector(path=worker.socket)
     try:
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=_ASK_S)) as session,
+            aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=wait_s)) as session,
             session.request(method, f"http://worker{path}", data=body or None) as response,
         ):
             return response.status, await response.read(), response.headers.get("Content-Type", "text/plain")
@@ -228,32 +176,45 @@ async def _ask(worker: Worker, method: str, path: str, body: bytes = b"") -> Ans
         return 0, b"", ""
 
 
-async def supervise(command: Sequence[str], count: int, admin_address: str | None, stop_s: float) -> int:
-    """Run `count` workers and their common admin port until SIGTERM or SIGINT; the exit status.
+async def ask_about(worker: Worker) -> Mapping[str, Any]:
+    """What a worker says of itself in `/readyz`; empty when it does not answer."""
+    _, body, _ = await _ask(worker, "GET", "/readyz")
+    try:
+        (about,) = json.loads(body)["workers"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+async def supervise(program: Program, admin_address: str | None, read: Callable[[Program], Program]) -> int:
+    """Run the workers and their common admin port until SIGTERM or SIGINT; the exit status. SIGHUP restarts the workers.
+
+    `read` reads the configuration again, to follow the program that runs; it may raise `ConfigError`.
 
     Raises:
         ConfigError: the admin address cannot be listened on.
     """
-    supervisor = Supervisor(command, count, stop_s)
+    supervisor = Supervisor(program)
+    restarts = Restarts(supervisor, read, ask_about)
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, supervisor.stop, signum)
-    front = Front(supervisor.workers)
+    loop.add_signal_handler(signal.SIGHUP, restarts.request)
+
+    def state() -> Mapping[str, Mapping[str, float]]:
+        failing = sum(bool(worker.failures) and not worker.is_up for worker in supervisor.workers)
+        ups = sum(worker.is_up for worker in supervisor.workers)
+        return {
+            "workers": {"wanted": supervisor.program.count, "up": ups, "failing": failing},
+            "failed_starts": {"": supervisor.failed_starts_count},
+            "restarts": restarts.counts,
+        }
+
+    front = Front(supervisor.workers, restarts, state)
     await front.runner.setup()
     try:
         if admin_address:
             await listen(front.runner, admin_address)
-        return await supervisor.run()
+        return await supervisor.run(restarts.run)
     finally:
         await front.runner.cleanup()
-
-
-def watch_parent(fd: int, on_gone: Callable[[], Any]) -> None:
-    """Call `on_gone` when the supervisor at the other end of the pipe is gone, even by SIGKILL."""
-    loop = asyncio.get_running_loop()
-
-    def gone() -> None:
-        loop.remove_reader(fd)
-        on_gone()
-
-    loop.add_reader(fd, gone)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from router.core.exchange import Exchange, Snapshot
 from router.core.policy import Readings
@@ -244,6 +244,20 @@ def _place(error: BaseException) -> str:
     return f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}" if traceback else "an unknown place"
 
 
+class Health(health.aio.HealthServicer):
+    """The health service, which remembers when it was last asked: whoever asks uses us as soon as we say that we serve."""
+
+    asked_at: float | None = None
+    """In seconds of `perf_counter`; None before the first answer that we serve."""
+
+    async def Check(self, request: HealthCheckRequest, context: Any) -> HealthCheckResponse:  # noqa: N802 - gRPC's name
+        """See gRPC's health protocol."""
+        answer: HealthCheckResponse = await super().Check(request, context)
+        if answer.status == HealthCheckResponse.SERVING:
+            self.asked_at = perf_counter()
+        return answer
+
+
 class Server:
     """The listening gRPC server with its health service. Not ready before `start` returns, nor after `drain` begins."""
 
@@ -256,11 +270,16 @@ class Server:
         ]
         self._address = address
         self._server = grpc.aio.server(options=options)
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self.is_ready = False
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         method = grpc.stream_stream_rpc_method_handler(processor.process, wire.parse_request, wire.serialize_response)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, {"Process": method}),))
+
+    @property
+    def health_asked_s(self) -> float | None:
+        """How long ago somebody was told that we serve, in seconds; None when nobody asked."""
+        return None if self._health.asked_at is None else perf_counter() - self._health.asked_at
 
     async def start(self) -> int:
         """Listen and report healthy. The port that was bound, which matters when the address asked for port 0.

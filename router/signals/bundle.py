@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import ConfigError, Problem
+from router.files import read_text
 
 FORMAT = 2
 """The layout of a bundle that this version reads."""
@@ -89,7 +90,7 @@ def sha256_of(path: Path) -> str:
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(read_text(path))
     except FileNotFoundError:
         raise _broken(path, "is missing") from None
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import ConfigError, Problem
+from router.files import read_text
 
 HEAD_FORMAT = 1
 """The layout of a head's bundle that this version reads."""
@@ -46,7 +47,7 @@ class Facts:
         """
         file = folder / "config.json"
         try:
-            document: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            document: Mapping[str, Any] = json.loads(read_text(file))
             by_index = {int(index): str(label) for index, label in document["id2label"].items()}
             labels = tuple(by_index[index] for index in range(len(by_index)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -95,7 +96,7 @@ class HeadFacts:
         """
         file = folder / "manifest.json"
         try:
-            manifest: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            manifest: Mapping[str, Any] = json.loads(read_text(file))
             if manifest["format"] != HEAD_FORMAT or manifest["kind"] != "head":
                 raise ValueError
             labels = tuple(map(str, manifest["labels"]))

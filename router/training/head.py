@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from router.cores import usable_cores
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.measures import Estimate, bootstrap, roc_area, share
 from router.evaluation.texts import read_labelled
@@ -87,7 +87,7 @@ def encode(texts: Sequence[str], bundle: Bundle) -> Vectors:
         except BackendError:
             return np.zeros_like(blank)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return np.stack(list(pool.map(vector, texts)))
 
 

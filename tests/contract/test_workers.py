@@ -15,24 +15,44 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.workers import CONFIG_STATUS, Front, Supervisor
-from tests.e2e.stack import wait_for
+from router.files import Files
+from router.program import Program
+from router.restart import Restarts
+from router.supervisor import CONFIG_STATUS, Supervisor
+from router.workers import Front, ask_about
+from tests.e2e.stack import ROOT, wait_for
 
 WORKER = """
-import asyncio, os, pathlib, signal, sys
-from aiohttp import web
-from router.workers import watch_parent
+import asyncio, json, os, pathlib, signal, sys
+from router.supervisor import READY, report, taken_over, watch_parent
 
-folder, how = pathlib.Path(sys.argv[1]), sys.argv[2]
-index, path, fd = (sys.argv[sys.argv.index(name) + 1] for name in ("--worker", "--admin", "--parent-fd"))
+def given(name): return sys.argv[sys.argv.index(name) + 1]
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+folder = pathlib.Path(sys.argv[1])
+index, path, parent = given("--worker"), given("--admin").removeprefix("unix:"), int(given("--parent-fd"))
+# How this one behaves: as the test said when its supervisor read it, or as the test says now of the machine around it.
+how = json.loads(taken_over(int(given("--files-fd"))))["texts"].get("how", "")
+around = (folder / "around").read_text() if (folder / "around").exists() else ""
 lives = len(list(folder.glob(f"{index}.*")))
 (folder / f"{index}.{os.getpid()}").touch()
-if how == "misconfigured" or (how == "crash once" and lives == 0) or how == "crash":
-    sys.exit(2 if how == "misconfigured" else 7)
+if around == f"{index} cannot start" or how == "misconfigured":
+    report(int(given("--report-fd")), f"problem config.yaml:7: server.address: taken for {index}")
+    sys.exit(2)
+if how == "crash" or (how == "crash once" and lives == 0) or how == f"{index} crashes":
+    sys.exit(7)
+from aiohttp import web
 
 async def main():
     ended = asyncio.get_running_loop().create_future()
-    async def ready(request): return web.json_response({}, status=503 if how == f"{index} not ready" else 200)
+    async def ready(request):
+        about = {"worker": int(index), "pid": os.getpid(), "ready": True}
+        about["health_asked_s"] = None if "unasked" in how or around == f"{index} unasked" else 0.1
+        return web.json_response({"workers": [about]}, status=503 if how == f"{index} not ready" else 200)
+    async def health(request):
+        if how == "hung":
+            await asyncio.sleep(60)
+        return web.Response(text="ok")
     async def metrics(request): return web.Response(text="# TYPE llm_x counter\\nllm_x_total 1.0\\n")
     async def version(request): return web.json_response({"worker": int(index)})
     async def cache(request):
@@ -41,16 +61,17 @@ async def main():
         entries = [{"id": "shared"}, {"id": f"of {index}"}]
         return web.json_response({"count": int(index) + 1, "entries": entries, "next": None, "hits": {}})
     app = web.Application()
-    app.add_routes([web.post("/cache/{operation}", cache)])
+    app.add_routes([web.post("/cache/{operation}", cache), web.get("/healthz", health)])
     app.add_routes([web.get("/readyz", ready), web.get("/metrics", metrics), web.get("/version", version)])
     runner = web.AppRunner(app)
     await runner.setup()
-    pathlib.Path(path.removeprefix("unix:")).unlink(missing_ok=True)
-    await web.UnixSite(runner, path.removeprefix("unix:")).start()
-    watch_parent(int(fd), lambda: ended.set_result(0))
+    pathlib.Path(path).unlink(missing_ok=True)
+    await web.UnixSite(runner, path).start()
+    watch_parent(parent, lambda: ended.set_result(0))
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, lambda: how == "deaf" or ended.done() or ended.set_result(0))
-    (folder / f"up.{index}.{os.getpid()}").touch()
+    (folder / f"up.{index}.{os.getpid()}").write_text(how)
+    report(int(given("--report-fd")), READY)
     await ended
 
 asyncio.run(main())
@@ -79,17 +100,25 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
+def program(folder: Path, how: str = "", count: int = 2, stop_s: float = 10) -> Program:
+    """What such workers run."""
+    path = folder / "worker.py"
+    path.write_text(WORKER)
+    return Program((sys.executable, str(path), str(folder)), count, stop_s, ("", ""), Files({"how": how}))
+
+
 @pytest.fixture
 async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     """Makes supervisors of two such workers, whose pauses are short."""
-    monkeypatch.setattr("router.workers._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("router.supervisor._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("router.supervisor._LONGEST_PAUSE_S", 0.1)
     running: list[tuple[Supervisor, asyncio.Task[int]]] = []
-    program = tmp_path / "worker.py"
-    program.write_text(WORKER)
 
-    def start(how: str = "well", stop_s: float = 10) -> Supervisor:
-        supervisor = Supervisor([sys.executable, str(program), str(tmp_path), how], 2, stop_s)
-        task = asyncio.create_task(supervisor.run())
+    def start(how: str = "", stop_s: float = 10, count: int = 2) -> Supervisor:
+        supervisor = Supervisor(program(tmp_path, how, count, stop_s))
+        restarts = Restarts(supervisor, lambda running: supervisor.next(running), ask_about)  # type: ignore[attr-defined]
+        task = asyncio.create_task(supervisor.run(restarts.run))
+        supervisor.restarts = restarts  # type: ignore[attr-defined]
         supervisor.task = task  # type: ignore[attr-defined]
         running.append((supervisor, task))
         return supervisor
@@ -133,6 +162,39 @@ async def test_a_configuration_that_cannot_work_ends_it_at_once(start: Start, tm
     """With the status that says so."""
     assert await end_of(start("misconfigured")) == CONFIG_STATUS
     assert len(list(tmp_path.glob("0.*"))) <= 1
+
+
+async def test_a_worker_that_cannot_start_again_takes_no_other_down(start: Start, tmp_path: Path) -> None:
+    """Its port was taken meanwhile, its model damaged: the others serve on, and it is tried again until it can."""
+    supervisor = start()
+    await until(lambda: [worker.is_up for worker in supervisor.workers] == [True, True])
+    other = lives(tmp_path, 1)
+    (tmp_path / "around").write_text("0 cannot start")
+    os.kill(lives(tmp_path, 0)[0], signal.SIGKILL)
+    await until(lambda: supervisor.workers[0].failures >= 6)
+    assert supervisor.workers[0].why() == "config.yaml:7: server.address: taken for 0"
+    assert lives(tmp_path, 1) == other
+    assert is_alive(other[0])
+    (tmp_path / "around").unlink()
+    await until(lambda: supervisor.workers[0].is_up)
+    assert supervisor.workers[0].problems == []
+
+
+@pytest.mark.parametrize("how", ["1 cannot start", "1 crashes"])
+async def test_one_worker_that_comes_up_is_enough_to_go_on(start: Start, tmp_path: Path, how: str) -> None:
+    """From the first start on, whichever way the other fails."""
+    (tmp_path / "around").write_text(how)
+    supervisor = start(how)
+    await until(lambda: bool(supervisor.workers) and supervisor.workers[0].is_up and supervisor.workers[1].failures >= 6)
+    assert not supervisor.task.done()  # type: ignore[attr-defined]
+
+
+async def test_told_to_stop_before_it_runs_it_starts_nobody(tmp_path: Path) -> None:
+    """A signal that comes in the first moments counts."""
+    supervisor = Supervisor(program(tmp_path))
+    supervisor.stop(signal.SIGTERM)
+    assert await supervisor.run() == 0
+    assert not list(tmp_path.glob("0.*"))
 
 
 async def test_told_to_stop_it_leaves_no_process_behind(start: Start, tmp_path: Path) -> None:
@@ -181,7 +243,7 @@ async def ask(front: Front, path: str) -> tuple[int, str]:
 
 async def test_the_common_port_speaks_for_all(front: Callable[[str], Awaitable[Front]]) -> None:
     """Metrics of every worker, told apart; readiness with process ids; anything else from whoever is ready."""
-    port = await front("well")
+    port = await front("")
     status, page = await ask(port, "/metrics")
     assert status == 200
     assert {line for line in page.splitlines() if line.startswith("llm_x")} == {
@@ -212,12 +274,33 @@ async def operate(front: Front, operation: str) -> tuple[int, dict[str, Any]]:
 
 async def test_what_is_done_to_the_cache_is_done_in_every_worker(front: Callable[[str], Awaitable[Front]]) -> None:
     """Each may have a cache of its own; and what is looked for is looked for in all."""
-    port = await front("well")
+    port = await front("")
     assert await operate(port, "invalidate") == (200, {"count": 2})
     assert await operate(port, "report") == (200, {"count": 2})
     status, found = await operate(port, "search")
     assert status == 200
     assert {entry["id"] for entry in found["entries"]} == {"shared", "of 0", "of 1"}
+
+
+async def test_readiness_says_why_a_worker_is_away(front: Callable[[str], Awaitable[Front]], tmp_path: Path) -> None:
+    """And the metrics count it."""
+    port = await front("")
+    (tmp_path / "around").write_text("0 cannot start")
+    os.kill(lives(tmp_path, 0)[0], signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while "taken for 0" not in (answer := await ask(port, "/readyz"))[1]:
+            await asyncio.sleep(0.02)
+    assert answer[0] == 200
+    assert '"problems": ["config.yaml:7: server.address: taken for 0"]' in answer[1]
+
+
+async def test_liveness_is_lost_when_no_worker_answers(
+    front: Callable[[str], Awaitable[Front]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever watches the container may end it: the supervisor answers for workers, not for itself."""
+    monkeypatch.setattr("router.workers._ASK_S", 0.3)
+    monkeypatch.setattr("router.workers._ask.__defaults__", (b"", 0.3))
+    assert (await ask(await front("hung"), "/healthz"))[0] == 503
 
 
 async def test_a_worker_that_refuses_is_heard(front: Callable[[str], Awaitable[Front]]) -> None:
@@ -227,13 +310,13 @@ async def test_a_worker_that_refuses_is_heard(front: Callable[[str], Awaitable[F
 
 def test_workers_leave_when_their_supervisor_was_killed(tmp_path: Path) -> None:
     """By SIGKILL, which it cannot hand on: nobody may keep the ports."""
-    (tmp_path / "worker.py").write_text(WORKER)
     code = f"""
-        import asyncio, sys
-        from router.workers import Supervisor
-        asyncio.run(Supervisor([sys.executable, {str(tmp_path / "worker.py")!r}, {str(tmp_path)!r}, "well"], 2, 10).run())
+        import asyncio, pathlib
+        from router.supervisor import Supervisor
+        from tests.contract.test_workers import program
+        asyncio.run(Supervisor(program(pathlib.Path({str(tmp_path)!r}))).run())
     """
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT)
     wait_for(lambda: len(lives(tmp_path, 0)) == len(lives(tmp_path, 1)) == 1, "both workers")
     pids = lives(tmp_path, 0) + lives(tmp_path, 1)
     process.kill()

@@ -24,6 +24,8 @@ from router.local import find_envoy
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("small", "large", "coder")
+ENDPOINTS = 5
+"""Of the cluster ext_proc in envoy.yaml: workers, and the spare one of a restart."""
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -80,7 +82,7 @@ class Stack:
 
     def start(self) -> Stack:
         """Start all parts and wait until a request would be answered by the router."""
-        self.router_port = self.consecutive_ports(self.workers)
+        self.router_port = self.consecutive_ports(ENDPOINTS)
         self.write_files()
         self.start_models()
         self.start_router()

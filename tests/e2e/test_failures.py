@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2 as httpx
 import pytest
+import yaml
 
 from tests.e2e.stack import Stack, get, wait_for
 
@@ -101,37 +105,109 @@ def test_requests_in_the_router_when_it_is_killed_are_served_or_refused_cleanly(
     assert all("error" in answer.json() for answer in answers if answer.status_code != 200)
 
 
-def test_a_rolling_restart_under_load_loses_and_bypasses_nothing(own_stack: Start) -> None:
-    """SIGTERM drains: health flips first, what is in flight ends, and the next router takes over."""
+@contextlib.contextmanager
+def load(stack: Stack) -> Iterator[list[tuple[int, str, str]]]:
+    """Four clients that ask all the time; status, response path and model of each answer."""
+    stop, seen = threading.Event(), list[tuple[int, str, str]]()
 
-    def slow_drain(config: dict[str, Any]) -> None:
-        config["server"].update(drain_s=4)
-
-    stack = own_stack(workers=2, edit_config=slow_drain)
-    stop, paths = threading.Event(), []
-
-    def load() -> None:
+    def ask() -> None:
         while not stop.is_set():
-            response = post(stack, "hi", model="large", headers={"x-sim-first-token-ms": "1", "x-sim-token-ms": "1"})
-            paths.append((response.status_code, response.headers["x-vsr-response-path"]))
+            response = post(stack, "hi", headers={"x-sim-first-token-ms": "1", "x-sim-token-ms": "1"})
+            headers = response.headers
+            seen.append((response.status_code, headers["x-vsr-response-path"], headers.get("x-vsr-selected-model", "")))
 
-    threads = [threading.Thread(target=load) for _ in range(4)]
+    threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
     try:
-        time.sleep(0.5)
-        # One worker of two leaves as its operator would make it leave; the supervisor brings it back.
-        workers = json.loads(get(f"{stack.admin_url}/readyz")[1])["workers"]
-        os.kill(workers[0]["pid"], signal.SIGTERM)
-        wait_for(lambda: stack.healthy_workers() == 1, "the worker to leave")
-        wait_for(lambda: stack.healthy_workers() == 2, "the worker to come back")
-        time.sleep(0.5)
+        wait_for(lambda: len(seen) > 20, "the load")
+        yield seen
+        before = len(seen)
+        wait_for(lambda: len(seen) > before + 20, "the load after it")
     finally:
         stop.set()
         for thread in threads:
             thread.join(10)
-    assert len(paths) > 50
-    assert set(paths) == {(200, "upstream")}
+
+
+def enough_drain(config: dict[str, Any]) -> None:
+    """Envoy notices within a second that a worker leaves; the shipped configuration gives it four."""
+    config["server"].update(drain_s=2)
+
+
+def change_default(stack: Stack, model: str) -> None:
+    """What the router decides for small talk, in the file."""
+    config = yaml.safe_load(stack.config_path.read_text())
+    config["default"]["model"] = model
+    stack.config_path.write_text(yaml.safe_dump(config, sort_keys=False))
+
+
+def restart(stack: Stack) -> subprocess.CompletedProcess[str]:
+    """`semantic-router restart`, as an operator runs it."""
+    command = [sys.executable, "-m", "router", "restart", "--config", str(stack.config_path)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_restart_with_one_worker_loses_and_bypasses_nothing(own_stack: Start) -> None:
+    """The spare worker serves meanwhile; afterwards the new configuration does."""
+    stack = own_stack(edit_config=enough_drain)
+    with load(stack) as seen:
+        change_default(stack, "large")
+        done = restart(stack)
+    assert done.returncode == 0, done.stderr
+    assert {answer[:2] for answer in seen} == {(200, "upstream")}
+    assert (seen[0][2], seen[-1][2]) == ("small", "large")
+
+
+def test_a_bad_file_changes_nothing_and_a_good_one_everything_without_a_loss(own_stack: Start) -> None:
+    """A worker that ends comes back as it was; SIGHUP, and the command, refuse the file; mended, it replaces both workers."""
+    stack = own_stack(workers=2, edit_config=enough_drain)
+    good = stack.config_path.read_text()
+    with load(stack) as seen:
+        stack.config_path.write_text(good.replace("deadline_ms", "dedline_ms"))
+        workers = json.loads(get(f"{stack.admin_url}/readyz")[1])["workers"]
+        os.kill(workers[0]["pid"], signal.SIGTERM)
+        wait_for(lambda: stack.healthy_workers() == 1, "the worker to leave")
+        wait_for(lambda: stack.healthy_workers() == 2, "the worker to come back")
+        os.killpg(stack.processes["router"].pid, signal.SIGHUP)  # as a terminal sends it: to the workers, too
+        wait_for(lambda: "nothing was changed" in stack.output("router"), "the refusal")
+        assert f"{stack.config_path}:" in stack.output("router")
+        done = restart(stack)
+        assert done.returncode == 2
+        assert "signals.dedline_ms" in done.stderr
+        assert json.loads(get(f"{stack.admin_url}/readyz")[1])["workers"][1]["pid"] == workers[1]["pid"]
+        stack.config_path.write_text(good)
+        change_default(stack, "large")
+        assert restart(stack).returncode == 0
+    assert {answer[:2] for answer in seen} == {(200, "upstream")}
+    assert (seen[0][2], seen[-1][2]) == ("small", "large")
+
+
+def test_a_router_that_is_stopped_beside_another_loses_nothing(own_stack: Start) -> None:
+    """SIGTERM drains: health flips first, what is in flight ends, and the other one in Envoy's cluster serves."""
+    stack = own_stack(edit_config=enough_drain)
+    config = yaml.safe_load(stack.config_path.read_text())
+    config["server"]["address"], config["admin"]["enabled"] = f"127.0.0.1:{stack.router_port + 2}", False
+    (stack.folder / "other.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    other = subprocess.Popen([sys.executable, "-m", "router", "serve", "--config", str(stack.folder / "other.yaml")])
+    try:
+        wait_for(lambda: stack.healthy_workers() == 2, "the other router")
+        with load(stack) as seen:
+            assert stack.kill("router", signal.SIGTERM) == 0
+        assert {answer[:2] for answer in seen} == {(200, "upstream")}
+    finally:
+        other.send_signal(signal.SIGINT)
+        other.wait(10)
+
+
+def test_after_the_supervisor_was_killed_another_router_can_start_at_once(own_stack: Start) -> None:
+    """Its workers let their ports go, whatever they still have to finish."""
+    stack = own_stack(edit_config=enough_drain)
+    with stack.processes.pop("router") as supervisor:
+        supervisor.kill()
+    stack.start_router()
+    stack.wait_until_routing()
+    assert post(stack).headers["x-vsr-response-path"] == "upstream"
 
 
 def test_sigterm_ends_the_router_with_status_zero(own_stack: Start) -> None:

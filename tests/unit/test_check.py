@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -186,8 +187,17 @@ class TestBothFiles:
 
     def test_more_workers_than_endpoints(self, tmp_path: Path) -> None:
         """Each worker that Envoy would never ask is named."""
-        found = problems(tmp_path, config=CONFIG + "server: { workers: 6 }\n")
-        assert [problem.message[:8] for problem in found] == ["worker 4", "worker 5"]
+        found = problems(tmp_path, config=CONFIG + "server: { workers: 7 }\n")
+        assert [problem.message[:8] for problem in found] == ["worker 5", "worker 6"]
+
+    @pytest.mark.parametrize(("workers", "what"), [(5, "one worker less would serve"), (1, "a restart would be refused")])
+    def test_no_endpoint_for_the_spare_worker_of_a_restart(self, tmp_path: Path, workers: int, what: str) -> None:
+        """It is said what a restart would cost, before one is needed."""
+        lines = (ROOT / "envoy" / "envoy.yaml").read_text().splitlines(keepends=True)
+        gone = [(line, "") for line in lines if workers == 1 and re.search(r"port_value: 5005[2-5]", line)]
+        (problem,) = problems(tmp_path, *gone, config=CONFIG + f"server: {{ workers: {workers} }}\n")
+        assert problem.severity == "warning"
+        assert what in problem.message
 
     def test_envoy_waits_as_long_as_guards_read(self, tmp_path: Path) -> None:
         """Else it would ignore the router that asks for the time, and let the request pass."""
@@ -207,7 +217,7 @@ class TestBothFiles:
         """Worker i is looked for at the path with `.i` behind it."""
         sockets = [
             (f"socket_address: {{ address: 127.0.0.1, port_value: {50051 + index} }}", f"pipe: {{ path: /run/r{suffix} }}")
-            for index, suffix in enumerate(("", ".1", ".2", ".3"))
+            for index, suffix in enumerate(("", ".1", ".2", ".3", ".4"))
         ]
         assert problems(tmp_path, *sockets, config=CONFIG + 'server: { address: "unix:/run/r", workers: 4 }\n') == []
         assert len(problems(tmp_path, *sockets, config=CONFIG + 'server: { address: "unix:/run/q" }\n')) == 1

@@ -34,11 +34,18 @@ PURE = {
 
 ALLOWED = {
     "errors": {"__future__", "dataclasses"},
+    "files": {"router.errors"},
+    "cores": set(),
+    "supervisor": {"router.program"},
+    "restart": {"router.errors", "router.program", "router.supervisor"},
+    "restartcli": {"router.errors"},
+    "program": {"router", "router.config", "router.errors", "router.files"},
     "core": PURE | {"router.errors", "router.core"},
-    "signals": {"router.errors", "router.core", "router.signals"},
+    "signals": {"router.errors", "router.files", "router.core", "router.signals"},
     "cache": {"router.errors", "router.core", "router.cache"},
     "config": {
         "router.errors",
+        "router.files",
         "router.core",
         "router.yamltree",
         "router.cacheconfig",
@@ -56,8 +63,15 @@ ALLOWED = {
     },
     "patterns": set(),
     "rulelogic": {"router.core"},
-    "cacheconfig": {"router.errors", "router.core", "router.yamltree", "router.cache.settings", "router.cachebars"},
-    "cachebars": {"router.errors", "router.core", "router.yamltree"},
+    "cacheconfig": {
+        "router.errors",
+        "router.files",
+        "router.core",
+        "router.yamltree",
+        "router.cache.settings",
+        "router.cachebars",
+    },
+    "cachebars": {"router.errors", "router.files", "router.core", "router.yamltree"},
     "yamltree": {"router.errors", "router.yamlhints"},
     "yamlhints": set(),
     "explain": {"router.core"},
@@ -79,6 +93,9 @@ FORBIDDEN = {
     "extproc/wire": {"asyncio"},
     "signals": {"grpc", "aiohttp", "yaml"},
     "telemetry": {"grpc"},
+    "supervisor": {"grpc", "onnxruntime", "pymilvus", "numpy"},
+    "restart": {"grpc", "onnxruntime", "pymilvus", "numpy"},
+    "program": {"grpc", "onnxruntime", "pymilvus", "numpy"},
 }
 
 

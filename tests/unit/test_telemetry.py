@@ -26,6 +26,7 @@ from router.core.types import Outcome, Usage
 from router.telemetry import Telemetry
 from router.telemetry.merge import merge
 from router.telemetry.metrics import Metrics
+from router.telemetry.supervision import page_of
 
 DASHBOARDS = Path(__file__).parents[2] / "deploy" / "dashboards"
 ROUTED = Outcome(
@@ -48,6 +49,7 @@ ROUTED = Outcome(
     first_token_s=0.2,
     duration_s=1.5,
 )
+SUPERVISORS = {"llm_router_workers", "llm_router_worker_failed_starts_total", "llm_router_restarts_total"}
 DIRECT = Outcome("routed", "chat", requested_model="small", model="small", decision="direct", reason="concrete_model")
 DEGRADED = Outcome("routed", "chat", requested_model="auto", model="small", missing={"intent": "deadline"}, category="unknown")
 REFUSED = Outcome("replied", "chat", response_path="error", error_code="model_not_found", http_status=404)
@@ -134,7 +136,15 @@ class TestMetrics:
     async def test_the_page_holds_what_the_documentation_says_and_nothing_else(self, metrics: Metrics) -> None:
         """Names, types and labels: no suffix, scope label or target line that the exporter adds."""
         shown = {name: (family.type, labels(family)) for name, family in families(await everything(metrics)).items()}
-        assert shown == documented()
+        assert shown == {name: kind for name, kind in documented().items() if name not in SUPERVISORS}
+
+    def test_the_supervisor_shows_the_rest(self) -> None:
+        """It speaks for its workers, and counts them."""
+        page = page_of({"workers": {"wanted": 2, "up": 1}, "failed_starts": {"": 3}, "restarts": {"done": 1}})
+        families = {family.name: family for family in text_string_to_metric_families(page.decode())}
+        shown = {sample.name for family in families.values() for sample in family.samples}
+        assert shown == SUPERVISORS
+        assert b'llm_router_workers{state="up"} 1.0' in page
 
     def test_a_block_is_counted_by_what_it_was(self, metrics: Metrics) -> None:
         """What was found apart from what could not be read, and neither as a request to a model."""

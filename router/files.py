@@ -1,0 +1,110 @@
+"""The operator's files, read once: what was validated when the router started is what every worker runs, also a later one.
+
+The supervisor reads the configuration under `recorded`. It hands what was read to its workers, which read it again under
+`replayed`: they find the same text, whatever has happened on the disk since. Models are too large to be handed over; of them
+the SHA-256 is kept, and a worker that finds another model does not start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from router.errors import ConfigError, Problem
+
+
+@dataclass(slots=True)
+class Files:
+    """Text and digests of files by the path under which they were read."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Hex digests of the files that are not handed over."""
+
+    def pin(self, paths: Iterable[Path]) -> None:
+        """Remember what these files hold; those that are not there are left out."""
+        for path in paths:
+            with contextlib.suppress(OSError):
+                self.sha256[str(path)] = _digest(path)
+
+    def check(self) -> None:
+        """Hold the pinned files against what they were.
+
+        Raises:
+            ConfigError: some have changed, each is named.
+        """
+        message = (
+            "has changed since the router read its configuration, so a worker with it would not be as the others; "
+            "put it back, or have all workers use it with `semantic-router restart`"
+        )
+        changed = [path for path, sha256 in self.sha256.items() if _now(Path(path)) != sha256]
+        if changed:
+            raise ConfigError([Problem(path, 0, "", message) for path in changed])
+
+    def dump(self) -> bytes:
+        """For another process."""
+        return json.dumps({"texts": self.texts, "sha256": self.sha256}).encode()
+
+    @classmethod
+    def load(cls, dumped: bytes) -> Files:
+        """What `dump` made."""
+        document = json.loads(dumped)
+        return cls(document["texts"], document["sha256"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    files: Files
+    is_replay: bool
+
+
+_in_use: ContextVar[_Use | None] = ContextVar("_in_use", default=None)
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file; of a replayed one as it was. Raises as `Path.read_text` does."""
+    use = _in_use.get()
+    if use and use.is_replay and str(path) in use.files.texts:
+        return use.files.texts[str(path)]
+    text = path.read_text(encoding="utf-8")
+    if use and not use.is_replay:
+        use.files.texts[str(path)] = text
+    return text
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[Files]:
+    """Remember every text that is read meanwhile."""
+    files = Files()
+    token = _in_use.set(_Use(files, is_replay=False))
+    try:
+        yield files
+    finally:
+        _in_use.reset(token)
+
+
+@contextlib.contextmanager
+def replayed(files: Files) -> Iterator[None]:
+    """Read the texts of `files` in the place of those on the disk."""
+    token = _in_use.set(_Use(files, is_replay=True))
+    try:
+        yield
+    finally:
+        _in_use.reset(token)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _now(path: Path) -> str:
+    try:
+        return _digest(path)
+    except OSError:
+        return ""

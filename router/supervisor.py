@@ -1,0 +1,272 @@
+"""Keeps workers running: starts each again when it ends, and lets no worker's failure touch another.
+
+A worker is a process with its own gRPC port, model and metrics. All run one `Program`, the configuration as it was validated.
+How they are replaced by workers with another one is told in `restart.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from router.program import Program
+
+log = logging.getLogger(__name__)
+
+CONFIG_STATUS = 2
+"""Exit status of a worker that cannot start until somebody mends something."""
+READY, PROBLEM = "ready", "problem "
+"""What a worker reports: that it serves, or why it cannot start, in a line each."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_HEALTHY_S = 10.0  # a worker that served this long did not fail at start; its next failure is taken as the first
+_MOST_FAILURES = 5
+_REPORT_S = 1.0  # the pipe ends with the worker; longer only if something else holds it
+_MOST_PROBLEMS = 100
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """The place of one worker, and the processes that fill it one after the other."""
+
+    index: int
+    socket: str
+    """Path of the unix socket of its admin port."""
+    program: Program
+    process: asyncio.subprocess.Process | None = None
+    is_up: bool = False
+    """The process that runs now has said that it serves."""
+    failures: int = 0
+    """In a row: starts that failed, and processes that ended soon after they came up."""
+    status: int | None = None
+    """With which the last process ended."""
+    problems: list[str] = field(default_factory=list)
+    """Why the last start failed, as far as the worker could say."""
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    """The place is given up: when the process ends, no other follows."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs."""
+        return self.process.pid if self.process and self.process.returncode is None else None
+
+    def send(self, signum: signal.Signals) -> None:
+        """Signal the process, if there is one."""
+        if self.process and self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signum)
+
+    def why(self) -> str:
+        """Why it does not run, in a sentence's part."""
+        return "; ".join(self.problems) or f"it ended with status {self.status}"
+
+
+class Supervisor:
+    """Runs a program's workers until it is told to stop, or until it is clear that they never could."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        """What new workers run."""
+        self.workers: list[Worker] = []
+        """By rising index; the one list, which is changed in place."""
+        self.failed_starts_count = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="semantic-router-")  # mode 0700
+        # The children hold the reading end: it reports the end of this process, however that came about.
+        self._parent_read, self._parent_write = os.pipe()
+        self._keepers: dict[Worker, asyncio.Task[None]] = {}
+        self._over = asyncio.Event()
+        self._status = 0
+        self._was_up = False
+        self._signum = signal.SIGTERM
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def stop(self, signum: signal.Signals) -> None:
+        """Hand the signal to all workers and come to an end: SIGTERM drains, SIGINT leaves at once."""
+        self._signum = signum
+        if self._over.is_set():  # once more: who asks now may not want to wait any longer
+            for worker in self.workers:
+                worker.send(signum)
+        self._over.set()
+
+    async def run(self, beside: Callable[[], Coroutine[Any, Any, None]] | None = None) -> int:
+        """Run until stopped, with a task `beside` it; the exit status: 0, or a worker's own when none ever came up."""
+        task = asyncio.create_task(beside()) if beside else None
+        for index in range(0 if self._over.is_set() else self.program.count):
+            self.start(index, self.program)
+        try:
+            await self._over.wait()
+        finally:
+            self._over.set()
+            if task:
+                task.cancel()
+                await asyncio.wait([task])
+            await self._end()
+        if self._status:
+            for line in dict.fromkeys(problem for worker in self.workers for problem in worker.problems):
+                sys.stderr.write(f"{line}\n")
+        return self._status
+
+    async def _end(self) -> None:
+        await asyncio.gather(*(self.retire(worker, self._signum) for worker in list(self.workers)))
+        os.close(self._parent_read)
+        os.close(self._parent_write)
+        self._folder.cleanup()
+
+    # -- workers -------------------------------------------------------------------------------------------------
+
+    def find(self, index: int) -> Worker | None:
+        """The worker at a place."""
+        return next((worker for worker in self.workers if worker.index == index), None)
+
+    def start(self, index: int, program: Program) -> Worker:
+        """Fill a place that is free, and keep it filled."""
+        worker = Worker(index, str(Path(self._folder.name) / f"{index}.sock"), program)
+        self.workers.append(worker)
+        self.workers.sort(key=lambda each: each.index)
+        self._keepers[worker] = asyncio.create_task(self._keep(worker))
+        return worker
+
+    async def retire(self, worker: Worker, signum: signal.Signals = signal.SIGTERM) -> None:
+        """Have a worker leave, by force if it takes too long, and give its place up."""
+        worker.leaving.set()
+        worker.send(signum)
+        keeper = self._keepers[worker]
+        _, late = await asyncio.wait([keeper], timeout=worker.program.stop_s)
+        if late:
+            log.error("worker %d did not leave within %.0f s; killing it", worker.index, worker.program.stop_s)
+            worker.send(signal.SIGKILL)
+            await asyncio.wait([keeper])
+        if not self._over.is_set():  # at the end they stay, with what they have to say
+            self.workers.remove(worker)
+        del self._keepers[worker]
+
+    async def _keep(self, worker: Worker) -> None:
+        """Start a worker's process again whenever it ends, with growing pauses while it fails."""
+        while not worker.leaving.is_set():
+            lasted_s = await self._live(worker)
+            if worker.leaving.is_set():
+                return
+            is_failed = worker.status != 0 and lasted_s < _HEALTHY_S
+            worker.failures = worker.failures + 1 if is_failed else 0
+            self.failed_starts_count += worker.status != 0 and not lasted_s
+            self._give_up()
+            pause_s = min(_FIRST_PAUSE_S * 2 ** min(worker.failures, 10), _LONGEST_PAUSE_S)
+            log.warning("worker %d: %s; starting it again in %.1f s", worker.index, worker.why(), pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(worker.leaving.wait(), pause_s)
+
+    def _give_up(self) -> None:
+        """End when no worker ever came up and none will: what runs once is kept running, whatever happens to others."""
+        hopeless = [worker.status == CONFIG_STATUS or worker.failures >= _MOST_FAILURES for worker in self.workers]
+        if self._was_up or not all(hopeless) or self._over.is_set():
+            return
+        log.error("no worker can start; giving up")
+        self._status = CONFIG_STATUS if any(worker.status == CONFIG_STATUS for worker in self.workers) else 1
+        self._over.set()
+
+    async def _live(self, worker: Worker) -> float:
+        """One process from start to end; how long it served, in seconds."""
+        loop = asyncio.get_running_loop()
+        try:
+            report_fd = await self._spawn(worker)
+        except OSError as error:  # no memory, no process, no file left for one more
+            worker.status, worker.problems = 1, [f"it cannot be started: {error.strerror}"]
+            return 0.0
+        assert worker.process is not None  # noqa: S101 - spawned above
+        if worker.leaving.is_set():  # told to while it was being born
+            worker.send(self._signum)
+        up_since: asyncio.Future[float] = loop.create_future()
+        listening = asyncio.create_task(self._listen(worker, report_fd, up_since))
+        worker.status = await worker.process.wait()
+        await asyncio.wait([listening], timeout=_REPORT_S)
+        listening.cancel()
+        worker.is_up = False
+        return loop.time() - up_since.result() if up_since.done() else 0.0
+
+    async def _spawn(self, worker: Worker) -> int:
+        """Start the process; the end of the pipe on which it reports."""
+        report_read, report_write = os.pipe()
+        try:
+            with _handed_over(worker.program.read.dump()) as files_fd:
+                fds = {"--parent-fd": self._parent_read, "--report-fd": report_write, "--files-fd": files_fd}
+                more = ["--worker", str(worker.index), "--admin", f"unix:{worker.socket}"]
+                more += [word for name, fd in fds.items() for word in (name, str(fd))]
+                worker.process = await asyncio.create_subprocess_exec(*worker.program.command, *more, pass_fds=list(fds.values()))
+        except OSError:
+            os.close(report_read)
+            raise
+        finally:
+            os.close(report_write)
+        return report_read
+
+    async def _listen(self, worker: Worker, fd: int, up_since: asyncio.Future[float]) -> None:
+        """Note what the process reports, until it ends."""
+        loop, reader, problems = asyncio.get_running_loop(), asyncio.StreamReader(), list[str]()
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0))
+        try:
+            while line := (await reader.readline()).decode(errors="replace").rstrip("\n"):
+                if line == READY and not up_since.done():
+                    worker.is_up, worker.problems, self._was_up = True, [], True
+                    up_since.set_result(loop.time())
+                elif len(problems) < _MOST_PROBLEMS:
+                    problems.append(line.removeprefix(PROBLEM))
+        finally:
+            worker.problems = problems
+            transport.close()
+
+
+@contextlib.contextmanager
+def _handed_over(content: bytes) -> Iterator[int]:
+    """A file without a name for a child to read, so that neither a full disk nor another user gets at it."""
+    with _nameless() as fd:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        yield fd
+
+
+@contextlib.contextmanager
+def _nameless() -> Iterator[int]:
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryFile() as file:
+            yield file.fileno()
+        return
+    fd = os.memfd_create("semantic-router")
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def taken_over(fd: int) -> bytes:
+    """What the supervisor handed over."""
+    os.lseek(fd, 0, os.SEEK_SET)
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def report(fd: int, *lines: str) -> None:
+    """Tell the supervisor, by a worker; one that has gone is told nothing."""
+    with contextlib.suppress(OSError), os.fdopen(os.dup(fd), "w", encoding="utf-8", errors="replace") as pipe:
+        pipe.writelines(f"{' '.join(line.split())}\n" for line in lines)
+
+
+def watch_parent(fd: int, on_gone: Callable[[], Any]) -> None:
+    """Call `on_gone` when the supervisor at the other end of the pipe is gone, even by SIGKILL."""
+    loop = asyncio.get_running_loop()
+
+    def gone() -> None:
+        loop.remove_reader(fd)
+        on_gone()
+
+    loop.add_reader(fd, gone)
