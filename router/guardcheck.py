@@ -13,7 +13,7 @@ from router.errors import Problem
 from router.pair import Pair, first_route, may_take, refuses_the_rest, takes_prompts
 
 _ENDPOINTS = frozenset(endpoint.value for endpoint in Endpoint)
-_HARMLESS = frozenset({"/v1/models", "/health", "/ping", "/version"})
+_HARMLESS = frozenset({"/v1/models", "/health", "/ping", "/version", "/metrics"})
 """Paths on which vLLM takes no prompt, by whatever method."""
 _SLASH_ACTIONS = ("UNESCAPE_AND_FORWARD", "UNESCAPE_AND_REDIRECT", "REJECT_REQUEST")
 _AUTHORIZATION = {
