@@ -27,17 +27,18 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     command = commands.add_parser("stats", help="sizes, hits, misses by reason, the store's state")
     command.set_defaults(operate=lambda options, ask: _print(ask("stats", {})))
     command = commands.add_parser("get", help="one entry with its answer")
-    command.add_argument("id")
+    command.add_argument("id", help="x-vsr-cache-entry of an answer, or from `cache search`")
     command.set_defaults(operate=_get)
     command = commands.add_parser("search", help="entries whose question holds a text or is near to it")
-    command.add_argument("text")
-    command.add_argument("--decision", default="")
-    command.add_argument("--limit", type=int, default=20)
+    command.add_argument("text", help="a question, or a part of one")
+    command.add_argument("--decision", default="", help="only of what this rule decided; `default` for none")
+    command.add_argument("--limit", type=int, default=20, help="how many at most; default: %(default)s")
     command.set_defaults(operate=_search)
     command = commands.add_parser("invalidate", help="forget entries, in every replica")
     command.add_argument("--id", action="append", dest="ids", help="may be given several times")
-    for name in ("decision", "model", "scope"):
-        command.add_argument(f"--{name}")
+    command.add_argument("--decision", help="what this rule decided")
+    command.add_argument("--model", help="what this model answered")
+    command.add_argument("--scope", metavar="DIGEST", help="of one principal, as `cache get` shows it")
     command.add_argument("--older-than", type=_age, metavar="AGE", help="such as 30m, 12h or 7d")
     command.add_argument("--all", action="store_true", help="every entry")
     command.add_argument("--dry-run", action="store_true", help="only count them")
@@ -49,7 +50,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, nargs="?", help="default: standard output")
     command.set_defaults(operate=_export)
     command = commands.add_parser("import", help="take entries that export wrote")
-    command.add_argument("file", type=Path)
+    command.add_argument("file", type=Path, help="JSON lines, as `cache export` writes them")
     command.set_defaults(operate=_import)
     command = commands.add_parser("warm", help="ask questions through Envoy, so that their answers are stored")
     command.add_argument("file", type=Path, help='JSON lines: a whole chat request, or {"prompt": "..."}')
@@ -116,6 +117,9 @@ def _invalidate(options: argparse.Namespace, ask: Ask) -> int:
     document = {name: getattr(options, name) for name in ("ids", "decision", "model", "scope") if getattr(options, name)}
     if options.older_than:
         document["before_ms"] = int((time.time() - options.older_than) * 1000)
+    if not document and not options.all:
+        ways = "--id, --decision, --model, --scope, --older-than, or --all"
+        raise ConfigError([Problem("cache", 0, "invalidate", f"say which entries: {ways}")])
     count = ask("invalidate", {**document, "all": options.all, "dry_run": options.dry_run})["count"]
     print(f"{count} entries {'would be forgotten' if options.dry_run else 'forgotten'}")
     return 0

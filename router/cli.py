@@ -1,4 +1,4 @@
-"""The command line: serve, up, check, explain, models, eval, cache, simulate. Each command loads only what it needs."""
+"""The command line, from `serve` to `simulate`. Each command loads only what it needs."""
 
 from __future__ import annotations
 
@@ -217,7 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"semantic-router {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     config = argparse.ArgumentParser(add_help=False)
-    config.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="default: %(default)s")
+    config.add_argument(
+        "--config", type=Path, default=Path("config/config.yaml"), help="the router's configuration; default: %(default)s"
+    )
     envoy = argparse.ArgumentParser(add_help=False)
     envoy.add_argument("--envoy", type=Path, default=Path("envoy/envoy.yaml"), help="Envoy's configuration; default: %(default)s")
 
@@ -247,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("models", parents=[config], help="list the models and the classifier")
     command.set_defaults(run=models)
 
+    from router.clihelp import commands_of, complete
     from router.modelcli import add_commands as add_model_commands
 
     add_model_commands(commands)
@@ -257,10 +260,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--admin", metavar="HOST:PORT", help="the admin port; default: as configured")
     add_commands(command)
     command.set_defaults(run=operate_cache)
+    for _, operation in commands_of(command):  # behind the operation as well, where it overrides
+        operation.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="whose admin port to ask")
+        operation.add_argument("--admin", metavar="HOST:PORT", default=argparse.SUPPRESS, help="the admin port itself")
 
     command = commands.add_parser("simulate", help="run simulated vLLM backends")
-    command.add_argument("backends", nargs="+", type=_backend, metavar="NAME=HOST:PORT")
+    command.add_argument(
+        "backends", nargs="+", type=_backend, metavar="NAME=HOST:PORT", help="served name and address; the first is `auto`, too"
+    )
     command.set_defaults(run=simulate)
+    complete(parser)
     return parser
 
 

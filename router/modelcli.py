@@ -58,6 +58,13 @@ def add_commands(commands: Any) -> None:
     command = kinds.add_parser("intent", help="your own labels, told from the shipped encoder's vectors")
     command.add_argument("--data", type=Path, required=True, help='JSON lines of {"text": ..., "label": ...}')
     command.add_argument("--out", type=Path, required=True, help="folder to write; signals.custom names it then")
+    command.add_argument("--name", help="what rules call the signal; default: the folder's name")
+    command.add_argument(
+        "--config",
+        type=Path,
+        default=Path("config/config.yaml"),
+        help="the configuration that will name it, for the lines that are printed; default: %(default)s",
+    )
     command.add_argument("--bundle", type=Path, help="another encoder than the shipped one")
     command.set_defaults(run=train_intent)
 
@@ -79,7 +86,7 @@ def _add_models(command: argparse.ArgumentParser) -> None:
     command.add_argument("--bundle", type=Path, help="another encoder than the shipped one")
     command.add_argument("--verifier", type=Path, help="another verifier than the shipped one")
     command.add_argument("--guards-alone", action="store_true", help="without a verifier")
-    command.add_argument("--guards", help="comma-separated; default: the configuration's default")
+    command.add_argument("--guards", metavar="NAME,...", help="checks of the words to use; default: the configuration's default")
 
 
 def evaluate_intent(options: argparse.Namespace) -> int:
@@ -123,7 +130,8 @@ def train_intent(options: argparse.Namespace) -> int:
     """Fit a head to an operator's own labels."""
     from router.training.head import train
 
-    return _print(train(options.data, _encoder(options), options.out, options.out.name))
+    name = options.name or options.out.resolve().name
+    return _print(train(options.data, _encoder(options), options.out, name, options.config))
 
 
 def evaluate_cache(options: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ from router.yamltree import Item, Section, suggest
 NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}"
 NAME_WORDS = "a name of letters, digits and ._:/@+- (at most 100)"
 EFFORTS = ("minimal", "low", "medium", "high")
-_OWN_SIGNALS = ("intent", "jailbreak", "pii", "outcomes")
+OWN_SIGNALS = ("intent", "jailbreak", "pii", "outcomes")
 _RESERVED_RULES = ("default", "direct")
 _FLAGS = ("has_tools", "has_images", "is_stream")
 
@@ -83,7 +83,7 @@ def read_custom(section: Section) -> dict[str, Custom]:
     found = {}
     for name, item in section.named():
         check_name(name, item)
-        if name in _OWN_SIGNALS:
+        if name in OWN_SIGNALS:
             item.problem(f"'{name}' is a signal of the router's own; choose another name")
         part = item.section()
         folder = Path(section.notes.file).parent / part.text("bundle", what="the folder of a model")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import ConfigError, Problem
-from router.evaluation.leaks import refuse_trained_on
+from router.evaluation.leaks import without_trained_on
 from router.evaluation.lines import UnfitError, read_cases
 from router.evaluation.measures import Estimate, bootstrap, share
 from router.evaluation.texts import WANTED, labelled_text
@@ -65,11 +65,11 @@ def evaluate(path: Path, folder: Path, threshold: float | None = None) -> Iterat
     Each line of the file is a JSON object with `text` and `label`.
 
     Raises:
-        ConfigError: the file cannot be read as that, or the model was trained on it.
+        ConfigError: the file cannot be read as that, or the model was trained on most of it.
     """
     model = Classifier.load(folder)
-    cases = _read(path, model.labels)
-    refuse_trained_on(path, model.encoder, [text for text, _ in cases])
+    cases, warnings = _read(path, model)
+    yield from warnings
     at_least = model.threshold if threshold is None else threshold
     probabilities = model.probabilities([text for text, _ in cases])
     truth = np.array([label for _, label in cases], dtype=np.int64)
@@ -98,9 +98,11 @@ def compare(path: Path, folders: Sequence[Path]) -> Iterator[str]:
         raise ConfigError([Problem(str(folders[1]), 0, "labels", message)])
     right: list[NDArray[np.bool_]] = []
     figures: list[dict[str, Estimate]] = []
-    for model in (one, other):
-        cases = _read(path, model.labels)
-        refuse_trained_on(path, model.encoder, [text for text, _ in cases])
+    read = [_read(path, model) for model in (one, other)]
+    both = set(read[0][0]) & set(read[1][0])  # what either was trained on is left out for both
+    yield from dict.fromkeys(warning for _, warnings in read for warning in warnings)
+    for model, (known, _) in zip((one, other), read, strict=True):
+        cases = [(text, label) for text, label in known if (text, label) in both]
         probabilities = model.probabilities([text for text, _ in cases])
         truth = np.array([label for _, label in cases], dtype=np.int64)
         right.append(probabilities.argmax(1) == truth)
@@ -140,12 +142,15 @@ def _confusion(truth: Any, guess: Any, labels: Sequence[str]) -> Iterator[str]:
             yield f"{label:18}" + "".join(f"{count or '.':>6}" for count in counts)
 
 
-def _read(path: Path, labels: Sequence[str]) -> list[tuple[str, int]]:
+def _read(path: Path, model: Classifier) -> tuple[list[tuple[str, int]], list[str]]:
+    """Texts with the place of their label, without those that the model was trained on; and a warning about these."""
+    labels = model.labels
+
     def labelled(line: dict[str, Any]) -> tuple[str, int]:
         text, label = labelled_text(line)
         if label not in labels:
             raise UnfitError("label", f"'{label}' is none of {', '.join(labels)}")
         return text, labels.index(label)
 
-    cases = read_cases(path, labelled, WANTED)
-    return [case for _, case in cases if case[0].strip()]
+    cases = [(line, case) for line, case in read_cases(path, labelled, WANTED) if case[0].strip()]
+    return without_trained_on(path, model.encoder, cases, lambda case: case[0])

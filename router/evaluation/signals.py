@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation import routing
-from router.evaluation.leaks import refuse_trained_on
+from router.evaluation.leaks import without_trained_on
 from router.evaluation.lines import read_cases
 from router.evaluation.measures import recall_at_precision, roc_area, share
 from router.evaluation.spans import Place, span_figures
@@ -25,7 +25,8 @@ _FEW = 0.02  # false alarms at which the recall is told
 def evaluate_routing(path: Path, bundle: Bundle) -> Iterator[str]:
     """How well the chances of a right answer are told. Lines: `text` and `outcomes`, 1 or 0 by model, null where not known."""
     names = bundle.models
-    cases = _cases(path, bundle, _outcomes, 'a JSON object with "text" and "outcomes", such as {"llama-8b": 1}')
+    cases, warnings = _cases(path, bundle, _outcomes, 'a JSON object with "text" and "outcomes", such as {"llama-8b": 1}')
+    yield from warnings
     encoder = Encoder(bundle, Passes(1, 1))
     outcomes = np.array([[known.get(name, np.nan) for name in names] for _, known in cases], dtype=np.float64)
     right = np.array([encoder.run(text).outcomes for text, _ in cases], dtype=np.float64)
@@ -64,7 +65,8 @@ def _curve(names: tuple[str, ...], outcomes: NDArray[np.float64], right: NDArray
 def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> Iterator[str]:
     """How many attacks are found, and how many harmless texts are taken for one. Lines: `text` and `attack`."""
     attacks = bundle.attacks
-    cases = _cases(path, bundle, _attack, f'a JSON object with "text" and "attack", one of {", ".join(attacks)},')
+    cases, warnings = _cases(path, bundle, _attack, f'a JSON object with "text" and "attack", one of {", ".join(attacks)},')
+    yield from warnings
     if unknown := sorted({label for _, label in cases} - set(attacks)):
         raise ConfigError([Problem(str(path), 0, "attack", f"{unknown[0]!r} is none of {', '.join(attacks)}")])
     bar = bundle.thresholds.get("jailbreak", 0.5) if threshold is None else threshold
@@ -92,7 +94,8 @@ def _worst(encoder: Encoder, text: str) -> float:
 
 def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
     """How well personal data is found. Lines: `text` and `spans`, a list of [start, end, kind]."""
-    cases = _cases(path, bundle, _spans, 'a JSON object with "text" and "spans", a list of [start, end, kind]')
+    cases, warnings = _cases(path, bundle, _spans, 'a JSON object with "text" and "spans", a list of [start, end, kind]')
+    yield from warnings
     encoder = Encoder(bundle, Passes(1, 1), max_windows=64)
     pairs: list[tuple[set[Place], set[Place]]] = []
     for text, truth in cases:
@@ -109,10 +112,8 @@ def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
         yield f"{kind or 'all kinds':20} F1 {figures.f1:.4f}   precision {figures.precision}   recall {figures.recall}"
 
 
-def _cases(path: Path, bundle: Bundle, read: Any, wanted: str) -> list[tuple[str, Any]]:
-    cases = [case for _, case in read_cases(path, read, wanted)]
-    refuse_trained_on(path, bundle, [text for text, _ in cases])
-    return cases
+def _cases(path: Path, bundle: Bundle, read: Any, wanted: str) -> tuple[list[tuple[str, Any]], list[str]]:
+    return without_trained_on(path, bundle, read_cases(path, read, wanted), lambda case: str(case[0]))
 
 
 def _outcomes(line: dict[str, Any]) -> tuple[str, dict[str, float]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,20 @@ from router.evaluation.lines import read_cases
 WANTED = 'a JSON object with "text" and "label"'
 
 
-def read_labelled(path: Path) -> list[tuple[str, str]]:
-    """Every text with its label; blank texts are left out. Raises as `read_cases` does."""
-    return [case for _, case in read_cases(path, labelled_text, WANTED) if case[0].strip()]
+def read_labelled(path: Path) -> list[tuple[int, tuple[str, str]]]:
+    """Every text with its label, under its line; blank texts are left out. Raises as `read_cases` does."""
+    return [(line, case) for line, case in read_cases(path, labelled_text, WANTED) if case[0].strip()]
+
+
+def groups_of(texts: Sequence[str]) -> list[int]:
+    """A number for each text; texts that differ only in case, width, spacing and punctuation have the same."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(_words(text), len(numbers)) for text in texts]
+
+
+def _words(text: str) -> str:
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return re.sub(r"[\W_]+", " ", plain).strip() or plain.strip()
 
 
 def labelled_text(line: dict[str, Any]) -> tuple[str, str]:

@@ -10,12 +10,14 @@ import numpy as np
 
 from router.errors import ConfigError, Problem
 from router.evaluation.intent import Classifier
-from router.evaluation.leaks import refuse_trained_on
+from router.evaluation.leaks import without_trained_on
 from router.evaluation.lines import UnfitError, read_cases
 from router.evaluation.measures import share
+from router.evaluation.texts import groups_of
 
 _BARS = tuple(round(0.2 + step / 20, 2) for step in range(16))
 _LEAST_LABELLED = 50  # with fewer, the interval of an accuracy is wider than any choice between bars
+_LEAST_KNOWN = 50  # 45 right of 50 are a Wilson interval of .79 to .96
 _WANTED = 'a JSON object with "text" and, where it is known, "label"'
 _UNKNOWN = -1
 
@@ -30,18 +32,20 @@ def choose(path: Path, folder: Path, accuracy: float) -> Iterator[str]:
         ConfigError: the file cannot be read, the model was trained on it, or no bar is sure enough.
     """
     model = Classifier.load(folder)
-    cases = [case for _, case in read_cases(path, lambda line: _case(line, model.labels), _WANTED) if case[0].strip()]
-    refuse_trained_on(path, model.encoder, [text for text, _ in cases])
+    lines = [line for line in read_cases(path, lambda line: _case(line, model.labels), _WANTED) if line[1][0].strip()]
+    cases, warnings = without_trained_on(path, model.encoder, lines, lambda case: case[0])
+    yield from warnings
     probabilities = model.probabilities([text for text, _ in cases])
     truth = np.array([label for _, label in cases], dtype=np.int64)
     labelled = truth != _UNKNOWN
+    groups = np.array(groups_of([text for text, _ in cases]))
     confidence, guess = probabilities.max(axis=1), probabilities.argmax(axis=1)
     is_measured = int(labelled.sum()) >= _LEAST_LABELLED
     labels = int(labelled.sum())
     how = f"{labels} labels decide" if is_measured else f"under {_LEAST_LABELLED} labels, so its own confidence decides"
     yield f"{model.name} on {path.name}: {len(cases)} texts, {how}"
     yield "  bar   known                                     right among the known"
-    chosen: float | None = None
+    chosen: tuple[float, float, int] | None = None
     for bar in _BARS:
         known = confidence >= bar
         if is_measured:
@@ -53,13 +57,27 @@ def choose(path: Path, folder: Path, accuracy: float) -> Iterator[str]:
             said = f"{right:.4f}  expected"
         yield f"  {bar:.2f}  {share(int(known.sum()), len(cases))}   {said}"
         if chosen is None and known.any() and right >= accuracy:
-            chosen = bar
+            chosen = bar, right, len(set(groups[known & labelled] if is_measured else groups[known]))
     if chosen is None:
         message = f"at no bar are known intents right {accuracy:g} of the time; ask for less, or train a head on labels of yours"
         raise ConfigError([Problem("--accuracy", 0, "", message)])
+    _refuse_few(path, *chosen, of=len(set(groups[labelled] if is_measured else groups)))
     where = "signals:\n  intent:" if model.head is None else f"signals:\n  custom:\n    {model.name}:"
     indent = "    " if model.head is None else "      "
-    yield f"\nin the router's configuration:\n\n{where}\n{indent}threshold: {chosen:g}"
+    yield f"\nin the router's configuration:\n\n{where}\n{indent}threshold: {chosen[0]:g}"
+
+
+def _refuse_few(path: Path, bar: float, right: float, count: int, *, of: int) -> None:
+    """Raise `ConfigError` when a bar rests on too few texts to be recommended; `count` of `of` are known at it."""
+    if count >= _LEAST_KNOWN:
+        return
+    interval = share(round(right * count), count)
+    message = (
+        f"at {bar:g} only {count} of {of} different texts count as known: the share that is right, {right:.2f}, could as well be "
+        f"{interval.low:.2f} or {interval.high:.2f} (95% interval), so no threshold can be recommended. It takes {_LEAST_KNOWN} "
+        f"known ones, about {-(-of * _LEAST_KNOWN // count)} texts like these; the interval is 0.17 wide then"
+    )
+    raise ConfigError([Problem(str(path), 0, "", message)])
 
 
 def _case(line: dict[str, Any], labels: tuple[str, ...]) -> tuple[str, int]:

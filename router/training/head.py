@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 from router.cores import usable_cores
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.measures import Estimate, bootstrap, roc_area, share
-from router.evaluation.texts import read_labelled
+from router.evaluation.texts import groups_of, read_labelled
+from router.ruleconfig import NAME, NAME_WORDS, OWN_SIGNALS
 from router.signals.bundle import MODEL, Bundle, sha256_of
 from router.signals.formats import HEAD_FORMAT, OUTSIDE
 from router.signals.head import VECTOR, WEIGHTS, Head, features_of
@@ -28,6 +31,7 @@ STRENGTHS = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
 FOLDS = 5
 _LEAST_EXAMPLES = 2  # of a label: one to fit to, one to measure on
 _MOST_TRIED = 2000
+_MOST_NAMED = 5
 _STEPS, _MEMORY = 150, 8
 
 
@@ -41,20 +45,25 @@ class Fitted:
     figures: dict[str, Estimate]
 
 
-def train(path: Path, encoder: Bundle, out: Path, name: str) -> Iterator[str]:
+def train(path: Path, encoder: Bundle, out: Path, name: str, config: Path | None = None) -> Iterator[str]:
     """Fit a head to the labelled texts in `path` and write its bundle into `out`, with a report line by line.
 
-    Texts labelled `out_of_scope` are no label of their own: they teach what lies outside.
+    Texts labelled `out_of_scope` are no label of their own: they teach what lies outside. `name` is what rules call the signal,
+    `config` the file that is to name it.
 
     Raises:
         ConfigError: the file cannot be read, a label has fewer than two texts, or there are fewer than two labels.
     """
-    texts = read_labelled(path)
-    _check(path, [label for _, label in texts])
+    _check_name(name)
+    lines = read_labelled(path)
+    texts = [case for _, case in lines]
+    groups = np.array(groups_of([text for text, _ in texts]), dtype=np.int64)
+    _check(path, [label for _, label in texts], groups)
+    yield from _repeated(path, lines, groups)
     layers = encode([text for text, _ in texts], encoder)
     labels = tuple(sorted({label for _, label in texts} - {OUTSIDE}))
     truth = np.array([labels.index(label) if label != OUTSIDE else -1 for _, label in texts], dtype=np.int64)
-    fitted = fit(layers, truth, labels)
+    fitted = fit(layers, truth, labels, groups)
     width = len(fitted.head.weights)
     yield f"{len(texts)} texts, {len(labels)} labels; {width} features, penalty {fitted.strength:g}"
     yield f"by {FOLDS}-fold cross-validation:"
@@ -62,14 +71,52 @@ def train(path: Path, encoder: Bundle, out: Path, name: str) -> Iterator[str]:
         yield f"{figure:20} {estimate}"
     yield f"{'threshold':20} {fitted.threshold:.2f}  where labels are right 19 times in 20"
     write(fitted, encoder, out, name, path)
-    yield f"wrote {out}; use it as signals.custom.{name}: {{ bundle: {out} }}"
+    yield from _how_to_use(out, name, config)
 
 
-def _check(path: Path, labels: Sequence[str]) -> None:
-    counts = {label: labels.count(label) for label in dict.fromkeys(labels)}
+def _how_to_use(out: Path, name: str, config: Path | None) -> Iterator[str]:
+    """Lines for the configuration: a path in it is meant from its own folder."""
+    if config is None or not config.is_file():
+        where, folder = "the router's configuration", str(out.resolve())
+    else:
+        where, folder = str(config), os.path.relpath(out.resolve(), config.resolve().parent)
+    yield f"wrote {out}; in {where}:\n\nsignals:\n  custom:\n    {name}: {{ bundle: {json.dumps(folder, ensure_ascii=False)} }}"
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(NAME, name) or name in OWN_SIGNALS:
+        why = "is a signal of the router's own" if name in OWN_SIGNALS else f"is none: {NAME_WORDS} was expected"
+        message = (
+            f"the signal would be called '{name}', as its folder, and that {why}; name it with --name, or write to another folder"
+        )
+        raise ConfigError([Problem("--out", 0, "", message)])
+
+
+def _repeated(path: Path, lines: Sequence[tuple[int, tuple[str, str]]], groups: Places) -> Iterator[str]:
+    """Warnings about texts that are there more than once."""
+    members: dict[int, list[tuple[int, str]]] = {}
+    for (line, (_, label)), group in zip(lines, groups, strict=True):
+        members.setdefault(int(group), []).append((line, label))
+    again = [some for some in members.values() if len(some) > 1]
+    if again:
+        extra = sum(len(some) - 1 for some in again)
+        alike = "repeat others, apart from case, spacing and punctuation; no copy is measured by another"
+        yield f"warning: {path}: {extra} of {len(lines)} texts {alike}"
+    torn = [some for some in again if len({label for _, label in some}) > 1]
+    for some in torn[:_MOST_NAMED]:
+        named = ", ".join(f"line {line} '{label}'" for line, label in some[:4])
+        yield f"warning: {path}: the same text has different labels: {named}"
+    if len(torn) > _MOST_NAMED:
+        yield f"warning: {path}: {len(torn) - _MOST_NAMED} more texts have different labels"
+
+
+def _check(path: Path, labels: Sequence[str], groups: Places) -> None:
+    different = {(label, int(group)) for label, group in zip(labels, groups, strict=True)}
+    counts = {label: sum(label == other for other, _ in different) for label in dict.fromkeys(labels)}
     few = [label for label, count in counts.items() if count < _LEAST_EXAMPLES]
     if few:
-        message = f"has a single text for {', '.join(few[:5])}; every label needs two, and eight are a good start"
+        need = "every label needs two different ones, and eight are a good start"
+        message = f"has a single text, or the same one again, for {', '.join(few[:5])}; {need}"
         raise ConfigError([Problem(str(path), 0, "label", message)])
     if len(counts.keys() - {OUTSIDE}) < 2:
         raise ConfigError([Problem(str(path), 0, "label", "names fewer than two labels, so there is nothing to tell apart")])
@@ -91,13 +138,14 @@ def encode(texts: Sequence[str], bundle: Bundle) -> Vectors:
         return np.stack(list(pool.map(vector, texts)))
 
 
-def fit(layers: Vectors, truth: Places, labels: Sequence[str]) -> Fitted:
+def fit(layers: Vectors, truth: Places, labels: Sequence[str], groups: Places | None = None) -> Fitted:
     """The head that cross-validation likes best, of two widths and several penalties.
 
-    `layers` is (texts, 1536), `truth` each text's place in `labels`, -1 for what lies outside.
+    `layers` is (texts, 1536), `truth` each text's place in `labels`, -1 for what lies outside. Texts of one of `groups` are never
+    fitted to while another of them is measured: what is learnt by heart says nothing.
     """
     inside, inner = layers[truth >= 0], truth[truth >= 0]
-    folds = _folds(inner)
+    folds = _folds(inner, np.arange(len(inner)) if groups is None else groups[truth >= 0])
     width, strength = _chosen(inside, inner, len(labels), folds)
     logits = _out_of_fold(features_of(inside, width), inner, len(labels), folds, strength)
     scale = _scale(logits, inner)
@@ -188,14 +236,15 @@ def _inverse_hessian_times(gradient: Vectors, steps: Sequence[Vectors], changes:
     return result
 
 
-def _folds(truth: Places) -> Places:
-    """A fold for every text, each label spread over them."""
-    folds = np.empty(len(truth), dtype=np.int64)
+def _folds(truth: Places, groups: Places) -> Places:
+    """A fold for every text, the same for all of a group, each label spread over them."""
+    _, first, members = np.unique(groups, return_index=True, return_inverse=True)
+    of_group, labels = np.empty(len(first), dtype=np.int64), truth[first]
     chance = np.random.default_rng(0)
     for label in range(int(truth.max()) + 1):
-        places = np.flatnonzero(truth == label)
-        folds[chance.permutation(places)] = np.arange(len(places)) % FOLDS
-    return folds
+        places = np.flatnonzero(labels == label)
+        of_group[chance.permutation(places)] = np.arange(len(places)) % FOLDS
+    return of_group[members]
 
 
 def _out_of_fold(vectors: Vectors, truth: Places, labels: int, folds: Places, strength: float) -> Vectors:

@@ -127,6 +127,19 @@ class TestEvaluation:
         done = self.evaluate(tmp_path, *({"text": example.text, "label": example.label} for example in trained))
         assert done.returncode == 2
         assert "20 of 20 texts were trained on" in done.stderr
+        assert "lines 1 to 20" in done.stderr
+
+    def test_a_few_of_them_are_named_left_out_and_no_obstacle(self, tmp_path: Path) -> None:
+        """The rest says what it says."""
+        from router.training.data import natural
+        from router.training.examples import is_held_back
+
+        known = next(example for example in natural() if not is_held_back(example.text))
+        fresh = [{"text": "could you move my dentist thing to the other thursday please", "label": "other"}] * 2
+        done = self.evaluate(tmp_path, fresh[0], {"text": known.text, "label": known.label}, fresh[1])
+        assert done.returncode == 0, done.stderr
+        assert "1 of 3 texts were trained on and are left out: line 2" in done.stdout
+        assert "cases.jsonl: 2 texts" in done.stdout
 
     def test_lines_that_are_no_cases_are_named_all_at_once(self, tmp_path: Path) -> None:
         """With their numbers."""
@@ -158,17 +171,22 @@ class TestThresholds:
 
     def test_without_labels_the_models_own_confidence_decides(self, tmp_path: Path) -> None:
         """It is said that nothing was measured."""
-        texts = [
-            "Find the roots of x squared minus one.",
-            "hm",
-            "what about that one then",
-            "Which court hears appeals on torts?",
-        ]
+        texts = [f"Find the roots of x squared minus {number}." for number in range(60)]
         done = self.choose(tmp_path, *({"text": text} for text in texts), accuracy=0.5)
         assert done.returncode == 0, done.stderr
         assert "its own confidence decides" in done.stdout
         assert "expected" in done.stdout
         assert "signals:\n  intent:\n    threshold: 0." in done.stdout
+
+    @pytest.mark.parametrize("label", ["math", None])
+    def test_too_few_different_texts_recommend_nothing(self, tmp_path: Path, label: str | None) -> None:
+        """Neither two, nor two a hundred times; it is said how many it takes, and why."""
+        pair = ["Find the roots of x squared minus one.", "Solve x squared minus three x equals zero for x."]
+        done = self.choose(tmp_path, *({"text": text} | ({"label": label} if label else {}) for text in pair * 50), accuracy=0.5)
+        assert done.returncode == 2
+        assert "only 2 of 2 different texts" in done.stderr
+        assert "95% interval" in done.stderr
+        assert "threshold:" not in done.stdout
 
     def test_what_is_no_traffic_is_named_by_its_line(self, tmp_path: Path) -> None:
         """Unknown labels too."""

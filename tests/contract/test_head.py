@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from router.cli import main
-from router.config import parse
+from router.config import load, parse
 from router.core.types import Classification
 from router.errors import ConfigError
 from router.signals.bundle import SHIPPED, Bundle
@@ -130,7 +130,8 @@ def test_a_head_without_examples_of_the_outside_calls_nothing_so(tmp_path: Path,
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        ({"a": ["one", "two"], "b": ["three"]}, "single text for b"),
+        ({"a": ["one", "two"], "b": ["three"]}, "for b; every label needs two different ones"),
+        ({"a": ["one", "two"], "b": ["three", "Three!"]}, "the same one again, for b"),
         ({"a": ["one", "two"]}, "fewer than two labels"),
         ({"a": ["one", "two"], OUTSIDE: ["three", "four"]}, "fewer than two labels"),
         ({}, "holds nothing"),
@@ -140,6 +141,54 @@ def test_too_little_to_learn_from_is_refused(tmp_path: Path, encoder: Bundle, te
     """By what is missing."""
     with pytest.raises(ConfigError, match=said):
         list(train(write(tmp_path / "labelled.jsonl", texts), encoder, tmp_path / "head", "head"))
+
+
+def test_what_is_printed_can_be_pasted(encoder: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into the configuration that was named, wherever the command was given; without one, into any."""
+    (tmp_path / "etc").mkdir()
+    config = tmp_path / "etc" / "config.yaml"
+    rest = "models: { small: { cluster: small } }\ndefault: { model: small }\n"
+    config.write_text(f"version: 1\n{rest}")
+    data = write(tmp_path / "labelled.jsonl", TEXTS)
+    monkeypatch.chdir(tmp_path)
+    for out, named in (("etc/department", Path("etc/config.yaml")), ("heads/of mine: #1", config), ("department", None)):
+        *_, last = train(data, encoder, Path(out), "department", named)
+        snippet = last.partition("\n\n")[2]
+        config.write_text(f"version: 1\n{snippet}\n{rest}")
+        assert load(config).signals.custom["department"].resolve() == (tmp_path / out).resolve()
+
+
+@pytest.mark.parametrize("name", ["intent", "jailbreak", "über uns", ""])
+def test_a_name_that_the_configuration_would_refuse_is_refused_before_anything_is_fitted(
+    encoder: Bundle, tmp_path: Path, name: str
+) -> None:
+    """With the way on."""
+    with pytest.raises(ConfigError, match="--name"):
+        list(train(write(tmp_path / "labelled.jsonl", TEXTS), encoder, tmp_path / "head", name))
+    assert not (tmp_path / "head").exists()
+
+
+def test_texts_that_are_there_again_do_not_flatter_and_are_told(encoder: Bundle, tmp_path: Path) -> None:
+    """However they are written: fitted to one and measured on the other, labels without any sense would seem to be learnt."""
+    chance = np.random.default_rng(3)
+    texts = [text for some in [*TEXTS.values(), OUTSIDE_TEXTS] for text in some]
+    nonsense = {"a": list[str](), "b": list[str]()}
+    for text in texts:
+        nonsense["ab"[int(chance.integers(2))]].append(text)
+    once = list(train(write(tmp_path / "once.jsonl", nonsense), encoder, tmp_path / "once", "once"))
+    twice = {label: [*some, *(f"  {text.upper()}?" for text in some)] for label, some in nonsense.items()}
+    again = list(train(write(tmp_path / "twice.jsonl", twice), encoder, tmp_path / "twice", "twice"))
+    assert not any("warning" in line for line in once)
+    assert "32 of 64 texts repeat others" in again[0]
+    manifest = json.loads((tmp_path / "twice" / "manifest.json").read_text())
+    assert manifest["metrics"]["accuracy"][0] < 0.75
+
+
+def test_the_same_text_with_two_labels_is_named_by_its_lines(encoder: Bundle, tmp_path: Path) -> None:
+    """One of them is a mistake."""
+    data = write(tmp_path / "labelled.jsonl", {**TEXTS, "other": ["My credit card was declined!", "something else"]})
+    said = list(train(data, encoder, tmp_path / "head", "head"))
+    assert any("different labels: line 3 'billing', line 25 'other'" in line for line in said)
 
 
 def test_damage_and_another_encoder_are_refused(folder: Path, encoder: Bundle, tmp_path: Path) -> None:
