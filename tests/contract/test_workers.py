@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from router.workers import CONFIG_STATUS, Front, Supervisor
+from router.workers import CONFIG_STATUS, Front, Supervisor, Worker
 from tests.e2e.stack import wait_for
 
 WORKER = """
@@ -218,6 +219,38 @@ async def test_what_is_done_to_the_cache_is_done_in_every_worker(front: Callable
     status, found = await operate(port, "search")
     assert status == 200
     assert {entry["id"] for entry in found["entries"]} == {"shared", "of 0", "of 1"}
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> list[Worker]:
+    """Two, told apart by the sockets that they would listen on."""
+    return [Worker(index, str(tmp_path / f"{index}.sock")) for index in range(2)]
+
+
+async def test_a_report_reaches_the_workers_that_do_not_know_the_entry(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are told its whole reference, which needs no entry; a store that one could not reach is not said to know of it."""
+    asked: list[tuple[int, dict[str, Any]]] = []
+
+    async def answer(worker: Worker, method: str, path: str, body: bytes = b"") -> tuple[int, bytes, str]:
+        document = json.loads(body)
+        asked.append((worker.index, document))
+        knows = worker.index == 1 or "-" in document["id"]
+        reference = "entry-pair" if knows else ""
+        states = ("written", "waiting")
+        return 200, json.dumps({"count": int(knows), "reference": reference, "store": states[worker.index]}).encode(), "json"
+
+    monkeypatch.setattr("router.workers._ask", answer)
+    monkeypatch.setattr(Worker, "pid", 1)
+    front = Front(workers)
+    await front.runner.setup()
+    await aiohttp.web.TCPSite(front.runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{front.runner.addresses[0][1]}/cache/report"
+    async with aiohttp.ClientSession() as session, session.post(url, json={"id": "entry"}) as response:
+        assert await response.json() == {"count": 1, "reference": "entry-pair", "store": "waiting"}
+    assert (0, {"id": "entry-pair"}) in asked
+    await front.runner.cleanup()
 
 
 async def test_a_worker_that_refuses_is_heard(front: Callable[[str], Awaitable[Front]]) -> None:
