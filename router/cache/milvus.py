@@ -391,7 +391,8 @@ class MilvusStore:
 
     async def _do(self, call: str, collection: str, **arguments: Any) -> Any:
         """One request to Milvus, with at most `max_requests` of them at once."""
-        if self._client is None:
+        client = self._client
+        if client is None:
             raise BackendError("closed")
         try:
             async with asyncio.timeout(self._settings.acquire_timeout_s):
@@ -400,11 +401,11 @@ class MilvusStore:
             raise BackendError("busy") from None
         result = "ok"
         try:
-            method: Callable[..., Coroutine[Any, Any, Any]] = getattr(self._client, call)
+            method: Callable[..., Coroutine[Any, Any, Any]] = getattr(client, call)
             return await self._guarded(method(collection, **arguments), self._settings.timeout_s)
         except BackendError as error:
-            result = str(error)
-            raise
+            result = str(error) if client is self._client else "closed"
+            raise BackendError(result) from None
         finally:
             self._slots.release()
             self._note(call, collection, result)
