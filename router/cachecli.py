@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +19,9 @@ from router.errors import ConfigError, Problem
 _TIMEOUT_S = 60.0
 _PAGE = 100
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_STORE_WAIT_S, _STORE_POLL_S = 2.0, 0.05
+_MAX_NAMED = 20
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 Ask = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 
@@ -39,12 +44,15 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     command.add_argument("--decision", help="what this rule decided")
     command.add_argument("--model", help="what this model answered")
     command.add_argument("--scope", metavar="DIGEST", help="of one principal, as `cache get` shows it")
+    _add_scope_value(command, "of the principal whose value of the scope's header, such as Authorization, is in FILE")
     command.add_argument("--older-than", type=_age, metavar="AGE", help="such as 30m, 12h or 7d")
     command.add_argument("--all", action="store_true", help="every entry")
     command.add_argument("--dry-run", action="store_true", help="only count them")
     command.set_defaults(operate=_invalidate)
     command = commands.add_parser("report", help="an answer was wrong: forget it, and do not pair those questions again")
-    command.add_argument("id", help="x-vsr-cache-entry of the wrong answer")
+    command.add_argument(
+        "id", help="x-vsr-cache-entry as the client got it; an entry's id alone takes its question out of all pairing"
+    )
     command.set_defaults(operate=_report)
     command = commands.add_parser("export", help="every entry with its answer, as JSON lines")
     command.add_argument("file", type=Path, nargs="?", help="default: standard output")
@@ -55,8 +63,17 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     command = commands.add_parser("warm", help="ask questions through Envoy, so that their answers are stored")
     command.add_argument("file", type=Path, help='JSON lines: a whole chat request, or {"prompt": "..."}')
     command.add_argument("--url", default="http://localhost:8801", help="where Envoy listens; default: %(default)s")
-    command.add_argument("--authorization", default="", help="the header's value: answers are stored for this principal")
+    command.add_argument("--authorization", default="", help="this header's value: answers are stored for this principal")
+    _add_scope_value(command, "the value of the scope's header, which need not be Authorization, is in FILE")
     command.set_defaults(operate=_warm)
+
+
+def _add_scope_value(command: argparse.ArgumentParser, help_text: str) -> None:
+    command.add_argument(
+        "--scope-value-file",
+        metavar="FILE",
+        help=f"{help_text}; - for standard input: a secret in the arguments is for all to see",
+    )
 
 
 def asker(address: str) -> Ask:
@@ -94,8 +111,14 @@ def _reason(error: urllib.error.HTTPError) -> str:
 
 
 def _print(document: Mapping[str, Any]) -> int:
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(_dumps(document, indent=2))
     return 0
+
+
+def _dumps(document: Mapping[str, Any], indent: int | None = None) -> str:
+    """JSON for people to read. Half a surrogate pair is no UTF-8 and stays escaped."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    return _HALF_PAIR.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _get(options: argparse.Namespace, ask: Ask) -> int:
@@ -115,22 +138,57 @@ def _search(options: argparse.Namespace, ask: Ask) -> int:
 
 def _invalidate(options: argparse.Namespace, ask: Ask) -> int:
     document = {name: getattr(options, name) for name in ("ids", "decision", "model", "scope") if getattr(options, name)}
+    if options.scope_value_file:
+        document["scope_value"] = _scope_value(options.scope_value_file)
     if options.older_than:
         document["before_ms"] = int((time.time() - options.older_than) * 1000)
     if not document and not options.all:
-        ways = "--id, --decision, --model, --scope, --older-than, or --all"
+        ways = "--id, --decision, --model, --scope, --scope-value-file, --older-than, or --all"
         raise ConfigError([Problem("cache", 0, "invalidate", f"say which entries: {ways}")])
-    count = ask("invalidate", {**document, "all": options.all, "dry_run": options.dry_run})["count"]
+    answer = ask("invalidate", {**document, "all": options.all, "dry_run": options.dry_run})
+    count = answer["count"]
     print(f"{count} entries {'would be forgotten' if options.dry_run else 'forgotten'}")
-    return 0
+    if not count:
+        print("nothing that this router holds was meant", file=sys.stderr)
+    return _told(answer) or (0 if count else 1)
+
+
+def _told(answer: Mapping[str, Any]) -> int:
+    """0, or 1 and a word on what the store has not heard yet."""
+    if answer.get("store") != "waiting":
+        return 0
+    message = (
+        "the store has not heard of it yet: other replicas do when it is back, unless this router ends before (`cache stats`)"
+    )
+    print(message, file=sys.stderr)
+    return 1
+
+
+def _scope_value(name: str) -> str:
+    """A header's value from a file, `-` for standard input; the end of its line is no part of it."""
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise ConfigError([Problem(name, 0, "", f"cannot be read: {error.strerror}")]) from None
+    value = data.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+    if "\n" in value or "\r" in value or "\0" in value:
+        raise ConfigError([Problem(name, 0, "", "holds more than one line; the header's value alone was expected")])
+    if not value:
+        raise ConfigError([Problem(name, 0, "", "is empty; the header's value was expected, such as: Bearer sk-...")])
+    return value
 
 
 def _report(options: argparse.Namespace, ask: Ask) -> int:
-    if not ask("report", {"id": options.id})["count"]:
-        print(f"there is no entry {options.id}", file=sys.stderr)
+    answer = ask("report", {"id": options.id})
+    if not answer["count"]:
+        message = "there is no such entry; give x-vsr-cache-entry as the client got it: that needs no entry that is still there"
+        print(message, file=sys.stderr)
         return 1
-    print("forgotten, and not paired again")
-    return 0
+    if answer["reference"] == options.id:
+        print("forgotten, and not paired again")
+    else:
+        print("forgotten; whom it was given to is not known, so its question is not paired with any other again")
+    return _told(answer)
 
 
 def _pages(ask: Ask) -> Iterator[dict[str, Any]]:
@@ -155,25 +213,26 @@ def _write(file: IO[str], ask: Ask) -> int:
     count = 0
     for page in _pages(ask):
         for entry in page["entries"]:
-            file.write(json.dumps({"versions": page["versions"], **entry}, ensure_ascii=False) + "\n")
+            file.write(_dumps({"versions": page["versions"], **entry}) + "\n")
             count += 1
     return count
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a file with their line numbers."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8-sig", newline="\n") as file:  # no other end of a line: JSON may hold those as they are
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _object(path, number, line)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {error}")]) from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _object(path, number, line)
 
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         document = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise ConfigError([Problem(str(path), number, "", "a JSON object was expected")])
@@ -181,33 +240,101 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _import(options: argparse.Namespace, ask: Ask) -> int:
-    batch: list[dict[str, Any]] = []
-    versions, count = "", 0
+    batch: list[tuple[int, dict[str, Any]]] = []
+    counts: Counter[str] = Counter()
+    versions = ""
 
-    def flush() -> int:
-        taken = int(ask("import", {"versions": versions, "entries": batch})["count"]) if batch else 0
+    def flush() -> None:
+        if not batch:
+            return
+        answer = ask("import", {"versions": versions, "entries": [entry for _, entry in batch]})
+        counts.update({name: answer[name] for name in ("count", "expired", "known")})
+        for refused in answer["refused"]:
+            counts["refused"] += 1
+            if counts["refused"] <= _MAX_NAMED:
+                problem = Problem(str(options.file), batch[refused["index"]][0], refused["field"], f"must be {refused['must']}")
+                print(problem, file=sys.stderr)
         batch.clear()
-        return taken
 
-    for entry in _lines(options.file):
+    for number, entry in _lines(options.file):
         if len(batch) >= _PAGE or entry.get("versions") != versions:
-            count += flush()
+            flush()
         versions = entry.pop("versions", "")
-        batch.append(entry)
-    count += flush()
-    print(f"{count} entries taken")
-    return 0
+        batch.append((number, entry))
+    flush()
+    print(f"{counts['count']} entries taken")
+    words = {"expired": "have expired", "known": "ask what has an answer here", "refused": "are wrong"}
+    for name, word in words.items():
+        if counts[name]:
+            print(f"{counts[name]} left out: they {word}", file=sys.stderr)
+    return 1 if counts["refused"] else 0
 
 
 def _warm(options: argparse.Namespace, ask: Ask) -> int:
-    headers = {"authorization": options.authorization} if options.authorization else {}
-    for count, line in enumerate(_lines(options.file), 1):
+    headers = _principal(options, ask)
+    before, statuses = _stored(ask), Counter[str]()
+    for count, (_, line) in enumerate(_lines(options.file), 1):
         request = {"messages": [{"role": "user", "content": line["prompt"]}]} if set(line) == {"prompt"} else line
         body = json.dumps({"model": "auto", **request, "stream": False}).encode()
-        _post(f"{options.url}/v1/chat/completions", body, headers, options.url)
+        statuses[_asked(f"{options.url}/v1/chat/completions", body, headers)] += 1
         print(f"\r{count} asked", end="", flush=True)
     print()
-    return 0
+    missed = sum(count for status, count in statuses.items() if status.startswith("miss"))
+    hits = sum(count for status, count in statuses.items() if status.startswith("hit"))
+    stored = _await_stored(ask, before, missed)
+    print(f"{stored} stored, {hits} there already")
+    if stored < missed:
+        print(f"{missed - stored} answers were not kept: the router's log says why, as `stored`", file=sys.stderr)
+    for status, count in sorted(statuses.items()):
+        if not status.startswith(("miss", "hit")):
+            print(f"{count} not stored: {status}", file=sys.stderr)
+    return 0 if stored or hits else 1
+
+
+def _principal(options: argparse.Namespace, ask: Ask) -> dict[str, str]:
+    """Headers that say for whom answers are stored."""
+    name = _workers(ask("stats", {}))[0]["scope_header"]
+    headers = {"authorization": options.authorization} if options.authorization else {}
+    if options.scope_value_file and name:
+        headers[name] = _scope_value(options.scope_value_file)
+    if name and name not in headers:
+        way = "--authorization or --scope-value-file" if name == "authorization" else "--scope-value-file"
+        message = f"answers are stored for a principal, and nothing is without the header {name}; give its value with {way}"
+        raise ConfigError([Problem("cache", 0, "warm", message)])
+    return headers
+
+
+def _asked(url: str, body: bytes, headers: Mapping[str, str]) -> str:
+    """What became of one question, as `x-vsr-cache-status` says it, or the HTTP status of one that failed."""
+    encoded = {name: value.encode("utf-8", "surrogateescape") for name, value in headers.items()}
+    request = urllib.request.Request(url, body, {"content-type": "application/json", **encoded})  # type: ignore[dict-item]  # noqa: S310 - the operator's own
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310 - the same
+            response.read()
+            return str(response.headers.get("x-vsr-cache-status") or "the router was bypassed, or its cache is off")
+    except urllib.error.HTTPError as error:
+        return f"HTTP {error.code}"
+    except OSError as error:
+        message = f"{url} does not answer ({getattr(error, 'reason', error)}); is Envoy running? --url says where"
+        raise ConfigError([Problem("cache", 0, "warm", message)]) from None
+
+
+def _await_stored(ask: Ask, before: int, expected: int) -> int:
+    """How many answers were stored: that happens a moment after the client has its own."""
+    deadline = time.monotonic() + _STORE_WAIT_S
+    while (stored := _stored(ask) - before) < expected and time.monotonic() < deadline:
+        time.sleep(_STORE_POLL_S)
+    return min(stored, expected)
+
+
+def _stored(ask: Ask) -> int:
+    return sum(int(worker["stored"]) for worker in _workers(ask("stats", {})))
+
+
+def _workers(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures of each worker; a single process has no workers."""
+    workers: list[dict[str, Any]] = stats.get("workers") or [dict(stats)]
+    return workers
 
 
 def _age(text: str) -> int:

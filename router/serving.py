@@ -77,8 +77,17 @@ async def serve(runtime: Runtime, by: Supervised) -> int:
 async def _open_cache(caching: Caching, processor: Processor) -> None:
     """Until the store has given the key for scopes, one of our own serves: answers stored under it are out of reach then."""
 
+    known = b""
+
     def take(key: bytes) -> None:
-        processor.snapshot = replace(processor.snapshot, cache=caching.plan(key))
+        nonlocal known
+        plan, control = caching.plan(key), caching.control
+        if known not in (b"", key) and plan.scope.header:
+            caching.cache.forget_scopes()
+        known = key
+        control.scope_header = plan.scope.header
+        control.scope_of = lambda value: plan.scope.of({plan.scope.header: value})
+        processor.snapshot = replace(processor.snapshot, cache=plan)
 
     take(os.urandom(32))
     if caching.cache.keeper:

@@ -104,7 +104,17 @@ class Front:
         if failed := [answer for answer in answers if answer[0] != _OK]:
             status, body, kind = failed[0]
             return web.Response(status=status or 503, body=body, headers={"Content-Type": kind or "application/json"})
-        return web.json_response({"count": max((json.loads(body)["count"] for _, body, _ in answers), default=0)})
+        documents = [json.loads(body) for _, body, _ in answers]
+        reference = next((document["reference"] for document in documents if document.get("reference")), "")
+        if reference and not all(document["count"] for document in documents):
+            # Some do not know the entry that was reported; by its whole reference they need not.
+            await self._ask_all(request, json.dumps({"id": reference}).encode())
+        merged: dict[str, Any] = {"count": max((document["count"] for document in documents), default=0)}
+        if reference:
+            merged["reference"] = reference
+        if stores := {document["store"] for document in documents if "store" in document}:
+            merged["store"] = _worst(stores)
+        return web.json_response(merged)
 
     async def _each(self, request: web.Request) -> web.Response:
         """What every worker answers for itself."""
@@ -117,8 +127,8 @@ class Front:
             return web.Response(status=status or 503, body=body, headers={"Content-Type": kind or "application/json"})
         return web.json_response(_merged([json.loads(body) for _, body, _ in answers]))
 
-    async def _ask_all(self, request: web.Request) -> list[Answer]:
-        body = await request.read()
+    async def _ask_all(self, request: web.Request, body: bytes = b"") -> list[Answer]:
+        body = body or await request.read()
         return list(
             await asyncio.gather(
                 *(_ask(worker, request.method, request.path, body, _OPERATION_S) for worker in self._workers if worker.is_up)
@@ -129,6 +139,11 @@ class Front:
         workers = list(self._workers)
         answers = await asyncio.gather(*(_ask(worker, "GET", "/readyz") for worker in workers))
         return [worker for worker, (status, _, _) in _pairs(workers, answers) if status == _OK]
+
+
+def _worst(stores: set[str]) -> str:
+    """Of what each worker says of its store."""
+    return next((state for state in ("waiting", "written") if state in stores), "none")
 
 
 def _merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _BODY_BYTES = 16 * 1024 * 1024
 _SHUTDOWN_S = 1.0
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 Document = Mapping[str, Any]
 
@@ -169,4 +171,6 @@ async def _errors(request: web.Request, handler: Callable[[web.Request], Awaitab
 
 
 def _dumps(document: object) -> str:
-    return json.dumps(document, ensure_ascii=False, indent=2)
+    """JSON for people to read. Half a surrogate pair, which a question may hold, is no UTF-8 and stays escaped."""
+    text = json.dumps(document, ensure_ascii=False, indent=2)
+    return _HALF_PAIR.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from router.cache.index import Vector
+
+REFUSED = "refused"
+"""What a `BackendError` says when the store is there and does not take this one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +57,36 @@ class Selection:
         )
 
 
+_MAX_PIECE_CHARS = 40_000
+"""Of ids in one request to a store: as a document it has to fit a column of 65,535 bytes, names and quotes included."""
+
+
+def pieces_of(selection: Selection) -> Iterator[Selection]:
+    """The same selection in parts that a store can take."""
+    if selection.ids is None:
+        yield selection
+        return
+    piece: list[str] = []
+    chars = 0
+    for entry_id in selection.ids:
+        if piece and chars + len(entry_id) > _MAX_PIECE_CHARS:
+            yield replace(selection, ids=tuple(piece))
+            piece, chars = [], 0
+        piece.append(entry_id)
+        chars += len(entry_id) + 4  # quotes, a comma, a blank
+    yield replace(selection, ids=tuple(piece))
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What all replicas have to know: entries that are gone, or a pair of questions that must not share an answer."""
+    """What all replicas have to know: entries that are gone, or questions that must not share an answer."""
 
     id: str
     created_ms: int
+    """When it was written down for the others; the selection has the moment that counts."""
     selection: Selection | None = None
-    pair: tuple[str, str] | None = None
-    """Digests of the question that was asked and of the one whose answer it must not get."""
+    rejected: str | None = None
+    """Digest of a reported pair or question; see `invalidation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +99,9 @@ class Changes:
 
 class Store(Protocol):
     """Where entries outlive the process, shared by replicas. Every method may raise `BackendError`; the cache then goes on
-    without it and tries again later.
+    without it and tries again later. `BackendError("refused")`: the store is there and does not take this one request.
+
+    What others wrote and makes no sense is left out and counted, never raised.
     """
 
     is_shared: bool
@@ -87,7 +113,7 @@ class Store(Protocol):
         """Connect, make what is missing, and give the key that scopes are hidden with, the same for all replicas.
 
         Raises:
-            ConfigError: what is stored there was written by another encoder or in another form.
+            ConfigError: what is stored there was written by another encoder or in another form, or its file cannot be written.
         """
         ...
 

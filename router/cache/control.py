@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from router.cache.base import Entry, Selection
+from router.cache.invalidation import parse_reference
+from router.cache.soundness import fault_of
 from router.cache.tiers import Cache
 from router.core.answers import NotStorable, decode
 from router.errors import RequestError
 
 Document = Mapping[str, Any]
 _MOST_SHOWN = 1000
+_MAX_IMPORTED = 1000
 _WORD = re.compile(r"[\w.:/@+ -]{1,256}")
+_SCOPE = re.compile(r"[0-9a-f]{32}|global")
+_WRITE_WAIT_S = 1.0
+"""Least time that an answer waits to say whether the store has heard of it; the admin port of several workers waits two."""
 _EXPORTED = ("id", "key", "partition", "scope", "decision", "model", "text", "created_ms", "expires_ms")
 
 
@@ -26,6 +33,10 @@ class Control:
 
     def __init__(self, cache: Cache, versions: str) -> None:
         self._cache, self._versions = cache, versions
+        self.scope_header = ""
+        """Whose value keeps answers apart; empty when all share them."""
+        self.scope_of: Callable[[str], str | None] = lambda value: None
+        """The digest that a value of that header is hidden behind."""
 
     @property
     def operations(self) -> Mapping[str, Callable[[Document], Awaitable[Document]]]:
@@ -43,12 +54,13 @@ class Control:
     async def stats(self, document: Document) -> Document:
         """Sizes, hits by tier, misses by reason, and how the store is."""
         _check(document)
-        return {**self._cache.stats(), "versions": self._versions}
+        return {**self._cache.stats(), "versions": self._versions, "scope_header": self.scope_header}
 
     async def get(self, document: Document) -> Document:
         """One entry by `id`, its answer included; not there: an empty `entries`."""
         _check(document, "id")
-        entry = await self._cache.get(_text(document, "id"))
+        entry_id, _ = parse_reference(_text(document, "id")) or ("", "")
+        entry = await self._cache.get(entry_id)
         return {"entries": [self._shown(entry) | {"answer": _answer_of(entry)}] if entry else []}
 
     async def search(self, document: Document) -> Document:
@@ -66,30 +78,54 @@ class Control:
         return {"entries": [self._shown(entry) | {"similarity": round(score, 4)} for score, entry in found[:limit]]}
 
     async def invalidate(self, document: Document) -> Document:
-        """Forget entries by `ids`, `decision`, `model`, `scope`, `before_ms`, or with `all: true`; `dry_run` only counts them."""
-        _check(document, "ids", "decision", "model", "scope", "before_ms", "all", "dry_run")
-        ids = document.get("ids")
-        if ids is not None and not (isinstance(ids, list) and all(isinstance(one, str) for one in ids)):
-            raise _bad("ids", "a list of entry ids")
-        named = {name: _text(document, name) for name in ("decision", "model", "scope") if name in document}
-        for word in (*named.values(), *(ids or ())):
-            if not _WORD.fullmatch(word):
-                raise RequestError(400, "names and ids are of letters, digits, blanks and ._:/@+-", code="invalid_value")
+        """Forget entries by `ids`, `decision`, `model`, `scope` or `scope_value`, `before_ms`, or with `all: true`.
+
+        `scope_value` is the header's own value, such as `Bearer ...`. `dry_run` only counts them. `count` is of this process;
+        `store` says whether the others hear of it: `none`, `written` or `waiting`.
+        """
+        _check(document, "ids", "decision", "model", "scope", "scope_value", "before_ms", "all", "dry_run")
         before_ms = _number(document, "before_ms", 0, 2**62) if "before_ms" in document else None
-        selection = Selection(ids=tuple(ids) if ids is not None else None, before_ms=before_ms, **named)
+        names = {name: _name(document, name) for name in ("decision", "model") if name in document}
+        selection = Selection(_ids(document), scope=self._scope(document), before_ms=before_ms, **names)
         if selection == Selection() and document.get("all") is not True:
-            raise RequestError(
-                400, "say which entries: ids, decision, model, scope, before_ms, or all: true", code="missing_field"
-            )
-        meant = sum(selection.takes(entry) for entry in self._cache.entries)
-        if document.get("dry_run") is not True:
-            self._cache.invalidate(selection)
-        return {"count": meant}
+            message = "say which entries: ids, decision, model, scope, scope_value, before_ms, or all: true"
+            raise RequestError(400, message, code="missing_field")
+        if document.get("dry_run") is True:
+            return {"count": len(self._cache.select(selection)), "store": "none"}
+        return {"count": self._cache.invalidate(selection), "store": await self._written()}
+
+    def _scope(self, document: Document) -> str | None:
+        if "scope_value" in document:
+            if "scope" in document:
+                raise _bad("scope_value", "alone: it stands in the place of scope")
+            scope = self.scope_of(_text(document, "scope_value")) if self.scope_header else None
+            if scope is None:
+                message = "answers are shared by all (semantic_cache.scope: global): nobody has entries of their own"
+                raise RequestError(400, message, param="scope_value", code="no_scope")
+            return scope
+        if "scope" not in document:
+            return None
+        scope = _text(document, "scope")
+        if not _SCOPE.fullmatch(scope):
+            header = self.scope_header or "scope header"
+            message = f"is no digest of 32 hex digits, as `cache get` shows it; the {header}'s own value goes into scope_value"
+            raise RequestError(400, f"'scope' {message} (`--scope-value-file`)", param="scope", code="invalid_value")
+        return scope
+
+    async def _written(self) -> str:
+        if self._cache.keeper is None:
+            return "none"
+        return "written" if await self._cache.keeper.settle(_WRITE_WAIT_S) else "waiting"
 
     async def report(self, document: Document) -> Document:
-        """The entry with this `id` was a wrong answer: forget it, and do not pair those questions again."""
+        """The hit of this `id` was a wrong answer: forget it, and do not pair those questions again.
+
+        `id` is `x-vsr-cache-entry` as the client got it. For an entry's id alone its question is paired with none any more.
+        `reference` in the answer is for other workers, which may not know the entry.
+        """
         _check(document, "id")
-        return {"count": int(self._cache.report(_text(document, "id")))}
+        reference = self._cache.report(_text(document, "id"))
+        return {"count": int(bool(reference)), "reference": reference, "store": await self._written()}
 
     async def export(self, document: Document) -> Document:
         """Entries with their answers, `limit` at a time; `after` is the last id of the page before."""
@@ -106,21 +142,31 @@ class Control:
         return {"versions": self._versions, "entries": shown, "next": entries[-1].id if len(entries) == limit else None}
 
     async def import_(self, document: Document) -> Document:
-        """Take `entries` as `export` gave them. Those that have expired are left out."""
+        """Take `entries` as `export` gave them. One that is wrong is left out, and its field named in `refused`.
+
+        Those that have expired, and those whose question has an answer here, are left out as well, and counted.
+        """
         _check(document, "versions", "entries")
         if document.get("versions") != self._versions:
-            message = (
-                f"these entries are of {document.get('versions')}, this router's are of {self._versions}; ask the models again"
-            )
+            said = str(document.get("versions"))[:200]
+            message = f"these entries are of {said}, this router's are of {self._versions}; ask the models again (`cache warm`)"
             raise RequestError(409, message, param="versions", code="other_versions")
         entries = document.get("entries")
-        if not isinstance(entries, list):
-            raise _bad("entries", "a list of entries")
-        taken = [_entry(one, index) for index, one in enumerate(entries)]
-        count = 0
-        for entry in taken:
-            count += await self._cache.take(entry)
-        return {"count": count}
+        if not isinstance(entries, list) or len(entries) > _MAX_IMPORTED:
+            raise _bad("entries", f"a list of at most {_MAX_IMPORTED} entries")
+        counts, refused = {"count": 0, "expired": 0, "known": 0}, []
+        for index, one in enumerate(entries):
+            entry = _entry(one)
+            if isinstance(entry, tuple):
+                refused.append({"index": index, "field": entry[0], "must": entry[1]})
+            else:
+                counts[await self._take(entry)] += 1
+        return {**counts, "refused": refused}
+
+    async def _take(self, entry: Entry) -> str:
+        if entry.expires_ms <= time.time() * 1000:
+            return "expired"
+        return "count" if await self._cache.take(entry) else "known"
 
     def _shown(self, entry: Entry) -> dict[str, Any]:
         return {name: getattr(entry, name) for name in _EXPORTED if name not in ("key", "partition")}
@@ -133,20 +179,40 @@ def _answer_of(entry: Entry) -> Any:
         return None
 
 
-def _entry(document: Any, index: int) -> Entry:
-    path = f"entries[{index}]"
+def _entry(document: Any) -> Entry | tuple[str, str]:
+    """An entry, or the field that is wrong and what it must be."""
     if not isinstance(document, dict) or set(document) != {*_EXPORTED, "answer"}:
-        raise _bad(path, f"an object with {', '.join(_EXPORTED)} and answer")
+        return "", f"an object with {', '.join(_EXPORTED)} and answer"
     for name in _EXPORTED:
         kind = int if name.endswith("_ms") else str
         if not isinstance(document[name], kind) or isinstance(document[name], bool):
-            raise _bad(f"{path}.{name}", "a whole number" if kind is int else "a string")
+            return name, "a whole number" if kind is int else "a string"
     try:
         answer = base64.b64decode(document["answer"], validate=True)
         decode(answer)
-    except (ValueError, TypeError, NotStorable):
-        raise _bad(f"{path}.answer", "a whole answer, as exported") from None
-    return Entry(**{**document, "answer": answer})
+    except (ValueError, TypeError, RecursionError, NotStorable):
+        return "answer", "a whole answer, as exported"
+    entry = Entry(**{**document, "answer": answer})
+    return fault_of(entry, int(time.time() * 1000)) or entry
+
+
+def _ids(document: Document) -> tuple[str, ...] | None:
+    ids = document.get("ids")
+    if ids is None:
+        return None
+    if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+        raise _bad("ids", "a list of entry ids")
+    found = [parse_reference(one) for one in ids]
+    if not all(found):
+        raise RequestError(400, "ids are of 32 hex digits, as in x-vsr-cache-entry", param="ids", code="invalid_value")
+    return tuple(one[0] for one in found if one)
+
+
+def _name(document: Document, name: str) -> str:
+    value = _text(document, name)
+    if not _WORD.fullmatch(value):
+        raise RequestError(400, "names are of letters, digits, blanks and ._:/@+-", param=name, code="invalid_value")
+    return value
 
 
 def _check(document: Document, *known: str) -> None:

@@ -1,7 +1,8 @@
 """Between the cache and its store: writes behind the requests, follows what other replicas write, and bears a store that is down.
 
 No request waits for a write. A store that fails is left alone for a while, then tried again; what it should have been told waits
-in a queue of bounded length, and what does not fit is counted as dropped.
+in a queue of bounded length, and what does not fit is counted as dropped. A write that the store does not take is looked for by
+halves and left out, so that it holds up nothing behind it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import asyncio
 import contextlib
 import logging
 import time
+import traceback
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from router.cache.base import Entry, Notice, Selection, Store
+from router.cache.base import REFUSED, Entry, Notice, Selection, Store, pieces_of
 from router.cache.index import Vector
 from router.cache.settings import Pace
 from router.core.types import Question
@@ -30,8 +34,16 @@ T = TypeVar("T")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0
 _MOST_LATE, _SPARED_S = 3, 5.0
 """After so many late answers in a row no request asks the store for so many seconds."""
-_MOST_ATTEMPTS = 3
+_MAX_ATTEMPTS = 3
+_MAX_REFUSED = 3
+"""Requests refused in a row, each of one job; then it is the store that is wrong, and it is connected anew."""
+_MAX_WRITE_BYTES = 8 * 1024 * 1024
+_ASIDE_S = 60.0
+"""Between two attempts at invalidations that the store does not take."""
+_MAX_ASIDE = 10_000
 _OVERLAP_MS = 10_000  # replicas' clocks differ, and a write becomes visible a moment after it was stamped
+_DEEP_OVERLAP_MS, _DEEP_S = 600_000, 30.0
+"""So far back goes every look after so many seconds: a clock may be minutes off, a write may take long."""
 _Job = Entry | Notice | Selection
 
 
@@ -41,9 +53,14 @@ class KeeperState:
 
     is_up: bool = False
     error: str = ""
-    """The last failure's kind; never text that was stored."""
+    """The last failure; never text that was stored."""
     waiting: int = 0
     dropped: int = 0
+    """Writes for which there was no room."""
+    refused: int = 0
+    """Writes that the store did not take."""
+    aside: int = 0
+    """Invalidations among them; they are tried again."""
     loaded: int = 0
     is_refused: bool = False
     """What is stored there was made by another encoder: it is not touched."""
@@ -55,18 +72,23 @@ class Keeper:
     def __init__(self, store: Store, pace: Pace, now: Callable[[], float] = time.time) -> None:
         self._store, self._pace, self._now = store, pace, now
         self._jobs: deque[_Job] = deque()
-        self._woken = asyncio.Event()
-        self._closing = False
+        self._jobs_bytes = 0
+        self._aside: list[Notice] = []
+        self._aside_due = 0.0
+        self._woken, self._written, self._closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._written.set()
         self._task: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
+        self._is_open = False
         self._on_key: Callable[[bytes], None] = lambda key: None
         self.refusal: ConfigError | None = None
         self._cache: Cache | None = None
         self._since_ms = 0
-        self._swept = 0.0
-        self._heeded: dict[str, int] = {}
+        self._swept = self._looked_deep = 0.0
         self._late = 0
-        self._attempts = 0
+        self._attempts = self._refused_in_a_row = 0
+        self._batch = pace.batch
+        """Jobs in one write; fewer while one that the store does not take is looked for."""
         self._spared_until = 0.0
         self.state = KeeperState()
         self.is_shared = store.is_shared
@@ -90,7 +112,9 @@ class Keeper:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._tried.wait(), wait_s)
         if self.refusal:
+            await self.close()
             raise self.refusal
+        self._is_open = True
 
     async def _connect(self) -> None:
         self._on_key(await self._store.open())
@@ -98,17 +122,20 @@ class Keeper:
         assert self._cache is not None  # noqa: S101 - attached by the cache itself
         changes = await self._store.changes(0)
         for notice in changes.notices:
-            self._heed(notice)
+            self._cache.heed(notice)
+        self.state.loaded = 0
         async for entries in self._store.load(int(self._now() * 1000)):
             for entry in entries:
                 self._cache.learn(entry)
             self.state.loaded += len(entries)
             await asyncio.sleep(0)
-        self.state.is_up, self.state.error = True, ""
+        if self.state.error:
+            log.info("the cache's store is back")
+        self.state.is_up, self.state.error, self.state.is_refused = True, "", False
 
     async def close(self) -> None:
         """Write what waits, for at most `drain_s`, and let go."""
-        self._closing = True
+        self._closing.set()
         self._woken.set()
         if self._task:
             with contextlib.suppress(TimeoutError):
@@ -117,45 +144,65 @@ class Keeper:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         self.state.dropped += len(self._jobs)
+        if lost := sum(isinstance(job, Notice) for job in self._jobs) + len(self._aside):
+            log.error("%d invalidations were never written to the cache's store: others have not heard of them", lost)
         with contextlib.suppress(BackendError):
             await self._store.close()
 
     async def _run(self) -> None:
-        """Write, follow and sweep, one thing at a time, until closed."""
+        """Write, follow and sweep, one thing at a time, until closed. Nothing that a store does ends it."""
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                if not self.state.is_up:
-                    await self._connect()
-                self._tried.set()
-                await self._write()
-                if self._closing:
+                await self._work()
+                if self._closing.is_set() and not self._jobs:
                     return
-                await self._follow()
-                await self._sweep()
                 pause_s = _FIRST_PAUSE_S
                 await self._sleep(self._pace.follow_s)
+                continue
             except ConfigError as error:
-                self.state.is_refused, self.state.error = True, "refused"
-                self.refusal = error
-                self._tried.set()
-                log.error("the cache's store is not used: %s", error)
-                return
+                self._refuse(error)
+                if not self._is_open:
+                    self._tried.set()
+                    return  # `open` says it: the router does not start
             except BackendError as error:
                 self._fail(error)
-                self._tried.set()
-                if self._closing:
-                    return
-                await asyncio.sleep(pause_s)  # not `_sleep`: what waits to be written must not make it try in a hurry
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            except Exception as error:  # noqa: BLE001 - the edge of this task: its end would be the store's, for good
+                self._fail(BackendError(_place_of(error)))
+            self._tried.set()
+            if self._closing.is_set():
+                return
+            # Not `_sleep`: what waits to be written must not make it try in a hurry.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _work(self) -> None:
+        if not self.state.is_up:
+            await self._connect()
+        self._tried.set()
+        if self._aside and self._now() >= self._aside_due:
+            self._jobs.extend(self._aside)
+            self._aside = []
+        await self._write()
+        if not self._closing.is_set():
+            await self._follow()
+            await self._sweep()
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), seconds)
         self._woken.clear()
 
+    def _refuse(self, error: ConfigError) -> None:
+        if str(error) != self.state.error:
+            log.error("the cache's store is not used: %s", error)
+        self.state.is_up, self.state.is_refused, self.state.error = False, True, str(error)
+        self.refusal = None if self._is_open else error
+
     def _fail(self, error: BackendError) -> None:
-        if self.state.is_up or not self.state.error:
+        """Told once, and again when it is for another reason."""
+        if str(error) != self.state.error:
             log.warning("the cache's store is away (%s); the cache goes on without it", error)
         self.state.is_up, self.state.error = False, str(error)
 
@@ -164,23 +211,62 @@ class Keeper:
             batch = self._next_batch()
             try:
                 await self._carry_out(batch)
-                self._attempts = 0
-            except BackendError:
-                self._attempts += 1
-                if self._attempts >= _MOST_ATTEMPTS and isinstance(batch[0], Entry):
-                    # The store was reached each time and took everything else: it is this entry that it cannot take.
-                    self._attempts, batch = 0, batch[1:]
-                    self.state.dropped += 1
-                self._jobs.extendleft(reversed(batch))
-                raise
+                self._attempts = self._refused_in_a_row = 0
+                self._batch = min(2 * self._batch, self._pace.batch)
+            except BackendError as error:
+                if not self._goes_on(batch, error):
+                    raise
             finally:
-                self.state.waiting = len(self._jobs)
+                self.state.waiting, self.state.aside = len(self._jobs), len(self._aside)
+        self._written.set()
+
+    def _goes_on(self, batch: list[_Job], error: BackendError) -> bool:
+        """Put back what failed, in halves when it is one of many that the store does not take; whether to go on at once."""
+        is_refused = str(error) == REFUSED
+        self._attempts += not is_refused
+        if not is_refused and self._attempts < _MAX_ATTEMPTS:
+            self._put_back(batch)
+            return False
+        # The store was reached each time: it is something in this batch that it cannot take.
+        self._attempts = 0
+        if len(batch) > 1:
+            self._batch = max(1, len(batch) // 2)
+            self._put_back(batch)
+            return is_refused
+        self._give_up(batch[0])
+        self._refused_in_a_row += 1
+        if is_refused and self._refused_in_a_row < _MAX_REFUSED:
+            return True
+        self._refused_in_a_row = 0
+        return False
+
+    def _give_up(self, job: _Job) -> None:
+        """One job that the store does not take. An invalidation is kept for later, out of the way of the others."""
+        self.state.refused += 1
+        if isinstance(job, Notice) and len(self._aside) < _MAX_ASIDE:
+            self._aside.append(job)
+            self._aside_due = self._now() + _ASIDE_S
+            log.error("the cache's store does not take an invalidation; others have not heard of it; it is tried again")
+        else:
+            log.warning("the cache's store does not take %s; it is left out", type(job).__name__)
+
+    def _put_back(self, batch: list[_Job]) -> None:
+        self._jobs.extendleft(reversed(batch))
+        self._jobs_bytes += sum(map(_size_of, batch))
 
     def _next_batch(self) -> list[_Job]:
-        """The entries at the head of the line, or one job of another kind."""
-        batch: list[_Job] = [self._jobs.popleft()]
-        while isinstance(batch[0], Entry) and self._jobs and isinstance(self._jobs[0], Entry) and len(batch) < self._pace.batch:
+        """The writes of single entries at the head of the line, or one job of another kind."""
+        batch: list[_Job] = []
+        size = 0
+        while self._jobs and len(batch) < self._batch:
+            job = self._jobs[0]
+            if batch and (not _is_small(job) or size + _size_of(job) > _MAX_WRITE_BYTES):
+                break
             batch.append(self._jobs.popleft())
+            size += _size_of(job)
+            if not _is_small(job):
+                break
+        self._jobs_bytes -= size
         return batch
 
     async def _carry_out(self, batch: list[_Job]) -> None:
@@ -190,31 +276,43 @@ class Keeper:
                     case Notice(selection=selection) as notice:
                         if selection:
                             await self._store.remove(selection)
-                        await self._store.publish(notice)
-                    case Selection() as selection:
+                        # Stamped now: who looks for what is new must find it, however long it has waited here.
+                        await self._store.publish(replace(notice, created_ms=int(self._now() * 1000)))
+                    case Selection(ids=None) as selection:
                         await self._store.remove(selection)
-                    case Entry():
-                        await self._store.add([job for job in batch if isinstance(job, Entry)])
+                    case _:
+                        await self._write_entries(batch)
         except TimeoutError:
             raise BackendError("slow") from None
+
+    async def _write_entries(self, batch: list[_Job]) -> None:
+        added: dict[str, Entry] = {}
+        removed: list[str] = []
+        for job in batch:
+            if isinstance(job, Entry) and not (self._cache is not None and self._cache.is_gone(job)):
+                added[job.id] = job
+            elif isinstance(job, Selection):
+                removed += job.ids or ()
+                for entry_id in job.ids or ():
+                    added.pop(entry_id, None)
+        if removed:
+            await self._store.remove(Selection(ids=tuple(removed)))
+        if added:
+            await self._store.add(list(added.values()))
 
     async def _follow(self) -> None:
         if not self.is_shared or self._cache is None:
             return
         began_ms = int(self._now() * 1000)
-        changes = await self._store.changes(self._since_ms)
+        is_deep = self._now() - self._looked_deep >= _DEEP_S
+        changes = await self._store.changes(self._since_ms - (_DEEP_OVERLAP_MS if is_deep else 0))
         for notice in changes.notices:
-            self._heed(notice)
+            self._cache.heed(notice)
         for entry in changes.entries:
             self._cache.learn(entry)
         self._since_ms = began_ms - _OVERLAP_MS
-
-    def _heed(self, notice: Notice) -> None:
-        if self._cache is not None and notice.id not in self._heeded:
-            self._heeded[notice.id] = notice.created_ms
-            self._cache.heed(notice)
-        if len(self._heeded) > 10_000:
-            self._heeded = dict(sorted(self._heeded.items(), key=lambda item: item[1])[-1000:])
+        if is_deep:
+            self._looked_deep = self._now()
 
     async def _sweep(self) -> None:
         # Milvus Lite looks at every row for it, in this process: 0.8 s for 20,000. After the first time it is told ids instead.
@@ -235,16 +333,31 @@ class Keeper:
 
     def publish(self, notice: Notice) -> None:
         """Have entries deleted everywhere. Never dropped."""
-        self._heeded[notice.id] = notice.created_ms
-        self._put(notice)
+        for piece in pieces_of(notice.selection) if notice.selection else (None,):
+            self._put(replace(notice, id=uuid.uuid4().hex, selection=piece))
 
     def _put(self, job: _Job) -> None:
-        if len(self._jobs) >= self._pace.queue and not isinstance(job, Notice):
+        is_full = len(self._jobs) >= self._pace.queue or self._jobs_bytes + _size_of(job) > self._pace.queue_bytes
+        if is_full and not isinstance(job, Notice):
             self.state.dropped += 1
             return
         self._jobs.append(job)
+        self._jobs_bytes += _size_of(job)
         self.state.waiting = len(self._jobs)
+        self._written.clear()
         self._woken.set()
+
+    def forget_waiting(self) -> None:
+        """Drop the entries that wait to be written: nobody could ever find them."""
+        kept = [job for job in self._jobs if not isinstance(job, Entry)]
+        self._jobs, self._jobs_bytes = deque(kept), sum(map(_size_of, kept))
+        self.state.waiting = len(self._jobs)
+
+    async def settle(self, wait_s: float) -> bool:
+        """Wait until all is written, for at most `wait_s`; whether it is."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._written.wait(), wait_s)
+        return self._written.is_set() and not self._aside
 
     async def answer(self, entry_id: str, wait_s: float) -> bytes | None:
         """The answer of an entry, or None if it cannot be had in time."""
@@ -276,6 +389,25 @@ class Keeper:
                 self._late, self._spared_until = 0, self._now() + _SPARED_S
                 self.state.error = "slow"
         except BackendError as error:
-            self._fail(error)
-            self._woken.set()
+            if str(error) != REFUSED:
+                self._fail(error)
+                self._woken.set()
         return None
+
+
+def _is_small(job: _Job) -> bool:
+    """A write of single entries; many of them make one request."""
+    return isinstance(job, Entry) or (isinstance(job, Selection) and job.ids is not None)
+
+
+def _size_of(job: _Job) -> int:
+    """Bytes, about."""
+    if isinstance(job, Entry):
+        return len(job.answer) + len(job.text) + 2048  # the vector, the rest
+    return 40 * len(job.ids) if isinstance(job, Selection) and job.ids else 100
+
+
+def _place_of(error: Exception) -> str:
+    """What kind of error it was, and where; its message may hold what was stored."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else type(error).__name__

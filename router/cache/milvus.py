@@ -1,4 +1,4 @@
-"""The store in Milvus: Milvus Lite in a file of this process, or a Milvus server that replicas share.
+"""The store in Milvus: Milvus Lite in a folder of this process, or a Milvus server that replicas share.
 
 Two collections: the entries, and `<name>_control` with the form, the scope key and the notices. Schema work goes through the
 synchronous client of pymilvus in a thread, because Milvus Lite lacks what the asynchronous one waits with.
@@ -8,24 +8,22 @@ Imported only when the store is configured: pymilvus takes two seconds.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import logging
 import os
 import re
-import zlib
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 import grpc
-import numpy as np
 from pymilvus import AsyncMilvusClient, DataType, MilvusClient
-from pymilvus.exceptions import MilvusException
+from pymilvus.exceptions import ConnectError, ConnectionNotExistException, MilvusException, MilvusUnavailableException
 
-from router.cache.base import Changes, Entry, Notice, Selection
+from router.cache.base import REFUSED, Changes, Entry, Notice, Selection, pieces_of
 from router.cache.index import Vector
+from router.cache.rows import MAX_STORED_BYTES, entry_of, entry_row, notice_document, notice_of, unpacked
 from router.cache.settings import MilvusSettings
 from router.errors import BackendError, ConfigError, Problem
 
@@ -35,12 +33,19 @@ logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its errors quote wha
 
 FORM = 1
 """Of rows; another one is another collection."""
-MOST_STORED_BYTES = 65_535
-"""Milvus' limit for a VARCHAR; an answer is compressed and must fit."""
 _PAGE = 1000
 _LATER_MS = 2**62
+_DAY_MS = 86_400_000
+_NOTICE_DAYS = 30
+"""After so long nobody can still bring what a notice is about; reported pairs are kept for good."""
 _KEY_BYTES = 32
-_FAILURES = (MilvusException, grpc.RpcError, OSError, asyncio.TimeoutError, ValueError, TypeError)
+_KEEPALIVE_MS = 2**31 - 1
+_FAILURES = (MilvusException, grpc.RpcError, OSError, asyncio.TimeoutError,
+             ValueError, TypeError, LookupError, AttributeError, RuntimeError)  # fmt: skip
+"""What pymilvus raises: of its own, of gRPC's, and of its own code on an answer that it does not expect."""
+_PASSING_CODES = (8, 9, 100)
+"""Too much asked, writing denied, the collection gone: no fault of what was asked."""
+_AWAY = (ConnectError, ConnectionNotExistException, MilvusUnavailableException)
 _WORD = re.compile(r"[\w.:/@+ -]{0,256}")
 
 
@@ -53,6 +58,13 @@ class MilvusStore:
         self.is_shared = settings.file is None
         self.candidates = settings.topk
         self._client: Any = None
+        self._lite: Any = None
+        self._uri = settings.uri
+        self._drops = settings.drops_at_start
+        self._failure = ""
+        """The last one that was logged."""
+        self.unreadable = 0
+        """Rows that no router of ours has written."""
         self._slots = asyncio.Semaphore(settings.max_requests)
         self._compacted = 0.0
         self._log = logging.getLogger(__name__)
@@ -67,19 +79,55 @@ class MilvusStore:
     async def open(self) -> bytes:
         """See `Store.open`."""
         await self.close()
-        key = await self._guarded(asyncio.to_thread(self._prepare), self._settings.timeout_s)
-        self._client = AsyncMilvusClient(**self._connection())
+        if self.is_shared:
+            await self._knock()
+        else:
+            self._uri = await asyncio.to_thread(self._start_lite)
+        try:
+            key = await self._guarded(asyncio.to_thread(self._prepare), self._settings.timeout_s)
+            self._client = AsyncMilvusClient(**self._connection())
+        except BackendError as error:
+            raise BackendError(f"{self._where} does not work: {self._failure or error}") from None
         return key
+
+    @property
+    def _where(self) -> str:
+        settings = self._settings
+        return str(settings.file) if settings.file else f"Milvus at {settings.host}:{settings.port}"
+
+    async def _knock(self) -> None:
+        """Whether anybody listens there: pymilvus takes ten seconds to find out, and does not say what was wrong."""
+        settings = self._settings
+        try:
+            async with asyncio.timeout(settings.timeout_s):
+                _, writer = await asyncio.open_connection(settings.host, settings.port)
+        except OSError as error:
+            raise BackendError(f"{self._where} does not answer: {why_not(error)}") from None
+        writer.close()
+
+    def _start_lite(self) -> str:
+        from router.cache.lite import LiteServer
+
+        self._lite = self._lite or LiteServer(self._settings.file)  # type: ignore[arg-type]
+        address: str = self._lite.start()
+        return address
 
     async def close(self) -> None:
         """See `Store.close`."""
         client, self._client = self._client, None
-        if client is not None:
-            await self._guarded(client.close(), self._settings.timeout_s)
+        try:
+            if client is not None:
+                await self._guarded(client.close(), self._settings.timeout_s)
+        finally:
+            if self._lite:
+                await asyncio.to_thread(self._lite.stop)
 
     def _connection(self) -> dict[str, Any]:
         settings = self._settings
-        options: dict[str, Any] = {"uri": settings.uri, "timeout": settings.timeout_s}
+        options: dict[str, Any] = {"uri": self._uri, "timeout": settings.timeout_s}
+        if settings.file:
+            # pymilvus pings every ten seconds, more than Milvus Lite's gRPC allows: it would break the connection off.
+            options["grpc_options"] = {"grpc.keepalive_time_ms": _KEEPALIVE_MS}
         if settings.file is None:
             options |= {"user": settings.username, "password": settings.password, "db_name": settings.database}
         if settings.is_tls:
@@ -90,16 +138,15 @@ class MilvusStore:
     def _prepare(self) -> bytes:
         """In a thread: collections as they have to be; the scope key."""
         settings = self._settings
-        if settings.file:
-            settings.file.parent.mkdir(parents=True, exist_ok=True)
         if settings.database:
             self._make_database()
         client = MilvusClient(**self._connection())
         try:
-            if settings.drops_at_start:
+            if self._drops:
                 for name in (self._name, self._control):
                     if client.has_collection(name):
                         client.drop_collection(name)
+                self._drops = False  # at the start, not whenever the connection comes back
             # Side by side: a server takes three seconds and more for each.
             with ThreadPoolExecutor(2, thread_name_prefix="milvus-prepare") as pool:
                 list(pool.map(self._make, (self._name, self._control)))
@@ -134,7 +181,9 @@ class MilvusStore:
                     index.add_index(settings.vector_field, index_type=kind, metric_type=settings.metric_type, params=params)
                 schema = self._control_schema(client) if is_control else self._schema(client)
                 level = "Strong" if is_control else settings.consistency_level
-                client.create_collection(name, schema=schema, index_params=index, consistency_level=level)
+                client.create_collection(name, schema=schema, consistency_level=level)
+                # Milvus Lite has its index at once, and not the clock that pymilvus would wait for it by.
+                client.create_index(name, index, sync=self.is_shared)
             client.load_collection(name)
         finally:
             client.close()
@@ -145,7 +194,7 @@ class MilvusStore:
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
         for name, length in (("key", 32), ("part", 32), ("scope", 64), ("decision", 256), ("model", 256), ("question", 16_384)):
             schema.add_field(name, DataType.VARCHAR, max_length=length)
-        schema.add_field("answer", DataType.VARCHAR, max_length=MOST_STORED_BYTES)
+        schema.add_field("answer", DataType.VARCHAR, max_length=MAX_STORED_BYTES)
         schema.add_field(settings.timestamp_field, DataType.INT64)
         schema.add_field("expires", DataType.INT64)
         schema.add_field("has_vector", DataType.BOOL)
@@ -157,7 +206,7 @@ class MilvusStore:
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
         schema.add_field("kind", DataType.VARCHAR, max_length=16)
         schema.add_field("created", DataType.INT64)
-        schema.add_field("document", DataType.VARCHAR, max_length=MOST_STORED_BYTES)
+        schema.add_field("document", DataType.VARCHAR, max_length=MAX_STORED_BYTES)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)  # Milvus 2.3 has no collection without one
         return schema
 
@@ -183,7 +232,7 @@ class MilvusStore:
             mine = {"form": FORM, "versions": self._versions, "key": os.urandom(_KEY_BYTES).hex()}
             client.insert(self._control, [_control_row("form", "form", 0, mine)])
             rows = client.query(self._control, filter='kind == "form"', output_fields=["id", "document"], limit=10)
-        document = json.loads(rows[0]["document"]) if rows else {}
+        document = _document_of(rows[0]) if rows else {}
         if document.get("form") != FORM:
             raise self._refusal(
                 f"collection '{self._name}' was written in another form ({document.get('form')}, this router's is {FORM})"
@@ -192,7 +241,10 @@ class MilvusStore:
             raise self._refusal(
                 f"collection '{self._name}' was written with the encoder {document.get('versions')}, not {self._versions}"
             )
-        return bytes.fromhex(document["key"])
+        try:
+            return bytes.fromhex(document["key"])
+        except (KeyError, TypeError, ValueError):
+            raise self._refusal(f"collection '{self._control}' holds no key for scopes: something else wrote it") from None
 
     def _refusal(self, message: str) -> ConfigError:
         fix = "; name another collection.name, or set development.drop_collection_on_startup to true once"
@@ -202,27 +254,14 @@ class MilvusStore:
 
     async def load(self, now_ms: int) -> AsyncIterator[Sequence[Entry]]:
         """See `Store.load`."""
-        # By id from page to page: an offset is limited to 16,384 rows.
-        last = ""
-        while True:
-            rows = await self._query(
-                self._name,
-                f'id > "{last}" and expires > {now_ms}',
-                [*self._columns, "has_vector", self._settings.vector_field],
-                _PAGE,
-            )
-            if not rows:
-                return
-            rows = sorted(rows, key=lambda row: str(row["id"]))
-            last = str(rows[-1]["id"])
-            yield [self._entry(row) for row in rows]
-            if len(rows) < _PAGE:
-                return
+        columns = [*self._columns, "has_vector", self._settings.vector_field]
+        async for rows in self._pages(self._name, f"expires > {now_ms}", columns):
+            yield self._entries(rows)
 
     async def answer(self, entry_id: str) -> bytes | None:
         """See `Store.answer`."""
         rows = await self._do("get", self._name, ids=[_literal(entry_id)], output_fields=["answer"])
-        return _unpacked(rows[0]["answer"]) if rows else None
+        return unpacked(str(rows[0].get("answer"))) if rows else None
 
     async def nearest(self, partition: str, vector: Vector, count: int, now_ms: int) -> Sequence[tuple[Entry, float]]:
         """See `Store.nearest`."""
@@ -237,41 +276,42 @@ class MilvusStore:
             output_fields=[*self._columns, "answer"],
             search_params={"metric_type": settings.metric_type, "params": dict(settings.search_params)},
         )
-        return [
-            (self._entry({**hit["entity"], "id": hit["id"]}), _similarity(hit["distance"], settings.metric_type))
-            for hit in found[0]
-        ]
+        near: list[tuple[Entry, float]] = []
+        for hit in found[0]:
+            near += [
+                (entry, _similarity(hit["distance"], settings.metric_type))
+                for entry in self._entries([{**hit["entity"], "id": hit["id"]}])
+            ]
+        return near
 
     async def find(self, key: str, now_ms: int) -> Entry | None:
         """See `Store.find`."""
         rows = await self._query(self._name, f'key == "{_literal(key)}" and expires > {now_ms}', [*self._columns, "answer"], 1)
-        return self._entry(rows[0]) if rows else None
+        return next(iter(self._entries(rows)), None)
 
     async def changes(self, since_ms: int) -> Changes:
         """See `Store.changes`."""
+        now_ms = _now_ms()
+        latest = now_ms + _DAY_MS  # what claims to be written later would come back with every look
         entries: list[Entry] = []
         if since_ms:
             columns = [*self._columns, "has_vector", self._settings.vector_field]
-            rows = await self._query(self._name, f"{self._settings.timestamp_field} >= {since_ms}", columns, 16_000)
-            entries = [self._entry(row) for row in rows]
-        rows = await self._query(self._control, f"created >= {max(since_ms, 1)}", ["id", "created", "document"], 16_000)
-        return Changes(entries, [_notice(row) for row in sorted(rows, key=lambda row: int(row["created"]))])
+            moment = self._settings.timestamp_field
+            async for rows in self._pages(self._name, f"{moment} >= {since_ms} and {moment} <= {latest}", columns):
+                entries += self._entries(rows)
+        notices: list[Notice] = []
+        condition = f"created >= {max(since_ms, 1)} and created <= {latest}"
+        async for rows in self._pages(self._control, condition, ["id", "created", "document"]):
+            read = [notice_of(row, now_ms) for row in rows]
+            self.unreadable += read.count(None)
+            notices += [notice for notice in read if notice]
+        return Changes(entries, sorted(notices, key=lambda notice: notice.created_ms))
 
-    def _entry(self, row: Mapping[str, Any]) -> Entry:
-        vector = row.get(self._settings.vector_field)
-        return Entry(
-            row["id"],
-            row["key"],
-            row["part"],
-            row["scope"],
-            row["decision"],
-            row["model"],
-            row["question"],
-            _unpacked(row["answer"]) if row.get("answer") else b"",
-            int(row[self._settings.timestamp_field]),
-            int(row["expires"]),
-            np.asarray(vector, np.float32) if vector is not None and row.get("has_vector", True) else None,
-        )
+    def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Entry]:
+        now_ms, settings = _now_ms(), self._settings
+        read = [entry_of(row, settings.timestamp_field, settings.vector_field, now_ms) for row in rows]
+        self.unreadable += read.count(None)
+        return [entry for entry in read if entry]
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -282,29 +322,14 @@ class MilvusStore:
             await self._do("upsert", self._name, data=rows)
 
     def _row(self, entry: Entry) -> dict[str, Any] | None:
-        answer = packed(entry.answer)
-        if len(answer) > MOST_STORED_BYTES or not _is_storable(entry.text):
-            return None
-        vector = entry.vector if entry.vector is not None else np.zeros(self._settings.dimension, np.float32)
-        return {
-            "id": entry.id,
-            "key": entry.key,
-            "part": entry.partition,
-            "scope": entry.scope,
-            "decision": entry.decision,
-            "model": entry.model,
-            "question": entry.text,
-            "answer": answer,
-            self._settings.timestamp_field: entry.created_ms,
-            "expires": entry.expires_ms,
-            "has_vector": entry.vector is not None,
-            self._settings.vector_field: vector,
-        }
+        settings = self._settings
+        return entry_row(entry, settings.timestamp_field, settings.vector_field, settings.dimension, _now_ms())
 
     async def remove(self, selection: Selection) -> None:
         """See `Store.remove`."""
         if selection.ids is not None and selection == Selection(ids=selection.ids):
-            await self._do("delete", self._name, ids=[_literal(entry_id) for entry_id in selection.ids])
+            for piece in pieces_of(selection):
+                await self._do("delete", self._name, ids=[_literal(entry_id) for entry_id in piece.ids or ()])
             return
         parts = [f'{name} == "{_literal(value)}"' for name, value in self._named(selection) if value is not None]
         if selection.ids is not None:
@@ -319,14 +344,16 @@ class MilvusStore:
 
     async def publish(self, notice: Notice) -> None:
         """See `Store.publish`."""
-        selection = asdict(notice.selection) if notice.selection else None
-        row = _control_row(notice.id, "notice", notice.created_ms, {"selection": selection, "pair": notice.pair})
+        kind = "rejection" if notice.rejected else "notice"
+        row = _control_row(notice.id, kind, notice.created_ms, notice_document(notice))
         await self._do("upsert", self._control, data=[row])
 
     async def sweep(self, now_ms: int) -> None:
         """See `Store.sweep`."""
         if self._settings.sweeps:
             await self._do("delete", self._name, filter=f"expires <= {now_ms}")
+        old_ms = now_ms - _NOTICE_DAYS * _DAY_MS
+        await self._do("delete", self._control, filter=f'kind == "notice" and created < {old_ms}')
         if self._settings.compacts_s and now_ms / 1000 - self._compacted >= self._settings.compacts_s:
             if self._compacted:
                 await self._do("compact", self._name)
@@ -340,9 +367,33 @@ class MilvusStore:
         )
         return rows
 
+    async def _pages(self, collection: str, condition: str, columns: list[str]) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+        """Every row of a collection, from id to id: an offset is limited to 16,384 rows.
+
+        Milvus gives rows in the order of their ids to what calls itself an iterator only; else pages would leave rows out.
+        """
+        last = ""
+        while True:
+            rows: Sequence[Mapping[str, Any]] = await self._do(
+                "query",
+                collection,
+                filter=f"id > {_quoted(last)} and {condition}",
+                output_fields=columns,
+                limit=_PAGE,
+                iterator="True",
+                reduce_stop_for_best="True",
+            )
+            if not rows:
+                return
+            last = max(str(row["id"]) for row in rows)
+            yield rows
+            if len(rows) < _PAGE:
+                return
+
     async def _do(self, call: str, collection: str, **arguments: Any) -> Any:
         """One request to Milvus, with at most `max_requests` of them at once."""
-        if self._client is None:
+        client = self._client
+        if client is None:
             raise BackendError("closed")
         try:
             async with asyncio.timeout(self._settings.acquire_timeout_s):
@@ -351,11 +402,11 @@ class MilvusStore:
             raise BackendError("busy") from None
         result = "ok"
         try:
-            method: Callable[..., Coroutine[Any, Any, Any]] = getattr(self._client, call)
+            method: Callable[..., Coroutine[Any, Any, Any]] = getattr(client, call)
             return await self._guarded(method(collection, **arguments), self._settings.timeout_s)
         except BackendError as error:
-            result = str(error)
-            raise
+            result = str(error) if client is self._client else "closed"
+            raise BackendError(result) from None
         finally:
             self._slots.release()
             self._note(call, collection, result)
@@ -369,33 +420,52 @@ class MilvusStore:
     async def _guarded(self, call: Coroutine[Any, Any, T], timeout_s: float) -> T:
         try:
             async with asyncio.timeout(timeout_s):
-                return await call
+                result = await call
+            self._failure = ""
+            return result
+        except asyncio.CancelledError:
+            # gRPC cancels what is under way on a channel that is closed; a request that asked is not at its end for that.
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            raise BackendError("unavailable") from None
         except _FAILURES as error:
-            if self._settings.shows_errors and not isinstance(error, TimeoutError):
-                code = getattr(error, "code", "")
-                self._log.warning("milvus failed: %s %s", type(error).__name__, code() if callable(code) else code)
-            raise BackendError("unavailable" if not isinstance(error, TimeoutError) else "slow") from None
+            self._log_failure(error)
+            raise BackendError(_word_of(error)) from None
+
+    def _log_failure(self, error: Exception) -> None:
+        """Once for each kind in a row: while the store is away every attempt fails alike."""
+        code = getattr(error, "code", "")
+        failure = f"{type(error).__name__} {code() if callable(code) else code}".strip()
+        if self._settings.shows_errors and not isinstance(error, TimeoutError) and failure != self._failure:
+            self._log.warning("milvus failed: %s", failure)
+        self._failure = failure
 
 
-def packed(answer: bytes) -> str:
-    """An answer as a VARCHAR holds it."""
-    return base64.b85encode(zlib.compress(answer, 6)).decode()
+def _word_of(error: Exception) -> str:
+    """`slow`, `unavailable`, or `refused`: the store is there, and this request was wrong."""
+    if isinstance(error, TimeoutError):
+        return "slow"
+    if isinstance(error, MilvusException):
+        is_passing = isinstance(error, _AWAY) or error.code in _PASSING_CODES or not isinstance(error.code, int)
+        return "unavailable" if is_passing or isinstance(error.code, grpc.StatusCode) else REFUSED
+    return REFUSED if isinstance(error, ValueError | TypeError) else "unavailable"
 
 
-def _unpacked(text: str) -> bytes:
-    try:
-        return zlib.decompress(base64.b85decode(text))
-    except (ValueError, zlib.error):
-        return b""
+def why_not(error: OSError) -> str:
+    """A connection that failed, in the system's words."""
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
-def _is_storable(text: str) -> bool:
-    """Milvus takes UTF-8; half a surrogate pair, which JSON can hold, is none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _quoted(text: str) -> str:
+    """A string of Milvus' filters, whatever it holds: ids in a store may be anybody's."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r") + '"'
 
 
 def _literal(value: str) -> str:
@@ -418,9 +488,10 @@ def _control_row(row_id: str, kind: str, created_ms: int, document: Mapping[str,
     return {"id": row_id, "kind": kind, "created": created_ms, "document": json.dumps(document), "vector": [0.0, 1.0]}
 
 
-def _notice(row: Mapping[str, Any]) -> Notice:
-    document = json.loads(row["document"])
-    selection, pair = document["selection"], document["pair"]
-    if selection and selection["ids"] is not None:
-        selection["ids"] = tuple(selection["ids"])
-    return Notice(row["id"], int(row["created"]), Selection(**selection) if selection else None, tuple(pair) if pair else None)
+def _document_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A control row's document; empty when it is none."""
+    try:
+        document = json.loads(row["document"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

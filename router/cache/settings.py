@@ -32,6 +32,8 @@ class Pace:
     """Entries in one write."""
     queue: int = 10_000
     """Writes that may wait."""
+    queue_bytes: int = 64 * 1024 * 1024
+    """And what they may take up."""
     follow_s: float = 1.0
     """Between two looks at what others wrote."""
     sweep_s: float = 60.0

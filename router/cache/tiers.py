@@ -21,17 +21,16 @@ from typing import Protocol
 from router.cache.base import Entry, Notice, Selection
 from router.cache.eviction import Order, make_order
 from router.cache.index import Vector, VectorIndex
+from router.cache.invalidation import Rejections, Tombstones, digest_of_question, parse_reference, reference_of
 from router.cache.keeper import Keeper
 from router.cache.settings import DIMENSION, Sizes
-from router.core.question import digest
 from router.core.types import Found, Hit, Miss, Question, Terms, Verdict, Waiting
 from router.errors import BackendError
 
 _CANDIDATES = 5  # the verifier sees the nearest few: quality.md 4.5 measured that the right one is nearly always among them
 _MOST_VERIFIED = 3  # each costs a pass of the second model, and who asks is waiting
-_MOST_PAIRS = 10_000
-_MOST_GIVEN = 10_000
-_MOST_GONE = 10_000
+_SKEW_MS = 600_000
+"""By how much another replica's clock may be ahead."""
 
 
 class Encoded(Protocol):
@@ -54,6 +53,8 @@ class Ticket:
 
     question: Question
     terms: Terms
+    asked_ms: int = 0
+    """What is invalidated from then on is not stored."""
     vector: Vector | None = None
     waiting: asyncio.Future[Entry | None] | None = None
     """Set once this request leads others."""
@@ -86,7 +87,13 @@ class Cache:
     """One instance serves all requests of a process. Only the event loop touches it."""
 
     def __init__(
-        self, sizes: Sizes, encode: Encode, verify: Verify, keeper: Keeper | None, now: Callable[[], float] = time.time
+        self,
+        sizes: Sizes,
+        encode: Encode,
+        verify: Verify,
+        keeper: Keeper | None,
+        now: Callable[[], float] = time.time,
+        rejections: Rejections | None = None,
     ) -> None:
         self.sizes, self.counts = sizes, Counts()
         self._encode, self._verify, self._now = encode, verify, now
@@ -103,13 +110,9 @@ class Cache:
         self._leaders: dict[str, Ticket] = {}
         self._leading: dict[str, list[Ticket]] = {}
         """Tickets under way by partition."""
-        self._pairs: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._given: OrderedDict[str, list[str]] = OrderedDict()
-        """Digests of the texts that an entry's answer was given to, newest last."""
-        self._notices: list[Notice] = []
+        self._rejections = rejections if rejections is not None else Rejections()
+        self._tombstones = Tombstones()
         self._invalidated_ms = 0
-        self._gone: OrderedDict[str, None] = OrderedDict()
-        """Entries that were forgotten on purpose: a store may show them for a moment longer."""
         if keeper:
             keeper.attach(self)
 
@@ -120,7 +123,7 @@ class Cache:
 
         The ticket has to be given to `settle` when the request is over. Never raises for what fails.
         """
-        ticket = Ticket(question, terms)
+        ticket = Ticket(question, terms, max(int(self._now() * 1000), self._invalidated_ms))
         try:
             async with asyncio.timeout(self.sizes.lookup_s):
                 found = await self._find(ticket)
@@ -197,7 +200,7 @@ class Cache:
             if not self._is_fresh(entry, ticket.terms):
                 continue
             near = similarity >= ticket.terms.threshold
-            verdict = await self._judge(ticket, entry) if near else Verdict("near_miss")
+            verdict = await self._judge(ticket, entry.text) if near else Verdict("near_miss")
             verified += verdict.probability is not None
             if not verdict.refusal and (
                 hit := await self._hit(entry, ticket.question, "semantic", similarity, verdict.probability)
@@ -206,10 +209,10 @@ class Cache:
             reason = reason if reason not in ("empty", "no_candidate") else verdict.refusal or "answer_gone"
         return Miss(reason)
 
-    async def _judge(self, ticket: Ticket, entry: Entry) -> Verdict:
-        if (digest(ticket.question.text), digest(entry.text)) in self._pairs:
+    async def _judge(self, ticket: Ticket, text: str) -> Verdict:
+        if self._rejections.forbid(ticket.question.text, text):
             return Verdict("reported")
-        return await self._verify(ticket.question.text, entry.text, ticket.terms)
+        return await self._verify(ticket.question.text, text, ticket.terms)
 
     async def _ask_store(self, ticket: Ticket, miss: Miss) -> Found:
         if self.keeper is None or not self.keeper.is_shared:
@@ -244,15 +247,8 @@ class Cache:
             self._order.use(entry.id)
         if entry.id in self._answers:
             self._answers.move_to_end(entry.id)
-        given = self._given.setdefault(entry.id, [])
-        text = digest(question.text)
-        if text not in given:
-            given.append(text)
-        self._given.move_to_end(entry.id)
-        if len(self._given) > _MOST_GIVEN:
-            self._given.popitem(last=False)
         age_s = max(0.0, self._now() - entry.created_ms / 1000)
-        return Hit(entry.id, answer, tier, min(similarity, 1.0), age_s, verified)
+        return Hit(reference_of(entry.id, question.text, entry.text), answer, tier, min(similarity, 1.0), age_s, verified)
 
     async def _fetch(self, entry: Entry) -> bytes | None:
         if self.keeper is None:
@@ -278,7 +274,7 @@ class Cache:
         for similarity, _, other in sorted(near, reverse=True)[:_MOST_VERIFIED]:
             if similarity < ticket.terms.threshold:
                 break
-            if not (await self._verify(question.text, other.question.text, ticket.terms)).refusal:
+            if not (await self._judge(ticket, other.question.text)).refusal:
                 return other if other.question.key in self._leaders else None
         return None
 
@@ -300,6 +296,8 @@ class Cache:
         """
         ttl_s = ticket.terms.ttl_s if max_ttl_s is None else min(ticket.terms.ttl_s, max_ttl_s)
         entry = self._entry_of(ticket, answer, ttl_s) if answer and ticket.terms.may_store else None
+        if entry and self.is_gone(replace(entry, created_ms=ticket.asked_ms)):
+            entry = None  # it was asked before an invalidation that means it
         if entry:
             self.learn(entry)
             self.counts.stored += 1
@@ -333,10 +331,8 @@ class Cache:
 
     def learn(self, entry: Entry) -> None:
         """Hold an entry in this process: one of its own, or one that the store knows."""
-        if entry.id in self._held or entry.id in self._gone or entry.expires_ms <= self._now() * 1000:
+        if entry.id in self._held or entry.expires_ms <= self._now() * 1000 or self.is_gone(entry):
             return
-        if any(notice.selection and notice.selection.takes(entry) for notice in self._notices):
-            return  # it was invalidated while it was on its way
         if (known := self._by_key.get(entry.key)) and known != entry.id:
             if self._held[known].entry.created_ms > entry.created_ms:
                 return
@@ -363,6 +359,10 @@ class Cache:
         self._held[entry.id] = _Held(kept, number)
         self._by_key[entry.key] = entry.id
         self._order.add(entry.id)
+
+    def is_gone(self, entry: Entry) -> bool:
+        """It was invalidated, perhaps while it was on its way."""
+        return self._tombstones.cover(entry)
 
     def _number(self, entry_id: str) -> int:
         """A number that no other entry has."""
@@ -396,17 +396,11 @@ class Cache:
             del self._by_key[held.entry.key]
         if (answer := self._answers.pop(entry_id, None)) is not None:
             self._answers_bytes -= len(answer)
-        self._given.pop(entry_id, None)
         if evicts:
-            self._bury(entry_id)
+            self._tombstones.evict(entry_id)
             self.counts.evicted += 1
             if self.keeper:
                 self.keeper.remove(Selection(ids=(entry_id,)))
-
-    def _bury(self, entry_id: str) -> None:
-        self._gone[entry_id] = None
-        if len(self._gone) > _MOST_GONE:
-            self._gone.popitem(last=False)
 
     # -- operators -----------------------------------------------------------------------------------------------
 
@@ -449,45 +443,75 @@ class Cache:
 
     def invalidate(self, selection: Selection) -> int:
         """Forget the entries that are meant, here at once and everywhere within a second or two; how many were held here."""
-        now_ms = int(self._now() * 1000)
-        self._invalidated_ms = now_ms + 1
-        bounded = replace(selection, before_ms=selection.before_ms or now_ms + 1)
-        notice = Notice(uuid.uuid4().hex, now_ms, bounded)
+        if selection.ids is None:
+            # Never of a moment to come: nothing would be kept until then.
+            latest_ms = self._moment_after()
+            selection = replace(selection, before_ms=min(selection.before_ms or latest_ms, latest_ms))
+        notice = Notice(uuid.uuid4().hex, int(self._now() * 1000), selection)
         if self.keeper:
             self.keeper.publish(notice)
         return self.heed(notice)
 
-    def report(self, entry_id: str) -> bool:
-        """An answer was wrong: forget it, and never again give the answer to its question to those who got it by meaning."""
+    def _moment_after(self) -> int:
+        """After everything that is held: what a replica whose clock is ahead has stored is of a moment to come."""
+        now_ms = int(self._now() * 1000)
+        newest_ms = max((held.entry.created_ms for held in self._held.values()), default=0)
+        return max(now_ms, min(newest_ms, now_ms + _SKEW_MS)) + 1
+
+    def report(self, reference: str) -> str:
+        """An answer was wrong: forget it, and never again give its question's answer to the one that got it, nor the other way.
+
+        `reference` is `Hit.entry_id`. For an entry's id alone the other question is not known: its own is matched with none then.
+        The whole reference, for others who may not know the entry; empty when it names no entry.
+        """
+        entry_id, rejected = parse_reference(reference) or ("", "")
         held = self._held.get(entry_id)
-        if held is None:
-            return False
-        stored = digest(held.entry.text)
-        for asked in self._given.get(entry_id, ()):
-            if asked != stored:
-                notice = Notice(uuid.uuid4().hex, int(self._now() * 1000), pair=(asked, stored))
-                self.heed(notice)
-                if self.keeper:
-                    self.keeper.publish(notice)
+        if not rejected and held:
+            rejected = digest_of_question(held.entry.text)
+        if not rejected:
+            return ""
+        notice = Notice(uuid.uuid4().hex, int(self._now() * 1000), rejected=rejected)
+        self.heed(notice)
+        if self.keeper:
+            self.keeper.publish(notice)
         self.invalidate(Selection(ids=(entry_id,)))
-        return True
+        return f"{entry_id}-{rejected}"
 
     def heed(self, notice: Notice) -> int:
-        """Do what a notice says; how many entries it took."""
-        if notice.pair:
-            self._pairs[notice.pair] = None
-            if len(self._pairs) > _MOST_PAIRS:
-                self._pairs.popitem(last=False)
+        """Do what a notice says; how many entries it took. One that is known does nothing."""
+        if notice.rejected:
+            self._rejections.add(notice.rejected)
         if notice.selection is None:
             return 0
-        for entry_id in notice.selection.ids or ():
-            self._bury(entry_id)
-        if notice.selection.ids is None:
-            self._notices = [*self._notices[-99:], notice]
-        gone = [held.entry.id for held in self._held.values() if notice.selection.takes(held.entry)]
+        selection, before_ms = notice.selection, notice.selection.before_ms or notice.created_ms + 1
+        if selection.ids is not None:
+            for entry_id in selection.ids:
+                self._tombstones.bury(entry_id)
+        elif not self._tombstones.mark(selection, before_ms):
+            return 0
+        else:
+            # What is stored from now on must not fall under it.
+            self._invalidated_ms = max(self._invalidated_ms, min(before_ms, int(self._now() * 1000) + _SKEW_MS))
+        gone = self.select(selection)
         for entry_id in gone:
             self._forget(entry_id)
         return len(gone)
+
+    def select(self, selection: Selection) -> list[str]:
+        """The entries that are meant, of those that this process holds."""
+        if selection.ids is not None:
+            meant = [held for entry_id in dict.fromkeys(selection.ids) if (held := self._held.get(entry_id))]
+            selection = replace(selection, ids=None)
+        else:
+            meant = list(self._held.values())
+        return [held.entry.id for held in meant if selection.takes(held.entry)]
+
+    def forget_scopes(self) -> None:
+        """The key that scopes are hidden with is another one: nobody can find what was held under the old one."""
+        for entry_id in list(self._held):
+            self._forget(entry_id)
+        if self.keeper:
+            self.keeper.forget_waiting()
 
     def sweep(self) -> int:
         """Forget what has expired; how many that were."""
@@ -514,6 +538,7 @@ class Cache:
             gauges["llm_cache_store_up"] = float(state.is_up)
             gauges["llm_cache_store_waiting"] = state.waiting
             gauges["llm_cache_store_dropped"] = state.dropped
+            gauges["llm_cache_store_refused"] = state.refused
         return gauges
 
     def stats(self) -> dict[str, object]:

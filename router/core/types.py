@@ -248,6 +248,7 @@ class Hit:
     """An answer that may be given."""
 
     entry_id: str
+    """Of this hit: the entry's id, and a digest of the two questions. What `cache report` takes."""
     answer: bytes
     """As `Answer.encode` gave it."""
     tier: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from router.cache.control import Control
 from router.cache.settings import Sizes
 from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
+from router.core.caching import ScopePlan
 from router.errors import RequestError
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.onnx import Encoder
@@ -23,6 +25,14 @@ from tests.contract.test_cache import CAPITAL, store
 WHOLE = json.dumps(
     {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Paris."}, "finish_reason": "stop"}]}
 ).encode()
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("id", "x"), ("id", 5), ("key", ""), ("partition", "p"), ("scope", "s" * 1000), ("scope", None), ("decision", "d" * 257),
+    ("model", 'x" or id != "'), ("text", ""), ("text", "x" * 100_000), ("text", 5), ("created_ms", -1), ("created_ms", 2**63),
+    ("created_ms", 1.5), ("created_ms", True), ("expires_ms", "soon"), ("expires_ms", 2**70), ("answer", ""), ("answer", "%"),
+    ("answer", None), ("answer", base64.b64encode(b"[" * 50_000).decode()), ("answer", base64.b64encode(b"{}").decode()),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +77,10 @@ async def test_an_entry_is_shown_with_its_answer(control: Control) -> None:
 
 async def test_invalidation_counts_and_can_be_tried(control: Control) -> None:
     """By what is named, or all."""
-    assert await do(control, "invalidate", decision="faq", dry_run=True) == {"count": 1}
-    assert await do(control, "invalidate", decision="faq") == {"count": 1}
-    assert await do(control, "invalidate", decision="faq") == {"count": 0}
-    assert await do(control, "invalidate", all=True) == {"count": 1}
+    assert (await do(control, "invalidate", decision="faq", dry_run=True))["count"] == 1
+    assert (await do(control, "invalidate", decision="faq"))["count"] == 1
+    assert await do(control, "invalidate", decision="faq") == {"count": 0, "store": "none"}
+    assert (await do(control, "invalidate", all=True))["count"] == 1
     assert (await do(control, "stats"))["entries"] == 0
 
 
@@ -81,10 +91,72 @@ async def test_export_and_import_carry_everything_over(control: Control, encoder
     for count in (1, 1):
         page = await do(control, "export", after=after, limit=1)
         assert len(page["entries"]) == count
-        assert await do(target, "import", versions=page["versions"], entries=page["entries"]) == {"count": 1}
+        assert (await do(target, "import", versions=page["versions"], entries=page["entries"]))["count"] == 1
         after = page["next"]
     assert {entry.text for entry in other.entries} == {CAPITAL, "How do I reset my password?"}
-    assert await do(target, "import", versions="v1", entries=page["entries"]) == {"count": 0}
+    again = await do(target, "import", versions="v1", entries=page["entries"])
+    assert again == {"count": 0, "expired": 0, "known": 1, "refused": []}
+
+
+async def test_a_customer_is_purged_by_the_headers_own_value(control: Control) -> None:
+    """The router alone can tell what digest it is hidden behind."""
+    plan = ScopePlan("authorization", b"k" * 32)
+    control.scope_header, control.scope_of = plan.header, lambda value: plan.of({plan.header: value})
+    scope = plan.of({"authorization": "Bearer secret"})
+    assert scope is not None
+    await store(control._cache, "whose?", scope=scope)
+    assert (await do(control, "invalidate", scope_value="Bearer other"))["count"] == 0
+    assert (await do(control, "invalidate", scope_value="Bearer secret", dry_run=True))["count"] == 1
+    assert (await do(control, "invalidate", scope_value="Bearer secret"))["count"] == 1
+    assert (await do(control, "stats"))["scope_header"] == "authorization"
+
+
+async def test_a_wrong_entry_is_left_out_of_an_import_and_the_others_are_taken(control: Control) -> None:
+    """Each with the field that is wrong. Ids may occur twice: entries get new ones."""
+    (good,) = (await do(control, "export", limit=1))["entries"]
+    now_ms = good["created_ms"]
+    wrong: list[tuple[Any, str]] = [
+        (5, ""),
+        ({}, ""),
+        (good | {"more": 1}, ""),
+        *[(good | {name: value}, name) for name, value in WRONG],
+        (good | {"created_ms": now_ms + 10 * 86_400_000}, "created_ms"),
+        (good | {"expires_ms": now_ms + 2**50}, "expires_ms"),
+        (good | {"expires_ms": now_ms - 1}, "expires_ms"),
+    ]
+    others = [good | {"key": f"{number:032x}"} for number in range(len(wrong))]
+    entries = [entry for pair in zip((entry for entry, _ in wrong), others, strict=True) for entry in pair]
+    answer = await do(control, "import", versions="v1", entries=entries)
+    assert answer["count"] == len(others)
+    assert [(one["index"], one["field"]) for one in answer["refused"]] == [
+        (2 * number, field) for number, (_, field) in enumerate(wrong)
+    ]
+    assert all(one["must"] for one in answer["refused"])
+
+
+async def test_expired_entries_are_left_out_of_an_import_and_counted(control: Control) -> None:
+    """An old export."""
+    (good,) = (await do(control, "export", limit=1))["entries"]
+    old = good | {"key": "f" * 32, "created_ms": 1, "expires_ms": 2}
+    assert await do(control, "import", versions="v1", entries=[old]) == {"count": 0, "expired": 1, "known": 0, "refused": []}
+
+
+async def test_a_question_with_half_a_surrogate_pair_is_found_and_exported(control: Control) -> None:
+    """JSON can hold it, UTF-8 cannot: the port answers all the same."""
+    await store(control._cache, "half \ud800 a pair", answer=WHOLE)
+    server = AdminServer("127.0.0.1:0", AdminRoutes(*[None] * 4, "1", control.operations))  # type: ignore[arg-type]
+    port = await server.start()
+    try:
+        for operation in ("search", "export"):
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(f"http://127.0.0.1:{port}/cache/{operation}", json={}) as response,
+            ):
+                assert response.status == 200
+                texts = {entry["text"] for entry in json.loads(await response.read())["entries"]}
+                assert "half \ud800 a pair" in texts
+    finally:
+        await server.stop()
 
 
 @pytest.mark.parametrize(
@@ -95,13 +167,20 @@ async def test_export_and_import_carry_everything_over(control: Control, encoder
         ("invalidate", {"ids": "x"}, "'ids' must be a list"),
         ("invalidate", {"desicion": "x"}, "unknown field 'desicion'"),
         ("invalidate", {"before_ms": -1}, "'before_ms' must be a whole number"),
-        ("invalidate", {"decision": 'x" or id != "'}, "names and ids are of letters"),
+        ("invalidate", {"decision": 'x" or id != "'}, "names are of letters"),
         ("get", {}, "'id' must be a string"),
         ("search", {"limit": 0}, "'limit' must be a whole number from 1"),
         ("report", {"id": 5}, "'id' must be a string"),
         ("export", {"limit": 10**6}, "'limit' must be"),
         ("import", {"versions": "v2", "entries": []}, "these entries are of v2"),
-        ("import", {"versions": "v1", "entries": [{}]}, "'entries[0]' must be an object"),
+        ("import", {"versions": "v1", "entries": {}}, "'entries' must be a list"),
+        ("import", {"versions": "v1", "entries": [0] * 1001}, "'entries' must be a list of at most 1000"),
+        ("invalidate", {"ids": ["x"]}, "ids are of 32 hex digits"),
+        ("invalidate", {"ids": ["e" * 32, "x" * 70_000]}, "ids are of 32 hex digits"),
+        ("invalidate", {"scope": "alice"}, "is no digest of 32 hex digits, as `cache get` shows it"),
+        ("invalidate", {"scope": "a" * 32, "scope_value": "x"}, "'scope_value' must be alone"),
+        ("invalidate", {"scope_value": "x"}, "answers are shared by all"),
+        ("invalidate", {"scope_value": 5}, "answers are shared by all"),
         ("stats", {"x": 1}, "unknown field"),
     ],
 )

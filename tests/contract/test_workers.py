@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from router.files import Files
 from router.program import Program
 from router.restart import Restarts
-from router.supervisor import CONFIG_STATUS, Supervisor
+from router.supervisor import CONFIG_STATUS, Supervisor, Worker
 from router.workers import Front, ask_about
 from tests.e2e.stack import ROOT, wait_for
 
@@ -301,6 +302,38 @@ async def test_liveness_is_lost_when_no_worker_answers(
     monkeypatch.setattr("router.workers._ASK_S", 0.3)
     monkeypatch.setattr("router.workers._ask.__defaults__", (b"", 0.3))
     assert (await ask(await front("hung"), "/healthz"))[0] == 503
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> list[Worker]:
+    """Two, told apart by the sockets that they would listen on."""
+    program = Program((), 2, 1.0)
+    return [Worker(index, str(tmp_path / f"{index}.sock"), program, is_up=True) for index in range(2)]
+
+
+async def test_a_report_reaches_the_workers_that_do_not_know_the_entry(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are told its whole reference, which needs no entry; a store that one could not reach is not said to know of it."""
+    asked: list[tuple[int, dict[str, Any]]] = []
+
+    async def answer(worker: Worker, method: str, path: str, body: bytes = b"", wait_s: float = 1) -> tuple[int, bytes, str]:
+        document = json.loads(body)
+        asked.append((worker.index, document))
+        knows = worker.index == 1 or "-" in document["id"]
+        reference = "entry-pair" if knows else ""
+        states = ("written", "waiting")
+        return 200, json.dumps({"count": int(knows), "reference": reference, "store": states[worker.index]}).encode(), "json"
+
+    monkeypatch.setattr("router.workers._ask", answer)
+    front = Front(workers)
+    await front.runner.setup()
+    await aiohttp.web.TCPSite(front.runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{front.runner.addresses[0][1]}/cache/report"
+    async with aiohttp.ClientSession() as session, session.post(url, json={"id": "entry"}) as response:
+        assert await response.json() == {"count": 1, "reference": "entry-pair", "store": "waiting"}
+    assert (0, {"id": "entry-pair"}) in asked
+    await front.runner.cleanup()
 
 
 async def test_a_worker_that_refuses_is_heard(front: Callable[[str], Awaitable[Front]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_a_hit_says_what_it_is(client: openai.OpenAI) -> None:
     assert asked.is_hit
     assert asked.status == "hit:semantic"
     assert 0.9 < float(asked.headers["x-vsr-cache-similarity"]) < 1
-    assert len(asked.headers["x-vsr-cache-entry"]) == 32
+    assert re.fullmatch("[0-9a-f]{32}-[0-9a-f]{32}", asked.headers["x-vsr-cache-entry"])
     assert int(asked.headers["x-vsr-cache-age"]) < 60
     assert asked.headers["x-vsr-response-path"] == "cache"
     assert asked.headers["x-vsr-selected-model"]
@@ -267,7 +268,7 @@ def cli(stack: Stack, *arguments: str) -> str:
 
 class TestOperators:
     def test_a_wrong_hit_is_reported_and_not_given_again(self, cached: Stack, client: openai.OpenAI) -> None:
-        """By the entry's id, which the client has seen."""
+        """By what the client has seen of it, in both directions."""
         ask(client, "What is the capital of Peru?")
         wrong = ask(client, "What's the capital of Peru?")
         assert wrong.is_hit
@@ -275,6 +276,9 @@ class TestOperators:
         assert not ask(client, "What is the capital of Peru?").is_hit
         assert ask(client, "What is the capital of Peru?").status == "hit:exact"
         assert ask(client, "What's the capital of Peru?").status == "miss:reported"
+        cli(cached, "invalidate", "--all")
+        assert ask(client, "What's the capital of Peru?").status == "miss:empty"
+        assert ask(client, "What is the capital of Peru?").status == "miss:reported"
 
     def test_entries_are_found_shown_and_purged(self, cached: Stack, client: openai.OpenAI) -> None:
         """By text, then by id."""

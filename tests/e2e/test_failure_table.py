@@ -23,7 +23,14 @@ ROWS = {
         (FAILURES, "test_a_stream_survives_the_death_of_the_router_that_routed_it"),
         (CACHE, "test_a_stream_that_is_recorded_survives_the_death_of_the_router"),
     ],
-    "router restarts (SIGTERM)": [(FAILURES, "test_a_rolling_restart_under_load_loses_and_bypasses_nothing")],
+    "new configuration: `semantic-router restart`, or SIGHUP": [
+        (FAILURES, "test_a_restart_with_one_worker_loses_and_bypasses_nothing"),
+        (FAILURES, "test_a_bad_file_changes_nothing_and_a_good_one_everything_without_a_loss"),
+    ],
+    "router stopped (SIGTERM)": [
+        (FAILURES, "test_a_router_that_is_stopped_beside_another_loses_nothing"),
+        (FAILURES, "test_sigterm_ends_the_router_with_status_zero"),
+    ],
     "encoder late, overloaded or failing": [
         (FAILURES, "test_an_unreachable_signal_deadline_costs_the_decision_and_not_the_request"),
     ],

@@ -61,10 +61,12 @@ def test_what_a_rule_blocks_is_refused_whatever_model_it_names(client: openai.Op
     assert caught.value.response.headers["x-vsr-response-path"] == "error"
 
 
-def test_what_is_too_long_to_be_read_whole_is_refused_where_the_rule_fails_closed(client: openai.OpenAI) -> None:
-    """Nobody hides behind length."""
+def test_what_stands_in_the_middle_of_a_long_text_is_found(client: openai.OpenAI) -> None:
+    """Nobody hides behind length; and what holds nothing of the kind passes, however long."""
+    around = "the order is for my help and it " * 200
+    assert decided(client, around)["x-vsr-response-path"] == "upstream"
     with pytest.raises(openai.PermissionDeniedError):
-        decided(client, "the order is for my help and it " * 200)
+        decided(client, f"{around} this is a stupid useless order {around}")
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,46 @@
-"""What the keeper does with a store that takes some things and not others."""
+"""What the keeper does with a store that takes some things and not others, fails, and lies: it goes on."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from router.cache.base import Changes, Entry, Notice, Selection
+from router.cache import keeper as keeper_module
+from router.cache.base import REFUSED, Changes, Entry, Notice, Selection
 from router.cache.keeper import Keeper
 from router.cache.settings import Pace, Sizes
 from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
-from router.errors import BackendError
+from router.errors import BackendError, ConfigError, Problem
 
 
 class Picky:
-    """A store that is there, and refuses one entry."""
+    """A store that is there, and fails when it is told to."""
 
-    is_shared = False
+    is_shared = True
 
     def __init__(self) -> None:
         self.taken: list[str] = []
+        self.removed: list[str] = []
         self.notices: list[Notice] = []
+        self.requests = 0
+        self.opened = 0
+        self.fails_entry: Exception | None = None
+        self.fails_notice: Exception | None = None
+        self.fails_open: list[Exception] = []
+        self.fails_changes: list[Exception] = []
+        self.others: list[Notice] = []
 
     async def open(self) -> bytes:
         """A key."""
+        self.opened += 1
+        if self.fails_open:
+            raise self.fails_open.pop(0)
         return b"k"
 
     async def load(self, now_ms: int) -> AsyncIterator[Sequence[Entry]]:
@@ -35,21 +49,32 @@ class Picky:
         yield []
 
     async def changes(self, since_ms: int) -> Changes:
-        """None."""
-        return Changes([], [])
+        """What others wrote."""
+        if self.fails_changes and self.taken:
+            raise self.fails_changes.pop(0)
+        return Changes([], list(self.others))
 
     async def add(self, entries: Sequence[Entry]) -> None:
-        """All but one."""
-        if any(entry.text == "poison" for entry in entries):
-            raise BackendError("unavailable")
+        """All, or none."""
+        self.requests += 1
+        if self.fails_entry and any(entry.text == "poison" for entry in entries):
+            raise self.fails_entry
         self.taken += [entry.text for entry in entries]
 
     async def remove(self, selection: Selection) -> None:
         """Whatever it is."""
+        self.requests += 1
+        self.removed += selection.ids or ()
 
     async def publish(self, notice: Notice) -> None:
         """Keep it."""
+        if self.fails_notice:
+            raise self.fails_notice
         self.notices.append(notice)
+
+    async def answer(self, entry_id: str) -> bytes | None:
+        """None."""
+        return None
 
     async def sweep(self, now_ms: int) -> None:
         """Nothing to do."""
@@ -58,9 +83,9 @@ class Picky:
         """Nothing to do."""
 
 
-def entry(text: str) -> Entry:
+def entry(text: str, answer: bytes = b"{}", created_ms: int = 0) -> Entry:
     """One to keep."""
-    return Entry(text, text, "p", "s", "d", "m", text, b"{}", 0, 2**62)
+    return Entry(text, text, "p", "s", "d", "m", text, answer, created_ms, 2**62)
 
 
 async def no_encoder(text: str) -> Any:
@@ -68,19 +93,240 @@ async def no_encoder(text: str) -> Any:
     raise AssertionError(text)
 
 
-async def test_an_entry_that_the_store_cannot_take_is_given_up_and_the_rest_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After three attempts; an invalidation behind it is not lost."""
-    monkeypatch.setattr("router.cache.keeper._FIRST_PAUSE_S", 0.01)
-    store = Picky()
-    keeper = Keeper(store, Pace(batch=1, follow_s=0.01))
-    cache = Cache(Sizes(), no_encoder, Verifier(), keeper)
-    await keeper.open(lambda key: None, 5)
-    for text in ("before", "poison", "after"):
-        keeper.add(entry(text))
-    cache.invalidate(Selection(decision="x"))
-    async with asyncio.timeout(10):
-        while keeper.state.waiting or not store.notices:
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it."""
+    async with asyncio.timeout(20):
+        while not condition():
             await asyncio.sleep(0.01)
-    assert store.taken == ["before", "after"]
-    assert keeper.state.dropped == 1
-    await keeper.close()
+
+
+class Rig:
+    """A keeper of a picky store, with a cache."""
+
+    def __init__(self, **pace: Any) -> None:
+        self.store = Picky()
+        self.keeper = Keeper(self.store, Pace(**{"follow_s": 0.01, **pace}))
+        self.cache = Cache(Sizes(), no_encoder, Verifier(), self.keeper)
+
+    async def open(self) -> Keeper:
+        """Connected."""
+        await self.keeper.open(lambda key: None, 5)
+        return self.keeper
+
+    def is_done(self) -> bool:
+        """All is written."""
+        return not self.keeper.state.waiting and self.keeper.state.is_up
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses of hundredths of a second."""
+    monkeypatch.setattr(keeper_module, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(keeper_module, "_LONGEST_PAUSE_S", 0.02)
+    monkeypatch.setattr(keeper_module, "_ASIDE_S", 0.05)
+
+
+@pytest.mark.parametrize("word", [REFUSED, "unavailable", "slow"])
+@pytest.mark.parametrize("place", [0, 1, 63, 99])
+async def test_an_entry_that_the_store_cannot_take_is_left_out_alone_wherever_it_stands(
+    word: str, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not those beside it in the same write, nor an invalidation behind it; the log says so without its text."""
+    rig = Rig()
+    rig.store.fails_entry = BackendError(word)
+    texts = [f"t{number}" for number in range(100)]
+    texts[place] = "poison"
+    for text in texts:
+        rig.keeper.add(entry(text, created_ms=2**61))
+    rig.cache.invalidate(Selection(decision="x"))
+    await rig.open()
+    await until(lambda: rig.is_done() and bool(rig.store.notices))
+    assert sorted(rig.store.taken) == sorted(set(texts) - {"poison"})
+    assert (rig.keeper.state.refused, rig.keeper.state.dropped) == (1, 0)
+    assert "does not take Entry" in caplog.text
+    assert "poison" not in caplog.text
+    await rig.keeper.close()
+
+
+async def test_a_refused_entry_does_not_cut_the_store_off() -> None:
+    """It is found by halves in a few requests, without connecting anew."""
+    rig = Rig()
+    rig.store.fails_entry = BackendError(REFUSED)
+    for number in range(1000):
+        rig.keeper.add(entry("poison" if number == 777 else f"t{number}"))
+    await rig.open()
+    await until(rig.is_done)
+    assert len(rig.store.taken) == 999
+    assert rig.store.opened == 1
+    assert rig.store.requests < 40
+    await rig.keeper.close()
+
+
+async def test_an_invalidation_of_any_size_is_written_in_pieces() -> None:
+    """All of it, and what is behind it too."""
+    rig = Rig()
+    ids = [f"{number:032x}" for number in range(5000)]
+    await rig.open()
+    rig.cache.invalidate(Selection(ids=tuple(ids)))
+    rig.keeper.add(entry("behind", created_ms=2**61))
+    await until(lambda: rig.store.taken == ["behind"])
+    written = [one for notice in rig.store.notices for one in (notice.selection and notice.selection.ids) or ()]
+    assert written == ids
+    assert len(rig.store.notices) > 3
+    assert len({notice.id for notice in rig.store.notices}) == len(rig.store.notices)
+    await rig.keeper.close()
+
+
+@pytest.mark.parametrize("word", [REFUSED, "unavailable"])
+async def test_an_invalidation_that_the_store_does_not_take_holds_up_nothing_and_is_not_lost(word: str) -> None:
+    """It is tried again until the store takes it."""
+    rig = Rig()
+    await rig.open()
+    rig.store.fails_notice = BackendError(word)
+    rig.cache.invalidate(Selection(decision="x"))
+    rig.keeper.add(entry("behind", created_ms=2**61))
+    await until(lambda: rig.store.taken == ["behind"])
+    assert rig.keeper.state.refused
+    assert not await rig.keeper.settle(0.01)
+    rig.store.fails_notice = None
+    await until(lambda: len(rig.store.notices) == 1)
+    assert await rig.keeper.settle(5)
+    await rig.keeper.close()
+
+
+async def test_an_invalidation_that_was_never_written_is_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """Other replicas, and this one after a restart, do not know of it."""
+    rig = Rig(drain_s=0.2)
+    await rig.open()
+    rig.store.fails_notice = BackendError("unavailable")
+    rig.cache.invalidate(Selection(decision="x"))
+    await rig.keeper.close()
+    assert "1 invalidations were never written" in caplog.text
+
+
+async def test_an_invalidation_is_stamped_when_it_is_written() -> None:
+    """Who looks for what is new must find it, however long it had to wait; what it means does not change."""
+    rig = Rig()
+    clock = [1000.0]
+    rig.keeper._now = rig.cache._now = lambda: clock[0]
+    rig.cache.invalidate(Selection(decision="x"))
+    clock[0] = 5000.0
+    await rig.open()
+    await until(lambda: bool(rig.store.notices))
+    (notice,) = rig.store.notices
+    assert notice.created_ms == 5_000_000
+    assert notice.selection == Selection(decision="x", before_ms=1_000_001)
+    await rig.keeper.close()
+
+
+async def test_what_is_invalidated_while_it_waits_is_not_written() -> None:
+    """It would come back at the next start."""
+    rig = Rig()
+    rig.keeper.add(entry("old"))
+    rig.cache.invalidate(Selection(decision="d"))
+    rig.keeper.add(entry("new", created_ms=2**61))
+    await rig.open()
+    await until(rig.is_done)
+    assert rig.store.taken == ["new"]
+    await rig.keeper.close()
+
+
+async def test_evictions_do_not_cost_a_request_each() -> None:
+    """A full cache evicts with every entry that it takes; both go in one write."""
+    rig = Rig()
+    for number in range(500):
+        rig.keeper.add(entry(f"t{number}"))
+        rig.keeper.remove(Selection(ids=(f"old{number}",)))
+    rig.keeper.add(entry("gone again"))
+    rig.keeper.remove(Selection(ids=("gone again",)))
+    await rig.open()
+    await until(rig.is_done)
+    assert len(rig.store.taken) == 500
+    assert "gone again" not in rig.store.taken
+    assert len(rig.store.removed) == 501
+    assert rig.store.requests < 10
+    await rig.keeper.close()
+
+
+async def test_what_waits_is_bounded_in_bytes_too() -> None:
+    """Ten thousand large answers would be gigabytes."""
+    rig = Rig(queue_bytes=10_000)
+    for _ in range(20):
+        rig.keeper.add(entry("t", bytes(1000)))
+    assert rig.keeper.state.waiting == 3
+    assert rig.keeper.state.dropped == 17
+    rig.cache.invalidate(Selection(decision="x"))
+    assert rig.keeper.state.waiting == 4
+    await rig.open()
+    await until(rig.is_done)
+    rig.keeper.add(entry("later", bytes(5000)))
+    await until(lambda: "later" in rig.store.taken)
+    await rig.keeper.close()
+
+
+@pytest.mark.parametrize("error", [KeyError("secret"), RecursionError(), AttributeError("secret"), ValueError("secret")])
+async def test_no_error_of_whatever_kind_ends_the_stores_task(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told with its place and without its message, and the store is tried again."""
+    rig = Rig()
+    rig.store.fails_open = [error]
+    rig.store.fails_changes = [error]
+    await rig.open()
+    rig.keeper.add(entry("a"))
+    await until(lambda: rig.store.taken == ["a"] and not rig.store.fails_changes)
+    rig.keeper.add(entry("b"))
+    await until(lambda: rig.store.taken == ["a", "b"])
+    assert f"{type(error).__name__} at test_keeper.py:" in caplog.text
+    assert "secret" not in caplog.text
+    await rig.keeper.close()
+
+
+async def test_a_store_that_is_refused_later_is_used_again_when_it_may_be() -> None:
+    """At the start the router does not come up; after that its end would be the store's, for good."""
+    refusal = ConfigError([Problem("milvus", 0, "collection.name", "another encoder")])
+    rig = Rig()
+    rig.store.fails_open = [refusal]
+    with pytest.raises(ConfigError, match="another encoder"):
+        await rig.open()
+    rig = Rig()
+    rig.store.fails_changes = [BackendError("unavailable")]
+    await rig.open()
+    rig.store.fails_open = [refusal] * 3
+    rig.keeper.add(entry("a"))
+    await until(lambda: rig.keeper.state.is_refused)
+    rig.keeper.add(entry("b"))
+    await until(lambda: rig.store.taken == ["a", "b"])
+    assert not rig.keeper.state.is_refused
+    await rig.keeper.close()
+
+
+async def test_why_the_store_is_away_is_told_once_and_again_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
+    """Not at every attempt; and that it is back."""
+    rig = Rig()
+    refused, slow = BackendError("Milvus at db:19530 does not answer: Connection refused"), BackendError("slow")
+    rig.store.fails_open = [refused, refused, refused, slow, slow]
+    with caplog.at_level("INFO"):
+        await rig.open()
+        await until(lambda: rig.keeper.state.is_up)
+    told = [record.getMessage() for record in caplog.records if record.name == "router.cache.keeper"]
+    assert [line.split(" (")[1].split(")")[0] for line in told[:2]] == [str(refused), "slow"]
+    assert told[2:] == ["the cache's store is back"]
+    await rig.keeper.close()
+
+
+async def test_the_same_invalidation_read_again_and_again_costs_nothing() -> None:
+    """It is heeded once; what is stored after it stays."""
+    rig = Rig()
+    await rig.open()
+    rig.store.others = [Notice("n", int(time.time() * 1000), Selection(decision="d", before_ms=int(time.time() * 1000)))]
+    await until(lambda: rig.cache.is_gone(entry("old")))
+    await asyncio.sleep(0.005)
+    rig.cache.learn(replace(entry("new"), created_ms=int(time.time() * 1000)))
+    selected: list[Selection] = []
+    rig.cache.select = lambda selection: selected.append(selection) or []  # type: ignore[method-assign,func-returns-value]
+    opened = rig.store.requests
+    rig.keeper.add(entry("x", created_ms=2**61))
+    await until(lambda: rig.store.requests > opened and rig.is_done())
+    await asyncio.sleep(0.05)
+    assert selected == []
+    assert len(rig.cache) == 1
+    await rig.keeper.close()

@@ -1,0 +1,129 @@
+"""Entries and notices as rows of a store that others write to as well. Reading never raises: what makes no sense is None."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from router.cache.base import Entry, Notice, Selection
+from router.cache.soundness import fault_of, is_moment
+
+MAX_STORED_BYTES = 65_535
+"""Milvus' limit for a VARCHAR; an answer is compressed and must fit, and so must a notice."""
+_MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""Unpacked: 64 KiB of zeros would be 64 MiB."""
+_DIGEST = re.compile(r"[0-9a-f]{32}")
+
+
+def entry_of(row: Mapping[str, Any], timestamp_field: str, vector_field: str, now_ms: int) -> Entry | None:
+    """An entry, or None when the row holds what no router of ours has written."""
+    try:
+        vector = row.get(vector_field) if row.get("has_vector", True) else None
+        with np.errstate(all="ignore"):
+            numbers = np.asarray(vector, np.float32) if vector is not None else None
+        entry = Entry(
+            row["id"],
+            row["key"],
+            row["part"],
+            row["scope"],
+            row["decision"],
+            row["model"],
+            row["question"],
+            unpacked(row["answer"]) if row.get("answer") else b"",
+            int(row[timestamp_field]),
+            int(row["expires"]),
+            numbers,
+        )
+        return None if fault_of(entry, now_ms) else entry
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def entry_row(entry: Entry, timestamp_field: str, vector_field: str, dimension: int, now_ms: int) -> dict[str, Any] | None:
+    """A row, or None for what a store cannot take: too long an answer, or text that is no UTF-8."""
+    answer = packed(entry.answer)
+    if len(answer) > MAX_STORED_BYTES or not _is_utf8(entry.text) or fault_of(entry, now_ms):
+        return None
+    return {
+        "id": entry.id,
+        "key": entry.key,
+        "part": entry.partition,
+        "scope": entry.scope,
+        "decision": entry.decision,
+        "model": entry.model,
+        "question": entry.text,
+        "answer": answer,
+        timestamp_field: entry.created_ms,
+        "expires": entry.expires_ms,
+        "has_vector": entry.vector is not None,
+        vector_field: entry.vector if entry.vector is not None else np.zeros(dimension, np.float32),
+    }
+
+
+def notice_of(row: Mapping[str, Any], now_ms: int) -> Notice | None:
+    """A notice, or None when the row holds what no router of ours has written."""
+    try:
+        created_ms, document = int(row["created"]), json.loads(row["document"])
+        if not isinstance(document, dict) or not is_moment(created_ms, now_ms):
+            return None
+        rejected, selection = document.get("rejected"), _selection_of(document.get("selection"), created_ms, now_ms)
+        if rejected is not None and not (isinstance(rejected, str) and _DIGEST.fullmatch(rejected)):
+            return None
+        return Notice(str(row["id"]), created_ms, selection, rejected) if selection or rejected else None
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+def _selection_of(found: object, created_ms: int, now_ms: int) -> Selection | None:
+    """Raises ValueError for what is no selection. One without a moment means what was there when it was written."""
+    if found is None:
+        return None
+    if not isinstance(found, dict):
+        raise ValueError
+    ids, before_ms = found.get("ids"), found.get("before_ms")
+    if before_ms is None and ids is None:
+        before_ms = created_ms + 1
+    decision, model, scope = (found.get(name) for name in ("decision", "model", "scope"))
+    if not (before_ms is None or is_moment(before_ms, now_ms)) or not all(
+        name is None or isinstance(name, str) for name in (decision, model, scope)
+    ):
+        raise ValueError
+    if ids is not None and not (isinstance(ids, list) and all(isinstance(one, str) for one in ids)):
+        raise ValueError
+    return Selection(tuple(ids) if ids is not None else None, decision, model, scope, before_ms)
+
+
+def notice_document(notice: Notice) -> dict[str, Any]:
+    """What `notice_of` reads."""
+    return {"selection": asdict(notice.selection) if notice.selection else None, "rejected": notice.rejected}
+
+
+def packed(answer: bytes) -> str:
+    """An answer as a VARCHAR holds it."""
+    return base64.b85encode(zlib.compress(answer, 6)).decode()
+
+
+def unpacked(text: str) -> bytes:
+    """An answer; empty when it is none, or longer than any."""
+    try:
+        reader = zlib.decompressobj()
+        answer = reader.decompress(base64.b85decode(text), _MAX_ANSWER_BYTES)
+        return answer if reader.eof else b""
+    except (ValueError, zlib.error):
+        return b""
+
+
+def _is_utf8(text: str) -> bool:
+    """Half a surrogate pair, which JSON can hold, is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,58 @@
+"""What an entry from elsewhere, a file or a store that others write to, has to be like. Entries of our own always are."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from router.cache.base import Entry
+from router.cache.settings import DIMENSION
+
+MAX_TEXT_BYTES = 16_384
+"""Milvus' column; four bytes for each of the 4,000 characters that may be configured."""
+_MAX_ANSWER_BYTES = 16 * 1024 * 1024
+_DAY_MS = 86_400_000
+_MAX_TTL_MS = 3651 * _DAY_MS
+"""Ten years, as may be configured, and a day."""
+_HEX = re.compile(r"[0-9a-f]{32}")
+_NAME = re.compile(r"[\w.:/@+ -]{0,256}", re.ASCII)
+_SCOPE = re.compile(r"[\w.:/@+ -]{0,64}", re.ASCII)
+_PATTERNS = {
+    "id": (_HEX, "32 hex digits"),
+    "key": (_HEX, "32 hex digits"),
+    "partition": (_HEX, "32 hex digits"),
+    "scope": (_SCOPE, "at most 64 letters, digits, blanks and ._:/@+-"),
+    "decision": (_NAME, "at most 256 letters, digits, blanks and ._:/@+-"),
+    "model": (_NAME, "at most 256 letters, digits, blanks and ._:/@+-"),
+}
+
+
+def fault_of(entry: Entry, now_ms: int) -> tuple[str, str] | None:
+    """The first field that is wrong, and what it must be; None when all are as they have to be. Types are looked at, too."""
+    for name, (pattern, must) in _PATTERNS.items():
+        value = getattr(entry, name)
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            return name, must
+    if not isinstance(entry.text, str) or not 0 < len(entry.text.encode("utf-8", "surrogatepass")) <= MAX_TEXT_BYTES:
+        return "text", f"of 1 to {MAX_TEXT_BYTES} bytes"
+    if len(entry.answer) > _MAX_ANSWER_BYTES:
+        return "answer", f"of at most {_MAX_ANSWER_BYTES} bytes"
+    if not is_moment(entry.created_ms, now_ms) or not entry.created_ms:
+        return "created_ms", "milliseconds since 1970, and not of a time to come"
+    if not isinstance(entry.expires_ms, int) or not entry.created_ms < entry.expires_ms <= entry.created_ms + _MAX_TTL_MS:
+        return "expires_ms", "after created_ms, and at most ten years after it"
+    if entry.vector is not None and not is_unit(entry.vector):
+        return "vector", f"{DIMENSION} finite numbers of length 1 together"
+    return None
+
+
+def is_unit(vector: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
+    """(DIMENSION,) of about unit length; false for NaN and infinity."""
+    with np.errstate(all="ignore"):
+        return vector.shape == (DIMENSION,) and bool(0.9 < float(vector @ vector) < 1.1)
+
+
+def is_moment(value: object, now_ms: int) -> bool:
+    """A whole number of milliseconds that can have passed, by anybody's clock."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= now_ms + _DAY_MS

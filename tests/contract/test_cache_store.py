@@ -1,0 +1,282 @@
+"""What can happen to the store in Milvus: more rows than a page, rows that others wrote, a folder that is open or closed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import stat
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from router.cache.base import REFUSED, Entry, Notice, Selection
+from router.cache.keeper import Keeper
+from router.cache.milvus import MilvusStore
+from router.cache.settings import MilvusSettings
+from router.core.types import Hit
+from router.errors import BackendError, ConfigError
+from router.signals.onnx import Encoder
+from tests.contract.milvus_server import MilvusServer
+from tests.contract.test_cache import (  # noqa: F401 - fixtures
+    Site,
+    ask,
+    encoder,
+    needs_server,
+    server,
+    settings_of,
+    store,
+    stored,
+    until,
+    written,
+)
+
+VECTOR = np.full(384, 384**-0.5, np.float32)
+LATER_MS = 2**62
+
+
+def entry(number: int, **others: Any) -> Entry:
+    """One of many."""
+    now_ms, name = int(time.time() * 1000), f"{number:032x}"
+    return replace(Entry(name, name, "a" * 32, "s", "d", "m", f"q{number}", b"{}", now_ms, now_ms + 600_000, VECTOR), **others)
+
+
+@pytest.fixture(params=["lite", pytest.param("server", marks=needs_server)])
+async def milvus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MilvusStore]:
+    """An open store."""
+    is_lite = request.param == "lite"
+    settings = (
+        MilvusSettings(file=tmp_path / "cache.db")
+        if is_lite
+        else settings_of(request.getfixturevalue("server"), consistency_level="Strong")
+    )
+    store_itself = MilvusStore(settings, "v1")
+    await store_itself.open()
+    yield store_itself
+    await store_itself.close()
+
+
+async def loaded(milvus: MilvusStore) -> set[str]:
+    """Ids of all that it holds."""
+    return {one.id async for page in milvus.load(0) for one in page}
+
+
+async def test_more_entries_than_a_page_are_all_read_after_a_restart(milvus: MilvusStore) -> None:
+    """Written in an order that is not that of their ids; and more notices than a page, a report among them."""
+    names = [uuid.uuid4().hex for _ in range(2500)]
+    for at in range(0, 2500, 500):
+        await milvus.add([entry(0, id=name) for name in names[at : at + 500]])
+    now_ms = int(time.time() * 1000)
+    rows = [milvus_row(uuid.uuid4().hex, "notice", now_ms, {"selection": {"scope": f"s{number}"}}) for number in range(1200)]
+    await milvus._do("insert", milvus._control, data=rows)
+    await milvus.publish(Notice("z" * 32, now_ms, rejected="f" * 32))
+    await milvus.close()
+    await milvus.open()
+    assert await loaded(milvus) == set(names)
+    notices = (await milvus.changes(0)).notices
+    assert len(notices) == 1201
+    assert [notice.rejected for notice in notices if notice.rejected] == ["f" * 32]
+
+
+def milvus_row(row_id: str, kind: str, created: int, document: object) -> dict[str, Any]:
+    """Of the control collection."""
+    text = document if isinstance(document, str) else json.dumps(document)
+    return {"id": row_id, "kind": kind, "created": created, "document": text, "vector": [0.0, 1.0]}
+
+
+IDS = ['x" or id != "', "a\\", "\n\r\t", "\u2028", "zz", "", "'", "\x01", "\U0001f600", "a" * 31 + '"']
+
+
+async def test_rows_that_others_wrote_do_not_stop_a_router_from_following_what_is_new(stored: Site) -> None:  # noqa: F811
+    """Another replica of another time, or somebody with access: it starts, serves and hears of invalidations all the same."""
+    cache = await stored.open()
+    keeper = cache.keeper
+    assert keeper is not None
+    milvus = keeper._store
+    assert isinstance(milvus, MilvusStore)
+    now_ms = int(time.time() * 1000)
+    documents: list[Any] = ["", "[" * 60_000, "5", {"selection": {"ids": 5}}, {"selection": {"before_ms": 2**62}}, {"pair": [1]}]
+    garbage = [milvus_row(f"{row_id}", "notice", now_ms, documents[number % 6]) for number, row_id in enumerate(IDS)]
+    garbage += [milvus_row(f"f{number}", "notice", moment, {"selection": {}}) for number, moment in enumerate([2**62, -5])]
+    await milvus._do("upsert", milvus._control, data=garbage)
+    good = {**sound_row(milvus), "id": "0" * 32}
+    bad = [good | {"id": row_id} for row_id in IDS]
+    bad += [good | {"id": f"{number:032x}", **fields} for number, fields in enumerate(BAD_FIELDS, 1)]
+    await milvus._do("upsert", milvus._name, data=[good, *bad])
+    await store(cache, "ours")
+    await until(lambda: written(cache))
+    await stored.close(cache)
+    again = await stored.open()
+    assert {one.text for one in again.entries} == {"ours", "good"}
+    assert isinstance(await ask(again, "ours"), Hit)
+    assert again.keeper is not None
+    await until(lambda: written(again))
+    assert again.invalidate(Selection()) == 2
+    await until(lambda: written(again))
+    assert again.keeper.state.is_up
+    assert again.keeper._store.unreadable >= len(bad)  # type: ignore[attr-defined]
+
+
+BAD_FIELDS: list[dict[str, Any]] = [
+    {"key": 'x"'}, {"part": ""}, {"scope": "\U0001f600"}, {"decision": "\n"}, {"question": ""}, {"timestamp": -1},
+    {"timestamp": LATER_MS}, {"expires": LATER_MS}, {"embedding": np.zeros(384, np.float32)}, {"embedding": np.full(384, 1e30, np.float32)},
+]  # fmt: skip
+
+
+def sound_row(milvus: MilvusStore) -> dict[str, Any]:
+    """As a router writes it."""
+    row = milvus._row(entry(0, text="good"))
+    assert row is not None
+    return row
+
+
+async def test_what_a_column_cannot_hold_is_refused_and_not_taken_for_a_store_that_is_away(milvus: MilvusStore) -> None:
+    """The keeper then leaves it out without connecting anew."""
+    long = milvus_row("x" * 33, "notice", 0, {})
+    with pytest.raises(BackendError, match=REFUSED):
+        await milvus._do("upsert", milvus._control, data=[long])
+    with pytest.raises(BackendError, match=REFUSED):
+        await milvus._do("upsert", milvus._control, data=[milvus_row("x", "notice", 2**70, {})])
+    await milvus.publish(Notice("n" * 32, int(time.time() * 1000), Selection(scope="s")))
+    assert [notice.id for notice in (await milvus.changes(0)).notices] == ["n" * 32]
+
+
+async def test_an_invalidation_of_five_thousand_ids_reaches_the_store(stored: Site) -> None:  # noqa: F811
+    """And what is written behind it as well; after a restart all of it is still gone."""
+    cache = await stored.open(max_entries=6000)
+    keeper: Keeper | None = cache.keeper
+    assert keeper is not None
+    for number in range(5000):
+        made = entry(number)
+        cache.learn(made)
+        keeper.add(made)
+    await until(lambda: written(cache), 60)
+    assert cache.invalidate(Selection(ids=tuple(f"{number:032x}" for number in range(5000)))) == 5000
+    await store(cache, "behind it")
+    await until(lambda: written(cache), 60)
+    assert (keeper.state.refused, keeper.state.aside) == (0, 0)
+    await stored.close(cache)
+    again = await stored.open(max_entries=6000)
+    assert {one.text for one in again.entries} == {"behind it"}
+
+
+async def test_dropping_the_collection_at_the_start_does_not_drop_it_whenever_the_connection_comes_back(
+    milvus: MilvusStore,
+) -> None:
+    """`drop_collection_on_startup`: what was written since the start stays."""
+    await milvus.add([entry(1)])
+    await milvus.close()
+    dropping = MilvusStore(replace(milvus._settings, drops_at_start=True), "v1")
+    await dropping.open()
+    assert await loaded(dropping) == set()
+    await dropping.add([entry(2)])
+    await dropping.open()
+    assert await loaded(dropping) == {entry(2).id}
+    await dropping.close()
+    await milvus.open()
+
+
+async def test_a_request_under_way_when_the_connection_is_made_anew_is_a_miss_and_no_cancellation(milvus: MilvusStore) -> None:
+    """gRPC cancels it; the exchange that asked goes on."""
+    asking = [asyncio.create_task(milvus.nearest("a" * 32, VECTOR, 5, 0)) for _ in range(20)]
+    await asyncio.sleep(0)
+    await milvus.close()
+    ended = await asyncio.gather(*asking, return_exceptions=True)
+    assert {type(one) for one in ended} <= {BackendError, list}, ended
+    await milvus.open()
+
+
+class TestLite:
+    async def test_nobody_else_can_read_what_it_holds(self, tmp_path: Path) -> None:
+        """The folder is the owner's alone, and there is no TCP port: the key of the scopes lies in it."""
+        store_itself = MilvusStore(MilvusSettings(file=tmp_path / "new" / "cache.db"), "v1")
+        await store_itself.open()
+        assert stat.S_IMODE((tmp_path / "new" / "cache.db").stat().st_mode) == 0o700
+        assert store_itself._uri.startswith("unix:")
+        assert stat.S_IMODE(Path(store_itself._uri.removeprefix("unix:")).parent.stat().st_mode) == 0o700
+        await store_itself.close()
+
+    async def test_a_folder_that_was_open_to_others_is_shut_and_that_is_said(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It may have been made by an earlier version."""
+        folder = tmp_path / "cache.db"
+        folder.mkdir(mode=0o755)
+        folder.chmod(0o755)
+        store_itself = MilvusStore(MilvusSettings(file=folder), "v1")
+        await store_itself.open()
+        await store_itself.close()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert "was open to other users" in caplog.text
+
+    async def test_a_place_that_cannot_be_written_is_named_with_what_to_do(self, tmp_path: Path) -> None:
+        """Such as a configuration that is mounted read-only."""
+        (tmp_path / "file").write_text("")
+        for folder in (tmp_path / "file" / "cache.db", Path("/proc/cache.db"), tmp_path / "file"):
+            store_itself = MilvusStore(MilvusSettings(file=folder), "v1")
+            with pytest.raises(
+                ConfigError, match=r"cannot write .*: .*; set server\.state_path, or the variable STATE_DIRECTORY"
+            ):
+                await store_itself.open()
+
+    async def test_a_disk_that_is_full_is_no_mistake_of_the_operators(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The router serves without its store, and tries again."""
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("router.cache.lite.MilvusLite", full)
+        with pytest.raises(BackendError, match=r"cannot be written: No space left"):
+            await MilvusStore(MilvusSettings(file=tmp_path / "cache.db"), "v1").open()
+
+    async def test_another_router_on_the_same_folder_is_told_of(self, tmp_path: Path) -> None:
+        """As while one hands over to the next: it is tried again, and nothing is refused."""
+        one, other = (MilvusStore(MilvusSettings(file=tmp_path / "cache.db"), "v1") for _ in range(2))
+        await one.open()
+        with pytest.raises(BackendError, match="is in use by another router"):
+            await other.open()
+        await one.close()
+        await other.open()
+        await other.close()
+
+    async def test_its_first_start_is_silent(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """What it does not have is not asked of it, and it is not pinged more often than it allows."""
+        with caplog.at_level(logging.WARNING):
+            store_itself = MilvusStore(MilvusSettings(file=tmp_path / "cache.db"), "v1")
+            await store_itself.open()
+            await store_itself.close()
+        assert [record.getMessage() for record in caplog.records] == []
+        options = store_itself._connection()["grpc_options"]
+        assert options["grpc.keepalive_time_ms"] > 300_000  # gRPC's own least time between pings without data
+
+
+async def test_a_server_that_is_not_there_is_named_with_the_cause() -> None:
+    """Host, port, and the system's word; without waiting for pymilvus."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listened on
+        port = taken.getsockname()[1]
+        began = time.monotonic()
+        with pytest.raises(BackendError, match=rf"^Milvus at 127\.0\.0\.1:{port} does not answer: Connection refused$"):
+            await MilvusStore(MilvusSettings(host="127.0.0.1", port=port), "v1").open()
+        assert time.monotonic() - began < 2
+    with pytest.raises(BackendError, match=r"^Milvus at no\.such\.host\.invalid:19530 does not answer: \w+"):
+        await MilvusStore(MilvusSettings(host="no.such.host.invalid"), "v1").open()
+
+
+@needs_server
+async def test_something_else_on_the_port_is_told(encoder: Encoder, server: MilvusServer) -> None:  # noqa: F811
+    """It listens, and is no Milvus."""
+    asyncio_server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = asyncio_server.sockets[0].getsockname()[1]
+    with pytest.raises(BackendError, match=rf"^Milvus at 127\.0\.0\.1:{port} does not work: "):
+        await MilvusStore(MilvusSettings(host="127.0.0.1", port=port, timeout_s=3), "v1").open()
+    asyncio_server.close()

@@ -1,0 +1,154 @@
+"""What was invalidated stays away, and what was reported is not paired: in bounded memory, and in constant time."""
+
+from __future__ import annotations
+
+import stat
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.cache import invalidation
+from router.cache.base import Entry, Selection, pieces_of
+from router.cache.invalidation import (
+    Rejections,
+    Tombstones,
+    digest_of_pair,
+    digest_of_question,
+    parse_reference,
+    reference_of,
+)
+
+ENTRY = Entry("e" * 32, "k", "p", "alice", "faq", "small", "t", b"", 100, 2**62)
+
+
+@pytest.mark.parametrize(
+    ("selection", "before_ms", "is_gone"),
+    [
+        (Selection(), 101, True),
+        (Selection(), 100, False),
+        (Selection(decision="faq"), 101, True),
+        (Selection(decision="faq", model="small", scope="alice"), 101, True),
+        (Selection(decision="faq", scope="bob"), 101, False),
+        (Selection(model="large"), 101, False),
+    ],
+)
+def test_what_was_invalidated_is_turned_away_when_it_arrives(selection: Selection, before_ms: int, is_gone: bool) -> None:
+    """As far as the invalidation meant it."""
+    tombstones = Tombstones()
+    tombstones.mark(selection, before_ms)
+    assert tombstones.cover(ENTRY) is is_gone
+
+
+def test_an_invalidation_is_news_once() -> None:
+    """It is read again and again; an older one adds nothing to a newer."""
+    tombstones = Tombstones()
+    assert tombstones.mark(Selection(scope="alice"), 101)
+    assert not tombstones.mark(Selection(scope="alice"), 101)
+    assert not tombstones.mark(Selection(scope="alice"), 50)
+    assert tombstones.mark(Selection(scope="alice"), 102)
+
+
+def test_however_many_invalidations_there_were_none_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit in memory takes more than it meant, never less."""
+    monkeypatch.setattr(invalidation, "_MAX_MARKS", 10)
+    tombstones = Tombstones()
+    for number in range(100):
+        tombstones.mark(Selection(scope=f"customer {number}"), 101)
+    assert all(tombstones.cover(replace(ENTRY, scope=f"customer {number}")) for number in range(100))
+    assert not tombstones.cover(replace(ENTRY, created_ms=101))
+
+
+def test_clients_cannot_make_invalidated_entries_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evictions, which every new question may cause, do not push them out."""
+    monkeypatch.setattr(invalidation, "_MAX_EVICTED", 10)
+    tombstones = Tombstones()
+    tombstones.bury(ENTRY.id)
+    for number in range(100):
+        tombstones.evict(f"{number:032x}")
+    assert tombstones.cover(ENTRY)
+    assert tombstones.cover(replace(ENTRY, id=f"{99:032x}"))
+    assert not tombstones.cover(replace(ENTRY, id=f"{0:032x}"))
+
+
+def test_a_rejected_pair_is_forbidden_in_both_directions_and_nothing_else_is() -> None:
+    """Nor is it possible to get round it by case, white space or a full stop."""
+    rejections = Rejections()
+    assert rejections.add(digest_of_pair("Who is the creditor?", "Who is the debtor?"))
+    assert not rejections.add(digest_of_pair("Who is the debtor?", "Who is the creditor?"))
+    assert rejections.forbid("Who is the creditor?", "Who is the debtor?")
+    assert rejections.forbid("Who is the debtor?", "Who is the creditor?")
+    assert rejections.forbid("who is  the creditor ", "Who is the debtor.")
+    assert not rejections.forbid("Who is the creditor?", "Who's the creditor?")
+    assert not rejections.forbid("Who is the debtor?", "Who is the owner?")
+
+
+def test_a_rejected_question_is_paired_with_none() -> None:
+    """When the other half of the pair is not known."""
+    rejections = Rejections()
+    rejections.add(digest_of_question("Who is the debtor?"))
+    assert rejections.forbid("Who is the debtor?", "Who is the debitor?")
+    assert rejections.forbid("Who is the debitor?", "Who is the debtor?")
+    assert not rejections.forbid("Who is the creditor?", "Who is the owner?")
+    assert not rejections.forbid("", "Who is the owner?")
+
+
+def test_rejections_outlive_the_process_where_there_is_a_file(tmp_path: Path) -> None:
+    """Only this user can read it; lines that make no sense are passed over; without text of a question."""
+    file = tmp_path / "rejected_pairs"
+    Rejections(file).add(digest_of_pair("one", "other"))
+    file.write_bytes(file.read_bytes() + b"\xff\x00 garbage\n" + b"0" * 100_000)
+    again = Rejections(file)
+    assert again.forbid("other", "one")
+    assert len(again) == 1
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert b"other" not in file.read_bytes()
+
+
+def test_rejections_without_a_place_to_write_hold_as_long_as_the_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the log says so."""
+    rejections = Rejections(tmp_path / "missing" / "rejected_pairs")
+    rejections.add(digest_of_pair("one", "other"))
+    assert rejections.forbid("one", "other")
+    assert "is forgotten when this process ends" in caplog.text
+
+
+def test_a_reference_is_an_entry_and_a_pair() -> None:
+    """What is neither names nothing."""
+    reference = reference_of("e" * 32, "one", "other")
+    assert parse_reference(reference) == ("e" * 32, digest_of_pair("one", "other"))
+    assert parse_reference("e" * 32) == ("e" * 32, "")
+    for wrong in ("", "e" * 31, "E" * 32, f"{'e' * 32}-", f"{reference}-", f"{reference}\n", "../" * 20):
+        assert parse_reference(wrong) is None
+
+
+def test_what_an_invalidation_names_is_cut_into_pieces_that_fit_a_column() -> None:
+    """All of it, each id once, in order."""
+    ids = tuple(f"{number:032x}" for number in range(100_000))
+    pieces = list(pieces_of(Selection(ids=ids, decision="faq")))
+    assert tuple(entry_id for piece in pieces for entry_id in piece.ids or ()) == ids
+    assert max(len(str(piece)) for piece in pieces) < 60_000
+    assert {piece.decision for piece in pieces} == {"faq"}
+    assert list(pieces_of(Selection(scope="x"))) == [Selection(scope="x")]
+    assert list(pieces_of(Selection(ids=()))) == [Selection(ids=())]
+
+
+def test_asking_takes_as_long_after_ten_thousand_invalidations_as_after_one() -> None:
+    """An arriving entry is not held against each of them."""
+
+    def time_of(count: int) -> float:
+        tombstones = Tombstones()
+        for number in range(count):
+            tombstones.mark(Selection(scope=f"customer {number}"), 101)
+        best = 1e9
+        for _ in range(20):
+            began = time.perf_counter()
+            for _ in range(100):
+                tombstones.cover(ENTRY)
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    assert time_of(10_000) < 20 * time_of(1)

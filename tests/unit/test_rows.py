@@ -1,0 +1,170 @@
+"""Rows of a store that others write to: what we wrote is read as it was, and whatever else stands there is passed over."""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from base64 import b85encode
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from router.cache.base import Entry, Notice, Selection
+from router.cache.rows import MAX_STORED_BYTES, entry_of, entry_row, notice_document, notice_of, packed, unpacked
+from router.cache.soundness import fault_of
+
+NOW_MS = 1_800_000_000_000
+DAY_MS = 86_400_000
+VECTOR = np.full(384, 384**-0.5, np.float32)
+ENTRY = Entry("e" * 32, "f" * 32, "a" * 32, "global", "faq", "org/model:7b", "Q?", b'{"choices": []}', NOW_MS, NOW_MS + 1, VECTOR)
+
+
+def row_of(entry: Entry) -> dict[str, Any] | None:
+    """As it is stored."""
+    return entry_row(entry, "timestamp", "embedding", 384, NOW_MS)
+
+
+def read(row: dict[str, Any]) -> Entry | None:
+    """As it is read."""
+    return entry_of(row, "timestamp", "embedding", NOW_MS)
+
+
+def control(document: object, created: object = NOW_MS) -> dict[str, Any]:
+    """A control row."""
+    return {"id": "n", "created": created, "document": document if isinstance(document, str) else json.dumps(document)}
+
+
+@pytest.mark.parametrize("vector", [VECTOR, None])
+def test_an_entry_is_read_as_it_was_written(vector: Any) -> None:
+    """With its answer and its vector, or without one."""
+    row = row_of(replace(ENTRY, vector=vector))
+    assert row is not None
+    entry = read(row)
+    assert entry is not None
+    assert replace(entry, vector=None) == replace(ENTRY, vector=None)
+    assert (entry.vector is None) == (vector is None)
+
+
+FAULTS: list[tuple[str, Any]] = [
+    ("id", 'x" or id != "'),
+    ("id", "e" * 33),
+    ("key", ""),
+    ("partition", "A" * 32),
+    ("scope", "s" * 65),
+    ("decision", "d" * 257),
+    ("decision", "näme"),
+    ("model", 'm"'),
+    ("text", ""),
+    ("text", "x" * 16_385),
+    ("text", "é" * 8_193),
+    ("created_ms", -1),
+    ("created_ms", 0),
+    ("created_ms", NOW_MS + 2 * DAY_MS),
+    ("created_ms", 2**70),
+    ("expires_ms", NOW_MS),
+    ("expires_ms", -(2**63)),
+    ("expires_ms", 2**62),
+    ("vector", np.full(384, np.nan, np.float32)),
+    ("vector", np.full(384, np.inf, np.float32)),
+    ("vector", np.zeros(384, np.float32)),
+    ("vector", np.full(383, 383**-0.5, np.float32)),
+    ("vector", VECTOR.reshape(2, 192)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), FAULTS, ids=[f"{name}-{number}" for number, (name, _) in enumerate(FAULTS)])
+def test_a_field_that_is_out_of_all_bounds_is_neither_written_nor_read(name: str, value: Any) -> None:
+    """It is named."""
+    entry = replace(ENTRY, **{name: value})
+    fault = fault_of(entry, NOW_MS)
+    assert fault is not None
+    assert fault[0] == name or (name, fault[0]) == ("created_ms", "expires_ms")
+    assert row_of(entry) is None
+    column = {"partition": "part", "text": "question", "created_ms": "timestamp", "expires_ms": "expires", "vector": "embedding"}
+    row = row_of(ENTRY)
+    assert row is not None
+    assert read({**row, column.get(name, name): value}) is None
+
+
+def test_what_a_store_cannot_take_is_not_written() -> None:
+    """Half a surrogate pair, an answer that is too long when compressed."""
+    assert row_of(replace(ENTRY, text="half \ud800 a pair")) is None
+    assert row_of(replace(ENTRY, answer=np.random.default_rng(1).bytes(MAX_STORED_BYTES))) is None
+
+
+def test_an_answer_that_is_none_is_empty_and_a_small_one_cannot_grow_without_bound() -> None:
+    """Whoever can write to the store can write 64 KiB that unpack to a gigabyte."""
+    assert unpacked(packed(b"answer")) == b"answer"
+    for text in ("", "x", "\u2028", packed(b"answer")[:-3], b85encode(b"no zlib").decode(), 'a"b'):
+        assert unpacked(text) == b""
+    bomb = b85encode(zlib.compress(bytes(40_000_000), 9)).decode()
+    assert len(bomb) < MAX_STORED_BYTES
+    assert unpacked(bomb) == b""
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        Notice("n", NOW_MS, Selection(ids=("a", "b"))),
+        Notice("n", NOW_MS, Selection(decision="faq", scope="s", before_ms=NOW_MS + 1)),
+        Notice("n", NOW_MS, rejected="a" * 32),
+    ],
+)
+def test_a_notice_is_read_as_it_was_written(notice: Notice) -> None:
+    """Entries that are gone, or a pair."""
+    assert notice_of(control(notice_document(notice)), NOW_MS) == notice
+
+
+def test_an_invalidation_without_a_moment_means_what_was_there_when_it_was_written() -> None:
+    """Not what is stored later."""
+    read_back = notice_of(control({"selection": {}}), NOW_MS)
+    assert read_back is not None
+    assert read_back.selection == Selection(before_ms=NOW_MS + 1)
+
+
+GARBAGE: list[Any] = [
+    "", "{", "null", "5", "[]", '"x"', "[" * 60_000, '{"a":' * 10_000, "NaN", "{}", "\x00",
+    {"selection": None}, {"selection": 5}, {"selection": []}, {"selection": {"ids": 5}}, {"selection": {"ids": [5]}},
+    {"selection": {"ids": "abc"}}, {"selection": {"before_ms": "x"}}, {"selection": {"before_ms": 1e400}},
+    {"selection": {"before_ms": 2**70}}, {"selection": {"before_ms": True}}, {"selection": {"before_ms": -5}},
+    {"selection": {"scope": ["x"]}}, {"selection": {"decision": {}}}, {"rejected": 5}, {"rejected": "x"}, {"rejected": ""},
+    {"rejected": ["a", "b"]}, {"pair": ["a", "b"], "selection": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("document", GARBAGE, ids=range(len(GARBAGE)))
+def test_a_notice_that_makes_no_sense_is_passed_over(document: Any) -> None:
+    """Whatever it is."""
+    assert notice_of(control(document), NOW_MS) is None
+
+
+@pytest.mark.parametrize("created", [None, "x", -1, 2**63 - 1, NOW_MS + 2 * DAY_MS, float("nan"), float("inf"), [], {}])
+def test_a_notice_of_no_time_is_passed_over(created: Any) -> None:
+    """One of a far future would forbid everything until then."""
+    assert notice_of(control({"selection": {}}, created), NOW_MS) is None
+
+
+def test_reading_never_raises_whatever_a_row_holds() -> None:
+    """Ten thousand rows with fields missing, swapped for others, or of another type."""
+    generator = random.Random(1)
+    good = row_of(ENTRY)
+    assert good is not None
+    values: list[Any] = [
+        None, "", "x" * 70_000, "\ud800", -1, 0, 2**63, 2**200, 1.5, float("nan"), float("inf"), True, [], {}, [1, "x"], b"\xff",
+        np.array([]), [None] * 384, [float("nan")] * 384, [1e308] * 384, "[" * 5000, object(),
+    ]  # fmt: skip
+    control_row = control({"selection": {"ids": ["a"]}, "rejected": "a" * 32})
+    for _ in range(10_000):
+        row, notice = dict(good), dict(control_row)
+        for target in (row, notice):
+            for name in generator.sample(sorted(target), generator.randint(1, 3)):
+                if generator.random() < 0.2:
+                    del target[name]
+                else:
+                    target[name] = generator.choice(values)
+        entry = read(row)
+        assert entry is None or fault_of(entry, NOW_MS) is None
+        notice_of(notice, NOW_MS)
