@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from router.core.question import Limits
@@ -13,7 +13,7 @@ from router.core.types import Terms
 CONTROLS = ("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
 """What a client may ask for; the operator lists which of them count."""
 TTL_HEADER = "x-vsr-cache-ttl"
-_DIRECTIVE = re.compile(r"\s*([a-z-]+)\s*(?:=\s*\"?(\d{1,9})\"?)?\s*(?:,|$)", re.IGNORECASE)
+_SECONDS = re.compile(r"\d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,17 @@ class CachePlan:
     """What a client may ask for at most."""
 
 
+def _directives(value: str) -> Iterator[tuple[str, str]]:
+    """Each directive of a Cache-Control header in lower case, with its number of seconds, if it has one."""
+    for directive in value.split(","):
+        name, _, argument = directive.partition("=")
+        seconds = argument.strip().removeprefix('"').removesuffix('"')
+        yield name.strip().lower(), seconds if _SECONDS.fullmatch(seconds) else ""
+
+
 def terms_for(terms: Terms, plan: CachePlan, headers: Mapping[str, str]) -> Terms:
     """The decision's terms with the client's own wishes, as far as the operator lets them count."""
-    asked = {name.lower(): value for name, value in _DIRECTIVE.findall(headers.get("cache-control", ""))}
-    asked = {name: value for name, value in asked.items() if name in plan.controls}
+    asked = {name: value for name, value in _directives(headers.get("cache-control", "")) if name in plan.controls}
     ttl = headers.get(TTL_HEADER, "").strip() if "ttl" in plan.controls else ""
     max_age = asked.get("max-age", "")
     return replace(
