@@ -45,7 +45,7 @@ class RequestError(RouterError):
     def __init__(self, http_status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.http_status = http_status
-        """400 to 499; what the client sees as the HTTP status."""
+        """400 to 599; what the client sees as the HTTP status."""
         self.message = message
         """One sentence that names the field and the fix; never holds prompt text."""
         self.param = param

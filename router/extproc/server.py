@@ -29,6 +29,7 @@ from router.core.types import (
     Lookup,
     Miss,
     Outcome,
+    Overloaded,
     Pause,
     Question,
     RequestHeaders,
@@ -47,6 +48,7 @@ from router.extproc.pb import extproc_pb2 as pb
 log = logging.getLogger(__name__)
 
 _WAITING_ROOM_S = 0.5  # beside the wait itself: Envoy counts from when it hears of it
+_MAX_WAIT_S = 0.5  # of a large body for its turn: half of envoy.yaml's `message_timeout`, the other half is for reading it
 _ROOM_BYTES = 1024 * 1024  # for headers and attributes that come with the largest body
 _HEALTH_SERVICES = ("", "liveness", "readiness", wire.SERVICE)  # the names that the Gateway API's endpoint pickers use
 
@@ -124,6 +126,7 @@ class Processor:
         self._sense = sense
         self._instruments = instruments
         self._answers = answers
+        self._is_reading = asyncio.Lock()
 
     async def process(self, messages: Messages, context: Context) -> AsyncIterator[pb.ProcessingResponse]:
         """One gRPC stream: the whole life of one exchange."""
@@ -132,13 +135,13 @@ class Processor:
             async for message in messages:
                 phase, event = wire.decode(message)
                 run = run or self._begin(event)
-                action = await self._answer(run, event)
+                action = await self._carry_on(run, event, run.exchange.receive(event))
                 if isinstance(action, Lookup):
                     found = await self._look_up(run, action)
                     if isinstance(found, Waiting):
                         yield wire.more_time(found.wait_s + _WAITING_ROOM_S)
                         found = await self._follow(run)
-                    action = self._noted(run, event, run.exchange.receive(_looked_up(found)))
+                    action = await self._carry_on(run, event, run.exchange.receive(_looked_up(found)))
                 is_last = wire.is_last(action)
                 if is_last:  # before the answer goes out: Envoy may end the stream the moment it has it
                     run.ending = run.exchange.ending
@@ -158,18 +161,32 @@ class Processor:
         headers = event.headers if isinstance(event, RequestHeaders) else {}
         return Run(Exchange(self.snapshot), self._instruments.begin(headers))
 
-    async def _answer(self, run: Run, event: Event) -> Action:
-        action = run.exchange.receive(event)
+    async def _carry_on(self, run: Run, event: Event, action: Action) -> Action:
+        """Bring what the exchange wants before it has an answer to `event` for Envoy."""
         while isinstance(action, Pause | Sense):
             if isinstance(action, Pause):
-                await asyncio.sleep(0)
-                action = run.exchange.receive(Resumed())
+                action = await self._take_turns(run.exchange, action)
                 continue
             began = perf_counter()
             readings = await self._sense(action)
             run.sensing_s += perf_counter() - began
             action = run.exchange.receive(Sensed(readings))
         return self._noted(run, event, action)
+
+    async def _take_turns(self, exchange: Exchange, action: Action) -> Action:
+        """Work on a large body, one at a time and in steps: whoever sends many of them holds up large ones alone."""
+        try:
+            async with asyncio.timeout(_MAX_WAIT_S):
+                await self._is_reading.acquire()
+        except TimeoutError:
+            return exchange.receive(Overloaded())
+        try:
+            while isinstance(action, Pause):
+                await asyncio.sleep(0)
+                action = exchange.receive(Resumed())
+            return action
+        finally:
+            self._is_reading.release()
 
     def _noted(self, run: Run, event: Event, action: Action) -> Action:
         """Take the times; a route carries the trace on."""
