@@ -39,10 +39,11 @@ async def explain(snapshot: Snapshot, sense: Sensor, data: bytes, headers: Mappi
     request_headers = {**headers, ":method": "POST", ":path": Endpoint.CHAT.value}
     exchange.receive(RequestHeaders(request_headers, is_end=False))
     action = exchange.receive(RequestBody(data))
-    while isinstance(action, Pause):
-        action = exchange.receive(Resumed())
     readings: Readings = {}
-    while isinstance(action, Sense):
+    while isinstance(action, Pause | Sense):
+        if isinstance(action, Pause):
+            action = exchange.receive(Resumed())
+            continue
         brought = await sense(action)
         readings = {**readings, **brought}
         action = exchange.receive(Sensed(brought))

@@ -14,7 +14,7 @@ from router.core.types import Terms
 CONTROLS = ("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
 """What a client may ask for; the operator lists which of them count."""
 TTL_HEADER = "x-vsr-cache-ttl"
-_DIRECTIVE = re.compile(r"\s*([a-z-]+)\s*(?:=\s*\"?(\d{1,9})\"?)?\s*(?:,|$)", re.IGNORECASE)
+_SECONDS = re.compile(r"\d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,13 @@ def backend_ttl_s(headers: Mapping[str, str], is_event_stream: bool) -> float | 
 
 
 def _directives(headers: Mapping[str, str]) -> dict[str, str]:
-    """Of a `Cache-Control` header, by lower-case name."""
-    return {name.lower(): value for name, value in _DIRECTIVE.findall(headers.get("cache-control", ""))}
+    """The directives of a `Cache-Control` header in lower case, each with its number of seconds, if it has one."""
+    found: dict[str, str] = {}
+    for directive in headers.get("cache-control", "").split(","):
+        name, _, argument = directive.partition("=")
+        seconds = argument.strip().removeprefix('"').removesuffix('"')
+        found[name.strip().lower()] = seconds if _SECONDS.fullmatch(seconds) else ""
+    return found
 
 
 def _asked(plan: CachePlan, headers: Mapping[str, str]) -> dict[str, str]:

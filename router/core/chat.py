@@ -186,7 +186,7 @@ def _prompt_text(prompt: object) -> str:
 
 
 def _size_bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _tokens(size_bytes: int) -> int:

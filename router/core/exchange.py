@@ -5,8 +5,9 @@ No I/O, no clock, no logging. The shell carries out what is returned and never d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from urllib.parse import unquote
 
 from router.core.answers import Answer, AnswerReader, NotStorable, as_json, as_stream
@@ -19,7 +20,7 @@ from router.core.policy import Policy, Readings, Unread
 from router.core.prompt import prompt_of, reads_of
 from router.core.question import Ineligible, question_of
 from router.core.recorder import UsageRecorder
-from router.core.replies import blocked, error_reply, models_reply, not_cached, unknown_model, unreadable
+from router.core.replies import blocked, error_reply, models_reply, not_cached, overloaded, unknown_model, unreadable
 from router.core.rewrite import effort_of, rewrite
 from router.core.types import (
     Action,
@@ -36,6 +37,7 @@ from router.core.types import (
     Missing,
     Model,
     Outcome,
+    Overloaded,
     Pause,
     ReasoningFamily,
     Replace,
@@ -60,6 +62,7 @@ PATH_HEADER = "x-vsr-response-path"
 MODELS_PATH = "/v1/models"
 _ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
 _OK = 200
+_END = object()
 _MOST_DIGITS = 19  # of a length: as many as any limit has, and few enough for `int`, which refuses more than 4,300
 
 
@@ -116,12 +119,11 @@ class AwaitingBody:
 
 
 @dataclass(frozen=True, slots=True)
-class Counting:
-    """What the body holds is being counted, a piece at a time."""
+class Paused:
+    """A large body is worked on, and other exchanges have their turn."""
 
-    endpoint: Endpoint
-    data: bytes
-    pieces: Iterator[None]
+    then: Callable[[], Action]
+    """The next step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class Done:
     """The rest passes without us."""
 
 
-State = Start | AwaitingBody | Counting | Sensing | LookingUp | AwaitingResponse | Answering | Done
+State = Start | AwaitingBody | Paused | Sensing | LookingUp | AwaitingResponse | Answering | Done
 
 
 @dataclass(slots=True)
@@ -213,8 +215,8 @@ class Exchange:
                 return self._on_request_headers(event)
             case AwaitingBody(endpoint), RequestBody(data):
                 return self._on_request_body(endpoint, data)
-            case Counting(endpoint, data, pieces), Resumed():
-                return self._on_turn(endpoint, data, pieces)
+            case Paused(then), (Resumed() | Overloaded()):
+                return self._on_turn(then, event)
             case Sensing(request, body), Sensed(readings):
                 return self._on_sensed(request, body, readings)
             case LookingUp(request, body, terms), LookedUp():
@@ -259,17 +261,27 @@ class Exchange:
 
     def _on_request_body(self, endpoint: Endpoint, data: bytes) -> Action:
         _check_size(len(data), self.snapshot.max_body_bytes)
-        return self._on_turn(endpoint, data, count_body(data, self.snapshot.bounds))
+        return self._count(endpoint, data, count_body(data, self.snapshot.bounds))
 
-    def _on_turn(self, endpoint: Endpoint, data: bytes, pieces: Iterator[None]) -> Action:
+    def _count(self, endpoint: Endpoint, data: bytes, pieces: Iterator[None]) -> Action:
         """Count the next piece; after the last one the body is read."""
-        for _ in pieces:
-            if len(data) > PIECE_BYTES:
-                self.state = Counting(endpoint, data, pieces)
-                return Pause()
-        return self._on_counted(endpoint, data)
+        if next(pieces, _END) is _END:
+            return self._read(endpoint, data)
+        return self._in_turns(len(data), partial(self._count, endpoint, data, pieces))
 
-    def _on_counted(self, endpoint: Endpoint, data: bytes) -> Action:
+    def _on_turn(self, then: Callable[[], Action], event: Resumed | Overloaded) -> Action:
+        if isinstance(event, Overloaded):
+            raise overloaded()
+        return then()
+
+    def _in_turns(self, size: int, step: Callable[[], Action]) -> Action:
+        """The next step of the work on a body: at once on a small one, on a large one after others had their turn."""
+        if size <= PIECE_BYTES:
+            return step()
+        self.state = Paused(step)
+        return Pause()
+
+    def _read(self, endpoint: Endpoint, data: bytes) -> Action:
         request, body = parse(endpoint, data, self._headers, self.snapshot.bounds)
         self._request = request
         if endpoint is Endpoint.EMBEDDINGS and request.model in self.snapshot.auto_models:
@@ -319,7 +331,7 @@ class Exchange:
             return self._refuse(error, decision)
         plan = self.snapshot.cache
         if plan is None:
-            return self._route(request, body, decision, stores=False)
+            return self._without_cache(request, body, decision, None, stores=False)
         lookup = _lookup(plan, request, body, decision)
         if isinstance(lookup, Ineligible):
             self._cache = CacheNote("skipped", lookup.reason)
@@ -381,10 +393,12 @@ class Exchange:
             "x-vsr-cache-status": f"{self._cache.status}:{self._cache.reason}",
         }
 
-    def _without_cache(self, request: ChatRequest, body: Body, decision: Decision, plan: CachePlan, *, stores: bool) -> Action:
-        if wants_only_cached(plan, request.headers):
+    def _without_cache(
+        self, request: ChatRequest, body: Body, decision: Decision, plan: CachePlan | None, *, stores: bool
+    ) -> Action:
+        if plan and wants_only_cached(plan, request.headers):
             raise not_cached()
-        return self._route(request, body, decision, stores=stores)
+        return self._in_turns(len(body.text), partial(self._route, request, body, decision, stores=stores))
 
     def _route(self, request: ChatRequest, body: Body, decision: Decision, *, stores: bool) -> Action:
         records = stores or (self.snapshot.records_usage and request.endpoint is not Endpoint.EMBEDDINGS)

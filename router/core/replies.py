@@ -49,6 +49,11 @@ def not_cached() -> RequestError:
     return RequestError(504, message, param="cache-control", code="not_cached")
 
 
+def overloaded() -> RequestError:
+    """The 503 for a large body that could not be read in time. To let it pass unread would let it pass every rule."""
+    return RequestError(503, "too many large requests at once; try again in a second", code="overloaded")
+
+
 def blocked(block: Block) -> RequestError:
     """The 403 of a rule that blocks. Says what the operator wrote, and nothing of the prompt."""
     return RequestError(403, block.message, param="messages", code="blocked")

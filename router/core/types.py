@@ -317,6 +317,11 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class Overloaded:
+    """The shell's other answer to `Pause`: too many large bodies wait for their turn."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResponseHeaders:
     headers: Mapping[str, str]
     is_end: bool
@@ -334,7 +339,7 @@ class Trailers:
     """Trailers of either direction; never changed."""
 
 
-Event = RequestHeaders | RequestBody | Resumed | Sensed | LookedUp | ResponseHeaders | ResponseBody | Trailers
+Event = RequestHeaders | RequestBody | Resumed | Overloaded | Sensed | LookedUp | ResponseHeaders | ResponseBody | Trailers
 
 
 # -- actions: one goes out for each event ----------------------------------------------------------------------------

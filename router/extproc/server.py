@@ -30,6 +30,7 @@ from router.core.types import (
     Lookup,
     Miss,
     Outcome,
+    Overloaded,
     Pause,
     Question,
     RequestHeaders,
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 
 _WAITING_ROOM_S = 0.5  # beside the wait itself: Envoy counts from when it hears of it
 _PATIENCE_S = 0.2  # within Envoy's own message_timeout; a guard that takes longer asks for more
+_MAX_WAIT_S = 0.5  # of a large body for its turn: half of envoy.yaml's `message_timeout`, the other half is for reading it
 _ROOM_BYTES = 1024 * 1024  # for headers and attributes that come with the largest body
 _HEALTH_SERVICES = ("", "liveness", "readiness", wire.SERVICE)  # the names that the Gateway API's endpoint pickers use
 
@@ -126,6 +128,7 @@ class Processor:
         self._sense = sense
         self._instruments = instruments
         self._answers = answers
+        self._is_reading = asyncio.Lock()
 
     async def process(self, messages: Messages, context: Context) -> AsyncIterator[pb.ProcessingResponse]:
         """One gRPC stream: the whole life of one exchange."""
@@ -140,13 +143,15 @@ class Processor:
                         if action.prompt and not await _is_done(readings, _PATIENCE_S):
                             yield wire.more_time(run.exchange.snapshot.longest_wait_s + _WAITING_ROOM_S)
                         action = run.exchange.receive(Sensed(await readings))
+                    action = await self._past_pauses(run, action)
                 action = self._noted(run, event, action)
                 if isinstance(action, Lookup):
                     found = await self._look_up(run, action)
                     if isinstance(found, Waiting):
                         yield wire.more_time(found.wait_s + _WAITING_ROOM_S)
                         found = await self._follow(run)
-                    action = self._noted(run, event, run.exchange.receive(_looked_up(found)))
+                    action = await self._past_pauses(run, run.exchange.receive(_looked_up(found)))
+                    action = self._noted(run, event, action)
                 is_last = _is_last(run, action)
                 yield wire.encode(phase, action)
                 if is_last:
@@ -164,13 +169,6 @@ class Processor:
         headers = event.headers if isinstance(event, RequestHeaders) else {}
         return Run(Exchange(self.snapshot), self._instruments.begin(headers))
 
-    async def _past_pauses(self, run: Run, action: Action) -> Action:
-        """Other exchanges have their turn, as often as the core offers it."""
-        while isinstance(action, Pause):
-            await asyncio.sleep(0)
-            action = run.exchange.receive(Resumed())
-        return action
-
     @contextlib.asynccontextmanager
     async def _sensing(self, run: Run, action: Sense) -> AsyncIterator[asyncio.Future[Readings]]:
         """The readings under way; however this ends, they do not go on behind it."""
@@ -181,6 +179,23 @@ class Processor:
         finally:
             readings.cancel()
             run.sensing_s += perf_counter() - began
+
+    async def _past_pauses(self, run: Run, action: Action) -> Action:
+        """Large bodies are worked on one at a time and in steps: whoever sends many of them holds up large ones alone."""
+        if not isinstance(action, Pause):
+            return action
+        try:
+            async with asyncio.timeout(_MAX_WAIT_S):
+                await self._is_reading.acquire()
+        except TimeoutError:
+            return run.exchange.receive(Overloaded())
+        try:
+            while isinstance(action, Pause):
+                await asyncio.sleep(0)
+                action = run.exchange.receive(Resumed())
+            return action
+        finally:
+            self._is_reading.release()
 
     def _noted(self, run: Run, event: Event, action: Action) -> Action:
         """Take the times; a route carries the trace on."""

@@ -1,7 +1,7 @@
 """`make bench`: what the router costs, as medians and ratios taken side by side in one run. Asserts nothing.
 
 python -m tests.bench [--quick] [--without-litellm] [PART ...]      parts: models, latency, streams, throughput, workers,
-cache, examples
+cache, examples, bodies
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import uvloop
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.onnx import Encoder
 from router.signals.passes import Passes
-from tests.bench import cache, examples, models
+from tests.bench import bodies, cache, examples, models
 from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import LiteLLM, Rig, make_rig
 
-PARTS = ("models", "latency", "streams", "throughput", "workers", "cache", "examples")
+PARTS = ("models", "latency", "streams", "throughput", "workers", "cache", "examples", "bodies")
 CHAT = "/v1/chat/completions"
 QUESTIONS = [
     "Explain why the derivative of a constant is zero, and give an example for case {}.",
@@ -230,6 +230,8 @@ def through_envoy(parts: Sequence[str], options: argparse.Namespace, rounds: int
             cache.run(folder, rounds, count, [*sizes, 1_000_000] if options.million else sizes)
         if "examples" in parts:
             examples.run(folder)
+        if "bodies" in parts:
+            bodies.run(folder)
         if "workers" in parts:
             uvloop.run(one_and_two_workers(folder, rounds, count))
 

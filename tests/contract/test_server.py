@@ -131,6 +131,31 @@ async def test_a_body_of_ten_megabytes_is_routed(serve: Serve) -> None:
     assert len(reply.request_body.response.body_mutation.body) > 10 << 20
 
 
+async def test_many_large_bodies_at_once_hold_up_each_other_and_nobody_else(serve: Serve) -> None:
+    """One is read at a time, in steps; what waits too long for its turn is refused, and never left to Envoy's policy."""
+    _, port, record = await serve()
+    large = body_message(chat_body("x" * (10 << 20)))
+
+    async def answer(message: pb.ProcessingRequest) -> pb.ProcessingResponse:
+        async with stream(port) as call:
+            await call.write(headers_message())
+            await call.read()
+            await call.write(message)
+            return await call.read()
+
+    flood = [asyncio.create_task(answer(large)) for _ in range(12)]
+    small = 0
+    while not all(task.done() for task in flood):
+        assert (await answer(body_message(chat_body()))).WhichOneof("response") == "request_body"
+        small += 1
+    assert small >= 3
+    answers = [task.result() for task in flood]
+    refused = [reply.immediate_response.status.code for reply in answers if reply.HasField("immediate_response")]
+    assert set(refused) <= {503}
+    assert len(refused) < len(flood)
+    assert all(outcome.ending in ("routed", "replied") for outcome in record.outcomes)
+
+
 async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(serve: Serve) -> None:
     """Nothing goes on for nobody."""
     cancelled = asyncio.Event()

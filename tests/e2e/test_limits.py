@@ -132,7 +132,7 @@ def test_there_are_only_so_many_connections(bounded: Stack, opened: contextlib.E
 
 
 def test_unfinished_bodies_do_not_take_all_memory(bounded: Stack, opened: contextlib.ExitStack) -> None:
-    """30 of 15 MiB are 450. Who comes meanwhile gets an error, and a second later what he sent is gone; who comes after is served."""
+    """30 of 15 MiB are 450. Who comes meanwhile gets an error, and what he sent is gone a second later."""
     part = b" " * MIB
     for _ in range(30):
         client = connect(bounded, opened)

@@ -14,7 +14,7 @@ from router.core import bodysize
 from router.core.bodysize import DEFAULTS, BodyBounds, count
 from router.core.chat import parse
 from router.core.exchange import Exchange
-from router.core.types import Endpoint, Pause, Reply, RequestBody, Resumed, Route
+from router.core.types import Endpoint, Overloaded, Pause, Reply, RequestBody, Resumed, Route
 from router.errors import RequestError
 from tests.unit.builders import chat_body, request_headers, snapshot
 
@@ -125,10 +125,21 @@ def test_a_large_body_is_counted_in_turns() -> None:
     while isinstance(action, Pause):
         action, pauses = exchange.receive(Resumed()), pauses + 1
     assert isinstance(action, Route)
-    assert pauses == 4
+    assert pauses == 5  # four pieces, and then the rewriting
     exchange = Exchange(snapshot(max_body_bytes=1 << 24))
     exchange.receive(request_headers())
     assert isinstance(exchange.receive(RequestBody(chat_body("x" * 1000))), Route)
+
+
+def test_a_large_body_whose_turn_does_not_come_is_refused() -> None:
+    """Envoy would let it pass unread a moment later."""
+    exchange = Exchange(snapshot(max_body_bytes=1 << 24))
+    exchange.receive(request_headers())
+    assert exchange.receive(RequestBody(chat_body("x" * (1 << 20)))) == Pause()
+    reply = exchange.receive(Overloaded())
+    assert isinstance(reply, Reply)
+    assert reply.http_status == 503
+    assert exchange.outcome("replied").error_code == "overloaded"
 
 
 def test_a_large_body_that_passes_a_bound_is_answered_before_it_is_read_whole() -> None:

@@ -1,0 +1,232 @@
+"""Every function that reads what a client or a backend sends takes time in proportion to it.
+
+A text four times as long takes about four times as long, and sixteen times where something is quadratic. Measured is processor
+time of this thread; a noisy machine gets several tries, and what is quadratic fails all of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache
+from time import thread_time
+
+import numpy as np
+import pytest
+
+from router.config import SHIPPED_BUNDLE
+from router.core import guards
+from router.core.answers import AnswerReader, NotStorable, as_stream, checked, decode
+from router.core.bodysize import DEFAULTS, BodyBounds, count
+from router.core.caching import CachePlan, ScopePlan, terms_for
+from router.core.chat import Body, parse
+from router.core.jsontext import read_array, read_document, read_object
+from router.core.question import Limits, question_of
+from router.core.recorder import UsageRecorder
+from router.core.rewrite import rewrite
+from router.core.sse import FrameSplitter, data_of, usage_in
+from router.core.types import Decision, Endpoint, Reasoning, SystemPrompt, Terms
+from router.errors import RequestError
+from router.extproc import wire
+from router.extproc.pb import extproc_pb2 as pb
+from router.patterns import compile_pattern, keyword_patterns
+from router.signals.patterns import with_patterns
+from router.signals.spans import spans_of
+from router.signals.text import Reader
+from tests.unit.builders import FAMILIES, SMALL, ask
+
+SHORT, LONG = 1024, 4096
+MANY = 4096
+LINEAR, TRIES = 8.0, 6
+TOO_SHORT_TO_TELL_S = 0.002
+
+PIECES = (
+    *"/`'\"1-_aA()!+#=@: \n\t,.$^[{\\<&|~", *"\u00e9\u65e5\U0001f600\u0301\u2019\x00\ud800",
+    "a ", "my ", "1,", "1.", "--a", "a_", "a.", "aA", "Aa", "()", "1!", "a/", "./", "//a", "the ", "please ", "can you ", "hi, ",
+    "so ", "not ", "i ", "used to ", "next ", "who ", "a@", "a.b@", "1:", "::", "0:", "a-", "4111 ", "AB12", "1-", "x=",
+    "max-age=", "a,", '="', "1.1.1.", "\u2019s ", "::1", "a\n", "no-cache,", "data: ", "my order my ",
+)  # fmt: skip
+"""What runs through a regular expression's repetitions, one or two for each in the code."""
+TERMS = Terms(0.8, 60.0, ())
+PLAN = CachePlan(ScopePlan("authorization", b"key"), Limits(), {}, "v1")
+KINDS = ("EMAIL_ADDRESS", "IBAN_CODE", "CREDIT_CARD", "US_SSN", "IP_ADDRESS")
+WORDS = keyword_patterns(["sql", "c++", "a b", "\u00fcber"], [r"\bdef \w+\(", "(a+)+$", "a.{0,60}b"], is_case_sensitive=False)
+
+
+@cache
+def reader() -> Reader:
+    """The shipped model's."""
+    return Reader(SHIPPED_BUNDLE / "tokenizer.json", 128)
+
+
+def body_of(document: object) -> Body:
+    """A request body, read."""
+    return Body(*read_document(json.dumps(document).encode()))
+
+
+def judge_wording(text: str) -> None:
+    """Every guard, on two questions that were not taken apart before."""
+    guards._taken_apart.cache_clear()
+    other = f"{text}x"
+    guards.is_same_wording(text, other)
+    for name in guards.GUARDS:
+        guards.conflict(text, other, [name])
+
+
+def ask_cache(text: str) -> None:
+    """The question's own patterns, key and partition."""
+    body = body_of({"model": "auto", "messages": [{"role": "system", "content": text}, {"role": "user", "content": text}]})
+    limits = Limits(max_text_chars=100_000)
+    question_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", limits, "v1")
+
+
+def find_spans(text: str) -> None:
+    """A label on every token."""
+    ids, offsets = reader()._read(text)
+    labels = np.zeros((len(ids), 5), dtype=np.float32)
+    labels[:, 1] = 1
+    spans_of(text, labels, offsets, ["A", "B"])
+
+
+OF_TEXT: dict[str, Callable[[str], object]] = {
+    "guards": judge_wording,
+    "question": ask_cache,
+    "cache control": lambda text: terms_for(TERMS, PLAN, {"cache-control": text, "x-vsr-cache-ttl": text}),
+    "chat": lambda text: parse(Endpoint.CHAT, json.dumps({"model": text, "messages": [{"role": text, "x": text}]}).encode(), {}),
+    "keywords": lambda text: [pattern.search(text) for pattern in WORDS],
+    "header pattern": lambda text: compile_pattern("(a|a)*b?").fullmatch(text),
+    "forms of personal data": lambda text: with_patterns(text, (), KINDS),
+    "tokens": lambda text: reader().windows(text, 16),
+    "spans": find_spans,
+}  # fmt: skip
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """Processor time of one call."""
+    began = thread_time()
+    with suppress(RequestError, NotStorable):  # a refusal takes time, too
+        act()
+    return thread_time() - began
+
+
+def is_linear(short: Callable[[], object], long: Callable[[], object]) -> bool:
+    """Whether four times the size has taken clearly less than sixteen times the time, in any of several tries."""
+    for _ in range(TRIES):
+        long_s = seconds(long)
+        if long_s < TOO_SHORT_TO_TELL_S or long_s < LINEAR * seconds(short):
+            return True
+    return False
+
+
+def quadratic_pieces(function: Callable[[str], object], pieces: Iterable[str] = PIECES) -> list[str]:
+    """Pieces that texts can be made of which take too long."""
+    return [
+        piece
+        for piece in pieces
+        if not is_linear(
+            lambda piece=piece: function((piece * SHORT)[:SHORT] + "!?"),
+            lambda piece=piece: function((piece * LONG)[:LONG] + "!?"),
+        )
+    ]
+
+
+@pytest.mark.parametrize("name", OF_TEXT)
+def test_a_text_of_any_characters_takes_time_in_proportion(name: str) -> None:
+    """No piece, repeated, drives a regular expression into trying everything from every place."""
+    assert quadratic_pieces(OF_TEXT[name]) == []
+
+
+# -- documents, streams, headers -----------------------------------------------------------------------------------------
+
+FRAME = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"logprobs":{"content":[{"token":"a"}]},"finish_reason":null}]}\n\n'
+WIDE = BodyBounds(10**8, 10**8, 500, 10**8)
+SOME_KEYS = [b'"%d":0' % number for number in range(999)]
+DECISION = Decision("r", SMALL, "matched", Reasoning(enabled=True), SystemPrompt("Think.", "replace"))
+INSERT = Decision("r", SMALL, "matched", Reasoning(enabled=True), SystemPrompt("Think.", "insert"))
+
+
+def chat(messages: str, more: str = "") -> bytes:
+    """A chat body with raw text for its messages."""
+    return f'{{"model":"auto","messages":[{messages}]{more}}}'.encode()
+
+
+def read_chat(data: bytes) -> None:
+    """Counted, parsed, keyed for the cache, and rewritten both ways."""
+    for _ in count(data, WIDE):
+        pass
+    request, body = parse(Endpoint.CHAT, data, {}, WIDE)
+    for decision in (DECISION, INSERT):
+        rewrite(body, request, decision, FAMILIES["qwen3"], needs_usage=True)
+    limits = Limits(10**9, 10**9, True, True, True)
+    question_of(request, body, DECISION, "scope", limits, "v1")
+
+
+def read_places(data: bytes) -> None:
+    """Every element and member with its place."""
+    text, members = read_document(data)
+    list(read_array(text, members["a"]))
+    read_object(text, members["o"])
+
+
+def feed(data: bytes, step: int) -> None:
+    """An answer in pieces, through all that read it."""
+    reader, recorder, splitter = AnswerReader(True, 10**9), UsageRecorder(True, hides_usage=True), FrameSplitter()
+    for start in range(0, len(data), step):
+        piece = data[start : start + step]
+        reader.feed(piece)
+        recorder.feed(piece, is_end=False)
+        for frame in splitter.feed(piece):
+            usage_in(data_of(frame))
+    recorder.feed(b"", is_end=True)
+    reader.finish()
+
+
+def replay(n: int) -> None:
+    """A stored answer as a stream."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "a\n" * 50 * n}, "finish_reason": "stop"}
+    answer = checked({"choices": [choice]})
+    as_stream(decode(answer.encode()), "id", 1, wants_usage=True)
+
+
+def headers(n: int) -> None:
+    """One name again and again."""
+    values = [pb.HeaderValue(key="x", raw_value=b"v" * 20) for _ in range(n // 10)]
+    wire.decode(pb.ProcessingRequest(request_headers=pb.HttpHeaders(headers=pb.HeaderMap(headers=values))))
+
+
+OF_SIZE: dict[str, Callable[[int], object]] = {
+    "messages": lambda n: read_chat(chat(",".join(['{"role":"user","content":"a"}'] * n))),
+    "system messages": lambda n: read_chat(chat(",".join(['{"role":"system","content":"a"}'] * n))),
+    "parts": lambda n: read_chat(chat('{"role":"user","content":[' + ",".join(['{"type":"text","text":"a"}'] * n) + "]}")),
+    "images": lambda n: read_chat(chat('{"role":"user","content":[' + ",".join(['{"type":"image_url"}'] * n) + "]}")),
+    "keys": lambda n: read_chat(chat('{"role":"user"}', ',"x":{' + ",".join(f'"{i}":0' for i in range(n)) + "}")),
+    "lists": lambda n: read_chat(chat('{"role":"user"}', ',"x":[' + ",".join(["[]"] * n * 4) + "]")),
+    "numbers": lambda n: read_chat(chat('{"role":"user"}', ',"x":[' + ",".join(["1.5e3"] * n * 4) + "]")),
+    "a long number": lambda n: read_chat(chat('{"role":"user"}', ',"x":0.' + "1" * n * 50)),
+    "spaces": lambda n: read_chat(chat('{"role":"user"}', ',"x":' + " " * n * 50 + "0")),
+    "escapes": lambda n: read_chat(chat('{"role":"user","content":"' + '\\"\\\\\\u4e2d\\ud800' * n * 5 + '"}')),
+    "quotes": lambda n: list(count(b'"' * n * 50, DEFAULTS)),
+    "backslashes": lambda n: list(count(b'{"' + b"\\" * n * 50, DEFAULTS)),
+    "a broken end": lambda n: read_chat(chat('{"role":"user","content":"' + "\n" * n * 50)),
+    "places": lambda n: read_places(b'{"a":[' + b",".join([b"0"] * n) + b'],"o":{' + b",".join(SOME_KEYS) + b"}}"),
+    "a stream in one piece": lambda n: feed(FRAME * (n // 4) + b"data: [DONE]\n\n", 10**9),
+    "a stream byte by byte": lambda n: feed(FRAME * (n // 16) + b"data: [DONE]\n\n", 1),
+    "a frame that does not end": lambda n: feed(b"data: " + b"a" * n, 1),
+    "a frame of line ends": lambda n: feed(b"\r" * n + b"\n\r\n" * n, 3),
+    "a replay": replay,
+    "a header many times": headers,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_SIZE)
+def test_a_document_or_a_stream_of_any_shape_takes_time_in_proportion(name: str) -> None:
+    """Whatever there is many of."""
+    function = OF_SIZE[name]
+    assert is_linear(lambda: function(MANY), lambda: function(4 * MANY))
+
+
+def test_what_is_quadratic_is_found() -> None:
+    """The measure itself: it tells a loop in a loop from a loop."""
+    assert quadratic_pieces(lambda text: [text.count("b") for _ in text], ["aaaa"]) == ["aaaa"]
+    assert quadratic_pieces(lambda text: [ord(char) for char in text for _ in range(20)], ["aaaa"]) == []
