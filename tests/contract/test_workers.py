@@ -303,6 +303,18 @@ async def test_liveness_is_lost_when_no_worker_answers(
     assert (await ask(await front("hung"), "/healthz"))[0] == 503
 
 
+async def test_with_no_worker_nothing_is_said_to_be_done(tmp_path: Path) -> None:
+    """Whoever has entries forgotten must not be told that there were none."""
+    made = Front([])
+    await made.runner.setup()
+    await aiohttp.web.TCPSite(made.runner, "127.0.0.1", 0).start()
+    try:
+        assert (await operate(made, "invalidate"))[0] == 503
+        assert (await operate(made, "search"))[0] == 503
+    finally:
+        await made.runner.cleanup()
+
+
 async def test_a_worker_that_refuses_is_heard(front: Callable[[str], Awaitable[Front]]) -> None:
     """With its own words."""
     assert await operate(await front("cache off"), "invalidate") == (404, {"error": {"message": "off"}})
