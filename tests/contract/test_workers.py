@@ -283,7 +283,7 @@ async def test_what_is_done_to_the_cache_is_done_in_every_worker(front: Callable
 
 
 async def test_readiness_says_why_a_worker_is_away(front: Callable[[str], Awaitable[Front]], tmp_path: Path) -> None:
-    """And the metrics count it."""
+    """In the words of the worker that could not start."""
     port = await front("")
     (tmp_path / "around").write_text("0 cannot start")
     os.kill(lives(tmp_path, 0)[0], signal.SIGKILL)
