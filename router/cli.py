@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -86,7 +87,9 @@ def _work(options: argparse.Namespace) -> int:
             runtime = build(config)
         return _run(serve_one(runtime, by))
     except ConfigError as error:
-        report(by.report_fd, *(f"{PROBLEM}{problem}" for problem in error.problems))
+        # A part that knows no file says "config": to the operator that is the one that was given.
+        named = (replace(each, file=str(options.config)) if each.file == "config" else each for each in error.problems)
+        report(by.report_fd, *(f"{PROBLEM}{problem}" for problem in named))
         return CONFIG_STATUS
 
 

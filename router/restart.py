@@ -75,6 +75,7 @@ class Restarts:
         """`read` reads the configuration from the disk, to follow the one that runs; it may raise `ConfigError`."""
         self._supervisor, self._read, self._ask = supervisor, read, ask
         self._asked = asyncio.Event()
+        self._replacing: asyncio.Task[None] | None = None
         self._known: OrderedDict[int, Restart] = OrderedDict()
         self.counts: dict[str, int] = {"done": 0, "refused": 0, "failed": 0}
         """Of restarts, by how they ended."""
@@ -97,12 +98,23 @@ class Restarts:
 
     async def run(self) -> None:
         """Carry them out, until cancelled."""
-        while True:
-            await self._asked.wait()
-            self._asked.clear()
-            for restart in [restart for restart in self._known.values() if restart.state == "waiting"]:
-                await self._carry_out(restart)
-                self.counts[restart.state] += 1
+        try:
+            while True:
+                await self._asked.wait()
+                self._asked.clear()
+                await self._stop_replacing()
+                for restart in [restart for restart in self._known.values() if restart.state == "waiting"]:
+                    await self._carry_out(restart)
+                    self.counts[restart.state] += 1
+        finally:
+            await self._stop_replacing()
+
+    async def _stop_replacing(self) -> None:
+        """A spare worker that still serves is a worker like the others from now on."""
+        if self._replacing:
+            self._replacing.cancel()
+            await asyncio.wait([self._replacing])
+            self._replacing = None
 
     async def _carry_out(self, restart: Restart) -> None:
         restart.state = "running"
@@ -133,11 +145,24 @@ class Restarts:
             failure = error
             restart.say(f"{error}; going back to the configuration before")
             await self._go_back(restart, places, old)
-        if any(worker.is_up for worker in self._supervisor.workers if worker is not spare):
+        if self._others_serve(spare):
             restart.say("the spare worker leaves")
             await self._supervisor.retire(spare)
+        else:
+            restart.say("the spare worker serves until another does")
+            self._replacing = asyncio.create_task(self._retire_when_replaced(spare))
         if failure:
-            raise NotUpError(f"{failure}; the workers run the configuration before again")
+            are_back = all(worker.is_up for worker in self._supervisor.workers if worker is not spare)
+            then = "the workers run the configuration before again" if are_back else "not every worker is back, /readyz tells why"
+            raise NotUpError(f"{failure}; {then}")
+
+    def _others_serve(self, spare: Worker) -> bool:
+        return any(worker.is_up for worker in self._supervisor.workers if worker is not spare)
+
+    async def _retire_when_replaced(self, spare: Worker) -> None:
+        while not self._others_serve(spare):
+            await asyncio.sleep(_POLL_S)
+        await self._supervisor.retire(spare)
 
     async def _try(self, restart: Restart, places: int, new: Program) -> Worker:
         """A spare worker with the new configuration, which shows that it works and serves in the place of those that leave."""
@@ -150,10 +175,10 @@ class Restarts:
                 restart.say(f"{error}; the workers are replaced without it, so one less serves meanwhile")
                 return spare
             await self._supervisor.retire(spare)
-            raise NotUpError(f"{error}; with one worker nobody would serve meanwhile. Nothing was changed") from None
+            raise NotUpError(f"{error}; with one worker nobody would serve meanwhile; nothing was changed") from None
         except NotUpError as error:
             await self._supervisor.retire(spare)
-            raise NotUpError(f"{error}. Nothing was changed") from None
+            raise NotUpError(f"{error}; nothing was changed") from None
         return spare
 
     async def _replace_all(self, restart: Restart, places: int, new: Program) -> None:

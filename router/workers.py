@@ -99,6 +99,8 @@ class Front:
     async def _every(self, request: web.Request) -> web.Response:
         """What has to be done in every worker: each may have a cache of its own. Counts are of the worker that did most."""
         answers = await self._ask_all(request)
+        if not answers:
+            return web.json_response({"error": {"message": "no worker is up"}}, status=503)
         if len(answers) == 1:
             return _as_it_is(answers[0])
         if failed := [answer for answer in answers if answer[0] != _OK]:

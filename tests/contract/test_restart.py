@@ -15,7 +15,7 @@ from router.files import Files
 from router.program import Program, refuse_moves
 from router.restart import Restart
 from router.restartcli import restart as ask_for_restart
-from router.supervisor import Supervisor
+from router.supervisor import Supervisor, Worker
 from router.workers import Front
 from tests.contract.test_workers import Start, end_of, is_alive, lives, program, start, until
 
@@ -105,6 +105,34 @@ async def test_a_failure_half_way_goes_back(started: Callable[..., Awaitable[Sup
     assert "worker 1 does not start" in restart.problems[0]
     assert running(supervisor) == {0: "", 1: ""}
     assert supervisor.program.read.texts["how"] == ""
+
+
+@pytest.mark.parametrize("is_asked_again", [True, False])
+async def test_while_no_place_can_be_filled_the_spare_worker_serves(
+    started: Callable[..., Awaitable[Supervisor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_again: bool
+) -> None:
+    """As when another program takes the port of the worker that left; it is tried again until it is free."""
+    supervisor = await started(count=1)
+    retire = supervisor.retire
+
+    async def taken(worker: Worker, signum: signal.Signals = signal.SIGTERM) -> None:
+        await retire(worker, signum)
+        (tmp_path / "around").write_text("0 cannot start")
+
+    monkeypatch.setattr(supervisor, "retire", taken)
+    restart = await carried_out(supervisor)
+    assert restart.state == "failed"
+    assert "not every worker is back" in restart.problems[0]
+    assert running(supervisor) == {1: "new"}
+    if is_asked_again:
+        monkeypatch.undo()
+        (tmp_path / "around").unlink()
+        assert (await carried_out(supervisor)).state == "done"
+        assert running(supervisor) == {0: "new"}
+    else:
+        monkeypatch.setattr(supervisor, "retire", retire)
+        (tmp_path / "around").unlink()
+        await until(lambda: running(supervisor) == {0: ""})
 
 
 async def test_a_spare_that_envoy_does_not_know_serves_nobody(

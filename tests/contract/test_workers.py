@@ -284,7 +284,7 @@ async def test_what_is_done_to_the_cache_is_done_in_every_worker(front: Callable
 
 
 async def test_readiness_says_why_a_worker_is_away(front: Callable[[str], Awaitable[Front]], tmp_path: Path) -> None:
-    """And the metrics count it."""
+    """In the words of the worker that could not start."""
     port = await front("")
     (tmp_path / "around").write_text("0 cannot start")
     os.kill(lives(tmp_path, 0)[0], signal.SIGKILL)
@@ -334,6 +334,18 @@ async def test_a_report_reaches_the_workers_that_do_not_know_the_entry(
         assert await response.json() == {"count": 1, "reference": "entry-pair", "store": "waiting"}
     assert (0, {"id": "entry-pair"}) in asked
     await front.runner.cleanup()
+
+
+async def test_with_no_worker_nothing_is_said_to_be_done(tmp_path: Path) -> None:
+    """Whoever has entries forgotten must not be told that there were none."""
+    made = Front([])
+    await made.runner.setup()
+    await aiohttp.web.TCPSite(made.runner, "127.0.0.1", 0).start()
+    try:
+        assert (await operate(made, "invalidate"))[0] == 503
+        assert (await operate(made, "search"))[0] == 503
+    finally:
+        await made.runner.cleanup()
 
 
 async def test_a_worker_that_refuses_is_heard(front: Callable[[str], Awaitable[Front]]) -> None:
