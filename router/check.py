@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from router.cachecheck import cache_problems, cache_summary
 from router.config import Config, load
 from router.core.exchange import CLUSTER_HEADER, PATH_HEADER
 from router.core.types import Endpoint
@@ -92,6 +93,7 @@ def check(config_path: Path, envoy_path: Path) -> Report:
         problems += _ask_envoy(file)
     if config is None:
         return Report(problems, [])
+    problems += cache_problems(config.cache, str(config_path))
     pairs = list(_pairs(config, file))
     if not pairs:
         problems.append(file.problem(file.top, "has no ext_proc HTTP filter with a gRPC service; see envoy/envoy.yaml"))
@@ -409,4 +411,4 @@ def _summary(pair: Pair) -> list[str]:
         mark = "  (default)" if model is pair.config.default_model else ""
         lines.append(f"{model.name} -> cluster {model.cluster} -> {places}{mark}")
     served = f"the cluster {pair.config.default_model.cluster} serves" if pair.is_fail_open else "clients get an error"
-    return [*lines, f"router down: {served}"]
+    return [*lines, cache_summary(pair.config.cache), f"router down: {served}"]

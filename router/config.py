@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,6 +47,8 @@ class ServerConfig:
     """After SIGTERM: health says NOT_SERVING and new streams are served on, so that Envoy can notice."""
     grace_s: float = 30.0
     """Then: open exchanges may end."""
+    state_path: Path | None = None
+    """Folder for what outlives the process; None for the variable STATE_DIRECTORY's, or the configuration's own."""
 
     def address_of(self, worker: int) -> str:
         """Where worker `worker`, from 0, listens."""
@@ -181,6 +184,17 @@ def read(text: str, file: str) -> tuple[Config, Notes]:
 # -- sections --------------------------------------------------------------------------------------------------------
 
 
+def _state_path(section: Section) -> Path | None:
+    path = section.text("state_path", "")
+    return (Path(section.notes.file).parent / path).absolute() if path else None
+
+
+def _state_folder(server: ServerConfig, file: str) -> Path:
+    """As configured, else where the service manager or the container wants it, else the configuration's folder."""
+    found = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return server.state_path or (Path(file).parent / found).absolute()
+
+
 def _server(section: Section) -> ServerConfig:
     default = ServerConfig()
     config = ServerConfig(
@@ -190,6 +204,7 @@ def _server(section: Section) -> ServerConfig:
         section.integer("max_body_bytes", default.max_body_bytes, 1024, 1024**3),
         section.number("drain_s", default.drain_s, 0, 600),
         section.number("grace_s", default.grace_s, 0, 3600),
+        _state_path(section),
     )
     host, port = _host_and_port(config.address)
     if host and port + config.workers - 1 > _LAST_PORT:
@@ -343,7 +358,7 @@ def _manifest(section: Section, bundle: Path) -> dict[str, Any]:
 
 
 def _cache(section: Section, server: ServerConfig) -> CacheConfig:
-    cache = read_cache(section)
+    cache = read_cache(section, _state_folder(server, section.notes.file))
     if cache.enabled and cache.backend == "milvus" and cache.milvus.file and server.workers > 1:
         message = (
             "Milvus Lite keeps its file to one process, and there are several workers (server.workers): name a Milvus server "

@@ -1,4 +1,4 @@
-"""The store in Milvus beside what can happen to it: more rows than a page, rows that others wrote, a folder that is open or closed."""
+"""The store in Milvus beside what can happen to it: more rows than a page, rows of others, a folder that is open or closed."""
 
 from __future__ import annotations
 
@@ -121,8 +121,9 @@ async def test_rows_that_others_wrote_do_not_stop_a_router_from_following_what_i
 
 
 BAD_FIELDS: list[dict[str, Any]] = [
-    {"key": 'x"'}, {"part": ""}, {"scope": "\U0001f600"}, {"decision": "\n"}, {"question": ""}, {"timestamp": -1}, {"timestamp": LATER_MS},
-    {"expires": LATER_MS}, {"embedding": np.zeros(384, np.float32)}, {"embedding": np.full(384, 1e30, np.float32)},
+    {"key": 'x"'}, {"part": ""}, {"scope": "\U0001f600"}, {"decision": "\n"}, {"question": ""}, {"timestamp": -1},
+    {"timestamp": LATER_MS}, {"expires": LATER_MS}, {"embedding": np.zeros(384, np.float32)},
+    {"embedding": np.full(384, 1e30, np.float32)},
 ]  # fmt: skip
 
 
