@@ -189,6 +189,7 @@ def _own_signals(
 
 def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: Passes) -> Caching:
     from router.cache.control import Control
+    from router.cache.invalidation import Rejections
     from router.cache.keeper import Keeper
     from router.cache.tiers import Cache
     from router.cache.verifier import GUARDS_VERSION, Verifier
@@ -209,7 +210,8 @@ def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: Pass
 
         store = MilvusStore(config.milvus, versions)
         keeper, requests = Keeper(store, config.pace), store.requests
-    cache = Cache(config.sizes, encoder.encode, Verifier(score), keeper)
+    rejections = Rejections(config.rejections_file)
+    cache = Cache(config.sizes, encoder.encode, Verifier(score), keeper, rejections=rejections)
     return Caching(cache, Control(cache, versions), config, versions, requests)
 
 

@@ -29,6 +29,7 @@ _SEARCH = {"HNSW": "ef", "IVF_FLAT": "nprobe"}
 SHIPPED_VERIFIER = Path(__file__).parent / "models" / "verifier"
 _LEVELS = ("Strong", "Session", "Bounded", "Eventually")
 _MOST_ANSWER_BYTES = 256 * 1024
+LITE_FOLDER, REJECTIONS_FILE = "semantic_cache.db", "semantic_cache.rejections"
 _WORDS = "a name of letters, digits and _"
 _SECRET = re.compile(r"\$\{(\w+)\}")
 
@@ -58,6 +59,8 @@ class CacheConfig:
     controls: frozenset[str] = frozenset(CONTROLS)
     most_ttl_s: float = 86_400.0
     most_answer_bytes: int = _MOST_ANSWER_BYTES
+    rejections_file: Path | None = None
+    """Where reported pairs are kept without a store; None when the store has them."""
 
     def plan(self, key: bytes, versions: str) -> CachePlan:
         """What exchanges need of it."""
@@ -65,8 +68,12 @@ class CacheConfig:
         return CachePlan(scope, self.limits, self.terms, versions, self.most_answer_bytes, self.controls, self.most_ttl_s)
 
 
-def read_cache(section: Section) -> CacheConfig:
-    """The block `semantic_cache`; the terms of decisions are added by whoever reads the rules."""
+def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
+    """The block `semantic_cache`; the terms of decisions are added by whoever reads the rules.
+
+    `state_path` is the folder for what outlives the process; None for that of the file.
+    """
+    state_path = state_path or Path(section.notes.file).parent.absolute()
     default = CacheConfig()
     enabled = section.flag("enabled", default=False)
     backend = section.choice("backend_type", default.backend, ("memory", "milvus", "hybrid"))
@@ -84,11 +91,12 @@ def read_cache(section: Section) -> CacheConfig:
     scope_header, required_header = _scope(section)
     limits = _limits(section.section("eligibility"))
     controls, most_ttl_s = _controls(section.section("client_controls"), default)
-    milvus, pace = _store(section, backend, enabled)
+    milvus, pace = _store(section, backend, enabled, state_path)
     section.close()
     return CacheConfig(
         enabled, "memory" if backend == "memory" else "milvus", milvus, sizes, pace, terms, verifier, bars, {},
         scope_header, required_header, limits, controls, most_ttl_s, most_answer_bytes,
+        state_path / REJECTIONS_FILE if backend == "memory" else None,
     )  # fmt: skip
 
 
@@ -206,8 +214,8 @@ def decision_terms(section: Section, cache: CacheConfig) -> Terms | None:
 # -- the store -------------------------------------------------------------------------------------------------------
 
 
-def _store(section: Section, backend: str, enabled: bool) -> tuple[MilvusSettings, Pace]:
-    """The Milvus file; Milvus Lite beside the configuration when none is named."""
+def _store(section: Section, backend: str, enabled: bool, state_path: Path) -> tuple[MilvusSettings, Pace]:
+    """The Milvus file; Milvus Lite in the folder for state when none is named."""
     folder = Path(section.notes.file).parent
     path = section.text("backend_config_path", "")
     if backend == "memory":
@@ -215,7 +223,7 @@ def _store(section: Section, backend: str, enabled: bool) -> tuple[MilvusSetting
             section.problem("backend_config_path", "could do nothing: backend_type 'memory' has no store")
         return MilvusSettings(), Pace()
     if not path:
-        return MilvusSettings(file=(folder / "semantic_cache.db").absolute()), Pace()
+        return MilvusSettings(file=state_path / LITE_FOLDER), Pace()
     file = folder / path
     if not enabled:
         return MilvusSettings(), Pace()
@@ -225,15 +233,15 @@ def _store(section: Section, backend: str, enabled: bool) -> tuple[MilvusSetting
         section.problem("backend_config_path", f"there is no file {file} that can be read")
         return MilvusSettings(), Pace()
     notes = Notes(str(file))
-    settings, pace = read_milvus(parse_yaml(text, notes))
+    settings, pace = read_milvus(parse_yaml(text, notes), state_path)
     section.notes.problems.extend(notes.problems)
     return settings, pace
 
 
-def read_milvus(top: Section) -> tuple[MilvusSettings, Pace]:
-    """Every key of the Milvus file."""
+def read_milvus(top: Section, state_path: Path | None = None) -> tuple[MilvusSettings, Pace]:
+    """Every key of the Milvus file. Milvus Lite's folder is looked for from `state_path` on, or from this file's folder."""
     default, pace = MilvusSettings(), Pace()
-    settings = _connection(top.section("connection"), default)
+    settings = _connection(top.section("connection"), default, state_path)
     settings = _collection(top.section("collection"), settings)
     settings = _search(top.section("search"), settings)
     performance = top.section("performance")
@@ -260,7 +268,7 @@ def read_milvus(top: Section) -> tuple[MilvusSettings, Pace]:
     return settings, pace
 
 
-def _connection(section: Section, settings: MilvusSettings) -> MilvusSettings:
+def _connection(section: Section, settings: MilvusSettings, state_path: Path | None) -> MilvusSettings:
     path = section.text("file", "")
     folder = Path(section.notes.file).parent
     auth, tls = section.section("auth"), section.section("tls")
@@ -277,7 +285,7 @@ def _connection(section: Section, settings: MilvusSettings) -> MilvusSettings:
                 section.problem(key, "could do nothing: connection.file names Milvus Lite's file, not a server")
     settings = replace(
         settings,
-        file=(folder / path).absolute() if path else None,
+        file=((state_path or folder) / path).absolute() if path else None,
         host=section.text("host", settings.host),
         port=section.integer("port", settings.port, 1, 65_535),
         database=section.text("database", "", r"\w{1,255}", _WORDS) if _is_filled(section, "database") else "",

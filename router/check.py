@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router import guardcheck, limitcheck
+from router.cachecheck import cache_problems, cache_summary
 from router.config import Config, load
 from router.core.exchange import CLUSTER_HEADER, PATH_HEADER
 from router.core.types import Endpoint
@@ -63,6 +64,7 @@ def check(config_path: Path, envoy_path: Path) -> Report:
         problems += _ask_envoy(file)
     if config is None:
         return Report(problems, [])
+    problems += cache_problems(config.cache, str(config_path))
     pairs = list(_pairs(config, _settings(config_path), file))
     if not pairs:
         problems.append(file.problem(file.top, "has no ext_proc HTTP filter with a gRPC service; see envoy/envoy.yaml"))
@@ -355,4 +357,4 @@ def _summary(pair: Pair) -> list[str]:
         mark = "  (default)" if model is pair.config.default_model else ""
         lines.append(f"{model.name} -> cluster {model.cluster} -> {places}{mark}")
     served = f"the cluster {pair.config.default_model.cluster} serves" if pair.is_fail_open else "clients get an error"
-    return [*lines, *guardcheck.summary(pair), f"router down: {served}"]
+    return [*lines, *guardcheck.summary(pair), cache_summary(pair.config.cache), f"router down: {served}"]

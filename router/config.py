@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,6 +54,8 @@ class ServerConfig:
     max_keys: int = DEFAULTS.max_keys
     max_depth: int = DEFAULTS.max_depth
     max_messages: int = DEFAULTS.max_messages
+    state_path: Path | None = None
+    """Folder for what outlives the process; None for the variable STATE_DIRECTORY's, or the configuration's own."""
 
     @property
     def bounds(self) -> BodyBounds:
@@ -204,6 +207,17 @@ def read(text: str, file: str) -> tuple[Config, Notes]:
 # -- sections --------------------------------------------------------------------------------------------------------
 
 
+def _state_path(section: Section) -> Path | None:
+    path = section.text("state_path", "")
+    return (Path(section.notes.file).parent / path).absolute() if path else None
+
+
+def _state_folder(server: ServerConfig, file: str) -> Path:
+    """As configured, else where the service manager or the container wants it, else the configuration's folder."""
+    found = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return server.state_path or (Path(file).parent / found).absolute()
+
+
 def _server(section: Section) -> ServerConfig:
     default = ServerConfig()
     config = ServerConfig(
@@ -217,6 +231,7 @@ def _server(section: Section) -> ServerConfig:
         section.integer("max_keys", default.max_keys, 10, 100_000_000),
         section.integer("max_depth", default.max_depth, 8, _DEEPEST),
         section.integer("max_messages", default.max_messages, 1, 100_000_000),
+        _state_path(section),
     )
     host, port = _host_and_port(config.address)
     if host and port + config.workers - 1 > _LAST_PORT:
@@ -382,7 +397,7 @@ def _manifest(section: Section, bundle: Path) -> dict[str, Any]:
 
 
 def _cache(section: Section, server: ServerConfig) -> CacheConfig:
-    cache = read_cache(section)
+    cache = read_cache(section, _state_folder(server, section.notes.file))
     if cache.enabled and cache.backend == "milvus" and cache.milvus.file and server.workers > 1:
         message = (
             "Milvus Lite keeps its file to one process, and there are several workers (server.workers): name a Milvus server "

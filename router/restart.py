@@ -160,7 +160,7 @@ class Restarts:
         return any(worker.is_up for worker in self._supervisor.workers if worker is not spare)
 
     async def _retire_when_replaced(self, spare: Worker) -> None:
-        while not self._others_serve(spare):
+        while not self._others_serve(spare):  # noqa: ASYNC110 - what others do is asked of them
             await asyncio.sleep(_POLL_S)
         await self._supervisor.retire(spare)
 

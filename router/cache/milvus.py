@@ -23,6 +23,7 @@ from pymilvus.exceptions import ConnectError, ConnectionNotExistException, Milvu
 
 from router.cache.base import REFUSED, Changes, Entry, Notice, Selection, pieces_of
 from router.cache.index import Vector
+from router.cache.reach import why_not
 from router.cache.rows import MAX_STORED_BYTES, entry_of, entry_row, notice_document, notice_of, unpacked
 from router.cache.settings import MilvusSettings
 from router.errors import BackendError, ConfigError, Problem
@@ -450,13 +451,6 @@ def _word_of(error: Exception) -> str:
         is_passing = isinstance(error, _AWAY) or error.code in _PASSING_CODES or not isinstance(error.code, int)
         return "unavailable" if is_passing or isinstance(error.code, grpc.StatusCode) else REFUSED
     return REFUSED if isinstance(error, ValueError | TypeError) else "unavailable"
-
-
-def why_not(error: OSError) -> str:
-    """A connection that failed, in the system's words."""
-    if isinstance(error, TimeoutError):
-        return "no connection in time"
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
 def _now_ms() -> int:

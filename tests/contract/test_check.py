@@ -27,9 +27,12 @@ pytestmark = pytest.mark.skipif(not _has_envoy(), reason="Envoy is not installed
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_a_configuration_that_we_ship(file: Path) -> None:
-    """Nothing is told of it beside the shipped envoy.yaml, which Envoy accepts; with a rule that blocks, only of the switch."""
+    """Nothing is told of it beside the shipped envoy.yaml, which Envoy accepts, but that no Milvus server runs here; with a rule
+    that blocks, only of the switch.
+    """
     report = check(file, ROOT / "envoy/envoy.yaml")
-    told = [(problem.severity, "GUARDED" in problem.message) for problem in report.problems]
+    problems = [one for one in report.problems if not one.message.startswith("Milvus at localhost:19530 does not answer")]
+    told = [(problem.severity, "GUARDED" in problem.message) for problem in problems]
     assert told == ([("warning", True)] if "block:" in file.read_text() else [])
     assert report.summary
 

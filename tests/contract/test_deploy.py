@@ -37,6 +37,14 @@ def shipped_config() -> Config:
     return load_config(ROOT / "config" / "config.yaml")
 
 
+def state_directory() -> str:
+    """Where the image has the router write: a folder of its user's own."""
+    found = re.search(r"STATE_DIRECTORY=(\S+)", DOCKERFILE)
+    assert found is not None
+    assert f"--owner=10001 --group=10001 --mode=0700 {found[1]}\n" in DOCKERFILE
+    return found[1]
+
+
 def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
@@ -114,6 +122,12 @@ class TestCompose:
         volumes = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])]
         for source in volumes:
             assert source in COMPOSE["volumes"] or (ROOT / source).exists(), source
+
+    def test_what_the_router_writes_lies_on_a_volume(self) -> None:
+        """Its own file system is read-only, and so are the mounts of its configuration."""
+        mounts = dict(volume.split(":")[:2] for volume in SERVICES["router"]["volumes"])
+        assert mounts["state"] == state_directory()
+        assert "state" in COMPOSE["volumes"]
 
     def test_the_router_has_time_to_drain(self) -> None:
         """Compose must not kill it before its own deadlines."""
@@ -194,6 +208,13 @@ class TestKubernetes:
             assert context["readOnlyRootFilesystem"] is True
             assert context["allowPrivilegeEscalation"] is False
             assert context["capabilities"] == {"drop": ["ALL"]}
+
+    def test_what_the_router_writes_lies_on_a_volume(self) -> None:
+        """The file system is read-only, and a ConfigMap always is."""
+        (router,) = self.deployment()["initContainers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in router["volumeMounts"] if not mount.get("readOnly")}
+        assert mounts["state"] == state_directory()
+        assert "emptyDir" in next(volume for volume in self.deployment()["volumes"] if volume["name"] == "state")
 
     def test_every_container_is_probed_and_bounded(self) -> None:
         """Kubernetes knows when it works and how much memory it may take."""

@@ -1,0 +1,15 @@
+"""Why a connection failed, in words for an operator. Loads no library: `check` asks without a store."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def why_not(error: OSError) -> str:
+    """In the system's own words."""
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
+    return os.strerror(error.errno) if error.errno else str(error)
