@@ -12,8 +12,9 @@ IN_WORDS, UNDEFENDED = f"{JAILBREAK} in words", f"{JAILBREAK} undefended"
 speak of defending against one."""
 _CHARS_A_WINDOW = 110
 _WINDOWS_OF_A_MESSAGE = 2
-_INSTRUCTION_ODDS, _DEFENCE_ODDS = 100.0, 1000.0
+_INSTRUCTION_ODDS, _DEFENCE_ODDS = 50.0, 1000.0
 _WORDS_ODDS = 30.0
+_DOUBT = 1.15  # a little over 1: windows of one text resemble each other, and so do the mistakes made with them
 
 _SAID = (
     r"\b(?:ignore|disregard|forget|override|bypass|cancel\w*|stop following|not follow|follow no|break|broken|no longer)\b.{0,48}"
@@ -60,11 +61,12 @@ def weighed(scores: Scores, chars: int, *, is_instruction: bool) -> Scores:
     A text of thirty thousand characters is no likelier to hold an attack than one of three hundred, so each of its windows is
     that much less: the odds are divided by the number of windows, of `harmful` by its root, since fewer windows are taken for it.
     Where a window also uses the words of attacks, which ordinary texts seldom do, they are divided by thirty times less. What
-    applications tell their model reads like a jailbreak, so its odds are divided by a hundred more, whatever its words, and by a
+    applications tell their model reads like a jailbreak, so its odds are divided by fifty more, whatever its words, and by a
     thousand where it speaks of defending against one.
     """
-    factor = max(1.0, chars / _CHARS_A_WINDOW / _WINDOWS_OF_A_MESSAGE)
-    odds = {HARMFUL: factor**0.5, IN_WORDS: max(1.0, factor / _WORDS_ODDS), UNDEFENDED: factor}
+    windows = max(1.0, chars / _CHARS_A_WINDOW / _WINDOWS_OF_A_MESSAGE)
+    factor = windows**_DOUBT
+    odds = {HARMFUL: windows**0.5, IN_WORDS: max(1.0, windows / _WORDS_ODDS), UNDEFENDED: factor}
     if is_instruction:
         odds |= {JAILBREAK: factor * _DEFENCE_ODDS, IN_WORDS: factor * _DEFENCE_ODDS, UNDEFENDED: factor * _INSTRUCTION_ODDS}
     found = {name: _divided(score, odds.get(name, factor)) for name, score in scores.values.items()}
