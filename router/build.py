@@ -50,6 +50,8 @@ class Senses:
         """A reading, or `Missing`, for every name that is wanted."""
         own = [self.signals[name] for name in sorted(wanted.wanted) if name in self.signals]
         scans = {name: self._scan(name, wanted) for name in sorted(wanted.wanted) if name not in self.signals}
+        if not scans:
+            return await read_all(own, wanted.request, self.deadline_s)
         found = await asyncio.gather(read_all(own, wanted.request, self.deadline_s), collect(scans, self.guard_deadline_s))
         return {name: reading for readings in found for name, reading in readings.items()}
 

@@ -94,8 +94,13 @@ def _latin(found: re.Match[str]) -> str:
 # -- words -----------------------------------------------------------------------------------------------------------
 
 _COMMON_WORDS = """
-the and you your are not all any that this with from for have will what how can now previous instructions ignore system prompt
-tell write without rules answer never must do to of in is it me
+a about above act after again all also am an and answer any are as ask at be because been before but by can code could create
+describe develop did do does each even every explain first follow for from get give go good guide had has have he help her
+here him his how i if ignore in instructions into is it its just know let like list make man many me more most must my need
+never new no not now of on one only or other our out over people person plan previous program prompt provide question rules
+said say script see she should show so some someone step steps story system take teach tell than that the their them then
+there these they thing this time to tutorial two up us use user using want was way we were what when where which who why will
+with without work would write year you your
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
 _SPELLED = re.compile(r"(?<![\w])(?:[^\W_][ .\-_*|/,·•]{1,3}){5,}[^\W_](?![\w])")

@@ -290,7 +290,6 @@ class Exchange:
             raise RequestError(400, message, param="model", code="model_not_supported")
         decided = self._decided(request)
         if isinstance(decided, Unread):
-            self.state = Sensing(request, body)
             return self._sense(request, body, decided)
         return self._decide(request, body, decided)
 
@@ -318,10 +317,17 @@ class Exchange:
             return self._sense(request, body, decided)
         return self._decide(request, body, decided)
 
-    def _sense(self, request: ChatRequest, body: Body, unread: Unread) -> Sense:
-        reads_prompt = any(reads_of(name)[0] != "message" for name in unread.signals)
-        limit = self.snapshot.max_guard_chars
-        return Sense(request, unread.signals, prompt_of(request.endpoint, body.members, limit) if reads_prompt else None)
+    def _sense(self, request: ChatRequest, body: Body, unread: Unread) -> Action:
+        """What is to be read; of a prompt that is refused because not all of it can be, nothing is."""
+        self.state = Sensing(request, body)
+        guards = [name for name in unread.signals if reads_of(name)[0] != "message"]
+        if not guards:
+            return Sense(request, unread.signals)
+        prompt, policy = prompt_of(request.endpoint, body.members, self.snapshot.max_guard_chars), self.snapshot.policy
+        hopeless = [name for name in guards if prompt.unread and policy.fails_closed(name)]
+        if hopeless:
+            return self._on_sensed(request, body, dict.fromkeys(hopeless, Missing(prompt.unread)))
+        return Sense(request, unread.signals, prompt)
 
     def _decide(self, request: ChatRequest, body: Body, decision: Decision) -> Action:
         """The route is chosen; it is taken at once, unless the answer may be at hand already."""

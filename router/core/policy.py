@@ -313,6 +313,10 @@ class Policy:
         """A rule that blocks reads more than the last user message, which may take long."""
         return any(reads_of(name)[0] != "message" for name in self.signals)
 
+    def fails_closed(self, name: str) -> bool:
+        """Every rule that asks for this reading blocks where it is missing."""
+        return all(rule.block and rule.block.fails_closed for rule in self.rules if name in signals_of(rule.when))
+
     def decide(self, request: ChatRequest, readings: Readings) -> Decision | Unread:
         """The first rule that holds, or the default.
 

@@ -170,14 +170,16 @@ class Processor:
         return Run(Exchange(self.snapshot), self._instruments.begin(headers))
 
     @contextlib.asynccontextmanager
-    async def _sensing(self, run: Run, action: Sense) -> AsyncIterator[asyncio.Future[Readings]]:
-        """The readings under way; however this ends, they do not go on behind it."""
+    async def _sensing(self, run: Run, action: Sense) -> AsyncIterator[Awaitable[Readings]]:
+        """The readings under way, in a task of their own if they may take long; they never go on behind this."""
         began = perf_counter()
-        readings = asyncio.ensure_future(self._sense(action))
+        readings = self._sense(action)
+        task = asyncio.ensure_future(readings) if action.prompt else None
         try:
-            yield readings
+            yield task or readings
         finally:
-            readings.cancel()
+            if task:
+                task.cancel()
             run.sensing_s += perf_counter() - began
 
     async def _past_pauses(self, run: Run, action: Action) -> Action:
@@ -242,7 +244,8 @@ def _is_last(run: Run, action: Action) -> bool:
     return wire.is_last(action)
 
 
-async def _is_done(future: asyncio.Future[Any], within_s: float) -> bool:
+async def _is_done(work: Awaitable[Any], within_s: float) -> bool:
+    future = asyncio.ensure_future(work)
     await asyncio.wait([future], timeout=within_s)
     return future.done()
 

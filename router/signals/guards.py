@@ -8,8 +8,9 @@ from tokenizers import Encoding as TokensOf
 
 from router.core.disguise import readings_of
 from router.core.policy import Pattern
-from router.core.types import Classification, Prompt, Scores
+from router.core.types import Classification, Piece, Prompt, Scores
 from router.errors import BackendError
+from router.signals.evidence import weighed, with_words
 from router.signals.exported import Exported
 from router.signals.onnx import Encoder, Encoding, Window
 from router.signals.passes import Passes
@@ -33,14 +34,19 @@ class Looking:
         Raises:
             BackendError: `Prompt.unread` when nothing was found, but not all could be read; else as the passes do.
         """
-        scores = highest(await self.look([piece.text for piece in prompt.pieces], shared))
+        found = await self.look([piece.text for piece in prompt.pieces], shared)
+        scores = highest(self.weigh(prompt.pieces, found, shared))
         if prompt.unread and max(scores.values.values(), default=0.0) <= self._least:
             raise BackendError(prompt.unread)
         return scores
 
     async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
-        """The scores of each text."""
+        """The scores of each text, in their order."""
         raise NotImplementedError
+
+    def weigh(self, pieces: Sequence[Piece], found: Sequence[Scores], shared: str) -> Sequence[Scores]:
+        """What the scores of pieces say beside one another."""
+        return found
 
 
 class _OnEncoder(Looking):
@@ -59,14 +65,18 @@ class _OnEncoder(Looking):
             except BackendError as error:
                 if str(error) != "no_text":
                     raise
-                return await self._scans([text for text in texts if text != shared])
+                return await self._beside(texts, shared, Scores({}))
             if not encoding.is_truncated and encoding.token_count <= (self._width or NARROW * 99) + _SPECIAL_TOKENS:
-                rest = await self._scans([text for text in texts if text != shared])
-                return [self.scores(shared, encoding), *rest]
+                return await self._beside(texts, shared, self.scores(shared, encoding))
         return await self._scans(texts)
 
+    async def _beside(self, texts: Sequence[str], shared: str, scores: Scores) -> Sequence[Scores]:
+        """The scores of each text, those of `shared` being known."""
+        others = iter(await self._scans([text for text in texts if text != shared]))
+        return [scores if text == shared else next(others) for text in texts]
+
     def scores(self, text: str, encoding: Encoding) -> Scores:
-        """What one pass says of its window of `text`."""
+        """What one pass says of its window, whose text is `text`."""
         raise NotImplementedError
 
     def _cut(self, text: str) -> list[Window]:
@@ -82,7 +92,19 @@ class JailbreakGuard(_OnEncoder):
 
     def scores(self, text: str, encoding: Encoding) -> Scores:
         """Of every attack its probability."""
-        return Scores(dict(zip(self._attacks[1:], encoding.attack[1:].tolist(), strict=True)))
+        return with_words(Scores(dict(zip(self._attacks[1:], encoding.attack[1:].tolist(), strict=True))), text)
+
+    def weigh(self, pieces: Sequence[Piece], found: Sequence[Scores], shared: str) -> Sequence[Scores]:
+        """The newest message and the one that the other signals read by themselves; what the application wrote together; the
+        rest together."""
+        groups = [
+            -1 if piece.is_instruction else place if place == 0 or piece.text == shared else -2
+            for place, piece in enumerate(pieces)
+        ]
+        chars: dict[int, int] = {}
+        for group, piece in zip(groups, pieces, strict=True):
+            chars[group] = chars.get(group, 0) + len(piece.text)
+        return [weighed(scores, chars[group], is_instruction=group == -1) for group, scores in zip(groups, found, strict=True)]
 
 
 class PersonalGuard(_OnEncoder):
@@ -95,11 +117,6 @@ class PersonalGuard(_OnEncoder):
         """Of every kind that was found the highest probability."""
         spans = with_patterns(text, encoding.spans, self._encoder.kinds)
         return highest([Scores({span.kind: span.probability}) for span in spans])
-
-    def _cut(self, text: str) -> list[Window]:
-        """As texts of their own: what has a form is looked for in each, too."""
-        read = [whole[some.offsets[1][0] : some.offsets[-2][1]] for whole, some in super()._cut(text)]
-        return [window for piece in read for window in self._encoder.windows(piece)]
 
 
 class KeywordGuard(Looking):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ class Personal:
 
 
 Window = tuple[str, Tokens]
-"""A text, and which of its tokens one pass reads."""
+"""What one pass reads: a text and its tokens."""
 
 
 class Encoder:
@@ -126,7 +126,7 @@ class Encoder:
     def windows(self, text: str, width: int | None = None) -> list[Window]:
         """All of `text`, in the calling thread, in overlapping pieces for `run_window`; none where there is nothing to read."""
         pieces, _ = self._reader.windows(text, len(text) + 1, width)
-        return [(text, tokens) for tokens in pieces if len(tokens.ids) > _SPECIAL_TOKENS]
+        return [_by_itself(text, tokens) for tokens in pieces if len(tokens.ids) > _SPECIAL_TOKENS]
 
     def run_window(self, window: Window) -> Encoding:
         """One pass in the calling thread. Raises as `encode` does."""
@@ -149,3 +149,10 @@ class Encoder:
             layers = vector
         spans = spans_of(text, by_name["personal"][0], tokens.offsets, self.kinds) if "personal" in by_name else ()
         return Encoding(vector, layers, intent, outcomes, attack, spans, len(tokens.ids), tokens.is_truncated)
+
+
+def _by_itself(text: str, tokens: Tokens) -> Window:
+    """The part of `text` that `tokens` are of, and where they stand in it."""
+    start, end = tokens.offsets[1][0], tokens.offsets[-2][1]
+    inside = tuple((first - start, last - start) for first, last in tokens.offsets[1:-1])
+    return text[start:end], replace(tokens, offsets=((0, 0), *inside, (0, 0)))

@@ -61,7 +61,7 @@ Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
 - A question about two subjects gets one label.
 - The recorded models are of 2024, and answered exam questions. Whoever maps a model of today to one of them (`answers_like`)
   borrows its pattern of strengths, not its level; what the same question needs in thinking is not told.
-- Attacks in other languages, in base64 or in pictures are not seen. Harmful requests without a disguise are told by AdvBench's
+- Attacks in other languages or in pictures are not seen. Harmful requests without a disguise are told by AdvBench's
   examples alone. Few held-back attacks exist, and the intervals say so.
 - Personal data is told by synthetic sentences. Cards, IBANs, addresses of mail and machines are also told by form, names are told
   well; where an address ends and a place begins is not.

@@ -186,6 +186,19 @@ def test_all_rules_that_block_are_read_for_side_by_side() -> None:
     assert policy.decide(ask(), {"jailbreak": Scores({}), "prompt pii": Scores({})}) == Unread(frozenset({"intent"}))
 
 
+@pytest.mark.parametrize("fails_closed", [True, False])
+def test_what_is_refused_for_its_length_is_not_read_first(fails_closed: bool) -> None:
+    """It would be work for nothing, and anybody could ask for it; a rule that fails open needs what can be read."""
+    block = Block("no", fails_closed=fails_closed)
+    guard = Rule("g", LabelIs("prompt jailbreak", frozenset({"jailbreak"}), 0.5), SMALL, block=block)
+    exchange = Exchange(replace(snapshot(guard, max_body_bytes=1 << 20), max_guard_chars=1000))
+    exchange.receive(request_headers())
+    action = exchange.receive(RequestBody(chat_body("hello " * 1000)))
+    assert isinstance(action, Reply if fails_closed else Sense)
+    if isinstance(action, Reply):
+        assert json.loads(action.body)["error"]["code"] == "unreadable"
+
+
 def test_only_a_rule_that_reads_the_prompt_is_given_it() -> None:
     """Collecting every text of a request is work that others are not charged for."""
     guard = Rule("g", LabelIs("prompt jailbreak", frozenset({"jailbreak"}), 0.5), SMALL, block=Block("no"))
