@@ -88,6 +88,9 @@ def errors_are_openais(pair: Pair) -> Iterator[Problem]:
     elif "cache-control" not in [place.at("name").text for place in named(replies, "header")]:
         message = "the router's own 504 (Cache-Control: only-if-cached) would become a 503; copy the mapper from envoy/envoy.yaml"
         yield pair.file.problem(replies, message, "warning")
+    elif not any("sr_unreadable" in place.text for place in named(replies, "expression")):
+        message = "the router's own 503 (a rule with fail_closed could not read in time) would lose its words; copy the mapper"
+        yield pair.file.problem(replies, f"{message} from envoy/envoy.yaml", "warning")
 
 
 def missing_clusters_are_outages(pair: Pair) -> Iterator[Problem]:

@@ -71,6 +71,7 @@ type user
 _KNOWN_WORDS = MEDIA.union(_API_WORDS.split())
 """The words of the API itself, as keys or values: they say nothing."""
 _LONGEST_ID = 128
+_FRAGMENT_CHARS, _LEAST_FRAGMENTS = 48, 3  # an attack in fewer pieces has one that tells it
 _PRICE = 4
 """Characters that looking at one value costs; with 131,072 of them the worst body takes XX ms."""
 _ID = re.compile(r"\S*")
@@ -133,17 +134,31 @@ def _unreadable(endpoint: Endpoint, fields: Mapping[str, object]) -> str:
 
 
 def _pieces(fields: Mapping[str, object], budget: _Budget) -> Iterator[Piece]:
+    fragments: list[str] = []
     messages = fields.get("messages")
     for message in reversed(messages if isinstance(messages, list) else []):
         if budget.is_spent:
             return
         role = message.get("role") if isinstance(message, dict) else None
-        yield Piece(_text_of(_roots(message, budget), budget), role in _INSTRUCTION_ROLES)
+        piece = Piece(_text_of(_roots(message, budget), budget), role in _INSTRUCTION_ROLES)
+        yield piece
+        if len(piece.text) > _FRAGMENT_CHARS:
+            yield from _joined(fragments, budget)
+            fragments = []
+        else:
+            fragments.append(piece.text)
+    yield from _joined(fragments, budget)
     for key, value in fields.items():
         for part in _parts(key, value):
             if budget.is_spent:
                 return
             yield Piece(_text_of([(part, False)], budget), key not in _FREE_FIELDS)
+
+
+def _joined(fragments: list[str], budget: _Budget) -> Iterator[Piece]:
+    """Messages of a few words each, the newest first, read together: what is said may be split over them."""
+    if len(fragments) >= _LEAST_FRAGMENTS:
+        yield Piece(budget.take(" ".join(reversed(fragments))))
 
 
 def _parts(key: str, value: object) -> list[object]:

@@ -150,7 +150,8 @@ def test_what_the_application_wrote_is_told_from_the_conversation() -> None:
     """System and developer messages, tools and formats; everything else is the conversation's, whatever role it names."""
     body = beside(
         messages=[
-            {"role": role, "content": f"{role} speaks"} for role in ("system", "developer", "user", "assistant", "tool", "System")
+            {"role": role, "content": f"{'At some length, ' * 4}\n{role} speaks"}
+            for role in ("system", "developer", "user", "assistant", "tool", "System")
         ],
         tools=[{"function": {"description": "a tool"}}],
         response_format={"schema": {"title": "a format"}},
@@ -199,3 +200,15 @@ def test_a_reading_s_name_tells_what_it_is_of(reads: str, signal: str) -> None:
     else:
         assert name_of(reads, signal) == signal
         assert reads_of(signal) == ("message", signal)
+
+
+def test_messages_of_a_few_words_are_read_together() -> None:
+    """What is said may be split over them, whoever is said to have written them; longer ones stand for themselves."""
+    words = SECRET.split()
+    turns = [{"role": "user" if place % 2 else "assistant", "content": word} for place, word in enumerate(words)]
+    long = {"role": "user", "content": "How does a heat pump work, and what does it cost to run one in a house of brick?"}
+    for messages in (turns, [long, *turns], [*turns, long]):
+        assert SECRET in [piece.text for piece in read({"model": "auto", "messages": messages}).pieces]
+    apart = [each for turn in turns for each in (turn, long)]
+    assert not any(SECRET in piece.text for piece in read({"model": "auto", "messages": apart}).pieces)
+    assert len(read({"model": "auto", "messages": turns[:2]}).pieces) == 2
