@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from router.yamltree import parse as parse_yaml
 
 VERSION = 1
 _ADDRESS = r"(unix:/\S+|[^\s:]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})"
+_HOST_NAME = r"[A-Za-z0-9]([\w.-]{0,251}[A-Za-z0-9])?"
 _LAST_PORT = 65535
 _ADDRESS_WORDS = "'host:port' or 'unix:/path'"
 _DEEPEST = 500  # levels; Python's parser and encoder give up at about 900
@@ -74,6 +76,8 @@ class ServerConfig:
 class AdminConfig:
     enabled: bool = True
     address: str = "127.0.0.1:8802"
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that the port is asked under, beside IP addresses, `localhost` and the name in `address`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +246,7 @@ def _server(section: Section) -> ServerConfig:
 
 def _admin(section: Section, server: ServerConfig) -> AdminConfig:
     default = AdminConfig()
-    config = AdminConfig(section.flag("enabled", default.enabled), _address(section, default.address))
+    config = AdminConfig(section.flag("enabled", default.enabled), _address(section, default.address), _allowed_hosts(section))
     host, port = _host_and_port(config.address)
     other, first = _host_and_port(server.address)
     is_same_host = host == other or {host, other} & {"0.0.0.0", "[::]"}  # noqa: S104 - looked for, not listened on
@@ -251,6 +255,15 @@ def _admin(section: Section, server: ServerConfig) -> AdminConfig:
         section.problem("address", f"{which} listens on port {port} already (server.address)")
     section.close()
     return config
+
+
+def _allowed_hosts(section: Section) -> tuple[str, ...]:
+    item = section.item("allowed_hosts")
+    names = item.texts("host names") if item else []
+    for name in names:
+        if not re.fullmatch(_HOST_NAME, name.text()):
+            name.problem("a host name was expected, without port and scheme, such as router.monitoring.svc")
+    return tuple(name.text().lower() for name in names)
 
 
 def _address(section: Section, default: str) -> str:

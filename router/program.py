@@ -28,6 +28,8 @@ class Program:
     read: files.Files = field(default_factory=files.Files)
     """For the worker in the place of the files on the disk."""
     log_level: str = "info"
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that the admin port is asked under."""
 
 
 def read_program(path: Path, admin: str | None) -> Program:
@@ -43,7 +45,7 @@ def read_program(path: Path, admin: str | None) -> Program:
     server = config.server
     addresses = (server.address, admin or (config.admin.address if config.admin.enabled else ""))
     stop_s = server.drain_s + server.grace_s + _KILL_S
-    return Program(command, server.workers, stop_s, addresses, read, config.telemetry.log_level)
+    return Program(command, server.workers, stop_s, addresses, read, config.telemetry.log_level, config.admin.allowed_hosts)
 
 
 def refuse_moves(path: Path, running: Program, program: Program) -> None:

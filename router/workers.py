@@ -6,13 +6,14 @@ import asyncio
 import json
 import logging
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
-from router.admin.server import listen
+from router.admin.access import guard
+from router.admin.server import errors_as_json, listen
 from router.program import Program
 from router.restart import Restarts, as_json
 from router.supervisor import Supervisor, Worker
@@ -32,10 +33,20 @@ _BODY_BYTES = 16 * 1024 * 1024
 class Front:
     """The admin port of all workers together."""
 
-    def __init__(self, workers: Sequence[Worker], restarts: Restarts | None = None, state: State = dict) -> None:
-        """`restarts` carries out `/restart`; `state` counts what the supervisor has to tell beside its workers' metrics."""
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        restarts: Restarts | None = None,
+        state: State = dict,
+        address: str = "unix:",
+        allowed_hosts: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """`restarts` carries out `/restart`; `state` counts what the supervisor has to tell beside its workers' metrics.
+
+        `address` and `allowed_hosts` as in `access.guard`.
+        """
         self._workers, self._restarts, self._state = workers, restarts, state
-        app = web.Application(client_max_size=_BODY_BYTES)
+        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[errors_as_json, guard(address, allowed_hosts)])
         app.add_routes(
             [
                 web.get("/healthz", self._health),
@@ -183,10 +194,11 @@ def _pairs(workers: Sequence[Worker], answers: Sequence[Answer]) -> list[tuple[W
 async def _ask(worker: Worker, method: str, path: str, body: bytes = b"", wait_s: float = _ASK_S) -> Answer:
     """Status, body and content type of a worker's answer; status 0 when there is none."""
     connector = aiohttp.UnixConnector(path=worker.socket)
+    headers = {"Content-Type": "application/json"} if body else {}  # it was so, or the request would not have come this far
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=wait_s)) as session,
-            session.request(method, f"http://worker{path}", data=body or None) as response,
+            session.request(method, f"http://localhost{path}", data=body or None, headers=headers) as response,
         ):
             return response.status, await response.read(), response.headers.get("Content-Type", "text/plain")
     except (aiohttp.ClientError, OSError, TimeoutError):
@@ -227,7 +239,7 @@ async def supervise(program: Program, admin_address: str | None, read: Callable[
             "restarts": restarts.counts,
         }
 
-    front = Front(supervisor.workers, restarts, state)
+    front = Front(supervisor.workers, restarts, state, admin_address or "unix:", lambda: supervisor.program.allowed_hosts)
     await front.runner.setup()
     try:
         if admin_address:

@@ -1,6 +1,6 @@
 """The operator's HTTP port: health, metrics, explanations, the routing table. On loopback unless the operator says otherwise.
 
-It has no access control of its own, which is why a non-loopback address is the operator's explicit choice.
+It has no passwords, which is why a non-loopback address is the operator's explicit choice. Web pages are kept out: `access.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
+from router.admin.access import guard
 from router.errors import ConfigError, Problem, RequestError
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ class AdminServer:
     def __init__(self, address: str, routes: AdminRoutes) -> None:
         self._address = address
         self._routes = routes
-        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[_errors])
+        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[errors_as_json, guard(address)])
         app.add_routes(
             [
                 web.get("/healthz", self._health),
@@ -156,7 +158,7 @@ async def _check_unused(path: str) -> None:
 
 
 @web.middleware
-async def _errors(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Errors as JSON, as everywhere else."""
     try:
         return await handler(request)
@@ -166,8 +168,14 @@ async def _errors(request: web.Request, handler: Callable[[web.Request], Awaitab
     except web.HTTPException as error:
         return web.json_response({"error": {"message": error.reason}}, status=error.status)
     except Exception as error:  # noqa: BLE001 - this port's edge: what goes wrong here is told without a request's words
-        log.error("%s failed: %s", request.path, type(error).__name__)
+        log.error("%s failed: %s", _route_of(request), type(error).__name__)
         return web.json_response({"error": {"message": "internal error"}}, status=500)
+
+
+def _route_of(request: web.Request) -> str:
+    """The path as this file writes it: the one that was asked for may hold anything."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else "an unknown path"
 
 
 def _dumps(document: object) -> str:

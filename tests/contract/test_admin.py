@@ -54,6 +54,7 @@ class Behind:
 
 
 Start = Callable[[str], Awaitable[int]]
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
@@ -87,7 +88,9 @@ async def ask(port: int, path: str, method: str = "GET", data: object = None) ->
     """One request."""
     async with (
         aiohttp.ClientSession() as session,
-        session.request(method, f"http://127.0.0.1:{port}{path}", data=data) as response,
+        session.request(
+            method, f"http://127.0.0.1:{port}{path}", data=data, headers={"content-type": "application/json"}
+        ) as response,
     ):
         yield response
 

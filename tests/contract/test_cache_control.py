@@ -203,7 +203,10 @@ class TestPort:
 
     async def post(self, port: int, path: str, body: bytes = b"") -> tuple[int, dict[str, Any]]:
         """One request."""
-        async with aiohttp.ClientSession() as session, session.post(f"http://127.0.0.1:{port}{path}", data=body) as response:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"http://127.0.0.1:{port}{path}", data=body, headers={"content-type": "application/json"}) as response,
+        ):
             return response.status, await response.json()
 
     async def test_operations_are_posted(self, port: int) -> None:

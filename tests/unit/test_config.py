@@ -37,7 +37,7 @@ FULL = """
 version: 1
 server: { address: "unix:/run/router.sock", workers: 3, threads: 2, max_body_bytes: 2048, drain_s: 1.5, grace_s: 7,
           max_values: 5000, max_keys: 600, max_depth: 20, max_messages: 30, state_path: state }
-admin: { enabled: false, address: "[::1]:9000" }
+admin: { enabled: false, address: "[::1]:9000", allowed_hosts: [Router.monitoring.svc] }
 telemetry:
   log_level: debug
   log_outcomes: false
@@ -207,7 +207,7 @@ class TestMeaning:
         config = read(FULL)
         assert config.server == ServerConfig("unix:/run/router.sock", 3, 2, 2048, 1.5, 7.0, 5000, 600, 20, 30, BAD / "state")
         assert config.server.bounds == BodyBounds(5000, 600, 20, 30)
-        assert config.admin == AdminConfig(enabled=False, address="[::1]:9000")
+        assert config.admin == AdminConfig(enabled=False, address="[::1]:9000", allowed_hosts=("router.monitoring.svc",))
         tracing = TracingConfig(True, "https://collector:4317", False, 0.25, "front")
         assert config.telemetry == TelemetryConfig("debug", False, False, True, tracing)
         assert config.auto_models == ("choose",)

@@ -78,7 +78,7 @@ ALLOWED = {
     "extproc/wire": {"router.errors", "router.core", "router.extproc.pb"},
     "extproc/server": {"router.errors", "router.core", "router.extproc"},
     "telemetry": {"router.core", "router.telemetry"},
-    "admin": {"router.errors"},
+    "admin": {"router.errors", "router.admin"},
     "simulator": {"router.errors", "router.simulator"},
     "evaluation": {"router.errors", "router.core", "router.evaluation", "router.signals"},
 }

@@ -1,0 +1,120 @@
+"""Who may ask the admin port: programs under names that are its own, and no web page that a browser happens to show."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from router.admin.access import guard, name_in
+from router.admin.server import errors_as_json
+
+ALLOWED = ["router.monitoring.svc"]
+"""Names that the operator allows; a test may change them."""
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """A server behind the guard, which listens as `admin.internal`."""
+
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(text="answered")
+
+    app = web.Application(middlewares=[errors_as_json, guard("admin.internal:8802", lambda: ALLOWED)])
+    app.add_routes([web.route("*", "/{path:.*}", answer)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield runner.addresses[0][1]
+    await runner.cleanup()
+
+
+async def ask(port: int, *headers: str, method: str = "GET", path: str = "/metrics", body: str = "") -> int:
+    """The status of a raw request."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = [f"{method} {path} HTTP/1.1", *headers, "connection: close", f"content-length: {len(body)}"]
+    writer.write(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split(b" ", 2)[1])
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1:8802", "127.0.0.1", "10.1.2.3:8802", "[::1]:8802", "localhost:8802", "LocalHost", "localhost.:8802",
+     "admin.internal:8802", "router.monitoring.svc:8802", "Router.Monitoring.svc"],
+)  # fmt: skip
+async def test_names_of_its_own_and_addresses_are_answered(port: int, host: str) -> None:
+    """As curl, Prometheus, probes and the command line ask."""
+    assert await ask(port, f"host: {host}") == 200
+    body = ("content-type: application/json; charset=utf-8",)
+    assert await ask(port, f"host: {host}", *body, method="POST", path="/cache/invalidate", body="{}") == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example:8802", "127.0.0.1.evil.example", "localhost.evil.example", "xlocalhost", "router.monitoring.svc.evil.example",
+     "127.0.0.1@evil.example", ""],
+)  # fmt: skip
+async def test_a_name_of_somebody_elses_is_refused(port: int, host: str) -> None:
+    """A page can have its own name looked up to this address; but for probes, which tell nothing."""
+    assert await ask(port, f"host: {host}") in (400, 403)
+    if host and "@" not in host:
+        assert await ask(port, f"host: {host}", path="/healthz") == 200
+
+
+async def test_what_the_operator_allows_counts_from_that_moment(port: int) -> None:
+    """After a restart with another configuration."""
+    assert await ask(port, "host: later.svc") == 403
+    ALLOWED.append("later.svc")
+    try:
+        assert await ask(port, "host: later.svc") == 200
+    finally:
+        ALLOWED.remove("later.svc")
+
+
+PAGES = {
+    "another site's script": ("origin: https://evil.example", "sec-fetch-site: cross-site", "sec-fetch-mode: cors"),
+    "a sandboxed page": ("origin: null",),
+    "a page of another port": ("origin: http://localhost:3000", "sec-fetch-site: same-site"),
+    "an image in a page": ("sec-fetch-site: cross-site", "sec-fetch-mode: no-cors", "sec-fetch-dest: image"),
+    "a frame in a page": ("sec-fetch-site: cross-site", "sec-fetch-mode: navigate", "sec-fetch-dest: iframe"),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+async def test_a_page_of_another_site_may_not_ask(port: int, page: str) -> None:
+    """Whatever it asks, and whatever it calls its body."""
+    json = "content-type: application/json"
+    assert await ask(port, "host: localhost:8802", *PAGES[page]) == 403
+    assert await ask(port, "host: localhost:8802", *PAGES[page], json, method="POST", path="/explain", body="{}") == 403
+
+
+async def test_a_form_that_says_nothing_of_its_page_is_refused(port: int) -> None:
+    """Old browsers send neither Origin nor Sec-Fetch-Site; a page can send no JSON to another site."""
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        assert await ask(port, "host: localhost", f"content-type: {kind}", method="POST", path="/explain", body="{}") == 415
+    assert await ask(port, "host: localhost", method="POST", path="/explain", body="{}") == 415
+
+
+async def test_a_link_and_the_address_bar_may_look(port: int) -> None:
+    """What is shown to the operator himself."""
+    typed = ("sec-fetch-site: none", "sec-fetch-mode: navigate", "sec-fetch-dest: document")
+    link = ("sec-fetch-site: cross-site", "sec-fetch-mode: navigate", "sec-fetch-dest: document")
+    own = ("origin: http://localhost:8802", "sec-fetch-site: same-origin")
+    for headers in (typed, link, own):
+        assert await ask(port, "host: localhost:8802", *headers) == 200
+    assert await ask(port, "host: localhost:8802", *link, method="POST", path="/cache/invalidate") == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [("LOCALHOST:1", "localhost"), ("[::1]:80", "::1"), ("[::1]", "::1"), ("a.b.", "a.b"), ("a", "a"), ("::1", "::1")],
+)
+def test_the_name_in_a_host(host: str, name: str) -> None:
+    """Without port, brackets, last dot and capitals."""
+    assert name_in(host) in (name, ":")
