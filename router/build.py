@@ -127,6 +127,7 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
     caching = _caching(config.cache, bundle, encoder, passes) if bundle and encoder and passes and is_caching else None
     if caching and metrics:
         metrics.show_cache(caching.cache.gauges)
+        metrics.show_cache_counts(caching.cache.counters)
         if caching.store_requests is not None:
             metrics.show_store(caching.store_requests)
     return Runtime(config, snapshot_of(config), senses, _telemetry(config, metrics, is_serving), metrics, caching)

@@ -529,24 +529,29 @@ class Cache:
         gauges: dict[str, float] = {
             "llm_cache_entries": len(self._held),
             "llm_cache_held_bytes": self._answers_bytes,
-            "llm_cache_evictions": self.counts.evicted,
-            "llm_cache_expirations": self.counts.expired,
             "llm_cache_questions_under_way": len(self._leaders),
         }
         if self.keeper:
             state = self.keeper.state
             gauges["llm_cache_store_up"] = float(state.is_up)
             gauges["llm_cache_store_waiting"] = state.waiting
-            gauges["llm_cache_store_dropped"] = state.dropped
-            gauges["llm_cache_store_refused"] = state.refused
         return gauges
+
+    def counters(self) -> dict[str, float]:
+        """What was counted since the process began, by metric name."""
+        counters: dict[str, float] = {"llm_cache_evictions": self.counts.evicted, "llm_cache_expirations": self.counts.expired}
+        if self.keeper:
+            counters["llm_cache_store_dropped"] = self.keeper.state.dropped
+            counters["llm_cache_store_refused"] = self.keeper.state.refused
+        return counters
 
     def stats(self) -> dict[str, object]:
         """The same, and the counts, for operators to read."""
         counts = self.counts
         store = asdict(self.keeper.state) if self.keeper else None
         sums = {"hits": counts.hits, "misses": counts.misses, "stored": counts.stored}
-        return {**{name.removeprefix("llm_cache_"): value for name, value in self.gauges().items()}, **sums, "store": store}
+        figures = {**self.gauges(), **self.counters()}
+        return {**{name.removeprefix("llm_cache_"): value for name, value in figures.items()}, **sums, "store": store}
 
     def __len__(self) -> int:
         return len(self._held)

@@ -479,3 +479,8 @@ class Outcome:
     """From our routing answer to the first byte of the response body; None when the response did not pass us."""
     duration_s: float = 0.0
     """From the first message to the end of our part."""
+
+    @property
+    def is_routed(self) -> bool:
+        """A model was asked. Not so where the router answered itself, from the cache or with an error."""
+        return self.routing_s > 0

@@ -54,12 +54,14 @@ class Metrics:
         self._open = self._gauge("llm_router_open_exchanges", "Exchanges under way")
         self._open.add(0)
         self._exchanges = self._counter("llm_router_exchanges", "Exchanges by how they ended", "ending", "endpoint")
-        self._requests = self._counter("llm_model_requests", "Requests routed, by model", "model")
+        self._requests = self._counter("llm_model_requests", "Requests that a model was asked, by model", "model")
         self._errors = self._counter("llm_request_errors", "Requests refused by the router, or failed", "model", "reason")
         self._changes = self._counter(
-            "llm_model_routing_modifications", "Requests whose model the router chose", "source_model", "target_model"
+            "llm_model_routing_modifications", "Requests that went to a model they did not name", "source_model", "target_model"
         )
-        self._reasons = self._counter("llm_routing_reason_codes", "Why the model was chosen", "reason_code", "model")
+        self._reasons = self._counter(
+            "llm_routing_reason_codes", "Why the model was chosen, hits included", "reason_code", "model"
+        )
         # A gauge in name only: as a counter it could not have the name that dashboards know, without `_total`.
         self._categories = self._gauge("llm_category_classifications_count", "Requests by category", "category")
         self._decisions = self._counter("llm_decision_matches", "Requests by the rule that won", "decision")
@@ -80,7 +82,7 @@ class Metrics:
         meter = self._meter
         self._routing = _seconds(meter, "llm_model_routing_latency", "From Envoy's first message to the routing answer", _FAST_S)
         self._sensing = _seconds(meter, "llm_classifier_latency", "Waiting for signals", _FAST_S)
-        self._ttft = _seconds(meter, "llm_model_ttft", "From the routing answer to the first byte of the answer", _SLOW_S)
+        self._ttft = _seconds(meter, "llm_model_ttft", "Of streams: from the routing answer to the first byte", _SLOW_S)
         self._completion = _seconds(meter, "llm_model_completion_latency", "Whole exchanges whose answer passed us", _SLOW_S)
         self._lag = _seconds(meter, "llm_router_event_loop_lag", "How late the event loop runs what is due", _FAST_S)
 
@@ -104,13 +106,18 @@ class Metrics:
         for name in state():
             self._meter.create_observable_gauge(name, [_reader(state, name)])
 
+    def show_cache_counts(self, counts: Callable[[], Mapping[str, float]]) -> None:
+        """Show what the cache has counted since the process began, likewise."""
+        for name in counts():
+            self._meter.create_observable_counter(name, [_reader(counts, name)])
+
     def show_store(self, requests: Mapping[tuple[str, str], int]) -> None:
         """Show requests to the cache's store, counted by kind and result."""
 
         def read(options: CallbackOptions) -> Iterable[Observation]:
             return [Observation(count, {"kind": kind, "result": result}) for (kind, result), count in requests.items()]
 
-        self._meter.create_observable_gauge("llm_cache_store_requests", [read])
+        self._meter.create_observable_counter("llm_cache_store_requests", [read])
 
     async def watch_loop(self) -> None:
         """Measure, until cancelled, how late the running event loop is."""
@@ -142,16 +149,23 @@ class Metrics:
             self._sensing.record(outcome.sensing_s, {"classifier": "all"})
         if outcome.cache != "off":
             self._count_cache(outcome)
-        if outcome.model:
+        if outcome.decision:
             self._count_decision(outcome)
+        if outcome.is_routed:
+            self._count_request(outcome)
             self._record_times(outcome, {"model": outcome.model})
 
     def _count_decision(self, outcome: Outcome) -> None:
+        """What was decided, whether a model was then asked or not."""
+        self._decisions.add(1, outcome.decision)
+        self._categories.add(1, outcome.category)
+        if outcome.model:
+            self._reasons.add(1, outcome.reason, outcome.model)
+
+    def _count_request(self, outcome: Outcome) -> None:
+        """What was asked of a model."""
         model, category = outcome.model, outcome.category
         self._requests.add(1, model)
-        self._decisions.add(1, outcome.decision)
-        self._reasons.add(1, outcome.reason, model)
-        self._categories.add(1, category)
         if outcome.requested_model != model:
             self._changes.add(1, outcome.requested_model, model)
         if outcome.reasoning != "unchanged":
@@ -167,9 +181,8 @@ class Metrics:
             self._stored.add(1, outcome.stored)
 
     def _record_times(self, outcome: Outcome, model: Mapping[str, str]) -> None:
-        if outcome.routing_s:
-            self._routing.record(outcome.routing_s, model)
-        if outcome.first_token_s is not None:
+        self._routing.record(outcome.routing_s, model)
+        if outcome.first_token_s is not None and outcome.is_stream:
             self._ttft.record(outcome.first_token_s, model)
         if outcome.ending == "completed":
             self._completion.record(outcome.duration_s, model)

@@ -42,6 +42,7 @@ ROUTED = Outcome(
     confidence=0.93,
     reasoning="on",
     effort="high",
+    is_stream=True,
     http_status=200,
     usage=Usage(11, 7),
     routing_s=0.004,
@@ -50,17 +51,22 @@ ROUTED = Outcome(
     duration_s=1.5,
 )
 SUPERVISORS = {"llm_router_workers", "llm_router_worker_failed_starts_total", "llm_router_restarts_total"}
-DIRECT = Outcome("routed", "chat", requested_model="small", model="small", decision="direct", reason="concrete_model")
-DEGRADED = Outcome("routed", "chat", requested_model="auto", model="small", missing={"intent": "deadline"}, category="unknown")
+DIRECT = Outcome(
+    "routed", "chat", requested_model="small", model="small", decision="direct", reason="concrete_model", routing_s=0.001
+)
+DEGRADED = replace(DIRECT, requested_model="auto", decision="default", missing={"intent": "deadline"}, category="unknown")
 REFUSED = Outcome("replied", "chat", response_path="error", error_code="model_not_found", http_status=404)
 FAILED = Outcome("failed", "chat")
 BLOCKED = Outcome("replied", "chat", decision="guard", reason="matched", block_reason="matched", error_code="blocked")
 UNREADABLE = replace(BLOCKED, reason="signal_missing", block_reason="too_long", error_code="unreadable")
+HIT = Outcome(
+    "replied", "chat", "cache", requested_model="auto", decision="faq", model="small", cache="hit", cache_reason="semantic"
+)  # fmt: skip
 CACHE = [
-    Outcome("replied", "chat", decision="faq", model="small", cache="hit", cache_reason="semantic"),
-    Outcome("completed", "chat", decision="faq", model="small", cache="miss", cache_reason="numbers", stored="stored"),
-    Outcome("completed", "chat", decision="faq", model="small", cache="shadow", cache_reason="exact"),
-    Outcome("routed", "chat", decision="faq", model="small", cache="skipped", cache_reason="tools"),
+    HIT,
+    replace(DIRECT, ending="completed", decision="faq", cache="miss", cache_reason="numbers", stored="stored"),
+    replace(DIRECT, ending="completed", decision="faq", cache="shadow", cache_reason="exact"),
+    replace(DIRECT, decision="faq", cache="skipped", cache_reason="tools"),
 ]
 
 ENVOYS = {
@@ -116,7 +122,9 @@ async def everything(metrics: Metrics) -> str:
     await asyncio.sleep(0.05)
     watching.cancel()
     keeper = Keeper(cast("Store", SimpleNamespace(is_shared=True)), Pace())
-    metrics.show_cache(Cache(Sizes(), encode, Verifier(), keeper).gauges)
+    cache = Cache(Sizes(), encode, Verifier(), keeper)
+    metrics.show_cache(cache.gauges)
+    metrics.show_cache_counts(cache.counters)
     metrics.show_store({("search", "ok"): 3})
     return count(metrics, ROUTED, DIRECT, DEGRADED, REFUSED, FAILED, BLOCKED, *CACHE)
 
@@ -152,6 +160,42 @@ class TestMetrics:
         assert 'llm_requests_blocked_total{decision="guard",reason="matched"} 1.0' in page
         assert 'llm_requests_blocked_total{decision="guard",reason="too_long"} 2.0' in page
         assert "llm_model_requests_total{" not in page
+
+    @pytest.mark.parametrize(
+        ("outcome", "asked", "decided"),
+        [
+            (ROUTED, True, "proofs"),
+            (replace(ROUTED, ending="abandoned"), True, "proofs"),
+            (replace(ROUTED, ending="failed"), True, "proofs"),
+            (DIRECT, True, "direct"),
+            (CACHE[1], True, "faq"),
+            (CACHE[2], True, "faq"),
+            (HIT, False, "faq"),
+            (BLOCKED, False, "guard"),
+            (UNREADABLE, False, "guard"),
+            (replace(HIT, ending="failed", response_path="upstream", cache="off"), False, "faq"),
+            (REFUSED, False, ""),
+            (FAILED, False, ""),
+            (Outcome("replied", "models", response_path="models", http_status=200), False, ""),
+            (Outcome("abandoned", "chat"), False, ""),
+        ],
+    )
+    def test_only_what_a_model_was_asked_counts_as_its_request(
+        self, metrics: Metrics, outcome: Outcome, asked: bool, decided: str
+    ) -> None:
+        """Not a hit, a block or an error; the decision is counted whatever came of it."""
+        page = families(count(metrics, outcome))
+        models = {name for name, family in page.items() if name.startswith("llm_model_") and family.samples}
+        assert bool(models) is asked, models
+        decisions = [sample.labels["decision"] for sample in page["llm_decision_matches_total"].samples] if decided else []
+        assert decisions == ([decided] if decided else [])
+        assert decided or "llm_decision_matches_total" not in page
+        assert sum(sample.value for sample in page["llm_router_exchanges_total"].samples) == 1
+
+    def test_a_first_token_is_a_streams(self, metrics: Metrics) -> None:
+        """The first byte of a whole answer is its last token's."""
+        assert "llm_model_ttft_seconds" not in count(metrics, replace(ROUTED, is_stream=False))
+        assert "llm_model_ttft_seconds_sum" in count(metrics, ROUTED)
 
     def test_an_exchange_is_counted_once_under_its_model(self, metrics: Metrics) -> None:
         """With the numbers of its record."""
