@@ -43,7 +43,7 @@ class Senses:
     deadline_s: float
     guards: Mapping[str, Guard] = field(default_factory=dict)
     """By the names of signals, `keywords NAME` among them."""
-    guard_deadline_s: float = 10.0
+    guard_deadline_s: float = 30.0
 
     async def __call__(self, wanted: Sense) -> Readings:
         """A reading, or `Missing`, for every name that is wanted."""

@@ -78,7 +78,7 @@ class Snapshot:
     """None: answers are neither given again nor kept."""
     max_guard_chars: int = 131_072
     """Of what a model will read, what rules that block read; more counts as unread."""
-    guard_deadline_s: float = 10.0
+    guard_deadline_s: float = 30.0
     """How long the readings for a rule that blocks may take; the shell asks Envoy for the time."""
 
     @property

@@ -164,7 +164,7 @@ class Processor:
 
     @contextlib.asynccontextmanager
     async def _sensing(self, run: Run, action: Sense) -> AsyncIterator[Awaitable[Readings]]:
-        """The readings under way, in a task of their own if they may take long; however this ends, they do not go on behind it."""
+        """The readings under way, in a task if they may take long; however this ends, they do not go on behind it."""
         began = perf_counter()
         readings = self._sense(action)
         task = asyncio.ensure_future(readings) if action.prompt else None

@@ -230,7 +230,7 @@ async def test_a_guard_that_takes_long_asks_envoy_for_the_time(serve: Serve, mon
         await call.write(body_message(chat_body()))
         more = await call.read()
         assert more.WhichOneof("response") is None
-        assert more.override_message_timeout.ToSeconds() == 10
+        assert more.override_message_timeout.ToSeconds() == 30
         go.set()
         assert (await call.read()).WhichOneof("response") == "request_body"
     outcome = await ended(record)
