@@ -240,6 +240,7 @@ def snapshot_of(config: Config) -> Snapshot:
         started_s=int(time.time()),
         max_guard_chars=config.signals.guards.max_chars,
         guard_deadline_s=config.signals.guards.deadline_ms / 1000,
+        guard_patience_s=config.signals.deadline_ms / 1000,  # `check` holds Envoy's message_timeout to more than this
     )
 
 
