@@ -44,7 +44,7 @@ class Senses:
     deadline_s: float
     guards: Mapping[str, Guard] = field(default_factory=dict)
     """By the names of signals, `keywords NAME` among them."""
-    guard_deadline_s: float = 10.0
+    guard_deadline_s: float = 30.0
 
     async def __call__(self, wanted: Sense) -> Readings:
         """A reading, or `Missing`, for every name that is wanted."""
@@ -245,6 +245,7 @@ def snapshot_of(config: Config) -> Snapshot:
         bounds=config.server.bounds,
         max_guard_chars=config.signals.guards.max_chars,
         guard_deadline_s=config.signals.guards.deadline_ms / 1000,
+        guard_patience_s=config.signals.deadline_ms / 1000,  # `check` holds Envoy's message_timeout to more than this
     )
 
 

@@ -118,7 +118,7 @@ class IntentConfig:
 class GuardsConfig:
     """Readings for rules that block."""
 
-    deadline_ms: int = 10_000
+    deadline_ms: int = 30_000
     max_chars: int = 131_072
     """Of everything that the model will read; a longer prompt counts as unread."""
 

@@ -120,7 +120,7 @@ def _regrouped(text: str) -> Iterator[str]:
         yield _SPELLED.sub(_joined, text)
     leet = [word.translate(_LEET).lower() for word in _LEET_WORD.findall(text)]
     if sum(word in _COMMON for word in leet) >= _LEAST_LEET:
-        yield _LEET_WORD.sub(lambda word: word[0].translate(_LEET), text)
+        yield text.translate(_LEET)
     lines = text.splitlines()
     for turn in (_backwards, _rotated):
         turned = [turn(line) if _is_turned(line, turn) else line for line in lines]
@@ -147,7 +147,8 @@ def _is_turned(line: str, turn: Callable[[str], str]) -> bool:
     """Common words stand in the line turned round, and hardly any in it as it is."""
     if len(line) < _SHORTEST_LINE:
         return False
-    return _common_share(line) < 0.1 and _common_share(turn(line)) > 0.25
+    said = _common_share(turn(line))
+    return said > 0.25 and said > 2.5 * _common_share(line)  # some words are words either way: no, was, a
 
 
 def _common_share(line: str) -> float:

@@ -86,8 +86,10 @@ class Snapshot:
     bounds: BodyBounds = DEFAULTS
     max_guard_chars: int = 131_072
     """Of what a model will read, what rules that block read; more counts as unread."""
-    guard_deadline_s: float = 10.0
+    guard_deadline_s: float = 30.0
     """How long the readings for a rule that blocks may take; the shell asks Envoy for the time."""
+    guard_patience_s: float = 0.25
+    """From when on it asks: within what Envoy waits by itself, and late enough that most requests need no such message."""
 
     @property
     def longest_wait_s(self) -> float:

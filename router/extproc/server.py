@@ -49,7 +49,6 @@ from router.extproc.pb import extproc_pb2 as pb
 log = logging.getLogger(__name__)
 
 _WAITING_ROOM_S = 0.5  # beside the wait itself: Envoy counts from when it hears of it
-_PATIENCE_S = 0.2  # within Envoy's own message_timeout; a guard that takes longer asks for more
 _MAX_WAIT_S = 0.5  # of a large body for its turn: half of envoy.yaml's `message_timeout`, the other half is for reading it
 _ROOM_BYTES = 1024 * 1024  # for headers and attributes that come with the largest body
 _HEALTH_SERVICES = ("", "liveness", "readiness", wire.SERVICE)  # the names that the Gateway API's endpoint pickers use
@@ -140,8 +139,9 @@ class Processor:
                 action = await self._past_pauses(run, run.exchange.receive(event))
                 while isinstance(action, Sense):
                     async with self._sensing(run, action) as readings:
-                        if action.prompt and not await _is_done(readings, _PATIENCE_S):
-                            yield wire.more_time(run.exchange.snapshot.longest_wait_s + _WAITING_ROOM_S)
+                        shot = run.exchange.snapshot
+                        if action.prompt and not await _is_done(readings, shot.guard_patience_s):
+                            yield wire.more_time(shot.longest_wait_s + _WAITING_ROOM_S)
                         action = run.exchange.receive(Sensed(await readings))
                     action = await self._past_pauses(run, action)
                 action = self._noted(run, event, action)

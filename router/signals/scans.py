@@ -15,7 +15,7 @@ from router.signals.passes import Passes
 Part = TypeVar("Part")
 CHUNK_CHARS, SHARED_CHARS = 8192, 512
 """A text is cut into pieces of so many characters, which share so many with the one before: a narrow window has about 200, so
-that what stands at a cut stands whole in one of them. Tokenising one takes about 5 ms, and a document that comes again at the
+that what stands at a cut stands whole in one of them. Tokenising one takes 4 ms, and a document that comes again at the
 same place is remembered piece by piece."""
 _MOST_REMEMBERED = 16384  # chunks and messages; about 200 bytes each
 

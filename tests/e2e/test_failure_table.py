@@ -33,8 +33,6 @@ ROWS = {
     ],
     "encoder late, overloaded or failing": [
         (FAILURES, "test_an_unreachable_signal_deadline_costs_the_decision_and_not_the_request"),
-    ],
-    "the same, and a rule blocks with `fail_closed`": [
         ("e2e/test_safety.py", "test_a_late_guard_asks_for_another_attempt"),
     ],
     "a model down": [(FAILURES, "test_a_model_that_dies_is_an_error_in_openais_shape")],

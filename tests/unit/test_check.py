@@ -204,7 +204,7 @@ class TestBothFiles:
         guard = "rules:\n- name: g\n  when: { jailbreak: true }\n  block: {}\n"
         config = CONFIG.replace("rules:\n", guard, 1) if "rules:\n" in CONFIG else CONFIG + guard
         change = ("max_message_timeout: 120s", "max_message_timeout: 10s")
-        assert "at least 11 s" in "".join(problem.message for problem in problems(tmp_path, change, config=config))
+        assert "at least 31 s" in "".join(problem.message for problem in problems(tmp_path, change, config=config))
         found = [*problems(tmp_path, config=config), *problems(tmp_path, change)]
         assert "max_message_timeout" not in "".join(problem.message for problem in found)
 
