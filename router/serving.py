@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -49,6 +50,8 @@ async def serve(runtime: Runtime, index: int, admin_address: str | None, parent_
         if admin:
             await admin.start()
         await server.start()
+        # What is loaded by now stays: the collector need not walk it while a body with many values is parsed (116 ms, then 55).
+        gc.freeze()
         log.info("serving ext_proc on %s", address)
         signum = await stopped
         if signum is signal.SIGTERM:
