@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 _WAITING_ROOM_S = 0.5  # beside the wait itself: Envoy counts from when it hears of it
 _MAX_WAIT_S = 0.5  # of a large body for its turn: half of envoy.yaml's `message_timeout`, the other half is for reading it
+_TURN_S = 0.004  # of work on a large body before others have their turn; most steps take a tenth of it
 _ROOM_BYTES = 1024 * 1024  # for headers and attributes that come with the largest body
 _HEALTH_SERVICES = ("", "liveness", "readiness", wire.SERVICE)  # the names that the Gateway API's endpoint pickers use
 
@@ -192,8 +193,11 @@ class Processor:
         except TimeoutError:
             return run.exchange.receive(Overloaded())
         try:
+            began = 0.0
             while isinstance(action, Pause):
-                await asyncio.sleep(0)
+                if perf_counter() - began > _TURN_S:
+                    await asyncio.sleep(0)
+                    began = perf_counter()
                 action = run.exchange.receive(Resumed())
             return action
         finally:
@@ -284,6 +288,9 @@ class Server:
         options = [
             ("grpc.max_receive_message_length", size),
             ("grpc.max_send_message_length", size),
+            # A window that grows to a large body's size lets it fill Envoy's one connection, and small requests wait behind it:
+            # their median beside a client with 16 MiB bodies was 80 ms, and is 45 ms.
+            ("grpc.http2.bdp_probe", 0),
             ("grpc.so_reuseport", 0),  # a stale process must not share our port and get live traffic
         ]
         self._address = address

@@ -59,8 +59,8 @@ def _agent() -> str:
 
 SHAPES: dict[str, Callable[[], str]] = {
     "nothing beside it": lambda: "",
-    "keys of the body": lambda: f'{{"model":"small","messages":[{{"role":"user"}}],{_keys(FULL // 10)}}}',
-    "keys inside": lambda: _with(f"{{{_keys(FULL // 10)}}}"),
+    "keys of the body": lambda: f'{{"model":"small","messages":[{{"role":"user"}}],{_keys(FULL // 12)}}}',
+    "keys inside": lambda: _with(f"{{{_keys(FULL // 12)}}}"),
     "messages": lambda: _messages(_many('{"role":"user"}')),
     "parts": lambda: _messages(_many('{"type":"text","text":"a"}', '[{"role":"user","content":[{}]}]')),
     "lists": lambda: _with(_many("[]")),
@@ -87,17 +87,18 @@ def run(folder: Path, shapes: Sequence[str] = ()) -> None:
     rig = make_rig(folder / "bodies")
     rig.start()
     try:
-        heads = "others: p50     p99     max, ms   bypassed   large: answers"
-        print(f"\nOne client with large bodies, another with small ones         {heads}")
+        print(f"\n{'Small requests beside a client with large ones':62}p50, ms     p99     max   bypassed        the large ones")
         for name in shapes or SHAPES:
-            print(uvloop.run(_beside(rig.envoy_port, name)), flush=True)
+            print(uvloop.run(_beside(rig.envoy_port, rig.envoy_port, name)), flush=True)
+        for name in () if shapes else ("lists", "one text"):  # what the sender and Envoy alone cost the others
+            print(uvloop.run(_beside(rig.envoy_port, rig.plain_port, name, "past the router: ")), flush=True)
     finally:
         rig.stop()
 
 
-async def _beside(port: int, name: str) -> str:
+async def _beside(port: int, large_port: int, name: str, how: str = "") -> str:
     here, there = multiprocessing.Pipe()
-    sender = multiprocessing.get_context("spawn").Process(target=_send, args=(port, name, there))
+    sender = multiprocessing.get_context("spawn").Process(target=_send, args=(large_port, name, there))
     sender.start()
     try:
         await asyncio.to_thread(here.recv)  # the body is made
@@ -108,7 +109,7 @@ async def _beside(port: int, name: str) -> str:
         sender.join()
     taken.sort()
     p50, p99, worst = (taken[min(len(taken) - 1, int(share * len(taken)))] * 1000 for share in (0.5, 0.99, 1))
-    return f"  {name:58}{p50:8.2f}{p99:8.1f}{worst:8.1f}   {bypassed:5} of {len(taken):5}   {answers}"
+    return f"  {how + name:58}{p50:8.2f}{p99:8.1f}{worst:8.1f}   {bypassed:5} of {len(taken):5}   {answers}"
 
 
 async def _small(port: int) -> tuple[list[float], int]:
