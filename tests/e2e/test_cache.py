@@ -303,9 +303,7 @@ class TestOperators:
         said = cli(cached, "warm", str(file), "--url", cached.url, status=2)
         assert "nothing is without the header authorization; give its value with --authorization or --scope-value-file" in said
 
-    def test_a_principal_is_purged_by_the_headers_own_value(
-        self, cached: Stack, client: openai.OpenAI, tmp_path: Path
-    ) -> None:
+    def test_a_principal_is_purged_by_the_headers_own_value(self, cached: Stack, client: openai.OpenAI, tmp_path: Path) -> None:
         """Which the router alone can hide; nobody else loses anything."""
         other = client.with_options(api_key=uuid.uuid4().hex)
         for who in (client, other):
