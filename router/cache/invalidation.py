@@ -24,7 +24,7 @@ _MAX_IDS = 100_000
 _MAX_EVICTED = 10_000
 _MAX_MARKS = 10_000
 _MAX_REJECTIONS = 100_000
-"""About 10 MB; each is one report by an operator."""
+"""17 MB; each is one report by an operator."""
 _REFERENCE = re.compile(r"([0-9a-f]{32})(?:-([0-9a-f]{32}))?")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 _Mark = tuple[str | None, str | None, str | None]
@@ -100,8 +100,8 @@ class Rejections:
         """Whether the answer to the one question must not be given to the other."""
         if not self._digests:
             return False
-        digests = (digest_of_pair(asked, stored), digest_of_question(asked), digest_of_question(stored))
-        return any(one in self._digests for one in digests)
+        one, other = digest_of_question(asked), digest_of_question(stored)
+        return one in self._digests or other in self._digests or _paired(one, other) in self._digests
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -109,12 +109,17 @@ class Rejections:
 
 def digest_of_pair(one: str, other: str) -> str:
     """The same in either order, and for spellings that differ in case, white space or the last full stop alone."""
-    return digest("\n".join(sorted((_normal(one), _normal(other)))))
+    return _paired(digest_of_question(one), digest_of_question(other))
 
 
 def digest_of_question(text: str) -> str:
     """In the place of a pair whose other half is not known: this question is matched with none."""
-    return digest(f"{_normal(text)}\n")
+    normal = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!")
+    return digest(normal)
+
+
+def _paired(one: str, other: str) -> str:
+    return digest("\n".join(sorted((one, other))))
 
 
 def reference_of(entry_id: str, asked: str, stored: str) -> str:
@@ -126,10 +131,6 @@ def parse_reference(text: str) -> tuple[str, str] | None:
     """The entry, and the digest of the pair; that is empty for an entry's id alone. None when it is neither."""
     found = _REFERENCE.fullmatch(text)
     return (found[1], found[2] or "") if found else None
-
-
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!")
 
 
 def _read(file: Path) -> Iterable[str]:

@@ -195,7 +195,7 @@ class Keeper:
         self._woken.clear()
 
     def _refuse(self, error: ConfigError) -> None:
-        if str(error) != self.state.error:
+        if self._is_open and str(error) != self.state.error:
             log.error("the cache's store is not used: %s", error)
         self.state.is_up, self.state.is_refused, self.state.error = False, True, str(error)
         self.refusal = None if self._is_open else error

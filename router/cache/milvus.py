@@ -1,45 +1,38 @@
 """The store in Milvus: Milvus Lite in a folder of this process, or a Milvus server that replicas share.
 
-Two collections: the entries, and `<name>_control` with the form, the scope key and the notices. Schema work goes through the
-synchronous client of pymilvus in a thread, because Milvus Lite lacks what the asynchronous one waits with.
 Imported only when the store is configured: pymilvus takes two seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import grpc
-from pymilvus import AsyncMilvusClient, DataType, MilvusClient
+from pymilvus import AsyncMilvusClient
 from pymilvus.exceptions import ConnectError, ConnectionNotExistException, MilvusException, MilvusUnavailableException
 
 from router.cache.base import REFUSED, Changes, Entry, Notice, Selection, pieces_of
 from router.cache.index import Vector
 from router.cache.reach import why_not
-from router.cache.rows import MAX_STORED_BYTES, entry_of, entry_row, notice_document, notice_of, unpacked
+from router.cache.rows import entry_of, entry_row, notice_document, notice_of, unpacked
+from router.cache.schema import Collections, control_row
 from router.cache.settings import MilvusSettings
-from router.errors import BackendError, ConfigError, Problem
+from router.errors import BackendError
 
 T = TypeVar("T")
 
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its errors quote what was stored and asked
 
-FORM = 1
-"""Of rows; another one is another collection."""
 _PAGE = 1000
 _LATER_MS = 2**62
 _DAY_MS = 86_400_000
 _NOTICE_DAYS = 30
 """After so long nobody can still bring what a notice is about; reported pairs are kept for good."""
-_KEY_BYTES = 32
 _KEEPALIVE_MS = 2**31 - 1
 _FAILURES = (MilvusException, grpc.RpcError, OSError, asyncio.TimeoutError,
              ValueError, TypeError, LookupError, AttributeError, RuntimeError)  # fmt: skip
@@ -55,13 +48,13 @@ class MilvusStore:
 
     def __init__(self, settings: MilvusSettings, versions: str) -> None:
         """`versions` names the encoder whose vectors are stored."""
-        self._settings, self._versions = settings, versions
+        self._settings = settings
         self.is_shared = settings.file is None
         self.candidates = settings.topk
         self._client: Any = None
         self._lite: Any = None
         self._uri = settings.uri
-        self._drops = settings.drops_at_start
+        self._collections = Collections(settings, versions)
         self._failure = ""
         """The last one that was logged."""
         self.unreadable = 0
@@ -72,7 +65,7 @@ class MilvusStore:
         self._log.setLevel(settings.log_level.upper())
         self.requests: dict[tuple[str, str], int] = {}
         """Requests to Milvus by kind and result, `ok` or an error's word; empty when they are not counted."""
-        self._name, self._control = settings.collection, f"{settings.collection}_control"
+        self._name, self._control = self._collections.name, self._collections.control
         self._columns = ["id", "key", "scope", "decision", "model", "question", "expires", settings.timestamp_field, "part"]
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -85,7 +78,7 @@ class MilvusStore:
         else:
             self._uri = await asyncio.to_thread(self._start_lite)
         try:
-            key = await self._guarded(asyncio.to_thread(self._prepare), self._settings.timeout_s)
+            key = await self._guarded(asyncio.to_thread(self._collections.prepare, self._connection()), self._settings.timeout_s)
             self._client = AsyncMilvusClient(**self._connection())
         except BackendError as error:
             raise BackendError(f"{self._where} does not work: {self._failure or error}") from None
@@ -135,121 +128,6 @@ class MilvusStore:
             paths = {"client_pem_path": settings.cert_file, "client_key_path": settings.key_file, "ca_pem_path": settings.ca_file}
             options |= {"secure": True, **{name: path for name, path in paths.items() if path}}
         return options
-
-    def _prepare(self) -> bytes:
-        """In a thread: collections as they have to be; the scope key."""
-        settings = self._settings
-        if settings.database:
-            self._make_database()
-        client = MilvusClient(**self._connection())
-        try:
-            if self._drops:
-                for name in (self._name, self._control):
-                    if client.has_collection(name):
-                        client.drop_collection(name)
-                self._drops = False  # at the start, not whenever the connection comes back
-            # Side by side: a server takes three seconds and more for each.
-            with ThreadPoolExecutor(2, thread_name_prefix="milvus-prepare") as pool:
-                list(pool.map(self._make, (self._name, self._control)))
-            self._check(client)
-            return self._identify(client)
-        finally:
-            client.close()
-
-    def _make_database(self) -> None:
-        options = self._connection()
-        options["db_name"] = ""
-        client = MilvusClient(**options)
-        try:
-            if self._settings.database not in client.list_databases():
-                client.create_database(self._settings.database)
-        finally:
-            client.close()
-
-    def _make(self, name: str) -> None:
-        """Make a collection that is not there yet, and have it loaded."""
-        settings, client = self._settings, MilvusClient(**self._connection())
-        try:
-            if not client.has_collection(name):
-                if not settings.creates_collection:
-                    message = f"there is no collection '{name}'; make it, or set development.auto_create_collection to true"
-                    raise ConfigError([Problem("milvus", 0, "development.auto_create_collection", message)])
-                index, is_control = client.prepare_index_params(), name == self._control
-                if is_control:
-                    index.add_index("vector", index_type="FLAT", metric_type="L2")
-                else:
-                    kind, params = settings.index_type, dict(settings.index_params)
-                    index.add_index(settings.vector_field, index_type=kind, metric_type=settings.metric_type, params=params)
-                schema = self._control_schema(client) if is_control else self._schema(client)
-                level = "Strong" if is_control else settings.consistency_level
-                client.create_collection(name, schema=schema, consistency_level=level)
-                # Milvus Lite has its index at once, and not the clock that pymilvus would wait for it by.
-                client.create_index(name, index, sync=self.is_shared)
-            client.load_collection(name)
-        finally:
-            client.close()
-
-    def _schema(self, client: Any) -> Any:
-        settings = self._settings
-        schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=settings.description)
-        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
-        for name, length in (("key", 32), ("part", 32), ("scope", 64), ("decision", 256), ("model", 256), ("question", 16_384)):
-            schema.add_field(name, DataType.VARCHAR, max_length=length)
-        schema.add_field("answer", DataType.VARCHAR, max_length=MAX_STORED_BYTES)
-        schema.add_field(settings.timestamp_field, DataType.INT64)
-        schema.add_field("expires", DataType.INT64)
-        schema.add_field("has_vector", DataType.BOOL)
-        schema.add_field(settings.vector_field, DataType.FLOAT_VECTOR, dim=settings.dimension)
-        return schema
-
-    def _control_schema(self, client: Any) -> Any:
-        schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
-        schema.add_field("kind", DataType.VARCHAR, max_length=16)
-        schema.add_field("created", DataType.INT64)
-        schema.add_field("document", DataType.VARCHAR, max_length=MAX_STORED_BYTES)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)  # Milvus 2.3 has no collection without one
-        return schema
-
-    def _check(self, client: Any) -> None:
-        """The collection has the columns that we would make."""
-        found = {one["name"]: one for one in client.describe_collection(self._name)["fields"]}
-        wanted = {one.name: one for one in self._schema(client).fields}
-        if missing := wanted.keys() - found.keys():
-            raise self._refusal(f"collection '{self._name}' has no column {', '.join(sorted(missing))}: something else made it")
-        for name, one in wanted.items():
-            if found[name]["type"] != one.dtype:
-                raise self._refusal(f"column '{name}' of collection '{self._name}' is of another type: something else made it")
-        dimension = int(found[self._settings.vector_field]["params"]["dim"])
-        if dimension != self._settings.dimension:
-            raise self._refusal(
-                f"collection '{self._name}' holds vectors of {dimension} numbers, the encoder gives {self._settings.dimension}"
-            )
-
-    def _identify(self, client: Any) -> bytes:
-        """Form and encoder of the stored entries, and the scope key; written by whoever comes first."""
-        rows = client.query(self._control, filter='kind == "form"', output_fields=["id", "document"], limit=10)
-        if not rows:
-            mine = {"form": FORM, "versions": self._versions, "key": os.urandom(_KEY_BYTES).hex()}
-            client.insert(self._control, [_control_row("form", "form", 0, mine)])
-            rows = client.query(self._control, filter='kind == "form"', output_fields=["id", "document"], limit=10)
-        document = _document_of(rows[0]) if rows else {}
-        if document.get("form") != FORM:
-            raise self._refusal(
-                f"collection '{self._name}' was written in another form ({document.get('form')}, this router's is {FORM})"
-            )
-        if document.get("versions") != self._versions:
-            raise self._refusal(
-                f"collection '{self._name}' was written with the encoder {document.get('versions')}, not {self._versions}"
-            )
-        try:
-            return bytes.fromhex(document["key"])
-        except (KeyError, TypeError, ValueError):
-            raise self._refusal(f"collection '{self._control}' holds no key for scopes: something else wrote it") from None
-
-    def _refusal(self, message: str) -> ConfigError:
-        fix = "; name another collection.name, or set development.drop_collection_on_startup to true once"
-        return ConfigError([Problem("milvus", 0, "collection.name", message + fix)])
 
     # -- reading -------------------------------------------------------------------------------------------------
 
@@ -334,7 +212,8 @@ class MilvusStore:
             return
         parts = [f'{name} == "{_literal(value)}"' for name, value in self._named(selection) if value is not None]
         if selection.ids is not None:
-            parts.append(f"id in {json.dumps([_literal(entry_id) for entry_id in selection.ids])}")
+            ids = ", ".join(f'"{_literal(entry_id)}"' for entry_id in selection.ids)
+            parts.append(f"id in [{ids}]")
         if selection.before_ms is not None:
             parts.append(f"{self._settings.timestamp_field} < {selection.before_ms}")
         await self._do("delete", self._name, filter=" and ".join(parts) or f"expires < {_LATER_MS}")
@@ -346,7 +225,7 @@ class MilvusStore:
     async def publish(self, notice: Notice) -> None:
         """See `Store.publish`."""
         kind = "rejection" if notice.rejected else "notice"
-        row = _control_row(notice.id, kind, notice.created_ms, notice_document(notice))
+        row = control_row(notice.id, kind, notice.created_ms, notice_document(notice))
         await self._do("upsert", self._control, data=[row])
 
     async def sweep(self, now_ms: int) -> None:
@@ -469,23 +348,10 @@ def _literal(value: str) -> str:
         BackendError: it holds a character that could end the quotes.
     """
     if not _WORD.fullmatch(value):
-        raise BackendError("bad_value")
+        raise BackendError(REFUSED)
     return value
 
 
 def _similarity(distance: float, metric: str) -> float:
     """Cosine similarity of unit vectors."""
     return 1 - distance / 2 if metric == "L2" else distance
-
-
-def _control_row(row_id: str, kind: str, created_ms: int, document: Mapping[str, Any]) -> dict[str, Any]:
-    return {"id": row_id, "kind": kind, "created": created_ms, "document": json.dumps(document), "vector": [0.0, 1.0]}
-
-
-def _document_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A control row's document; empty when it is none."""
-    try:
-        document = json.loads(row["document"])
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}

@@ -667,7 +667,7 @@ def test_no_value_can_leave_the_quotes_of_a_filter(tmp_path: Path) -> None:
 
         store = MilvusStore(MilvusSettings(file=tmp_path / "x.db"), "v1")
         await store.open()
-        with pytest.raises(BackendError, match="bad_value"):
+        with pytest.raises(BackendError, match="refused"):
             await store.remove(Selection(decision='x" or id != "'))
         await store.close()
 

@@ -6,15 +6,25 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from router.build import Caching
+from router.cache.base import Selection
+from router.cache.control import Control
 from router.cache.keeper import Keeper
 from router.cache.tiers import Cache
+from router.cacheconfig import CacheConfig
+from router.core.caching import ScopePlan
+from router.core.exchange import Snapshot
 from router.core.types import Hit, Miss, Question
+from router.serving import _open_cache as open_cache
 from router.signals.onnx import Encoder
 from tests.contract.milvus_server import MilvusServer
 from tests.contract.test_cache import (  # noqa: F401 - fixtures
+    ANSWER,
     CAPITAL,
     SAME,
     TERMS,
@@ -171,3 +181,84 @@ async def _away(*_: object) -> None:
     from router.errors import BackendError
 
     raise BackendError("unavailable")
+
+
+class TestInvalidations:
+    """Of a cache in memory; what stores add is in test_cache_store."""
+
+    @pytest.fixture
+    async def cache(self, encoder: Encoder) -> Cache:  # noqa: F811
+        """Empty."""
+        return await Site(encoder, None).open()
+
+    async def test_an_answer_that_was_under_way_is_not_stored_after_it(self, cache: Cache) -> None:
+        """It was asked for before: what it says may be what had to go. Others that wait for it still get it."""
+        _, ticket = await cache.look_up(question(), TERMS)
+        _, other = await cache.look_up(question(decision="faq"), replace(TERMS, may_look_up=False))
+        await asyncio.sleep(0.002)
+        cache.invalidate(Selection(decision="default"))
+        cache.settle(ticket, ANSWER)
+        assert len(cache) == 0
+        cache.settle(other, ANSWER)
+        await store(cache, "asked after it")
+        assert {entry.text for entry in cache.entries} == {CAPITAL, "asked after it"}
+
+    async def test_entries_of_a_replica_whose_clock_is_ahead_go_too(self, cache: Cache) -> None:
+        """And what is stored from then on stays."""
+        await store(cache)
+        (entry,) = cache.entries
+        ahead_ms = entry.created_ms + 90_000
+        cache.learn(replace(entry, id="a" * 32, key="k", created_ms=ahead_ms))
+        assert cache.invalidate(Selection()) == 2
+        await store(cache)
+        assert isinstance(await ask(cache), Hit)
+
+    async def test_none_is_of_a_moment_to_come(self, cache: Cache) -> None:
+        """Nothing would be kept until then."""
+        cache.invalidate(Selection(before_ms=2**60))
+        await store(cache)
+        assert isinstance(await ask(cache), Hit)
+
+    async def test_one_of_a_hundred_thousand_ids_does_not_hold_up_the_requests(self, cache: Cache) -> None:
+        """Each is looked up, not searched for in all that is held."""
+        await store(cache)
+        began = time.process_time()
+        ids = tuple(f"{number:032x}" for number in range(100_000))
+        assert cache.invalidate(Selection(ids=(*ids, cache.entries[0].id))) == 1
+        assert time.process_time() - began < 2
+
+
+class TestTheKeyOfTheScopes:
+    async def test_what_was_stored_under_another_key_is_forgotten(self, encoder: Encoder) -> None:  # noqa: F811
+        """Until the store has given its key one of our own serves; nobody could find those entries, nor purge them."""
+        cache = await Site(encoder, None).open()
+        keys: list[bytes] = []
+        caching = Caching(cache, Control(cache, "v1"), CacheConfig(enabled=True), "v1")
+        processor = SimpleNamespace(snapshot=Snapshot(*[None] * 5))  # type: ignore[arg-type]
+        keeper = SimpleNamespace(
+            open=self.opener(cache, keys, [b"store" * 8, b"store" * 8, b"other" * 8]), forget_waiting=lambda: None
+        )
+        cache.keeper = keeper  # type: ignore[assignment]
+        await open_cache(caching, processor)  # type: ignore[arg-type]
+        assert keys == [b"1 before", b"0 after", b"1 before", b"1 after", b"1 before", b"0 after"]
+        scope = caching.control.scope_of("Bearer x")
+        assert scope == ScopePlan("authorization", b"other" * 8).of({"authorization": "Bearer x"})
+        assert scope == processor.snapshot.cache.scope.of({"authorization": "Bearer x"})
+
+    @staticmethod
+    def opener(cache: Cache, seen: list[bytes], keys: list[bytes]) -> Any:
+        """Gives one key after the other, and counts what the cache holds around each."""
+
+        async def open_(take: Any, wait_s: float) -> None:
+            keeper, cache.keeper = cache.keeper, None
+            for key in keys:
+                if not len(cache):
+                    await store(cache)
+                seen.append(f"{len(cache)} before".encode())
+                cache.keeper = keeper
+                take(key)
+                cache.keeper = None
+                seen.append(f"{len(cache)} after".encode())
+            cache.keeper = keeper
+
+        return open_

@@ -258,12 +258,12 @@ def upstream_calls(stack: Stack) -> int:
     return sum(stack.envoy_stat(f"cluster.{name}.upstream_rq_total") for name in ("small", "large", "coder"))
 
 
-def cli(stack: Stack, *arguments: str) -> str:
-    """`semantic-router cache`, against the running router."""
+def cli(stack: Stack, *arguments: str, status: int = 0) -> str:
+    """What `semantic-router cache` says, against the running router, when it ends with this status."""
     command = [sys.executable, "-m", "router", "cache", "--admin", f"127.0.0.1:{stack.admin_port}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stdout + done.stderr
 
 
 class TestOperators:
@@ -307,9 +307,27 @@ class TestOperators:
         """Questions are asked through Envoy, for a principal."""
         file = tmp_path / "questions.jsonl"
         file.write_text(json.dumps({"prompt": "What is a Bloom filter?"}) + "\n")
-        cli(cached, "warm", str(file), "--url", cached.url, "--authorization", f"Bearer {client.api_key}")
-        time.sleep(0.1)
+        value = tmp_path / "value"
+        value.write_text(f"Bearer {client.api_key}\n")
+        warm = ("warm", str(file), "--url", cached.url, "--scope-value-file", str(value))
+        assert cli(cached, *warm).endswith("1 stored, 0 there already\n")
         assert ask(client, "What is a Bloom filter?").is_hit
+        assert cli(cached, *warm).endswith("0 stored, 1 there already\n")
+        said = cli(cached, "warm", str(file), "--url", cached.url, status=2)
+        assert "nothing is without the header authorization; give its value with --authorization or --scope-value-file" in said
+
+    def test_a_principal_is_purged_by_the_headers_own_value(self, cached: Stack, client: openai.OpenAI, tmp_path: Path) -> None:
+        """Which the router alone can hide; nobody else loses anything."""
+        other = client.with_options(api_key=uuid.uuid4().hex)
+        for who in (client, other):
+            assert not ask(who, "What is a skip list?").is_hit
+        (tmp_path / "value").write_text(f"Bearer {client.api_key}\n")
+        purge = ("invalidate", "--scope-value-file", str(tmp_path / "value"))
+        assert cli(cached, *purge) == "1 entries forgotten\n"
+        assert cli(cached, *purge, status=1).startswith("0 entries forgotten\nnothing that this router holds was meant")
+        assert not ask(client, "What is a skip list?", headers={"Cache-Control": "no-store"}).is_hit
+        assert ask(other, "What is a skip list?").is_hit
+        assert "--scope-value-file" in cli(cached, "invalidate", "--scope", client.api_key[:8], status=2)
 
     def test_counts_and_metrics_are_there(self, cached: Stack, client: openai.OpenAI) -> None:
         """Hits by tier, misses by reason, the store's state."""
