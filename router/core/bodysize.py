@@ -46,7 +46,7 @@ def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
     Raises:
         RequestError: 413 that names the bound, as soon as it is passed.
     """
-    held, is_inside, depth, values, keys, digits = b"", False, 0, 0, 0, 0
+    held, is_inside, depth, values, keys, digits, quotes = b"", False, 0, 0, 0, 0, 0
     for start in range(0, len(data), PIECE_BYTES):
         piece = held + data[start : start + PIECE_BYTES]
         held = b""
@@ -64,7 +64,9 @@ def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
         keys += marks.count(b":")
         # What is neither mark nor bracket is a digit.
         digits += len(marks) - len(brackets) - marks.count(b",") - marks.count(b":")
-        _check("values", values, bounds.max_values)
+        quotes += len(parts) - 1
+        # Each string is a value or a key, so that many quotes are too many, even where no comma parts them.
+        _check("values", max(values, quotes // 2 - bounds.max_keys - 1), bounds.max_values)
         _check("keys", keys, bounds.max_keys)
         _check("digits in numbers", digits, DIGITS_A_VALUE * bounds.max_values)
         if brackets:
