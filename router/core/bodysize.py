@@ -19,6 +19,7 @@ _NUMERALS = b"0123456789"
 _KEPT = b",:[]{}" + _NUMERALS
 _DROPPED = bytes(byte for byte in range(256) if byte not in _KEPT)
 _NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NO_OPENING_BRACKET = bytes(byte for byte in range(256) if byte not in b"[{")
 _STEPS = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 """Brackets as signed bytes: one level down, one level up."""
 
@@ -80,7 +81,9 @@ def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
 
 def _is_within_by_its_length(data: bytes, bounds: BodyBounds) -> bool:
     """Most bodies have fewer bytes than they may have values: a value takes one at least, and a key with its value four."""
-    return len(data) <= min(bounds.max_values, 4 * bounds.max_keys) and data.count(b"[") + data.count(b"{") <= bounds.max_depth
+    if len(data) > min(bounds.max_values, 4 * bounds.max_keys):
+        return False
+    return len(data.translate(None, _NO_OPENING_BRACKET)) <= bounds.max_depth
 
 
 def check_messages(count: int, bounds: BodyBounds) -> None:
