@@ -19,6 +19,7 @@ _NUMERALS = b"0123456789"
 _KEPT = b",:[]{}" + _NUMERALS
 _DROPPED = bytes(byte for byte in range(256) if byte not in _KEPT)
 _NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NO_OPENING_BRACKET = bytes(byte for byte in range(256) if byte not in b"[{")
 _STEPS = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 """Brackets as signed bytes: one level down, one level up."""
 
@@ -46,7 +47,9 @@ def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
     Raises:
         RequestError: 413 that names the bound, as soon as it is passed.
     """
-    held, is_inside, depth, values, keys, digits = b"", False, 0, 0, 0, 0
+    if _is_within_by_its_length(data, bounds):
+        return
+    held, is_inside, depth, values, keys, digits, quotes = b"", False, 0, 0, 0, 0, 0
     for start in range(0, len(data), PIECE_BYTES):
         piece = held + data[start : start + PIECE_BYTES]
         held = b""
@@ -64,7 +67,9 @@ def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
         keys += marks.count(b":")
         # What is neither mark nor bracket is a digit.
         digits += len(marks) - len(brackets) - marks.count(b",") - marks.count(b":")
-        _check("values", values, bounds.max_values)
+        quotes += len(parts) - 1
+        # Each string is a value or a key, so that many quotes are too many, even where no comma parts them.
+        _check("values", max(values, quotes // 2 - bounds.max_keys - 1), bounds.max_values)
         _check("keys", keys, bounds.max_keys)
         _check("digits in numbers", digits, DIGITS_A_VALUE * bounds.max_values)
         if brackets:
@@ -72,6 +77,13 @@ def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
             if max(levels) > bounds.max_depth:
                 raise too_deep(bounds)
         yield
+
+
+def _is_within_by_its_length(data: bytes, bounds: BodyBounds) -> bool:
+    """Most bodies have fewer bytes than they may have values: a value takes one at least, and a key with its value four."""
+    if len(data) > min(bounds.max_values, 4 * bounds.max_keys):
+        return False
+    return len(data.translate(None, _NO_OPENING_BRACKET)) <= bounds.max_depth
 
 
 def check_messages(count: int, bounds: BodyBounds) -> None:

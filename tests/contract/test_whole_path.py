@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -59,6 +58,7 @@ from router.core.types import (
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.server import Processor
+from router.patterns import compile_pattern, keyword_patterns
 from router.telemetry import Telemetry
 from router.telemetry.metrics import Metrics
 
@@ -83,8 +83,8 @@ FAMILIES = {
     "gpt-oss": ReasoningFamily("reasoning_effort", "reasoning_effort"),
 }
 ATTACK = LabelIs("jailbreak", frozenset({"attack"}), 0.5)
-WORDS = TextMatches("words", (re.compile(r"(?i)(?<!\w)(?:sql|\u00fcber)(?!\w)"), re.compile(r"def \w+\(")))
-TEAM = HeaderMatches("x-team", re.compile(r"[a-z]+"))
+WORDS = TextMatches("words", keyword_patterns(["sql", "\u00fcber"], [r"def \w+\("], is_case_sensitive=False))
+TEAM = HeaderMatches("x-team", compile_pattern("[a-z]+"))
 CONDITIONS: tuple[Condition, ...] = (
     AnyOf((WORDS, TEAM)),
     AllOf((FlagIs("has_tools", True), Not(FlagIs("has_images", True)))),

@@ -21,7 +21,7 @@ REFUSED = {
     "strings": 413,
     "levels": 400,
     "one number": 413,
-    "quotes": 400,
+    "quotes": 413,
 }
 SERVED = (
     "most allowed: keys",

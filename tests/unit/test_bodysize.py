@@ -64,6 +64,7 @@ def test_counts_are_exact_wherever_a_piece_ends(document: object, ascii_only: bo
         (b"{" + b",".join(b'"%d":0' % number for number in range(50_001)) + b"}", 413, "body_too_complex", "50000 keys"),
         (b"[" * 120 + b"]" * 120, 400, "nested_too_deeply", "100 levels"),
         (b'{"a":' * 120 + b"0" + b"}" * 120, 400, "nested_too_deeply", "100 levels"),
+        (b'""' * 350_003, 413, "body_too_complex", "300000 values"),
         (b"9" * 2_400_001, 413, "body_too_complex", "2400000 digits in numbers"),
     ],
 )
