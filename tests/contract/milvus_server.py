@@ -33,10 +33,18 @@ class MilvusServer:
             ports = [part for name in _PORTS for part in (f"--{name}-port", str(free_port()))]
             command = [PROGRAM, "--data", str(self.folder / "data"), "--proxy-port", str(self.port), *ports, *self.options]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            self._await_answers()
+        except BaseException:
+            self.kill()  # who asks for a server that fails to start cannot end it
+            raise
+
+    def _await_answers(self) -> None:
+        assert self.process is not None
         deadline = time.monotonic() + 90
         while not self._answers():
             assert self.process.poll() is None, (self.folder / "server.log").read_text()[-2000:]
-            assert time.monotonic() < deadline, "Milvus did not come up"
+            assert time.monotonic() < deadline, f"Milvus did not come up: {(self.folder / 'server.log').read_text()[-2000:]}"
             time.sleep(0.5)
 
     def _answers(self) -> bool:
