@@ -21,7 +21,7 @@ _MAX_IMPORTED = 1000
 _WORD = re.compile(r"[\w.:/@+ -]{1,256}")
 _SCOPE = re.compile(r"[0-9a-f]{32}|global")
 _WRITE_WAIT_S = 1.0
-"""Least time that an answer waits to say whether the store has heard of it; the admin port of several workers waits two."""
+"""So long an answer waits at most for the store to hear of it; the admin port of several workers waits two seconds."""
 _EXPORTED = ("id", "key", "partition", "scope", "decision", "model", "text", "created_ms", "expires_ms")
 
 
@@ -115,7 +115,7 @@ class Control:
     async def _written(self) -> str:
         if self._cache.keeper is None:
             return "none"
-        return "written" if await self._cache.keeper.settle(_WRITE_WAIT_S) else "waiting"
+        return "written" if await self._cache.keeper.flushed(_WRITE_WAIT_S) else "waiting"
 
     async def report(self, document: Document) -> Document:
         """The hit of this `id` was a wrong answer: forget it, and do not pair those questions again.

@@ -20,6 +20,8 @@ from router.core.question import digest
 
 log = logging.getLogger(__name__)
 
+NO_PAIR = "0" * 32
+"""In a reference, of a question that got the answer to its own text: there is nothing to keep apart."""
 _MAX_IDS = 100_000
 _MAX_EVICTED = 10_000
 _MAX_MARKS = 10_000
@@ -124,7 +126,7 @@ def _paired(one: str, other: str) -> str:
 
 def reference_of(entry_id: str, asked: str, stored: str) -> str:
     """What names a hit."""
-    return f"{entry_id}-{digest_of_pair(asked, stored)}"
+    return f"{entry_id}-{NO_PAIR if asked.strip() == stored.strip() else digest_of_pair(asked, stored)}"
 
 
 def parse_reference(text: str) -> tuple[str, str] | None:

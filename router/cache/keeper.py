@@ -182,8 +182,9 @@ class Keeper:
             await self._connect()
         self._tried.set()
         if self._aside and self._now() >= self._aside_due:
-            self._jobs.extend(self._aside)
-            self._aside = []
+            aside, self._aside = self._aside, []
+            for notice in aside:
+                self._put(notice)
         await self._write()
         if not self._closing.is_set():
             await self._follow()
@@ -353,7 +354,7 @@ class Keeper:
         self._jobs, self._jobs_bytes = deque(kept), sum(map(_size_of, kept))
         self.state.waiting = len(self._jobs)
 
-    async def settle(self, wait_s: float) -> bool:
+    async def flushed(self, wait_s: float) -> bool:
         """Wait until all is written, for at most `wait_s`; whether it is."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._written.wait(), wait_s)

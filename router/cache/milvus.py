@@ -182,15 +182,20 @@ class MilvusStore:
         condition = f"created >= {max(since_ms, 1)} and created <= {latest}"
         async for rows in self._pages(self._control, condition, ["id", "created", "document"]):
             read = [notice_of(row, now_ms) for row in rows]
-            self.unreadable += read.count(None)
+            self._pass_over(read.count(None))
             notices += [notice for notice in read if notice]
         return Changes(entries, sorted(notices, key=lambda notice: notice.created_ms))
 
     def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Entry]:
         now_ms, settings = _now_ms(), self._settings
         read = [entry_of(row, settings.timestamp_field, settings.vector_field, now_ms) for row in rows]
-        self.unreadable += read.count(None)
+        self._pass_over(read.count(None))
         return [entry for entry in read if entry]
+
+    def _pass_over(self, count: int) -> None:
+        if count and not self.unreadable:
+            self._log.warning("%s holds rows that no router of ours has written; they are passed over", self._where)
+        self.unreadable += count
 
     # -- writing -------------------------------------------------------------------------------------------------
 

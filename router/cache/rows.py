@@ -19,6 +19,8 @@ MAX_STORED_BYTES = 65_535
 """Milvus' limit for a VARCHAR; an answer is compressed and must fit, and so must a notice."""
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 """Unpacked: 64 KiB of zeros would be 64 MiB."""
+_SLACK_MS = 1_200_000
+"""Twice what another replica's clock may be ahead: a notice of a time to come would forbid everything until then."""
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
@@ -71,7 +73,7 @@ def notice_of(row: Mapping[str, Any], now_ms: int) -> Notice | None:
     """A notice, or None when the row holds what no router of ours has written."""
     try:
         created_ms, document = int(row["created"]), json.loads(row["document"])
-        if not isinstance(document, dict) or not is_moment(created_ms, now_ms):
+        if not isinstance(document, dict) or not is_moment(created_ms, now_ms, _SLACK_MS):
             return None
         rejected, selection = document.get("rejected"), _selection_of(document.get("selection"), created_ms, now_ms)
         if rejected is not None and not (isinstance(rejected, str) and _DIGEST.fullmatch(rejected)):
@@ -91,7 +93,7 @@ def _selection_of(found: object, created_ms: int, now_ms: int) -> Selection | No
     if before_ms is None and ids is None:
         before_ms = created_ms + 1
     decision, model, scope = (found.get(name) for name in ("decision", "model", "scope"))
-    if not (before_ms is None or is_moment(before_ms, now_ms)) or not all(
+    if not (before_ms is None or is_moment(before_ms, now_ms, _SLACK_MS)) or not all(
         name is None or isinstance(name, str) for name in (decision, model, scope)
     ):
         raise ValueError

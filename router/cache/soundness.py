@@ -53,6 +53,6 @@ def is_unit(vector: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
         return vector.shape == (DIMENSION,) and bool(0.9 < float(vector @ vector) < 1.1)
 
 
-def is_moment(value: object, now_ms: int) -> bool:
-    """A whole number of milliseconds that can have passed, by anybody's clock."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= now_ms + _DAY_MS
+def is_moment(value: object, now_ms: int, slack_ms: int = _DAY_MS) -> bool:
+    """A whole number of milliseconds that can have passed, by a clock that is at most so much ahead."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= now_ms + slack_ms

@@ -21,7 +21,7 @@ from typing import Protocol
 from router.cache.base import Entry, Notice, Selection
 from router.cache.eviction import Order, make_order
 from router.cache.index import Vector, VectorIndex
-from router.cache.invalidation import Rejections, Tombstones, digest_of_question, parse_reference, reference_of
+from router.cache.invalidation import NO_PAIR, Rejections, Tombstones, digest_of_question, parse_reference, reference_of
 from router.cache.keeper import Keeper
 from router.cache.settings import DIMENSION, Sizes
 from router.core.types import Found, Hit, Miss, Question, Terms, Verdict, Waiting
@@ -470,10 +470,11 @@ class Cache:
             rejected = digest_of_question(held.entry.text)
         if not rejected:
             return ""
-        notice = Notice(uuid.uuid4().hex, int(self._now() * 1000), rejected=rejected)
-        self.heed(notice)
-        if self.keeper:
-            self.keeper.publish(notice)
+        if rejected != NO_PAIR:
+            notice = Notice(uuid.uuid4().hex, int(self._now() * 1000), rejected=rejected)
+            self.heed(notice)
+            if self.keeper:
+                self.keeper.publish(notice)
         self.invalidate(Selection(ids=(entry_id,)))
         return f"{entry_id}-{rejected}"
 
@@ -491,7 +492,7 @@ class Cache:
             return 0
         else:
             # What is stored from now on must not fall under it.
-            self._invalidated_ms = max(self._invalidated_ms, min(before_ms, int(self._now() * 1000) + _SKEW_MS))
+            self._invalidated_ms = max(self._invalidated_ms, before_ms)
         gone = self.select(selection)
         for entry_id in gone:
             self._forget(entry_id)

@@ -35,7 +35,12 @@ class MilvusServer:
         """
         for _ in range(3):
             self._launch()
-            if self._comes_up():
+            try:
+                is_up = self._comes_up()
+            except BaseException:
+                self.kill()  # who asks for a server that fails to start cannot end it
+                raise
+            if is_up:
                 return
             self.kill()
             self.port = free_port()

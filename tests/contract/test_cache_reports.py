@@ -108,6 +108,19 @@ async def test_an_entrys_id_alone_takes_its_question_out_of_pairing(site: Site) 
     assert cache.report("no reference") == ""
 
 
+async def test_an_answer_to_its_own_question_is_forgotten_and_nothing_is_kept_apart(site: Site) -> None:  # noqa: F811
+    """It was the answer that was wrong, not the pairing."""
+    cache = await site.open()
+    await store(cache)
+    hit = await ask(cache)
+    assert isinstance(hit, Hit)
+    assert cache.report(hit.entry_id) == hit.entry_id
+    assert isinstance(await ask(cache), Miss)
+    site.clock.ahead_s += 1
+    await store(cache)
+    assert isinstance(await ask(cache, SAME), Hit)
+
+
 async def test_a_reported_pair_does_not_share_an_answer_under_way_either(encoder: Encoder) -> None:  # noqa: F811
     """Single flight pairs questions as well."""
     cache = await Site(encoder, None).open()
@@ -192,7 +205,7 @@ class TestInvalidations:
         return await Site(encoder, None).open()
 
     async def test_an_answer_that_was_under_way_is_not_stored_after_it(self, cache: Cache) -> None:
-        """It was asked for before: what it says may be what had to go. Others that wait for it still get it."""
+        """It was asked for before: what it says may be what had to go."""
         _, ticket = await cache.look_up(question(), TERMS)
         _, other = await cache.look_up(question(decision="faq"), replace(TERMS, may_look_up=False))
         await asyncio.sleep(0.002)

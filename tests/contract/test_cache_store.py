@@ -68,6 +68,15 @@ async def loaded(milvus: MilvusStore) -> set[str]:
     return {one.id async for page in milvus.load(0) for one in page}
 
 
+async def assert_loaded(milvus: MilvusStore, expected: set[str]) -> None:
+    """It holds these and no others, as soon as a server shows what was written: another connection sees it a moment later."""
+    found: set[str] = set()
+    deadline = time.monotonic() + 20
+    while (found := await loaded(milvus)) != expected and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+    assert found == expected
+
+
 async def test_more_entries_than_a_page_are_all_read_after_a_restart(milvus: MilvusStore) -> None:
     """Written in an order that is not that of their ids; and more notices than a page, a report among them."""
     names = [uuid.uuid4().hex for _ in range(2500)]
@@ -79,7 +88,7 @@ async def test_more_entries_than_a_page_are_all_read_after_a_restart(milvus: Mil
     await milvus.publish(Notice("z" * 32, now_ms, rejected="f" * 32))
     await milvus.close()
     await milvus.open()
-    assert await loaded(milvus) == set(names)
+    await assert_loaded(milvus, set(names))
     notices = (await milvus.changes(0)).notices
     assert len(notices) == 1201
     assert [notice.rejected for notice in notices if notice.rejected] == ["f" * 32]
@@ -114,7 +123,7 @@ async def test_rows_that_others_wrote_do_not_stop_a_router_from_following_what_i
     await until(lambda: written(cache))
     await stored.close(cache)
     again = await stored.open()
-    assert {one.text for one in again.entries} == {"ours", "good"}
+    await until(lambda: {one.text for one in again.entries} == {"ours", "good"})
     assert isinstance(await ask(again, "ours"), Hit)
     assert again.keeper is not None
     await until(lambda: written(again))
@@ -165,7 +174,7 @@ async def test_an_invalidation_of_five_thousand_ids_reaches_the_store(stored: Si
     assert (keeper.state.refused, keeper.state.aside) == (0, 0)
     await stored.close(cache)
     again = await stored.open(max_entries=6000)
-    assert {one.text for one in again.entries} == {"behind it"}
+    await until(lambda: {one.text for one in again.entries} == {"behind it"})
 
 
 async def test_dropping_the_collection_at_the_start_does_not_drop_it_whenever_the_connection_comes_back(
@@ -173,13 +182,14 @@ async def test_dropping_the_collection_at_the_start_does_not_drop_it_whenever_th
 ) -> None:
     """`drop_collection_on_startup`: what was written since the start stays."""
     await milvus.add([entry(1)])
+    await assert_loaded(milvus, {entry(1).id})
     await milvus.close()
     dropping = MilvusStore(replace(milvus._settings, drops_at_start=True), "v1")
     await dropping.open()
     assert await loaded(dropping) == set()
     await dropping.add([entry(2)])
     await dropping.open()
-    assert await loaded(dropping) == {entry(2).id}
+    await assert_loaded(dropping, {entry(2).id})
     await dropping.close()
     await milvus.open()
 

@@ -118,6 +118,8 @@ def test_rejections_without_a_place_to_write_hold_as_long_as_the_process(
 
 def test_a_reference_is_an_entry_and_a_pair() -> None:
     """What is neither names nothing."""
+    assert reference_of("e" * 32, " same", "same ") == f"{'e' * 32}-{'0' * 32}"
+    assert reference_of("e" * 32, "polish", "Polish") != f"{'e' * 32}-{'0' * 32}"
     reference = reference_of("e" * 32, "one", "other")
     assert parse_reference(reference) == ("e" * 32, digest_of_pair("one", "other"))
     assert parse_reference("e" * 32) == ("e" * 32, "")

@@ -187,10 +187,10 @@ async def test_an_invalidation_that_the_store_does_not_take_holds_up_nothing_and
     rig.keeper.add(entry("behind", created_ms=2**61))
     await until(lambda: rig.store.taken == ["behind"])
     assert rig.keeper.state.refused
-    assert not await rig.keeper.settle(0.01)
+    assert not await rig.keeper.flushed(0.01)
     rig.store.fails_notice = None
     await until(lambda: len(rig.store.notices) == 1)
-    assert await rig.keeper.settle(5)
+    assert await rig.keeper.flushed(5)
     await rig.keeper.close()
 
 

@@ -130,6 +130,7 @@ GARBAGE: list[Any] = [
     {"selection": None}, {"selection": 5}, {"selection": []}, {"selection": {"ids": 5}}, {"selection": {"ids": [5]}},
     {"selection": {"ids": "abc"}}, {"selection": {"before_ms": "x"}}, {"selection": {"before_ms": 1e400}},
     {"selection": {"before_ms": 2**70}}, {"selection": {"before_ms": True}}, {"selection": {"before_ms": -5}},
+    {"selection": {"before_ms": NOW_MS + DAY_MS // 24}},
     {"selection": {"scope": ["x"]}}, {"selection": {"decision": {}}}, {"rejected": 5}, {"rejected": "x"}, {"rejected": ""},
     {"rejected": ["a", "b"]}, {"pair": ["a", "b"], "selection": None},
 ]  # fmt: skip
@@ -141,7 +142,7 @@ def test_a_notice_that_makes_no_sense_is_passed_over(document: Any) -> None:
     assert notice_of(control(document), NOW_MS) is None
 
 
-@pytest.mark.parametrize("created", [None, "x", -1, 2**63 - 1, NOW_MS + 2 * DAY_MS, float("nan"), float("inf"), [], {}])
+@pytest.mark.parametrize("created", [None, "x", -1, 2**63 - 1, NOW_MS + DAY_MS // 24, float("nan"), float("inf"), [], {}])
 def test_a_notice_of_no_time_is_passed_over(created: Any) -> None:
     """One of a far future would forbid everything until then."""
     assert notice_of(control({"selection": {}}, created), NOW_MS) is None
