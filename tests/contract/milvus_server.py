@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.e2e.stack import free_port
+from tests.e2e.stack import free_port, wait_for
 
 PROGRAM = shutil.which("milvus-server", path=str(Path(sys.executable).parent)) or shutil.which("milvus-server")
 _PORTS = (
     "etcd", "root-coord", "proxy-internal", "query-coord", "query-node", "index-coord", "index-node", "data-coord", "data-node",
 )  # fmt: skip
-"""Of its parts among themselves; two servers on one machine must not share them."""
+"""Of its parts among themselves; what else runs on this machine must not have them."""
 
 
 class MilvusServer:
@@ -29,37 +32,18 @@ class MilvusServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Ready when this returns; the first start takes about 20 seconds.
-
-        It picks one more port itself; when another server picked the same in that moment, it is started anew.
-        """
-        for _ in range(3):
-            self._launch()
-            try:
-                is_up = self._comes_up()
-            except BaseException:
-                self.kill()  # who asks for a server that fails to start cannot end it
-                raise
-            if is_up:
-                return
-            self.kill()
-            self.port = free_port()
-        raise AssertionError(f"Milvus did not come up: {(self.folder / 'server.log').read_text()[-2000:]}")
-
-    def _launch(self) -> None:
+        """Ready when this returns; the first start takes about 20 seconds."""
         assert PROGRAM is not None
         with (self.folder / "server.log").open("ab") as log:
             ports = [part for name in _PORTS for part in (f"--{name}-port", str(free_port()))]
             command = [PROGRAM, "--data", str(self.folder / "data"), "--proxy-port", str(self.port), *ports, *self.options]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-
-    def _comes_up(self) -> bool:
-        deadline = time.monotonic() + 90
-        while not self._answers():
-            if self._has_died() or time.monotonic() > deadline:
-                return False
-            time.sleep(0.5)
-        return True
+        try:
+            wait_for(lambda: self._answers() or self._has_died(), "Milvus", 90)
+            assert not self._has_died(), f"Milvus ended: {(self.folder / 'server.log').read_text()[-2000:]}"
+        except BaseException:
+            self.kill()  # who asks for a server that fails to start cannot end it
+            raise
 
     def _has_died(self) -> bool:
         """The wheel's program waits for ever for a server that has ended: it shows as a child that nobody collects."""
@@ -90,6 +74,49 @@ class MilvusServer:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+_STARTED: list[MilvusServer] = []
+"""By this process; kept, as others may use them when it has no more use for them."""
+_SHARED = Path(tempfile.gettempdir()) / f"milvus-of-tests-{os.getuid()}.json"
+
+
+@contextlib.contextmanager
+def shared(folder: Path) -> Iterator[int]:
+    """The port of the one server for all test processes of this machine; the last one who uses it ends it.
+
+    Milvus allows no second one on a machine, whatever its ports: it locks /run/milvus/standalone.pid. `folder` holds its data, if
+    this process has to start it.
+    """
+    with _state() as state:
+        if not state.get("users") or not Path(f"/proc/{state['pid']}").exists():
+            server = MilvusServer(folder)
+            server.start()
+            _STARTED.append(server)
+            assert server.process is not None
+            state.update(users=0, pid=server.process.pid, port=server.port)
+        state["users"] += 1
+        port = state["port"]
+    try:
+        yield port
+    finally:
+        with _state() as state:
+            state["users"] -= 1
+            if not state["users"]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(state["pid"], signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _state() -> Iterator[dict[str, int]]:
+    """What all test processes know of the server; one at a time."""
+    with _SHARED.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        state: dict[str, int] = json.loads(file.read() or "{}")
+        yield state
+        file.truncate(0)
+        file.write(json.dumps(state))
 
 
 class Door:

@@ -29,7 +29,7 @@ from router.errors import ConfigError
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.onnx import Encoder
 from router.signals.passes import Passes
-from tests.contract.milvus_server import PROGRAM, Door, MilvusServer
+from tests.contract.milvus_server import PROGRAM, Door, shared
 
 TERMS = Terms(0.8, 3600.0, tuple(GUARDS))
 ANSWER = json.dumps({"choices": [{"message": {"content": "Paris.\n"}, "finish_reason": "stop"}]}).encode()
@@ -125,17 +125,15 @@ def encoder() -> Iterator[Encoder]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
-    """Shared: tests use collections of their own."""
-    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
-    server.start()
-    yield server
-    server.kill()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Port of a Milvus that all tests share: they use collections of their own."""
+    with shared(tmp_path_factory.mktemp("milvus")) as port:
+        yield port
 
 
-def settings_of(server: MilvusServer, **others: Any) -> MilvusSettings:
+def settings_of(server: int, **others: Any) -> MilvusSettings:
     """A collection of its own on the server."""
-    return MilvusSettings(host="127.0.0.1", port=server.port, collection=f"c{uuid.uuid4().hex[:12]}", timeout_s=20, **others)
+    return MilvusSettings(host="127.0.0.1", port=server, collection=f"c{uuid.uuid4().hex[:12]}", timeout_s=20, **others)
 
 
 @pytest.fixture(params=["memory", "lite", pytest.param("server", marks=needs_server)])
@@ -499,7 +497,7 @@ class TestStoresThatLast:
 @needs_server
 class TestReplicas:
     @pytest.fixture
-    async def replicas(self, encoder: Encoder, server: MilvusServer) -> AsyncIterator[Site]:
+    async def replicas(self, encoder: Encoder, server: int) -> AsyncIterator[Site]:
         """On one server."""
         site = Site(encoder, settings_of(server))
         yield site
@@ -568,9 +566,9 @@ class TestReplicas:
 @needs_server
 class TestServerTroubles:
     @pytest.fixture
-    async def door(self, server: MilvusServer) -> AsyncIterator[Door]:
+    async def door(self, server: int) -> AsyncIterator[Door]:
         """Open."""
-        door = Door(server.port)
+        door = Door(server)
         await door.open()
         yield door
         door.unblock()

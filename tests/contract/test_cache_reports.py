@@ -22,7 +22,6 @@ from router.core.exchange import Snapshot
 from router.core.types import Hit, Miss, Question
 from router.serving import _open_cache as open_cache
 from router.signals.onnx import Encoder
-from tests.contract.milvus_server import MilvusServer
 from tests.contract.test_cache import (  # noqa: F401 - fixtures
     ANSWER,
     CAPITAL,
@@ -154,7 +153,7 @@ async def test_a_million_hits_leave_no_trace_in_memory(encoder: Encoder) -> None
 @needs_server
 class TestReplicas:
     @pytest.fixture
-    async def replicas(self, encoder: Encoder, server: MilvusServer) -> AsyncIterator[Site]:  # noqa: F811
+    async def replicas(self, encoder: Encoder, server: int) -> AsyncIterator[Site]:  # noqa: F811
         """On one server."""
         shared = Site(encoder, settings_of(server))
         yield shared

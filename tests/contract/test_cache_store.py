@@ -24,7 +24,6 @@ from router.cache.settings import MilvusSettings
 from router.core.types import Hit
 from router.errors import BackendError, ConfigError
 from router.signals.onnx import Encoder
-from tests.contract.milvus_server import MilvusServer
 from tests.contract.test_cache import (  # noqa: F401 - fixtures
     Site,
     ask,
@@ -284,7 +283,7 @@ async def test_a_server_that_is_not_there_is_named_with_the_cause() -> None:
 
 
 @needs_server
-async def test_something_else_on_the_port_is_told(encoder: Encoder, server: MilvusServer) -> None:  # noqa: F811
+async def test_something_else_on_the_port_is_told(encoder: Encoder, server: int) -> None:  # noqa: F811
     """It listens, and is no Milvus."""
     asyncio_server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     port = asyncio_server.sockets[0].getsockname()[1]
