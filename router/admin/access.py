@@ -18,6 +18,8 @@ from router.errors import RequestError
 PROBES = frozenset({"/healthz", "/readyz"})
 """Answered under any name: they tell no more than a connection does, and load balancers ask under their own names."""
 _READS = frozenset({"GET", "HEAD"})
+_FORMS = frozenset({"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"})
+"""What a page of another site may send without asking, also without a body: `/restart` needs none."""
 _OWN_SITE = frozenset({"none", "same-origin"})
 """Of `Sec-Fetch-Site`: typed into the address bar, or a page of this port's own."""
 
@@ -86,6 +88,8 @@ def _another_site(header: str) -> RequestError:
 
 def _check_type(request: web.Request) -> None:
     """A page may send forms and plain text to any address; JSON it may not."""
-    if request.method not in _READS and request.body_exists and request.content_type != "application/json":
+    is_form = hdrs.CONTENT_TYPE in request.headers and request.content_type in _FORMS
+    is_json = request.content_type == "application/json"
+    if request.method not in _READS and (is_form or (request.body_exists and not is_json)):
         message = "send the body with 'Content-Type: application/json'"
         raise RequestError(415, message, param="content-type", code="json_expected")

@@ -194,6 +194,7 @@ class Exchange:
     _http_status: int = 0
     _recorder: UsageRecorder | None = None
     _reader: AnswerReader | None = None
+    _is_routed: bool = False
     _is_complete: bool = False
     _backend_ttl_s: float | None = None
     _is_cut_short: bool = False
@@ -414,7 +415,7 @@ class Exchange:
         headers = decision_headers(decision, self._readings) | self._cache_headers()
         if rewritten is not None:
             headers["content-length"] = str(len(rewritten))
-        self.state = AwaitingResponse(request, stores) if records else Done()
+        self.state, self._is_routed = AwaitingResponse(request, stores) if records else Done(), True
         # A compressed answer could neither be read nor have its extra chunk taken out.
         removed = ("accept-encoding",) if records else ()
         return Route(decision.model.cluster, headers, rewritten, removed, is_last=not records)
@@ -426,7 +427,7 @@ class Exchange:
         if reason := self._why_unread(event):
             if stores:
                 self._cache.stored = reason
-            self.state = Done()
+            self.state, self._is_complete = Done(), event.is_end
             return Continue(is_last=True)
         is_event_stream = event.headers.get("content-type", "").startswith("text/event-stream")
         self._recorder = UsageRecorder(is_event_stream, hides_usage=is_event_stream and not request.wants_usage)
@@ -498,7 +499,20 @@ class Exchange:
             return "replied"
         if self._is_cut_short:
             return "abandoned"
-        return "completed" if self._http_status else "routed"
+        if self._is_complete:
+            return "completed"
+        return "routed" if self._is_routed else "passed"
+
+    @property
+    def is_streamed(self) -> bool:
+        """The backend answers with a stream of events, and it passes us."""
+        return self._recorder is not None and self._recorder.is_event_stream
+
+    @property
+    def _response_path(self) -> str:
+        if self._reply is not None:
+            return self._reply.headers[PATH_HEADER]
+        return "upstream" if self._is_routed else "bypass"
 
     def outcome(self, ending: str) -> Outcome:
         """What is known of the exchange now, without times: the shell adds those. `ending` as in `Outcome.ending`."""
@@ -509,7 +523,7 @@ class Exchange:
         return Outcome(
             ending=ending,
             endpoint=self._endpoint,
-            response_path=self._reply.headers[PATH_HEADER] if self._reply else "upstream",
+            response_path=self._response_path,
             request_id=self._headers.get("x-request-id", ""),
             requested_model=request.model if request and is_known else "",
             model=model.name if model else "",

@@ -428,12 +428,14 @@ class Outcome:
     """The frozen record of one exchange, handed to every instrument. Holds no text of a prompt or an answer."""
 
     ending: str
-    """`routed` (our part ended with the decision), `replied` (we answered), `completed` (the whole answer passed us),
-    `abandoned` (it ended early: client gone, backend gone, or Envoy gave up on us) or `failed` (a fault of ours)."""
+    """`routed` (a model was asked, and our part ended before its answer or without reading it), `replied` (we answered),
+    `completed` (the whole answer passed us), `passed` (no path of ours: it goes on as it came), `abandoned` (it ended early:
+    client gone, backend gone, or Envoy gave up on us) or `failed` (a fault of ours)."""
     endpoint: str = "other"
     """`chat`, `completions`, `embeddings`, `models` or `other`."""
     response_path: str = "upstream"
-    """As in the `x-vsr-response-path` header: `upstream`, `cache`, `models` or `error`."""
+    """As in the `x-vsr-response-path` header: `upstream` (a model was asked), `cache`, `models`, `error`, or `bypass` where we
+    neither routed nor answered."""
     request_id: str = ""
     """Envoy's `x-request-id`."""
     requested_model: str = ""
@@ -476,7 +478,7 @@ class Outcome:
     sensing_s: float = 0.0
     """Of that, spent waiting for signals."""
     first_token_s: float | None = None
-    """From our routing answer to the first byte of the response body; None when the response did not pass us."""
+    """From our routing answer to the first byte of a streamed answer; None when it was none, or did not pass us."""
     duration_s: float = 0.0
     """From the first message to the end of our part."""
 

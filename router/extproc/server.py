@@ -113,7 +113,7 @@ class Run:
             self.exchange.outcome(self.ending),
             routing_s=self.routed - self.began if self.routed else 0.0,
             sensing_s=self.sensing_s,
-            first_token_s=self.first_token - self.routed if self.first_token else None,
+            first_token_s=self.first_token - self.routed if self.first_token and self.exchange.is_streamed else None,
             duration_s=perf_counter() - self.began,
         )
         self.scope.end(outcome)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from time import perf_counter
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -20,6 +21,21 @@ from router.core.types import Outcome
 _FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _SLOW_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _LAG_EVERY_S = 0.5
+_ENDINGS = ("routed", "replied", "completed", "passed", "abandoned", "failed")
+_ENDPOINTS = ("chat", "completions", "embeddings", "models", "other")
+"""As in `Outcome`."""
+_CACHE = {
+    "llm_cache_entries": "Entries in this process",
+    "llm_cache_held_bytes": "Bytes of their answers in memory",
+    "llm_cache_questions_under_way": "Questions on their way to a model whose answers others may wait for",
+    "llm_cache_store_up": "Whether the store could be reached when it was last tried: 1 or 0",
+    "llm_cache_store_waiting": "Writes that wait for the store",
+    "llm_cache_evictions": "Entries that left for want of room",
+    "llm_cache_expirations": "Entries that were forgotten because their time was over",
+    "llm_cache_store_dropped": "Writes to the store that were given up",
+    "llm_cache_store_refused": "Writes that the store cannot take",
+}
+"""What the cache's own metrics mean."""
 
 
 class _Count:
@@ -54,36 +70,59 @@ class Metrics:
         self._open = self._gauge("llm_router_open_exchanges", "Exchanges under way")
         self._open.add(0)
         self._exchanges = self._counter("llm_router_exchanges", "Exchanges by how they ended", "ending", "endpoint")
-        self._requests = self._counter("llm_model_requests", "Requests that a model was asked, by model", "model")
-        self._errors = self._counter("llm_request_errors", "Requests refused by the router, or failed", "model", "reason")
+        for ending, endpoint in product(_ENDINGS, _ENDPOINTS):
+            self._exchanges.add(0, ending, endpoint)  # a series that begins with its first count hides it from `increase`
+        self._requests = self._counter("llm_model_requests", "Requests that a model was asked", "model")
+        self._errors = self._counter(
+            "llm_request_errors",
+            "Requests that the router refused or blocked, or failed on, by the model that the client named",
+            "model",
+            "reason",
+        )
         self._changes = self._counter(
-            "llm_model_routing_modifications", "Requests that went to a model they did not name", "source_model", "target_model"
+            "llm_model_routing_modifications",
+            "Requests that a model was asked and that did not name it",
+            "source_model",
+            "target_model",
         )
         self._reasons = self._counter(
-            "llm_routing_reason_codes", "Why the model was chosen, hits included", "reason_code", "model"
+            "llm_routing_reason_codes",
+            "Decided requests that were not blocked, by why the model was chosen",
+            "reason_code",
+            "model",
         )
-        # A gauge in name only: as a counter it could not have the name that dashboards know, without `_total`.
-        self._categories = self._gauge("llm_category_classifications_count", "Requests by category", "category")
-        self._decisions = self._counter("llm_decision_matches", "Requests by the rule that won", "decision")
+        self._categories = self._counter(
+            "llm_category_classifications", "Decided requests, by category; none: no rule asked for it", "category"
+        )
+        self._decisions = self._counter(
+            "llm_decision_matches", "Decided requests, by rule, whatever followed: asked, blocked or cached", "decision"
+        )
         self._blocked = self._counter(
             "llm_requests_blocked", "Requests that a rule blocked: found, or why it could not read them", "decision", "reason"
         )
         self._reasoning = self._counter(
-            "llm_reasoning_decisions", "Reasoning switched on or off", "category", "model", "enabled", "effort"
+            "llm_reasoning_decisions",
+            "Requests that a model was asked, reasoning on or off",
+            "category",
+            "model",
+            "enabled",
+            "effort",
         )
         self._hits = self._counter("llm_cache_hits", "Answers given from the cache", "decision", "tier")
-        self._misses = self._counter("llm_cache_misses", "Questions that the cache had no answer to", "decision", "reason")
+        self._misses = self._counter("llm_cache_misses", "Questions that got no answer from the cache", "decision", "reason")
         self._shadow_hits = self._counter("llm_cache_shadow_hits", "Hits that were counted and not served", "decision", "tier")
         self._skipped = self._counter("llm_cache_skipped", "Requests that are no question for the cache", "decision", "reason")
         self._stored = self._counter("llm_cache_stores", "Answers that were to be stored, by what became of them", "result")
         self._missing = self._counter("llm_signals_missing", "Signals that could not be read", "signal", "reason")
-        self._prompt_tokens = self._counter("llm_model_prompt_tokens", "Tokens asked, as backends report", "model")
-        self._completion_tokens = self._counter("llm_model_completion_tokens", "Tokens answered", "model")
+        self._prompt_tokens = self._counter("llm_model_prompt_tokens", "Tokens of prompts, as backends report them", "model")
+        self._completion_tokens = self._counter("llm_model_completion_tokens", "Tokens of answers, likewise", "model")
         meter = self._meter
         self._routing = _seconds(meter, "llm_model_routing_latency", "From Envoy's first message to the routing answer", _FAST_S)
         self._sensing = _seconds(meter, "llm_classifier_latency", "Waiting for signals", _FAST_S)
         self._ttft = _seconds(meter, "llm_model_ttft", "Of streams: from the routing answer to the first byte", _SLOW_S)
-        self._completion = _seconds(meter, "llm_model_completion_latency", "Whole exchanges whose answer passed us", _SLOW_S)
+        self._completion = _seconds(
+            meter, "llm_model_completion_latency", "Whole exchanges, streamed or not, whose answer passed us", _SLOW_S
+        )
         self._lag = _seconds(meter, "llm_router_event_loop_lag", "How late the event loop runs what is due", _FAST_S)
 
     def _counter(self, name: str, description: str, *labels: str) -> _Count:
@@ -104,12 +143,12 @@ class Metrics:
     def show_cache(self, state: Callable[[], Mapping[str, float]]) -> None:
         """Show the cache's own gauges, by the names that `state` gives them."""
         for name in state():
-            self._meter.create_observable_gauge(name, [_reader(state, name)])
+            self._meter.create_observable_gauge(name, [_reader(state, name)], description=_CACHE[name])
 
     def show_cache_counts(self, counts: Callable[[], Mapping[str, float]]) -> None:
         """Show what the cache has counted since the process began, likewise."""
         for name in counts():
-            self._meter.create_observable_counter(name, [_reader(counts, name)])
+            self._meter.create_observable_counter(name, [_reader(counts, name)], description=_CACHE[name])
 
     def show_store(self, requests: Mapping[tuple[str, str], int]) -> None:
         """Show requests to the cache's store, counted by kind and result."""
@@ -117,7 +156,8 @@ class Metrics:
         def read(options: CallbackOptions) -> Iterable[Observation]:
             return [Observation(count, {"kind": kind, "result": result}) for (kind, result), count in requests.items()]
 
-        self._meter.create_observable_counter("llm_cache_store_requests", [read])
+        name = "llm_cache_store_requests"
+        self._meter.create_observable_counter(name, [read], description="Requests to the cache's store")
 
     async def watch_loop(self) -> None:
         """Measure, until cancelled, how late the running event loop is."""
@@ -182,7 +222,7 @@ class Metrics:
 
     def _record_times(self, outcome: Outcome, model: Mapping[str, str]) -> None:
         self._routing.record(outcome.routing_s, model)
-        if outcome.first_token_s is not None and outcome.is_stream:
+        if outcome.first_token_s is not None:
             self._ttft.record(outcome.first_token_s, model)
         if outcome.ending == "completed":
             self._completion.record(outcome.duration_s, model)

@@ -14,12 +14,12 @@ class _Counts(Collector):
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
-        workers = GaugeMetricFamily("llm_router_workers", "Workers: wanted, up, and failing at their start.", labels=["state"])
+        workers = GaugeMetricFamily("llm_router_workers", "Workers: wanted, up, and failing at their start", labels=["state"])
         for state, count in self._counts.get("workers", {}).items():
             workers.add_metric([state], count)
-        failed = CounterMetricFamily("llm_router_worker_failed_starts", "Starts of workers that failed.")
+        failed = CounterMetricFamily("llm_router_worker_failed_starts", "Starts of workers that failed")
         failed.add_metric([], sum(self._counts.get("failed_starts", {}).values()))
-        restarts = CounterMetricFamily("llm_router_restarts", "Rolling restarts, by how they ended.", labels=["result"])
+        restarts = CounterMetricFamily("llm_router_restarts", "Rolling restarts, by how they ended", labels=["result"])
         for result, count in self._counts.get("restarts", {}).items():
             restarts.add_metric([result], count)
         yield from (workers, failed, restarts)

@@ -120,6 +120,27 @@ async def test_a_question_is_routed_and_the_stream_ends(serve: Serve) -> None:
     assert 0 < outcome.sensing_s < outcome.routing_s <= outcome.duration_s
 
 
+@pytest.mark.parametrize(("kind", "is_timed"), [("text/event-stream", True), ("application/json", False)])
+async def test_a_first_token_is_a_streams(serve: Serve, kind: str, is_timed: bool) -> None:
+    """The first byte of a whole answer is its last token's, whatever the client had asked for."""
+    _, port, record = await serve(records_usage=True)
+    headers = pb.HeaderMap(
+        headers=[pb.HeaderValue(key=":status", raw_value=b"200"), pb.HeaderValue(key="content-type", raw_value=kind.encode())]
+    )
+    async with stream(port) as call:
+        for message in (
+            headers_message(),
+            body_message(chat_body(stream=True)),
+            pb.ProcessingRequest(response_headers=pb.HttpHeaders(headers=headers)),
+            pb.ProcessingRequest(response_body=pb.HttpBody(body=b"data: {}\n\n", end_of_stream=True)),
+        ):
+            await call.write(message)
+            await call.read()
+    outcome = await ended(record)
+    assert outcome.ending == "completed"
+    assert (outcome.first_token_s is not None) is is_timed
+
+
 async def test_a_body_of_ten_megabytes_is_routed(serve: Serve) -> None:
     """gRPC's default limit of 4 MiB would be a silent bypass."""
     _, port, _ = await serve()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.core.caching import CachePlan, ScopePlan
-from router.core.exchange import Exchange
+from router.core.exchange import Answering, Exchange
 from router.core.policy import Default
 from router.core.question import Limits
 from router.core.types import (
@@ -53,7 +53,7 @@ def found(exchange: Exchange, result: Found) -> Action:
 def answer_with(exchange: Exchange, body: bytes, status: str = "200", kind: str = "application/json", **headers: str) -> None:
     """The whole answer passes."""
     exchange.receive(ResponseHeaders({":status": status, "content-type": kind, **headers}, is_end=False))
-    if exchange.ending != "routed" and type(exchange.state).__name__ == "Answering":
+    if isinstance(exchange.state, Answering):
         exchange.receive(ResponseBody(body, is_end=True))
 
 

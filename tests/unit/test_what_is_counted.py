@@ -1,0 +1,300 @@
+"""Counters count what their names say: every way that an exchange can go and end, and all that it counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.core.caching import CachePlan, ScopePlan
+from router.core.exchange import Exchange, Snapshot
+from router.core.policy import LabelIs, Rule
+from router.core.question import Limits
+from router.core.types import (
+    Block,
+    Hit,
+    LookedUp,
+    Miss,
+    Missing,
+    Outcome,
+    RequestBody,
+    ResponseBody,
+    ResponseHeaders,
+    Sense,
+    Terms,
+)
+from router.telemetry.metrics import Metrics
+from tests.unit.builders import MATH_RULE, SMALL, chat_body, request_headers, send, snapshot, sure
+from tests.unit.test_exchange_cache import HIT, WHOLE
+
+GUARD = Rule("no-attacks", LabelIs("jailbreak", frozenset({"jailbreak"}), 0.5), SMALL, block=Block("no", fails_closed=True))
+RULES = snapshot(MATH_RULE)
+RECORDING = snapshot(MATH_RULE, records_usage=True)
+GUARDED = snapshot(GUARD, MATH_RULE)
+MATH = {"intent": sure("math")}
+
+
+def caching(shadow: bool = False) -> Snapshot:
+    """Nothing but a default, whose answers are cached."""
+    plan = CachePlan(ScopePlan(""), Limits(), {"default": Terms(0.8, 60.0, (), shadow=shadow)}, "v1")
+    return replace(snapshot(), cache=plan)
+
+
+def ended(exchange: Exchange, ending: str = "") -> Outcome:
+    """The record, with a time for what was routed, as the shell adds it."""
+    outcome = exchange.outcome(ending or exchange.ending)
+    return replace(outcome, routing_s=0.01 if outcome.response_path == "upstream" else 0.0, duration_s=1.0)
+
+
+def asked(shot: Snapshot, body: bytes, readings: dict | None = None, ending: str = "", **headers: str) -> Outcome:
+    """An exchange up to the answer to its request."""
+    exchange = Exchange(shot)
+    send(exchange, body, readings, **headers)
+    return ended(exchange, ending)
+
+
+def looked_up(shot: Snapshot, found: Hit | Miss, ending: str = "", **headers: str) -> Outcome:
+    """An exchange that asked the cache, and what the cache said."""
+    exchange = Exchange(shot)
+    send(exchange, chat_body("What is a monad?"), **headers)
+    exchange.receive(LookedUp(found, now_s=7, reply_id="n"))
+    return ended(exchange, ending)
+
+
+def waiting(shot: Snapshot, body: bytes) -> Outcome:
+    """An exchange that was given up while the shell measured, or looked into the cache."""
+    exchange = Exchange(shot)
+    send(exchange, body) if shot.cache else begin(exchange, body)
+    return ended(exchange, "abandoned")
+
+
+def begin(exchange: Exchange, body: bytes) -> None:
+    """Headers and body, and no readings."""
+    exchange.receive(request_headers())
+    assert isinstance(exchange.receive(RequestBody(body)), Sense)
+
+
+def answered(status: str = "200", kind: str = "application/json", *, is_stream: bool = False, is_whole: bool = True) -> Outcome:
+    """An exchange whose answer passes us."""
+    exchange = Exchange(RECORDING)
+    send(exchange, chat_body("Prove it.", stream=is_stream), MATH)
+    exchange.receive(ResponseHeaders({":status": status, "content-type": kind}, is_end=False))
+    if status == "200":
+        exchange.receive(ResponseBody(json.dumps(WHOLE).encode(), is_end=is_whole))
+    outcome = ended(exchange, "" if is_whole else "abandoned")
+    return replace(outcome, first_token_s=0.2 if exchange.is_streamed else None)
+
+
+def passed(path: str = "/v1/audio/speech") -> Outcome:
+    """An exchange of no path of ours."""
+    exchange = Exchange(RULES)
+    exchange.receive(request_headers(path))
+    return ended(exchange)
+
+
+def listed() -> Outcome:
+    """The list of models."""
+    exchange = Exchange(RULES)
+    exchange.receive(request_headers("/v1/models", "GET"))
+    return ended(exchange)
+
+
+def exchanges(ending: str, endpoint: str = "chat") -> str:
+    """What every exchange counts, once."""
+    return f"exchanges ending={ending} endpoint={endpoint}"
+
+
+TO_LARGE = {
+    "model_requests model=large",
+    "routing_reason_codes reason_code=matched model=large",
+    "model_routing_modifications source_model=auto target_model=large",
+    "reasoning_decisions category=math model=large enabled=true effort=high",
+}
+TO_SMALL = {
+    "model_requests model=small",
+    "routing_reason_codes reason_code=no_match model=small",
+    "model_routing_modifications source_model=auto target_model=small",
+}
+NO_MATCH = {"routing_reason_codes reason_code=no_match model=small"}
+PROOF = {"decision_matches decision=proofs", "category_classifications category=math"}
+USAGE = {"model_prompt_tokens model=large", "model_completion_tokens model=large"}
+DEFAULT = {"decision_matches decision=default", "category_classifications category=none"}
+BLOCKED = {
+    "decision_matches decision=no-attacks",
+    "category_classifications category=none",
+    "requests_blocked decision=no-attacks reason=matched",
+    exchanges("replied"),
+}
+
+CASES: dict[str, tuple[Callable[[], Outcome], set[str]]] = {
+    "routed by a rule": (
+        lambda: asked(RULES, chat_body("Prove it."), MATH),
+        {exchanges("routed"), *PROOF, *TO_LARGE},
+    ),
+    "routed to the model that the client named": (
+        lambda: asked(RULES, chat_body("hi", "small")),
+        {
+            exchanges("routed"),
+            "decision_matches decision=direct",
+            "category_classifications category=none",
+            "model_requests model=small",
+            "routing_reason_codes reason_code=concrete_model model=small",
+        },
+    ),
+    "routed although the intent is missing": (
+        lambda: asked(RULES, chat_body("hi"), {"intent": Missing("deadline")}),
+        {
+            exchanges("routed"),
+            "decision_matches decision=default",
+            *(TO_SMALL - NO_MATCH),
+            "routing_reason_codes reason_code=intent_missing model=small",
+            "category_classifications category=unknown",
+            "signals_missing signal=intent reason=deadline",
+        },
+    ),
+    "blocked": (
+        lambda: asked(GUARDED, chat_body("hi"), {"jailbreak": sure("jailbreak")}),
+        {*BLOCKED, "request_errors model=auto reason=blocked"},
+    ),
+    "not readable for a rule that fails closed": (
+        lambda: asked(GUARDED, chat_body("hi"), {"jailbreak": Missing("deadline")}),
+        {
+            *(BLOCKED - {"requests_blocked decision=no-attacks reason=matched"}),
+            "requests_blocked decision=no-attacks reason=deadline",
+            "request_errors model=auto reason=unreadable",
+            "signals_missing signal=jailbreak reason=deadline",
+        },
+    ),
+    "blocked although the client named a model": (
+        lambda: asked(GUARDED, chat_body("hi", "large"), {"jailbreak": sure("jailbreak")}),
+        {*BLOCKED, "request_errors model=large reason=blocked"},
+    ),
+    "refused": (
+        lambda: asked(RULES, chat_body("hi", "gpt-9")),
+        {exchanges("replied"), "request_errors model=unknown reason=model_not_found"},
+    ),
+    "unreadable": (
+        lambda: asked(RULES, b"{"),
+        {exchanges("replied"), "request_errors model=unknown reason=invalid_json"},
+    ),
+    "the list of models": (listed, {exchanges("replied", "models")}),
+    "no path of ours": (passed, {exchanges("passed", "other")}),
+    "answered from the cache": (
+        lambda: looked_up(caching(), HIT),
+        {exchanges("replied"), *DEFAULT, *NO_MATCH, "cache_hits decision=default tier=semantic"},
+    ),
+    "not in the cache": (
+        lambda: looked_up(caching(), Miss("numbers"), "abandoned"),
+        {exchanges("abandoned"), *DEFAULT, *TO_SMALL, "cache_misses decision=default reason=numbers"},
+    ),
+    "not in the cache, and only that was asked for": (
+        lambda: looked_up(caching(), Miss("empty"), cache_control="only-if-cached"),
+        {
+            exchanges("replied"),
+            *DEFAULT,
+            *NO_MATCH,
+            "cache_misses decision=default reason=empty",
+            "request_errors model=auto reason=not_cached",
+        },
+    ),
+    "a hit that is counted and not served": (
+        lambda: looked_up(caching(shadow=True), HIT, "abandoned"),
+        {exchanges("abandoned"), *DEFAULT, *TO_SMALL, "cache_shadow_hits decision=default tier=semantic"},
+    ),
+    "no question for the cache": (
+        lambda: asked(caching(), chat_body("hi", tools=[{"type": "function"}])),
+        {exchanges("routed"), *DEFAULT, *TO_SMALL, "cache_skipped decision=default reason=tools"},
+    ),
+    "given up while it was measured": (lambda: waiting(RULES, chat_body("hi")), {exchanges("abandoned")}),
+    "given up while the cache was asked": (
+        lambda: waiting(caching(), chat_body("hi")),
+        {exchanges("abandoned"), *DEFAULT, *NO_MATCH},
+    ),
+    "failed before it was decided": (
+        lambda: ended(Exchange(RULES), "failed"),
+        {exchanges("failed", "other"), "request_errors model=unknown reason=failed"},
+    ),
+    "failed after a model was asked": (
+        lambda: asked(RULES, chat_body("Prove it."), MATH, "failed"),
+        {exchanges("failed"), *PROOF, *TO_LARGE, "request_errors model=auto reason=failed"},
+    ),
+    "a whole answer": (answered, {exchanges("completed"), *PROOF, *TO_LARGE, *USAGE}),
+    "a streamed answer": (
+        lambda: answered(kind="text/event-stream", is_stream=True),
+        {exchanges("completed"), *PROOF, *TO_LARGE},
+    ),
+    "an answer that was cut off": (lambda: answered(is_whole=False), {exchanges("abandoned"), *PROOF, *TO_LARGE}),
+    "a model that answers 500": (lambda: answered("500"), {exchanges("routed"), *PROOF, *TO_LARGE}),
+}
+
+
+@pytest.fixture
+def metrics() -> Iterator[Metrics]:
+    """Counts that are this test's own."""
+    counting = Metrics()
+    yield counting
+    counting.close()
+
+
+def counted(page: str, kind: str = "counter") -> set[str]:
+    """Every series that is not zero: of counters with their labels in the order of the documentation, of histograms by name."""
+    found = set()
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if family.type == kind == "counter" and sample.value:
+                labels = (f"{name}={value}" for name, value in sample.labels.items() if value)
+                found.add(" ".join([family.name, *labels]))
+            elif family.type == kind and sample.name.endswith("_count") and sample.value:
+                found.add(family.name)
+    return found
+
+
+def normal(series: str) -> frozenset[str]:
+    """A series whatever the order of its labels and the name's common beginning."""
+    name, *labels = series.removeprefix("llm_").removeprefix("router_").split()
+    return frozenset({name, *labels})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_an_exchange_counts(metrics: Metrics, case: str) -> None:
+    """These and no others: a model that was not asked counts no request, and what was decided counts as decided."""
+    make, expected = CASES[case]
+    metrics.begin({}).end(make())
+    assert set(map(normal, counted(metrics.render().decode()))) == set(map(normal, expected))
+
+
+def test_every_ending_and_path_is_in_the_table() -> None:
+    """As `Outcome` names them."""
+    outcomes = [make() for make, _ in CASES.values()]
+    assert {outcome.ending for outcome in outcomes} == {"routed", "replied", "completed", "passed", "abandoned", "failed"}
+    assert {outcome.response_path for outcome in outcomes} == {"upstream", "cache", "models", "error", "bypass"}
+
+
+@pytest.mark.parametrize(
+    ("case", "timed"),
+    [
+        ("routed by a rule", {"routing_latency"}),
+        ("blocked", set()),
+        ("answered from the cache", set()),
+        ("given up while the cache was asked", set()),
+        ("a whole answer", {"routing_latency", "completion_latency"}),
+        ("a streamed answer", {"routing_latency", "ttft", "completion_latency"}),
+        ("an answer that was cut off", {"routing_latency"}),
+        ("a model that answers 500", {"routing_latency"}),
+    ],
+)
+def test_which_times_are_taken(metrics: Metrics, case: str, timed: set[str]) -> None:
+    """A first token is a stream's; what has not passed whole has no time for the whole."""
+    make, _ = CASES[case]
+    metrics.begin({}).end(make())
+    assert counted(metrics.render().decode(), "histogram") == {f"llm_model_{name}_seconds" for name in timed}
+
+
+def test_endings_are_there_as_zero_before_the_first(metrics: Metrics) -> None:
+    """`increase` over a series that begins with 1 is 0: the alert on the first failure would not fire."""
+    page = metrics.render().decode()
+    for endpoint in ("chat", "completions", "embeddings", "models", "other"):
+        assert f'llm_router_exchanges_total{{ending="failed",endpoint="{endpoint}"}} 0.0' in page
