@@ -70,6 +70,12 @@ SAME = [
     ("What is the way to install numpy?", "How do I install numpy?"),
     ("Sort a list in Python", "How do I sort lists in Python?"),
     ("What is 1,000 plus five?", "what is 1000 plus 5"),
+    ("How can I sort a list in C++?", "How do I sort a list in C++?"),
+    ("Who rules the U.S.?", "Who rules the US?"),
+    ("Who is Beyoncé?", "Who is Beyonce?"),
+    ("What is the iPhone's battery?", "what is the iphone's battery"),
+    ("What happened in 1939–1945?", "What happened in 1939-1945?"),
+    ("What does “entropy” mean?", 'What does "entropy" mean?'),
 ]
 
 
