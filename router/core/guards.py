@@ -50,6 +50,16 @@ _OPPOSITES = tuple(
         ("old older oldest early earlier", "new newer newest young late later"),
         ("input inside internal indoor into", "output outside external outdoor"),
         ("hot warm heat", "cold cool"),
+        ("creditor creditors lender lenders lessor landlord landlords licensor mortgagee employer employers buyer buyers "
+         "purchaser plaintiff claimant sender payer teacher teachers trainer trainers doctor doctors host hosts husband "
+         "interviewer",
+         "debtor debtors borrower borrowers lessee tenant tenants licensee mortgagor employee employees seller sellers "
+         "vendor defendant respondent recipient payee student students trainee trainees patient patients guest guests wife "
+         "interviewee"),
+        ("give gives lend lends offer", "receive receives borrow borrows accept"),
+        ("usually often mostly", "rarely seldom hardly"),
+        ("shorten", "lengthen"),
+        ("local municipal", "national federal"),
         ("read get", "write set put"),
         ("with", "without"),
         ("first", "last"),
@@ -194,6 +204,8 @@ class _Words:
 
 def _stem(word: str) -> str:
     """Without the endings of number and tense; crude, and the same on both sides."""
+    if word == "https":
+        return word
     for suffix in _SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:
             return word.removesuffix(suffix) + ("y" if suffix == "ies" else "")
@@ -241,7 +253,9 @@ def _order(one: _Words, other: _Words) -> bool:
     """The same words in another order, where order tells who does what to whom: not in a comparison."""
     if one.bare & other.bare & _COMPARISON:
         return False
-    if Counter(one.content) != Counter(other.content) or one.content == other.content:
+    if one.content == other.content:  # a Counter keeps the order in which its keys came: "3 times in 5 minutes"
+        return one.numbers == other.numbers and list(one.numbers) != list(other.numbers)
+    if Counter(one.content) != Counter(other.content):
         return False
     return bool((one.bare | other.bare) & _DIRECTED) or len(one.content) > 1
 
