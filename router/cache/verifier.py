@@ -1,14 +1,15 @@
-"""Whether two questions may share an answer: guards veto, then a trained model has to be sure enough."""
+"""Whether two questions may share an answer: guards and the writing veto, then a trained model has to be sure enough."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from router.core.guards import conflict, is_same_wording, with_agreement
+from router.core.guards import conflict, with_agreement
 from router.core.types import Terms, Verdict
+from router.core.wording import UNREAD, difference
 from router.errors import BackendError
 
-GUARDS_VERSION = "guards-2"
+GUARDS_VERSION = "guards-3"
 """Raised whenever a guard changes what it lets pass: answers stored for other questions are then out of reach."""
 
 Score = Callable[[str, str], Awaitable[float]]
@@ -25,7 +26,10 @@ class Verifier:
         """Whether the answer to `stored` may be given to `asked`. What fails refuses: a miss is cheap, a wrong hit is not."""
         if refusal := conflict(asked, stored, terms.guards):
             return Verdict(refusal)
-        if self._score is None or is_same_wording(asked, stored):
+        written = difference(asked, stored)
+        if written == "unread":
+            return Verdict(UNREAD)
+        if self._score is None or written == "none":
             return Verdict("")
         try:
             probability = with_agreement(await self._score(asked, stored), asked, stored)

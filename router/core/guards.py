@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from router.core.wordforms import MIXED_NAMES, levelled, without_dots
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -48,6 +50,16 @@ _OPPOSITES = tuple(
         ("old older oldest early earlier", "new newer newest young late later"),
         ("input inside internal indoor into", "output outside external outdoor"),
         ("hot warm heat", "cold cool"),
+        ("creditor creditors lender lenders lessor landlord landlords licensor mortgagee employer employers buyer buyers "
+         "purchaser plaintiff claimant sender payer teacher teachers trainer trainers doctor doctors host hosts husband "
+         "interviewer",
+         "debtor debtors borrower borrowers lessee tenant tenants licensee mortgagor employee employees seller sellers "
+         "vendor defendant respondent recipient payee student students trainee trainees patient patients guest guests wife "
+         "interviewee"),
+        ("give gives lend lends offer", "receive receives borrow borrows accept"),
+        ("usually often mostly", "rarely seldom hardly"),
+        ("shorten", "lengthen"),
+        ("local municipal", "national federal"),
         ("read get", "write set put"),
         ("with", "without"),
         ("first", "last"),
@@ -173,7 +185,7 @@ class _Words:
         """Words written with a capital inside a sentence that is not all capitals, or in capitals altogether."""
         found = set()
         starts_sentence = True
-        for match in re.finditer(r"[^\W\d_][\w'’&.-]*|[.!?:\n]", self.text):
+        for match in re.finditer(r"(?<!\w)[^\W\d_][\w'’&.-]*|[.!?:\n]", self.text):
             word = match[0]
             if len(word) == 1 and not word.isalnum():
                 starts_sentence = True
@@ -187,11 +199,13 @@ class _Words:
     def code(self) -> frozenset[str]:
         """Identifiers, quoted text, paths, options, operators and currencies, in their own case."""
         signs = (char for char in self.text if char in "^*" or unicodedata.category(char) in ("Sm", "Sc"))
-        return frozenset((*_CODE.findall(self.text), *signs))
+        return frozenset((*(found for found in _CODE.findall(self.text) if found.lower() not in MIXED_NAMES), *signs))
 
 
 def _stem(word: str) -> str:
     """Without the endings of number and tense; crude, and the same on both sides."""
+    if word == "https":
+        return word
     for suffix in _SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:
             return word.removesuffix(suffix) + ("y" if suffix == "ies" else "")
@@ -228,7 +242,7 @@ def _names(one: _Words, other: _Words) -> bool:
 
 
 def _stems(words: _Words) -> frozenset[str]:
-    return frozenset(_stem(token.removesuffix("'s").rstrip(".")) for token in words.tokens)
+    return frozenset(_stem(token.removesuffix("'s").rstrip(".+#")) for token in words.tokens)
 
 
 def _code(one: _Words, other: _Words) -> bool:
@@ -239,7 +253,9 @@ def _order(one: _Words, other: _Words) -> bool:
     """The same words in another order, where order tells who does what to whom: not in a comparison."""
     if one.bare & other.bare & _COMPARISON:
         return False
-    if Counter(one.content) != Counter(other.content) or one.content == other.content:
+    if one.content == other.content:  # a Counter keeps the order in which its keys came: "3 times in 5 minutes"
+        return one.numbers == other.numbers and list(one.numbers) != list(other.numbers)
+    if Counter(one.content) != Counter(other.content):
         return False
     return bool((one.bare | other.bare) & _DIRECTED) or len(one.content) > 1
 
@@ -290,12 +306,6 @@ def with_agreement(probability: float, asked: str, stored: str) -> float:
     return AGREEMENT * probability / (AGREEMENT * probability + 1 - probability)
 
 
-def is_same_wording(asked: str, stored: str) -> bool:
-    """Whether two questions differ in nothing but case, punctuation and how they begin ("please tell me")."""
-    one, other = _taken_apart(asked), _taken_apart(stored)
-    return one.tokens == other.tokens and one.marks == other.marks and one.code == other.code
-
-
 def conflict(asked: str, stored: str, guards: Iterable[str]) -> str:
     """The first of the named guards that keeps the answer to `stored` from being given to `asked`; empty when none does."""
     one, other = _taken_apart(asked), _taken_apart(stored)
@@ -305,7 +315,7 @@ def conflict(asked: str, stored: str, guards: Iterable[str]) -> str:
 @lru_cache(maxsize=1024)
 def _taken_apart(text: str) -> _Words:
     """One question is held against several candidates, and the same candidates come up again and again."""
-    return _Words(text)
+    return _Words(without_dots(levelled(text)))
 
 
 def _firing(one: _Words, other: _Words, guards: Iterable[str]) -> Iterator[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from router.core.guards import conflict, is_same_wording, with_agreement
+from router.core.guards import conflict, with_agreement
+from router.core.wording import UNREAD, difference
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.leaks import refuse_trained_on
 from router.evaluation.measures import clopper_pearson, recall_at_precision, roc_area, share
@@ -37,7 +38,7 @@ class Judged:
     similarity: float
     """-1 where one of the texts has no vector."""
     guard: str
-    """The guard that vetoes; empty when none does."""
+    """The guard that vetoes, or `UNREAD`; empty when none does."""
     probability: float | None
     """By verifier and guards together; None where the verifier is not asked: there is none, or the wording is the same."""
 
@@ -61,8 +62,10 @@ class Judge:
         """One pair. The verifier is asked even where a guard vetoes, so that it can be measured alone."""
         one, other = self._vector(asked), self._vector(stored)
         similarity = float(one @ other) if one is not None and other is not None else -1.0
-        guard = conflict(asked, stored, self._guards)
-        return Judged(asked, stored, is_same, tag, similarity, guard, self._probability(asked, stored))
+        written = difference(asked, stored)
+        guard = conflict(asked, stored, self._guards) or (UNREAD if written == "unread" else "")
+        probability = None if written == "none" else self._probability(asked, stored)
+        return Judged(asked, stored, is_same, tag, similarity, guard, probability)
 
     def _vector(self, text: str) -> NDArray[np.float32] | None:
         if text not in self._vectors:
@@ -74,7 +77,7 @@ class Judge:
         return self._vectors[text]
 
     def _probability(self, asked: str, stored: str) -> float | None:
-        if self._verifier is None or is_same_wording(asked, stored):
+        if self._verifier is None:
             return None
         try:
             return with_agreement(self._verifier.run(asked, stored), asked, stored)
@@ -122,10 +125,10 @@ def evaluate(
         yield _row(pairs, similarity if verifier else bar, bar)
     yield ""
     yield "vetoes of pairs that would be served else, by guard: right (different questions), wrong (the same question)"
-    for guard in guards:
+    for guard in (*guards, UNREAD):
         vetoed = [p for p in pairs if p.guard == guard and p.similarity >= similarity and (p.probability or 1) >= at_least]
         wrong = sum(pair.is_same for pair in vetoed)
-        yield f"  {guard:12} {len(vetoed) - wrong:6} {wrong:6}"
+        yield f"  {guard:17} {len(vetoed) - wrong:6} {wrong:6}"
 
 
 def _figures(pairs: Sequence[Judged], similarity: float, at_least: float) -> Iterator[str]:

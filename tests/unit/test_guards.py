@@ -22,6 +22,8 @@ CONFLICTS = [
     ("opposites", "How do I enable dark mode?", "How do I disable dark mode?"),
     ("opposites", "What happens before the trial?", "What happens after the trial?"),
     ("opposites", "the largest city of Peru", "the smallest city of Peru"),
+    ("opposites", "What must the creditor prove?", "What must the debtor prove?"),
+    ("opposites", "Can I give a gift to a supplier?", "Can I accept a gift from a supplier?"),
     ("names", "What is the capital of France?", "What is the capital of Spain?"),
     ("names", "Compare AWS prices", "Compare GCP prices"),
     ("names", "What is the law in Texas on tips?", "What is the law on tips?"),
@@ -35,6 +37,8 @@ CONFLICTS = [
     ("code", "What does it cost in €?", "What does it cost in $?"),
     ("order", "flights from Paris to London", "flights from London to Paris"),
     ("order", "Can dogs eat cats?", "Can cats eat dogs?"),
+    ("order", "redirect http to https", "redirect https to http"),
+    ("order", "retry 3 times within 5 minutes", "retry 5 times within 3 minutes"),
     ("kind", "Why do stars twinkle?", "How do stars twinkle?"),
     ("kind", "When did the wall fall?", "Why did the wall fall?"),
     ("kind", "How long is the guarantee?", "How is the guarantee?"),
@@ -70,6 +74,12 @@ SAME = [
     ("What is the way to install numpy?", "How do I install numpy?"),
     ("Sort a list in Python", "How do I sort lists in Python?"),
     ("What is 1,000 plus five?", "what is 1000 plus 5"),
+    ("How can I sort a list in C++?", "How do I sort a list in C++?"),
+    ("Who rules the U.S.?", "Who rules the US?"),
+    ("Who is Beyoncé?", "Who is Beyonce?"),
+    ("What is the iPhone's battery?", "what is the iphone's battery"),
+    ("What happened in 1939–1945?", "What happened in 1939-1945?"),
+    ("What does “entropy” mean?", 'What does "entropy" mean?'),
 ]
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from router.cache.verifier import Verifier
-from router.core.guards import GUARDS_BESIDE_VERIFIER, is_same_wording
+from router.core.guards import GUARDS_BESIDE_VERIFIER
 from router.core.types import Terms, Verdict
+from router.core.wording import UNREAD
 from router.errors import BackendError
 
 TERMS = Terms(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=0.9)
@@ -69,17 +70,15 @@ async def test_without_a_verifier_the_guards_judge_alone() -> None:
     assert await Verifier()("How are you?", "How are you", replace(TERMS, guards=())) == Verdict("")
 
 
-@pytest.mark.parametrize(
-    ("asked", "stored", "same"),
-    [
-        ("What is DNA?", "what is dna", True),
-        ("Can you tell me what DNA is", "what DNA is?", True),
-        ("What is DNA?", "What is RNA?", False),
-        ("Who beat whom", "whom beat who", False),
-        ("run `ls -a`", "run `ls -A`", False),
-        ("I like it 😀", "I like it 😡", False),
-    ],
-)
-def test_wording_is_words_in_their_order_with_code_and_marks(asked: str, stored: str, same: bool) -> None:
-    """Nothing else may differ."""
-    assert is_same_wording(asked, stored) is same
+@pytest.mark.parametrize("guards", [(), GUARDS_BESIDE_VERIFIER])
+@pytest.mark.parametrize("scorer", [None, Scorer(1.0)])
+async def test_what_no_model_reads_is_refused_whoever_judges(guards: tuple[str, ...], scorer: Scorer | None) -> None:
+    """No guard that is switched off, no missing verifier and no score lets it pass."""
+    verify, terms = Verifier(scorer), replace(TERMS, guards=guards)
+    for asked, stored in (
+        ("What is Co?", "What is CO?"),
+        ("I failed :)", "I failed :("),
+        ("Is résumé a word?", "Is resume a word?"),
+    ):
+        assert await verify(asked, stored, terms) == Verdict(UNREAD)
+    assert scorer is None or scorer.pairs == []
