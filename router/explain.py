@@ -77,8 +77,11 @@ async def explain(snapshot: Snapshot, sense: Sensor, asked: Asked, peek: Peek | 
         else:
             found, weighed = await peek(action.question, action.terms) if peek else (_UNKNOWN, None)
             lookup, action = action, exchange.receive(LookedUp(found, now_s=0, reply_id="explained"))
-    document = _weighing(exchange, lookup, weighed)
-    return document | _result(action, asked.body, is_cache_known=peek is not None or lookup is None)
+    is_cache_known = peek is not None or lookup is None
+    document = _weighing(exchange, lookup, weighed) | _result(action, asked.body, is_cache_known=is_cache_known)
+    if "reply" in document and not is_cache_known:  # of `only-if-cached`
+        document["reply"]["unless"] = "an answer is stored"
+    return document
 
 
 def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, Any] | None) -> dict[str, Any]:

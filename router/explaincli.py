@@ -70,8 +70,10 @@ def _asked(options: argparse.Namespace) -> Asked:
         except OSError as error:
             raise ConfigError([Problem(file, 0, "", f"cannot be read: {error.strerror}")]) from None
     data = sys.stdin.buffer.read()
-    # What the admin port takes is taken here, too, unless the options say what it is.
-    return Asked(data, headers, endpoint) if options.body or headers or options.endpoint != "chat" else read_asked(data)
+    if options.body or options.endpoint != "chat":
+        return Asked(data, headers, endpoint)
+    asked = read_asked(data)  # what the admin port takes is taken here, too
+    return replace(asked, headers={**asked.headers, **headers})
 
 
 def _from_files(config: Config, asked: Asked) -> Mapping[str, Any]:

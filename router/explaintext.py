@@ -107,7 +107,7 @@ def _candidate_line(one: Mapping[str, Any]) -> str:
 
 
 def _reply_lines(reply: Mapping[str, Any]) -> Iterator[str]:
-    yield f"the router answers itself: {reply['status']}"
+    yield f"the router answers itself: {reply['status']}" + (f", unless {reply['unless']}" if "unless" in reply else "")
     for name, value in reply["headers"].items():
         yield f"  {name}: {value}"
     if "body" in reply:

@@ -89,6 +89,8 @@ class TestExplain:
         assert "=> no-attacks" in blocked
         assert "the router answers itself: 403" in blocked
         assert "=> research" in run("explain", *options, "--header", "X-Team: research", "hello there").stdout
+        prompt = json.dumps({"prompt": "hello there"})
+        assert "=> research" in run("explain", *options, "--header", "x-team: research", stdin=prompt).stdout
         body = explained_config.with_name("body.json")
         body.write_text(json.dumps({"model": "auto", "prompt": PROOF}))
         chosen = run("explain", *options, "--endpoint", "completions", "--body", str(body)).stdout

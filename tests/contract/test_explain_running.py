@@ -18,6 +18,7 @@ from router.core.exchange import Exchange
 from router.core.types import Hit, Lookup, RequestBody, RequestHeaders, Waiting
 from router.extproc.server import Processor, Server
 from router.serving import _open_cache, _routes
+from tests.contract.test_cli import run
 from tests.unit.builders import chat_body
 
 CONFIG = """
@@ -106,6 +107,29 @@ async def test_explain_and_traffic_share_one_snapshot(router: Router) -> None:
     assert document["reply"]["status"] == 200
     assert SECRET not in json.dumps(document)
     assert (await router.explain(CAPITAL, "Bearer somebody-else"))["cache"]["reason"] == "empty"
+
+
+async def test_the_command_line_asks_the_running_router(router: Router) -> None:
+    """And prints what it says, for people; what it refuses is the operator's to mend."""
+    await router.store(CAPITAL)
+    options = ["explain", "--admin", f"127.0.0.1:{router.port}"]
+    done = await asyncio.to_thread(run, *options, "--header", f"Authorization: {SECRET}", CAPITAL)
+    assert done.returncode == 0, done.stderr
+    assert "cache      hit (exact)" in done.stdout
+    assert SECRET not in done.stdout
+    done = await asyncio.to_thread(run, *options, stdin='{"prompt": 1}')
+    assert (done.returncode, "'prompt' must be a string" in done.stderr) == (2, True)
+
+
+async def test_a_document_that_makes_no_request_is_refused_by_its_field(router: Router) -> None:
+    """With a 400, as the admin port refuses all else."""
+    url = f"http://127.0.0.1:{router.port}/explain"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, json={"prompt": "hi", "headers": {"a b": "1"}}) as response,
+    ):
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == "headers"
 
 
 async def test_a_near_question_shows_what_was_held_against_it(router: Router) -> None:

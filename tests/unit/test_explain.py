@@ -210,6 +210,13 @@ class TestTheCache:
         assert "scope" not in document["cache"]
         assert "--running" in lines_of(document)
 
+    async def test_a_client_that_wants_a_stored_answer_or_none_is_told_on_what_it_hangs(self) -> None:
+        """The 504 is certain only where the cache is known."""
+        asked = Asked(chat_body("hello"), {"authorization": SECRET, "cache-control": "only-if-cached"})
+        configured = replace(snapshot(), cache=PLAN)
+        assert "answers itself: 504, unless an answer is stored" in lines_of(await run(configured, asked=asked))
+        assert "unless" not in lines_of(await run(configured, asked=asked, found=Miss("empty")))
+
 
 class TestWhatIsAsked:
     def test_a_document_carries_every_byte_of_a_body(self) -> None:
