@@ -13,6 +13,9 @@ from router.errors import RequestError
 
 ENDPOINTS = {endpoint.name.lower(): endpoint for endpoint in Endpoint}
 """By the word that people use."""
+_MAX_DOCUMENT_BYTES = 1024 * 1024
+"""A larger one is not parsed here: that could hold up traffic for seconds. The exchange reads it in turns, within its bounds."""
+_AS_TEXT = b'{"body": "'
 _FIELDS = ("body", "prompt", "headers", "endpoint")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -40,6 +43,8 @@ def read_asked(data: bytes) -> Asked:
     Raises:
         RequestError: the document makes no request.
     """
+    if len(data) > _MAX_DOCUMENT_BYTES and not data.startswith(_AS_TEXT):
+        return Asked(data)
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):

@@ -5,6 +5,7 @@ The document is made here, `explaintext` writes it for people. It holds no promp
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -51,6 +52,8 @@ Sensor = Callable[[Sense], Awaitable[Readings]]
 Peek = Callable[[Question, Terms], Awaitable[tuple[Found, Mapping[str, Any]]]]
 """What the cache would answer, and what it weighed. Changes nothing there."""
 _TOP_LABELS = 3
+_MAX_DIFF_BYTES, _MAX_DIFF_LINES = 1024 * 1024, 10_000
+"""Of a body whose changes are shown: comparing takes the square of the lines, and traffic waits meanwhile."""
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
 _UNKNOWN = Miss("unknown")
 """In the place of what only a running router's cache can tell."""
@@ -71,6 +74,7 @@ async def explain(snapshot: Snapshot, sense: Sensor, asked: Asked, peek: Peek | 
     action, lookup, weighed = exchange.receive(RequestBody(asked.body)), None, None
     while isinstance(action, Pause | Sense | Lookup):
         if isinstance(action, Pause):
+            await asyncio.sleep(0)  # beside traffic, which has its turn
             action = exchange.receive(Resumed())
         elif isinstance(action, Sense):
             action = exchange.receive(Sensed(await sense(action)))
@@ -314,5 +318,10 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, Any]
 def _diff(before: bytes, after: bytes | None) -> list[str]:
     if after is None:
         return []
+    too_large = [f"too large to show: {len(before)} bytes become {len(after)}"]
+    if len(before) > _MAX_DIFF_BYTES:
+        return too_large
     old, new = (json.dumps(json.loads(body), indent=2, ensure_ascii=False).splitlines() for body in (before, after))
+    if len(old) > _MAX_DIFF_LINES:
+        return too_large
     return [line for line in difflib.unified_diff(old, new, n=1, lineterm="") if not line.startswith(("---", "+++"))]

@@ -154,6 +154,7 @@ class Cache:
         """What `look_up` would find now; what was weighed, and whom it would wait for, stand in the ticket.
 
         Changes nothing: not what is held, nor its order, nor a count; nobody comes to wait for it. The ticket is not settled.
+        Only that a store was late or failed counts, as it does of any request.
         """
         ticket = Ticket(question, terms, weighed=[])
         try:
@@ -233,8 +234,9 @@ class Cache:
             near = similarity >= ticket.terms.threshold
             verdict = await self._judge(ticket, entry.text) if near else Verdict("near_miss")
             verified += verdict.probability is not None
-            self._note(ticket, entry, similarity, verdict)
-            if not verdict.refusal and (hit := await self._hit(entry, ticket, "semantic", similarity, verdict.probability)):
+            hit = None if verdict.refusal else await self._hit(entry, ticket, "semantic", similarity, verdict.probability)
+            self._note(ticket, entry, similarity, verdict if hit or verdict.refusal else replace(verdict, refusal="answer_gone"))
+            if hit:
                 return hit
             reason = reason if reason not in ("empty", "no_candidate") else verdict.refusal or "answer_gone"
         return Miss(reason)

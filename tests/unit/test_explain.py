@@ -257,6 +257,16 @@ class TestWhatIsAsked:
         assert raised.value.http_status == 400
         assert re.search("prompt|body|header|endpoint", raised.value.message)
 
+    async def test_a_large_body_is_explained_beside_traffic(self) -> None:
+        """Neither parsed nor compared as a whole: whoever else waits has a turn."""
+        many = json.dumps({"prompt": "x", "filler": [1] * 600_000}).encode()
+        assert read_asked(many) == Asked(many)
+        large = Asked(b"x" * 2_000_000)
+        assert read_asked(json.dumps(large.as_document()).encode()) == large
+        for body in (chat_body("hi", filler=list(range(20_000))), chat_body("x" * 2_000_000)):
+            document = await run(snapshot(max_body_bytes=4_000_000), asked=Asked(body))
+            assert document["body_diff"] == [f"too large to show: {len(body)} bytes become {len(body) + len('served-small') - 4}"]
+
     async def test_another_endpoint_is_explained_as_such(self) -> None:
         """Its body has other fields."""
         asked = Asked(prompt_body("prove it", Endpoint.COMPLETIONS), endpoint=Endpoint.COMPLETIONS)

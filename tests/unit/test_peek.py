@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,10 @@ class Shared:
 
     def attach(self, cache: Cache) -> None:
         """Needs nothing of it."""
+
+    async def answer(self, entry_id: str, wait_s: float) -> bytes | None:
+        """It has gone meanwhile."""
+        return None
 
     async def nearest(self, question: Question, vector: Vector | None, wait_s: float) -> Sequence[tuple[Entry, float]]:
         """The one, as near as can be."""
@@ -84,3 +89,12 @@ async def test_all_checks_that_object_are_named_beside_the_verdict() -> None:
     )
     assert found.reason == "numbers"  # type: ignore[union-attr]
     assert document["candidates"][0]["objections"] == ["numbers", "negation"]
+
+
+async def test_an_answer_that_has_gone_is_no_hit_and_says_so() -> None:
+    """The verifier's word alone would show it as served."""
+    keeper = Shared("What is a monad?")
+    keeper.entry = replace(keeper.entry, answer=b"")
+    found, document = await peek(cache_with(keeper, Verdict("", 0.97)), question("What's a monad?"), TERMS)
+    assert not isinstance(found, Hit)
+    assert (document["candidates"][0]["verdict"], document["candidates"][0]["probability"]) == ("answer_gone", 0.97)
