@@ -19,7 +19,7 @@ from router.core.caching import CachePlan
 from router.core.exchange import Snapshot
 from router.core.policy import Readings
 from router.core.prompt import KEYWORDS, reads_of
-from router.core.types import Scores, Sense
+from router.core.types import Found, Question, Scores, Sense, Terms
 from router.cores import usable_cores
 from router.errors import ConfigError, Problem
 from router.files import read_text
@@ -77,6 +77,12 @@ class Caching:
     def plan(self, key: bytes) -> CachePlan:
         """For `Snapshot.cache`."""
         return self.config.plan(key, self.versions)
+
+    async def peek(self, question: Question, terms: Terms) -> tuple[Found, Mapping[str, Any]]:
+        """For `explain`: what would be found, and what would be weighed, without a trace in the cache."""
+        from router.cache.peek import peek
+
+        return await peek(self.cache, question, terms)
 
 
 @dataclass(frozen=True, slots=True)

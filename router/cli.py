@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
@@ -144,17 +143,11 @@ def report_problems(options: argparse.Namespace) -> list[str]:
 
 
 def explain(options: argparse.Namespace) -> int:
-    """Say where a prompt, or a chat request on standard input, would go, and why."""
-    from router.build import build
-    from router.config import load
-    from router.explain import explain as explained
-    from router.explain import render
-    from router.serving import chat_body, prompt_body
+    """Say where a request would go, and why."""
+    from router.explaincli import explained
 
-    data = chat_body(sys.stdin.buffer.read()) if options.prompt in (None, "-") else prompt_body(options.prompt)
-    runtime = build(load(options.config), is_serving=False)
-    document = asyncio.run(explained(runtime.snapshot, runtime.senses, data, {}))
-    print(json.dumps(document, indent=2, ensure_ascii=False) if options.json else "\n".join(render(document)))
+    for line in explained(options):
+        print(line)
     return 0
 
 
@@ -244,9 +237,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check", parents=[config, envoy], help="validate both configurations together")
     command.set_defaults(run=check)
 
+    from router.explaincli import add_options
+
     command = commands.add_parser("explain", parents=[config], help="say where a prompt would go, and why")
-    command.add_argument("prompt", nargs="?", help="the prompt; without it, a chat request's JSON is read from standard input")
-    command.add_argument("--json", action="store_true", help="print a JSON document")
+    add_options(command)
     command.set_defaults(run=explain)
 
     command = commands.add_parser("models", parents=[config], help="list the models and the classifier")

@@ -12,6 +12,9 @@ EXAMPLES = {
     "check": ["semantic-router check --config config/config.yaml --envoy envoy/envoy.yaml"],
     "explain": [
         "semantic-router explain 'Prove that the square root of two is irrational.'",
+        "semantic-router explain --header 'x-team: research' 'Hello there'",
+        "semantic-router explain --running --header 'authorization: Bearer test-token' 'What is the capital of France?'",
+        "semantic-router explain --endpoint completions --body request.json --json",
         "semantic-router explain --json < request.json",
     ],
     "models": ["semantic-router models"],

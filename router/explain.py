@@ -1,19 +1,41 @@
-"""Why a request goes where it goes: the same exchange that serves it, run by hand, with every rule's verdict beside it."""
+"""Why a request goes where it goes: the same exchange that serves it, run by hand, with all that was weighed beside it.
+
+The document is made here, `explaintext` writes it for people. It holds no prompt and no answer but the body's own changes.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+from router.asked import Asked
 from router.core.exchange import Exchange, Snapshot
-from router.core.policy import Condition, Readings, parts_of
+from router.core.policy import (
+    OUTCOMES,
+    Choice,
+    Condition,
+    Default,
+    HeaderMatches,
+    LabelIs,
+    Readings,
+    Rule,
+    parts_of,
+    signals_of,
+)
 from router.core.types import (
+    Action,
     ChatRequest,
     Classification,
-    Endpoint,
+    Decision,
+    Found,
+    LookedUp,
+    Lookup,
+    Miss,
     Pause,
+    Question,
     Reading,
     Reply,
     RequestBody,
@@ -23,73 +45,85 @@ from router.core.types import (
     Scores,
     Sense,
     Sensed,
+    Terms,
 )
 
 Sensor = Callable[[Sense], Awaitable[Readings]]
+Peek = Callable[[Question, Terms], Awaitable[tuple[Found, Mapping[str, Any]]]]
+"""What the cache would answer, and what it weighed. Changes nothing there."""
 _TOP_LABELS = 3
+_MAX_DIFF_BYTES, _MAX_DIFF_LINES = 1024 * 1024, 10_000
+"""Of a body whose changes are shown: comparing takes the square of the lines, and traffic waits meanwhile."""
+_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+_UNKNOWN = Miss("unknown")
+"""In the place of what only a running router's cache can tell."""
 
 
-async def explain(snapshot: Snapshot, sense: Sensor, data: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    """What would become of the chat request `data`, as a document that JSON can hold.
+async def explain(snapshot: Snapshot, sense: Sensor, asked: Asked, peek: Peek | None = None) -> dict[str, Any]:
+    """What would become of a request, as a document that JSON can hold.
 
-    Keys: `request`, `signals`, `rules` (each with its verdict and its condition's tree), then `decision`, `cluster`, `headers`
-    and `body_diff` when it is routed, or `reply` when the router answers it itself.
+    Keys: `request`, `signals`, `unread`, `rules` (each with its verdict and its condition's tree), `decision`, `choice` where a
+    model was chosen by price and chance, and `cache`, as far as the request came; then `cluster`, `headers` and `body_diff` when
+    it is routed, or `reply` when the router answers it itself.
+
+    Without `peek` the cache's own answer is left open.
     """
     exchange = Exchange(snapshot)
-    request_headers = {**headers, ":method": "POST", ":path": Endpoint.CHAT.value}
-    exchange.receive(RequestHeaders(request_headers, is_end=False))
-    action = exchange.receive(RequestBody(data))
-    readings: Readings = {}
-    while isinstance(action, Pause | Sense):
+    headers = {**asked.headers, ":method": "POST", ":path": asked.endpoint.value}
+    exchange.receive(RequestHeaders(headers, is_end=False))
+    action, lookup, weighed = exchange.receive(RequestBody(asked.body)), None, None
+    while isinstance(action, Pause | Sense | Lookup):
         if isinstance(action, Pause):
+            await asyncio.sleep(0)  # beside traffic, which has its turn
             action = exchange.receive(Resumed())
-            continue
-        brought = await sense(action)
-        readings = {**readings, **brought}
-        action = exchange.receive(Sensed(brought))
+        elif isinstance(action, Sense):
+            action = exchange.receive(Sensed(await sense(action)))
+        else:
+            found, weighed = await peek(action.question, action.terms) if peek else (_UNKNOWN, None)
+            lookup, action = action, exchange.receive(LookedUp(found, now_s=0, reply_id="explained"))
+    is_cache_known = peek is not None or lookup is None
+    document = _weighing(exchange, lookup, weighed) | _result(action, asked.body, is_cache_known=is_cache_known)
+    if "reply" in document and not is_cache_known:  # of `only-if-cached`
+        document["reply"]["unless"] = "an answer is stored"
+    return document
+
+
+def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Everything before the answer; of a request that could not even be read, nothing."""
+    snapshot, request, decision, readings = exchange.snapshot, exchange.request, exchange.decision, exchange.readings
+    if request is None:
+        return {}
+    document: dict[str, Any] = {"request": _facts(request)}
+    if decision is None:  # refused before a rule was asked
+        return document
+    secrets = _SECRET_HEADERS | ({snapshot.cache.scope.header} if snapshot.cache else set())
+    wanted = _asked_of(snapshot, request)
+    document["signals"] = {name: _reading(reading) | _thresholds(name, wanted) for name, reading in readings.items()}
+    document["unread"] = _unread(snapshot, request, decision, readings)
+    document["rules"] = _rules(snapshot, request, decision, readings, secrets)
+    document["decision"] = _decision(decision)
+    chosen = next((rule for rule in snapshot.policy.rules if rule.name == decision.name), None) or snapshot.policy.default
+    if decision.name != "direct" and chosen.choice:
+        document["choice"] = _choice(chosen, chosen.choice, decision, readings)
+    document["cache"] = _cache(exchange, lookup, weighed)
+    return document
+
+
+def _result(action: Action, body: bytes, *, is_cache_known: bool) -> dict[str, Any]:
     if isinstance(action, Reply):
-        return {"reply": {"status": action.http_status, "body": json.loads(action.body)}}
-    request = exchange.request
-    if not isinstance(action, Route) or request is None:
+        reply: dict[str, Any] = {"status": action.http_status, "headers": dict(action.headers)}
+        if action.headers.get("x-vsr-response-path") != "cache":  # an answer stands in `cache get`
+            reply["body"] = json.loads(action.body)
+        return {"reply": reply}
+    if not isinstance(action, Route):
         raise TypeError(f"a request body cannot be answered by {type(action).__name__}")
-    return {
-        "request": _facts(request),
-        "signals": {name: _reading(reading) for name, reading in readings.items()},
-        "rules": _rules(snapshot, request, readings) if request.model in snapshot.auto_models else [],
-        "decision": {
-            "name": action.set_headers["x-vsr-selected-decision"],
-            "reason": action.set_headers["x-vsr-decision-reason"],
-            "model": action.set_headers["x-vsr-selected-model"],
-            "reasoning": action.set_headers["x-vsr-selected-reasoning"],
-        },
-        "cluster": action.cluster,
-        "headers": dict(action.set_headers),
-        "body_diff": _diff(data, action.body),
-    }
-
-
-def render(document: Mapping[str, Any]) -> Iterator[str]:
-    """`explain`'s document as lines for a terminal."""
-    if "reply" in document:
-        yield f"the router answers itself: {document['reply']['status']}"
-        yield json.dumps(document["reply"]["body"], indent=2, ensure_ascii=False)
-        return
-    yield "request    " + ", ".join(f"{name} {value}" for name, value in document["request"].items())
-    for name, reading in document["signals"].items():
-        yield f"signal     {name}: {_reading_line(reading)}"
-    for rule in document["rules"]:
-        mark = {"won": "=>", "not asked": "  "}.get(rule["verdict"], " -")
-        yield f"rule    {mark} {rule['name']} (priority {rule['priority']}): {rule['verdict']}"
-        yield from _tree_lines(rule["when"], 1)
-    decision = document["decision"]
-    yield f"decision   {decision['name']} ({decision['reason']}), reasoning {decision['reasoning']}"
-    yield f"model      {decision['model']} -> cluster {document['cluster']}"
-    yield "body       " + ("unchanged" if not document["body_diff"] else "rewritten:")
-    yield from (f"  {line}" for line in document["body_diff"])
+    headers = {name: value for name, value in action.set_headers.items() if is_cache_known or not name.startswith("x-vsr-cache-")}
+    return {"cluster": action.cluster, "headers": headers, "body_diff": _diff(body, action.body)}
 
 
 def _facts(request: ChatRequest) -> dict[str, object]:
     return {
+        "endpoint": request.endpoint.name.lower(),
         "model": request.model,
         "text_chars": len(request.text),
         "prompt_tokens": request.prompt_tokens,
@@ -97,6 +131,17 @@ def _facts(request: ChatRequest) -> dict[str, object]:
         "has_tools": request.has_tools,
         "has_images": request.has_images,
     }
+
+
+def _decision(decision: Decision) -> dict[str, object]:
+    document: dict[str, object] = {"name": decision.name, "reason": decision.reason}
+    if decision.block:
+        return document | {"blocks": True} | ({"missing": decision.missing} if decision.missing else {})
+    reasoning = "unchanged" if decision.reasoning is None else "on" if decision.reasoning.enabled else "off"
+    return document | {"model": decision.model.name, "reasoning": reasoning}
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
 
 
 def _reading(reading: Reading) -> dict[str, object]:
@@ -112,44 +157,171 @@ def _reading(reading: Reading) -> dict[str, object]:
     }
 
 
-def _reading_line(reading: Mapping[str, Any]) -> str:
-    if "missing" in reading:
-        return f"missing ({reading['missing']})"
-    if "scores" in reading:
-        ranked = sorted(reading["scores"].items(), key=lambda item: -item[1])[:_TOP_LABELS]
-        return ", ".join(f"{name} {score:.2f}" for name, score in ranked) or "nothing found"
-    top = ", ".join(f"{label} {probability:.2f}" for label, probability in reading["top"].items())
-    return f"{reading['label']} {reading['confidence']:.2f}  ({top})"
+def _asked_of(snapshot: Snapshot, request: ChatRequest) -> list[Rule]:
+    """The rules that decide over a request: of one that names its model only those that block."""
+    is_open = request.model in snapshot.auto_models
+    return [rule for rule in snapshot.policy.rules if is_open or rule.block]
 
 
-def _rules(snapshot: Snapshot, request: ChatRequest, readings: Readings) -> list[dict[str, Any]]:
+def _thresholds(name: str, rules: Iterable[Rule]) -> dict[str, object]:
+    """What the rules hold a reading against."""
+    found = {leaf.at_least for rule in rules for leaf in _leaves(rule.when) if isinstance(leaf, LabelIs) and leaf.signal == name}
+    return {"thresholds": sorted(found)} if found else {}
+
+
+def _leaves(condition: Condition) -> list[Condition]:
+    parts = parts_of(condition)
+    return [leaf for part in parts for leaf in _leaves(part)] if parts else [condition]
+
+
+def _unread(snapshot: Snapshot, request: ChatRequest, decision: Decision, readings: Readings) -> dict[str, str]:
+    """Each signal that rules ask for and nobody read, with the reason."""
+    rules, wanted = snapshot.policy.rules, _asked_of(snapshot, request)
+    names = [rule.name for rule in rules]
+    won = names.index(decision.name) if decision.name in names else len(names)
+    found: dict[str, str] = {}
+    for name in sorted(snapshot.policy.signals - readings.keys()):
+        askers = [rule for rule in wanted if name in signals_of(rule.when)]
+        if not askers and name != OUTCOMES:
+            found[name] = "the request names its model: of the rules only those that block are asked"
+        elif all(names.index(rule.name) > won for rule in askers):
+            found[name] = f"{decision.name} had decided before it was needed" if won < len(names) else "nothing chosen needs it"
+        else:
+            found[name] = f"{', '.join(rule.name for rule in askers)}: settled without it"
+    return found
+
+
+# -- rules -------------------------------------------------------------------------------------------------------------
+
+
+def _rules(
+    snapshot: Snapshot, request: ChatRequest, decision: Decision, readings: Readings, secrets: Iterable[str]
+) -> list[dict[str, Any]]:
     """Every rule in the order in which it is asked. After one has won, the others are judged but were not asked."""
     traced: list[dict[str, Any]] = []
-    is_won = False
+    wanted, is_won = _asked_of(snapshot, request), False
     for rule in snapshot.policy.rules:
         truth = rule.when.judge(request, readings).value
-        verdict = "not asked" if is_won else "won" if truth == "yes" else truth
-        is_won = is_won or truth == "yes"
-        tree = _tree(rule.when, request, readings)
-        traced.append({"name": rule.name, "priority": rule.priority, "verdict": verdict, "when": tree})
+        is_asked = rule in wanted and not is_won
+        verdict = "not asked" if not is_asked else "won" if rule.name == decision.name else truth
+        is_won = is_won or verdict == "won"
+        traced.append({"name": rule.name, "priority": rule.priority, "verdict": verdict, **_blocks(rule)})
+        traced[-1]["when"] = _tree(rule.when, request, readings, frozenset(secrets))
     return traced
 
 
-def _tree(condition: Condition, request: ChatRequest, readings: Readings) -> dict[str, Any]:
+def _blocks(rule: Rule) -> dict[str, str]:
+    if rule.block is None:
+        return {}
+    return {"blocks": "also when it cannot be read" if rule.block.fails_closed else "only what was read"}
+
+
+def _tree(condition: Condition, request: ChatRequest, readings: Readings, secrets: frozenset[str]) -> dict[str, Any]:
     node: dict[str, Any] = {"condition": str(condition), "truth": condition.judge(request, readings).value}
+    if read := _read(condition, request, readings, secrets):
+        node["read"] = read
     if parts := parts_of(condition):
-        node["parts"] = [_tree(part, request, readings) for part in parts]
+        node["parts"] = [_tree(part, request, readings, secrets) for part in parts]
     return node
 
 
-def _tree_lines(node: Mapping[str, Any], depth: int) -> Iterator[str]:
-    yield f"{'':11}{'  ' * depth}{node['condition']}: {node['truth']}"
-    for part in node.get("parts", ()):
-        yield from _tree_lines(part, depth + 1)
+def _read(condition: Condition, request: ChatRequest, readings: Readings, secrets: frozenset[str]) -> str:
+    """What a condition was held against: a score, a size, a header's value."""
+    match condition:
+        case LabelIs(signal=name, labels=labels):
+            return _read_label(readings.get(name), labels)
+        case HeaderMatches(header=header):
+            value = request.headers.get(header)
+            return "no such header" if value is None else "a secret" if header in secrets else _shown(value)
+        case _:
+            return ""
+
+
+def _read_label(reading: Reading | None, labels: frozenset[str]) -> str:
+    match reading:
+        case None:
+            return "not read"
+        case Classification(label=label, confidence=confidence):
+            return f"{label} {confidence:.2f}"
+        case Scores(values=values):
+            scored = max(((values.get(label, 0.0), label) for label in sorted(labels)), key=lambda item: item[0])
+            return f"{scored[1]} {scored[0]:.2f}"
+        case _:
+            return f"missing ({reading.reason})"
+
+
+def _shown(value: str) -> str:
+    """In one line, without half surrogate pairs."""
+    return repr(value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+
+
+# -- choice ------------------------------------------------------------------------------------------------------------
+
+
+def _choice(chosen: Rule | Default, choice: Choice, decision: Decision, readings: Readings) -> dict[str, Any]:
+    """The operator's models with what each is expected to be worth, the best first."""
+    scores = readings.get(OUTCOMES)
+    document: dict[str, Any] = {"price_weight": choice.price_weight}
+    if not isinstance(scores, Scores):
+        why = f"{chosen.model.name}: it serves while the chances cannot be told ({_read_label(scores, frozenset())})"
+        models = [{"model": model.name, "answers_like": model.answers_like, "price": model.price} for model in choice.models]
+        return document | {"why": why, "candidates": models}
+    ranked = sorted(choice.weigh(scores), key=lambda candidate: (-candidate.worth, candidate.model.price))
+    document["candidates"] = [
+        {
+            "model": candidate.model.name,
+            "answers_like": candidate.model.answers_like,
+            "chance": round(candidate.chance, 4),
+            "price": candidate.model.price,
+            "worth": round(candidate.worth, 4),
+        }
+        for candidate in ranked
+    ]
+    is_tie = len(ranked) > 1 and ranked[0].worth == ranked[1].worth
+    why = "equal worth goes to the cheaper" if is_tie else "its chance, less its share of the highest price, is worth most"
+    return document | {"why": f"{decision.model.name}: {why}"}
+
+
+# -- cache -------------------------------------------------------------------------------------------------------------
+
+
+def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Whether the request may be answered from the cache, by what it is looked up, and what came of it."""
+    plan, decision = exchange.snapshot.cache, exchange.decision
+    if plan is None:
+        return {"status": "off"}
+    if decision is not None and decision.block:
+        return {"status": "skipped", "reason": "blocked"}
+    document: dict[str, Any] = {"status": exchange.cache.status, "reason": exchange.cache.reason}
+    scope = plan.scope
+    document["shared_by"] = f"equal values of {scope.header}" if scope.header else "all"
+    if lookup is None:
+        return document
+    if weighed is None:
+        document = {**document, "status": "looked up", "reason": "unknown"}
+    elif scope.header:
+        document["scope"] = lookup.question.scope
+    terms = lookup.terms
+    document["terms"] = {
+        "min_similarity": terms.threshold,
+        "min_probability": terms.at_least,
+        "lexical_checks": list(terms.guards),
+        "ttl_s": terms.ttl_s,
+        "max_age_s": terms.max_age_s,
+        "is_shadow": terms.shadow,
+        "may_look_up": terms.may_look_up,
+        "may_store": terms.may_store,
+    }
+    return document | dict(weighed or {})
 
 
 def _diff(before: bytes, after: bytes | None) -> list[str]:
     if after is None:
         return []
+    too_large = [f"too large to show: {len(before)} bytes become {len(after)}"]
+    if len(before) > _MAX_DIFF_BYTES:
+        return too_large
     old, new = (json.dumps(json.loads(body), indent=2, ensure_ascii=False).splitlines() for body in (before, after))
+    if len(old) > _MAX_DIFF_LINES:
+        return too_large
     return [line for line in difflib.unified_diff(old, new, n=1, lineterm="") if not line.startswith(("---", "+++"))]

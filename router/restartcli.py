@@ -17,14 +17,14 @@ _REFUSED, _FAILED = 2, 1
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=_ANSWER_S)
-        self._path = path
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path, self._timeout_s = path, timeout_s
 
     def connect(self) -> None:
         """To the socket's path."""
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(_ANSWER_S)
+        self.sock.settimeout(self._timeout_s)
         self.sock.connect(self._path)
 
 
@@ -50,7 +50,7 @@ def restart(address: str) -> int:
 
 
 def _ask(address: str, method: str, path: str) -> dict[str, Any]:
-    connection = _connection(address)
+    connection = connection_to(address, _ANSWER_S)
     try:
         connection.request(method, path, "{}" if method == "POST" else None, {"content-type": "application/json"})
         answer = connection.getresponse()
@@ -67,10 +67,17 @@ def _ask(address: str, method: str, path: str) -> dict[str, Any]:
     raise ConfigError([Problem("restart", 0, "", message)])
 
 
-def _connection(address: str) -> http.client.HTTPConnection:
+def connection_to(address: str, timeout_s: float) -> http.client.HTTPConnection:
+    """To the admin port at host:port or unix:/path; not open yet.
+
+    Raises:
+        ConfigError: that is no address.
+    """
     if address.startswith("unix:"):
-        return _UnixConnection(address.removeprefix("unix:"))
+        return _UnixConnection(address.removeprefix("unix:"), timeout_s)
     host, _, port = address.rpartition(":")
     # Where it listens on every address, this machine's own is one of them.
     host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))  # noqa: S104 - asked, not listened on
-    return http.client.HTTPConnection(host, int(port), timeout=_ANSWER_S)
+    if not port.isdecimal():
+        raise ConfigError([Problem("admin", 0, "", f"'{address}' is no address; host:port or unix:/path is")])
+    return http.client.HTTPConnection(host, int(port), timeout=timeout_s)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import logging
 import os
 import signal
@@ -16,9 +15,9 @@ from typing import Any
 
 from router import __version__
 from router.admin.server import AdminRoutes, AdminServer
+from router.asked import read_asked
 from router.build import Caching, Runtime
 from router.core.types import Model
-from router.errors import RequestError
 from router.explain import explain
 from router.extproc.server import Processor, Server
 from router.supervisor import READY, report, watch_parent
@@ -51,7 +50,7 @@ async def serve(runtime: Runtime, by: Supervised) -> int:
     processor = Processor(runtime.snapshot, runtime.senses, runtime.telemetry, caching.cache if caching else None)
     server = Server(address, processor, config.server.max_body_bytes)
     end = End(by.parent_fd)
-    admin = AdminServer(by.admin_address, _routes(runtime, server, by.index))
+    admin = AdminServer(by.admin_address, _routes(runtime, processor, server, by.index))
     watching = [asyncio.create_task(runtime.metrics.watch_loop())] if runtime.metrics else []
     if caching:
         watching.append(asyncio.create_task(_sweep(caching)))
@@ -148,7 +147,7 @@ class End:
         hurried.cancel()
 
 
-def _routes(runtime: Runtime, server: Server, index: int) -> AdminRoutes:
+def _routes(runtime: Runtime, processor: Processor, server: Server, index: int) -> AdminRoutes:
     async def readiness() -> tuple[bool, Mapping[str, Any]]:
         asked_s = server.health_asked_s
         worker = {"worker": index, "pid": os.getpid(), "ready": server.is_ready, "health_asked_s": asked_s}
@@ -158,35 +157,15 @@ def _routes(runtime: Runtime, server: Server, index: int) -> AdminRoutes:
         return runtime.metrics.render() if runtime.metrics else b""
 
     async def explained(body: bytes) -> Mapping[str, Any]:
-        return await explain(runtime.snapshot, runtime.senses, chat_body(body), {})
+        # The very snapshot that traffic gets, with the cache's plan in it.
+        return await explain(processor.snapshot, runtime.senses, read_asked(body), peek)
 
     async def described() -> Mapping[str, Any]:
         return describe(runtime)
 
+    peek = runtime.caching.peek if runtime.caching else None
     operations = runtime.caching.control.operations if runtime.caching else {}
     return AdminRoutes(readiness, metrics, explained, described, __version__, operations)
-
-
-def chat_body(body: bytes) -> bytes:
-    """A chat request from what a person may send to be explained: such a request, or `{"prompt": "..."}`.
-
-    Raises:
-        RequestError: the prompt is no string.
-    """
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        return body  # the exchange says what is wrong with it, as it would to a client
-    if not isinstance(document, dict) or "prompt" not in document or "messages" in document:
-        return body
-    if not isinstance(document["prompt"], str):
-        raise RequestError(400, "'prompt' must be a string", param="prompt", code="invalid_type")
-    return prompt_body(document["prompt"])
-
-
-def prompt_body(prompt: str) -> bytes:
-    """The chat request that leaves the model open and asks `prompt`."""
-    return json.dumps({"model": "auto", "messages": [{"role": "user", "content": prompt}]}).encode()
 
 
 def describe(runtime: Runtime) -> dict[str, Any]:

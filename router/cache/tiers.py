@@ -47,6 +47,17 @@ Verify = Callable[[str, str, Terms], Awaitable[Verdict]]
 """Whether the answer to the second question may be given to the first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A stored question that was held against the one asked."""
+
+    entry: Entry
+    tier: str
+    """Where it was found: `exact`, `semantic` or `store`."""
+    similarity: float
+    verdict: Verdict
+
+
 @dataclass(eq=False, slots=True)
 class Ticket:
     """A miss: what the answer will be stored under, and who waits for it."""
@@ -60,6 +71,8 @@ class Ticket:
     """Set once this request leads others."""
     leader: Ticket | None = None
     """Whom this request waits for."""
+    weighed: list[Weighed] | None = None
+    """Of one that only looks: what was weighed. Such a ticket leaves no trace in the cache."""
 
 
 @dataclass(slots=True)
@@ -137,6 +150,22 @@ class Cache:
             self._lead(ticket)
         return self._counted(found), ticket
 
+    async def peek(self, question: Question, terms: Terms) -> tuple[Found, Ticket]:
+        """What `look_up` would find now; what was weighed, and whom it would wait for, stand in the ticket.
+
+        Changes nothing: not what is held, nor its order, nor a count; nobody comes to wait for it. The ticket is not settled.
+        Only that a store was late or failed counts, as it does of any request.
+        """
+        ticket = Ticket(question, terms, weighed=[])
+        try:
+            async with asyncio.timeout(self.sizes.lookup_s):
+                found = await self._find(ticket)
+                if isinstance(found, Miss) and terms.may_store and terms.may_look_up and terms.wait_s > 0:
+                    ticket.leader = await self._leader_of(ticket)
+        except TimeoutError:
+            found = Miss("late")
+        return found, ticket
+
     async def follow(self, ticket: Ticket) -> Found:
         """The answer of the request that this one waits for, or a miss when that fails or takes too long."""
         leader = ticket.leader
@@ -150,7 +179,7 @@ class Cache:
         if entry is None or not self._is_fresh(entry, ticket.terms):
             return self._counted(Miss("leader_failed"))
         similarity = 1.0 if ticket.vector is None or entry.vector is None else float(ticket.vector @ entry.vector)
-        return self._counted(await self._hit(entry, ticket.question, "flight", similarity) or Miss("leader_failed"))
+        return self._counted(await self._hit(entry, ticket, "flight", similarity) or Miss("leader_failed"))
 
     def _counted(self, found: Found) -> Found:
         counts, name = (self.counts.hits, found.tier) if isinstance(found, Hit) else (self.counts.misses, found.reason)
@@ -164,7 +193,8 @@ class Cache:
             return Miss("not_asked")
         held = self._held.get(self._by_key.get(question.key, ""))
         if held and self._is_fresh(held.entry, terms):
-            hit = await self._hit(held.entry, question, "exact", 1.0)
+            hit = await self._hit(held.entry, ticket, "exact", 1.0)
+            self._note(ticket, held.entry, 1.0, Verdict("" if hit else "answer_gone"), "exact")
             if hit:
                 return hit
         reason = await self._sense(ticket)
@@ -196,18 +226,25 @@ class Cache:
         reason, verified = "empty" if not candidates else "no_candidate", 0
         for entry, similarity in candidates:
             if similarity < ticket.terms.floor or verified == _MOST_VERIFIED:
-                break
+                self._note(ticket, entry, similarity, Verdict("not_judged" if verified == _MOST_VERIFIED else "not_near"))
+                continue
             if not self._is_fresh(entry, ticket.terms):
+                self._note(ticket, entry, similarity, Verdict("too_old"))
                 continue
             near = similarity >= ticket.terms.threshold
             verdict = await self._judge(ticket, entry.text) if near else Verdict("near_miss")
             verified += verdict.probability is not None
-            if not verdict.refusal and (
-                hit := await self._hit(entry, ticket.question, "semantic", similarity, verdict.probability)
-            ):
+            hit = None if verdict.refusal else await self._hit(entry, ticket, "semantic", similarity, verdict.probability)
+            self._note(ticket, entry, similarity, verdict if hit or verdict.refusal else replace(verdict, refusal="answer_gone"))
+            if hit:
                 return hit
             reason = reason if reason not in ("empty", "no_candidate") else verdict.refusal or "answer_gone"
         return Miss(reason)
+
+    def _note(self, ticket: Ticket, entry: Entry, similarity: float, verdict: Verdict, tier: str = "") -> None:
+        if ticket.weighed is not None:
+            tier = tier or ("semantic" if entry.id in self._held else "store")
+            ticket.weighed.append(Weighed(entry, tier, similarity, verdict))
 
     async def _judge(self, ticket: Ticket, text: str) -> Verdict:
         if self._rejections.forbid(ticket.question.text, text):
@@ -220,12 +257,15 @@ class Cache:
         found = await self.keeper.nearest(ticket.question, ticket.vector, self.sizes.store_wait_s)
         if not found:
             return miss
-        for entry, _ in found:
-            self.learn(entry)
+        if ticket.weighed is None:
+            for entry, _ in found:
+                self.learn(entry)
         # Only what may be held may be given: a store can show what was invalidated for a moment longer.
-        found = [(entry, similarity) for entry, similarity in found if entry.id in self._held]
+        only_looks = ticket.weighed is not None
+        found = [(entry, near) for entry, near in found if entry.id in self._held or (only_looks and not self.is_gone(entry))]
         exact = [entry for entry, _ in found if entry.key == ticket.question.key and self._is_fresh(entry, ticket.terms)]
-        if exact and (hit := await self._hit(exact[0], ticket.question, "exact", 1.0)):
+        if exact and (hit := await self._hit(exact[0], ticket, "exact", 1.0)):
+            self._note(ticket, exact[0], 1.0, Verdict(""), "store")
             return hit
         if ticket.vector is None:
             return miss
@@ -237,24 +277,23 @@ class Cache:
         is_young = terms.max_age_s is None or now_ms - entry.created_ms <= terms.max_age_s * 1000
         return entry.expires_ms > now_ms and is_young
 
-    async def _hit(
-        self, entry: Entry, question: Question, tier: str, similarity: float, verified: float | None = None
-    ) -> Hit | None:
-        answer = entry.answer or self._answers.get(entry.id) or await self._fetch(entry)
+    async def _hit(self, entry: Entry, ticket: Ticket, tier: str, similarity: float, verified: float | None = None) -> Hit | None:
+        question, only_looks = ticket.question, ticket.weighed is not None
+        answer = entry.answer or self._answers.get(entry.id) or await self._fetch(entry, holds=not only_looks)
         if not answer:
             return None
-        if entry.id in self._held:
+        if entry.id in self._held and not only_looks:
             self._order.use(entry.id)
-        if entry.id in self._answers:
+        if entry.id in self._answers and not only_looks:
             self._answers.move_to_end(entry.id)
         age_s = max(0.0, self._now() - entry.created_ms / 1000)
         return Hit(reference_of(entry.id, question.text, entry.text), answer, tier, min(similarity, 1.0), age_s, verified)
 
-    async def _fetch(self, entry: Entry) -> bytes | None:
+    async def _fetch(self, entry: Entry, *, holds: bool = True) -> bytes | None:
         if self.keeper is None:
             return None
         answer = await self.keeper.answer(entry.id, self.sizes.store_wait_s)
-        if answer and entry.id in self._held:
+        if answer and holds and entry.id in self._held:
             self._hold_answer(entry.id, answer)
         return answer
 

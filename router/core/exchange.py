@@ -493,6 +493,21 @@ class Exchange:
         return self._request
 
     @property
+    def readings(self) -> Readings:
+        """What was measured, and what could not be."""
+        return self._readings
+
+    @property
+    def decision(self) -> Decision | None:
+        """What was chosen; None before that, and of a request that was refused without asking a rule."""
+        return self._decision
+
+    @property
+    def cache(self) -> CacheNote:
+        """What became of the cache."""
+        return self._cache
+
+    @property
     def ending(self) -> str:
         """How an exchange that came to its own end did so; see `Outcome.ending`."""
         if self._reply is not None:

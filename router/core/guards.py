@@ -312,6 +312,11 @@ def conflict(asked: str, stored: str, guards: Iterable[str]) -> str:
     return next(_firing(one, other, guards), "")
 
 
+def conflicts(asked: str, stored: str, guards: Iterable[str]) -> list[str]:
+    """All of the named guards that object, for who wants to know more than that one does."""
+    return list(_firing(_taken_apart(asked), _taken_apart(stored), guards))
+
+
 @lru_cache(maxsize=1024)
 def _taken_apart(text: str) -> _Words:
     """One question is held against several candidates, and the same candidates come up again and again."""

@@ -235,6 +235,17 @@ def signals_of(condition: Condition) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that a choice weighs."""
+
+    model: Model
+    chance: float
+    """Of a right answer, 0 to 1."""
+    worth: float
+    """The chance, less what the price takes from it; the highest wins."""
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """Choose among models by what each costs and by its chance of a right answer."""
 
@@ -244,14 +255,17 @@ class Choice:
     often than a free one; 0 takes the best, whatever it costs."""
 
     def among(self, scores: Scores) -> Model:
-        """The model with the highest chance, less its share of the highest price times `price_weight`; ties to the cheaper."""
+        """The model with the highest worth; ties to the cheaper."""
+        return max(self.weigh(scores), key=lambda candidate: (candidate.worth, -candidate.model.price)).model
+
+    def weigh(self, scores: Scores) -> list[Candidate]:
+        """Every model with its chance, less its share of the highest price times `price_weight`."""
         dearest = max(model.price for model in self.models) or 1.0
-
-        def worth(model: Model) -> tuple[float, float]:
-            share = model.price / dearest
-            return scores.values.get(model.answers_like, 0.0) - self.price_weight * share, -model.price
-
-        return max(self.models, key=worth)
+        weighed = []
+        for model in self.models:
+            chance = scores.values.get(model.answers_like, 0.0)
+            weighed.append(Candidate(model, chance, chance - self.price_weight * (model.price / dearest)))
+        return weighed
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from router.config import SHIPPED_BUNDLE
-from router.core import guards
+from router.core import guards, wording
 from router.core.answers import AnswerReader, NotStorable, as_stream, checked, decode
 from router.core.bodysize import DEFAULTS, BodyBounds, count
 from router.core.caching import CachePlan, ScopePlan, terms_for
@@ -66,10 +66,11 @@ def body_of(document: object) -> Body:
 
 
 def judge_wording(text: str) -> None:
-    """Every guard, on two questions that were not taken apart before."""
+    """Every guard and the writing, on two questions that were not taken apart before."""
     guards._taken_apart.cache_clear()
+    wording._taken_apart.cache_clear()
     other = f"{text}x"
-    guards.is_same_wording(text, other)
+    wording.difference(text, other)
     for name in guards.GUARDS:
         guards.conflict(text, other, [name])
 

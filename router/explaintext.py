@@ -1,0 +1,117 @@
+"""`explain`'s document as lines for people. Says what stands there, and nothing of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_TOP_SCORES = 3
+_MARKS = {"won": "=>", "not asked": "  "}
+
+
+def render(document: Mapping[str, Any]) -> Iterator[str]:
+    """Lines for a terminal."""
+    if "request" in document:
+        yield "request    " + ", ".join(f"{name} {value}" for name, value in document["request"].items())
+    yield from _signal_lines(document)
+    for rule in document.get("rules", ()):
+        blocks = f", blocks {rule['blocks']}" if "blocks" in rule else ""
+        about = f"{rule['name']} (priority {rule['priority']}{blocks})"
+        yield f"rule    {_MARKS.get(rule['verdict'], ' -')} {about}: {rule['verdict']}"
+        yield from _tree_lines(rule["when"], 1)
+    if "decision" in document:
+        yield _decision_line(document["decision"])
+    yield from _choice_lines(document.get("choice"))
+    yield from _cache_lines(document.get("cache"))
+    if "reply" in document:
+        yield from _reply_lines(document["reply"])
+        return
+    yield f"model      {document['decision']['model']} -> cluster {document['cluster']}"
+    yield "body       " + ("unchanged" if not document["body_diff"] else "rewritten:")
+    yield from (f"  {line}" for line in document["body_diff"])
+
+
+def _signal_lines(document: Mapping[str, Any]) -> Iterator[str]:
+    for name, reading in document.get("signals", {}).items():
+        held = ", ".join(f"{threshold:.2f}" for threshold in reading.get("thresholds", ()))
+        line = "see choice" if name == "outcomes" and "choice" in document and "scores" in reading else _reading_line(reading)
+        yield f"signal     {name}: {line}" + (f"; asked for at least {held}" if held else "")
+    for name, why in document.get("unread", {}).items():
+        yield f"not read   {name}: {why}"
+
+
+def _reading_line(reading: Mapping[str, Any]) -> str:
+    if "missing" in reading:
+        return f"missing ({reading['missing']})"
+    if "scores" in reading:
+        ranked = sorted(reading["scores"].items(), key=lambda item: -item[1])[:_TOP_SCORES]
+        return ", ".join(f"{name} {score:.2f}" for name, score in ranked) or "nothing found"
+    top = ", ".join(f"{label} {probability:.2f}" for label, probability in reading["top"].items())
+    return f"{reading['label']} {reading['confidence']:.2f}  ({top})"
+
+
+def _tree_lines(node: Mapping[str, Any], depth: int) -> Iterator[str]:
+    read = f" ({node['read']})" if "read" in node else ""
+    yield f"{'':11}{'  ' * depth}{node['condition']}: {node['truth']}{read}"
+    for part in node.get("parts", ()):
+        yield from _tree_lines(part, depth + 1)
+
+
+def _decision_line(decision: Mapping[str, Any]) -> str:
+    if decision.get("blocks"):
+        missing = f": {decision['missing']}" if "missing" in decision else ""
+        return f"decision   {decision['name']} ({decision['reason']}{missing}) blocks the request; no model is asked"
+    return f"decision   {decision['name']} ({decision['reason']}), reasoning {decision['reasoning']}"
+
+
+def _choice_lines(choice: Mapping[str, Any] | None) -> Iterator[str]:
+    if choice is None:
+        return
+    yield f"choice     {choice['why']} (price_weight {choice['price_weight']})"
+    for one in choice["candidates"]:
+        chance = f"chance {one['chance']:.2f}, " if "chance" in one else ""
+        worth = f", worth {one['worth']:.2f}" if "worth" in one else ""
+        like = f", answers like {one['answers_like']}" if one["answers_like"] else ""
+        yield f"{'':13}{one['model']}: {chance}price {one['price']:g}{worth}{like}"
+
+
+def _cache_lines(cache: Mapping[str, Any] | None) -> Iterator[str]:
+    if cache is None or cache["status"] == "off":
+        return
+    if cache["status"] == "skipped":
+        yield f"cache      skipped ({cache['reason']}): neither looked up nor stored"
+        return
+    scope = f", scope {cache['scope']}" if "scope" in cache else ""
+    terms = cache["terms"]
+    if cache["reason"] == "unknown":
+        outcome = "looked up; only a running router knows whether an answer is stored: ask it with --running"
+    else:
+        outcome = f"{cache['status']} ({cache['reason']})"
+    yield f"cache      {outcome}"
+    yield f"{'':13}shared by {cache['shared_by']}{scope}"
+    asked = f"{'':13}asked for similarity {terms['min_similarity']:.2f}, verifier {terms['min_probability']:.4f}"
+    yield asked + (", shadow: nothing is served" if terms["is_shadow"] else "")
+    if not terms["may_look_up"] or not terms["may_store"]:
+        yield f"{'':13}by rule or client not {'looked up' if not terms['may_look_up'] else 'stored'}"
+    if cache.get("waits_for_equal_question"):
+        yield f"{'':13}an equal question is under way, and its answer would be waited for"
+    for one in cache.get("candidates", ()):
+        yield f"{'':13}{_candidate_line(one)}"
+
+
+def _candidate_line(one: Mapping[str, Any]) -> str:
+    objections = f", object: {', '.join(one['objections'])}" if one["objections"] else ""
+    verified = f", verifier {one['probability']:.4f}" if one["probability"] is not None else ""
+    return f"{one['id']} ({one['tier']}) similarity {one['similarity']:.4f}{objections}{verified}: {one['verdict']}"
+
+
+def _reply_lines(reply: Mapping[str, Any]) -> Iterator[str]:
+    yield f"the router answers itself: {reply['status']}" + (f", unless {reply['unless']}" if "unless" in reply else "")
+    for name, value in reply["headers"].items():
+        yield f"  {name}: {value}"
+    if "body" in reply:
+        yield json.dumps(reply["body"], indent=2, ensure_ascii=False)
+    else:
+        entry = reply["headers"].get("x-vsr-cache-entry", "")
+        yield f"the stored answer: semantic-router cache get {entry}"

@@ -1,0 +1,176 @@
+"""`explain` beside traffic: one snapshot for both, and a look into the cache that leaves no trace there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from router.admin.server import AdminServer
+from router.build import Runtime, build
+from router.config import load
+from router.core.exchange import Exchange
+from router.core.types import Hit, Lookup, RequestBody, RequestHeaders, Waiting
+from router.extproc.server import Processor, Server
+from router.serving import _open_cache, _routes
+from tests.contract.test_cli import run
+from tests.unit.builders import chat_body
+
+CONFIG = """
+version: 1
+models:
+  small: { cluster: small }
+semantic_cache: { enabled: true, backend_type: memory, eviction_policy: lru, max_entries: 2, lookup_timeout_ms: 5000 }
+default: { model: small }
+"""
+CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Paris."}, "finish_reason": "stop"}
+ANSWER = json.dumps({"choices": [CHOICE]}).encode()
+CAPITAL = "What is the capital of France?"
+SECRET = "Bearer tell-nobody"
+
+
+class Router:
+    """The parts of a process that serves, and its admin port."""
+
+    def __init__(self, runtime: Runtime, processor: Processor, port: int) -> None:
+        assert runtime.caching
+        self.processor, self.port, self.caching = processor, port, runtime.caching
+        self.cache = runtime.caching.cache
+
+    async def store(self, text: str) -> None:
+        """As traffic does: ask, miss, answer."""
+        action = self._lookup(text)
+        _, ticket = await self.cache.look_up(action.question, action.terms)
+        self.cache.settle(ticket, ANSWER)
+
+    async def finds(self, text: str) -> bool:
+        """Whether a client's question is a hit."""
+        action = self._lookup(text)
+        found, ticket = await self.cache.look_up(action.question, action.terms)
+        self.cache.settle(ticket, None)
+        return isinstance(found, Hit)
+
+    def _lookup(self, text: str) -> Lookup:
+        exchange = Exchange(self.processor.snapshot)
+        headers = {":method": "POST", ":path": "/v1/chat/completions", "authorization": SECRET}
+        exchange.receive(RequestHeaders(headers, is_end=False))
+        action = exchange.receive(RequestBody(chat_body(text)))
+        assert isinstance(action, Lookup)
+        return action
+
+    async def explain(self, text: str, authorization: str = SECRET) -> dict[str, Any]:
+        """Over the admin port."""
+        document = {"prompt": text, "headers": {"Authorization": authorization}}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"http://127.0.0.1:{self.port}/explain", json=document) as response,
+        ):
+            assert response.status == 200, await response.text()
+            answer: dict[str, Any] = await response.json()
+            return answer
+
+
+@pytest.fixture
+async def router(tmp_path: Path) -> AsyncIterator[Router]:
+    """With its cache open."""
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    runtime = build(load(path))
+    assert runtime.caching
+    processor = Processor(runtime.snapshot, runtime.senses, runtime.telemetry, runtime.caching.cache)
+    await _open_cache(runtime.caching, processor)
+    server = Server("127.0.0.1:0", processor, 1 << 20)
+    await server.start()
+    admin = AdminServer("127.0.0.1:0", _routes(runtime, processor, server, 0))
+    yield Router(runtime, processor, await admin.start())
+    await admin.stop()
+    await server.drain(0, 0)
+    runtime.telemetry.close()
+
+
+def counts(router: Router) -> Mapping[str, object]:
+    """All that operators can see of the cache."""
+    return json.loads(json.dumps(router.cache.stats()))
+
+
+async def test_explain_and_traffic_share_one_snapshot(router: Router) -> None:
+    """What a client's question hits, `explain` hits: the same scope, the same partition, the same plan."""
+    await router.store(CAPITAL)
+    document = await router.explain(CAPITAL)
+    assert (document["cache"]["status"], document["cache"]["reason"]) == ("hit", "exact")
+    assert document["cache"]["scope"] == next(iter(router.cache.entries)).scope
+    assert document["reply"]["status"] == 200
+    assert SECRET not in json.dumps(document)
+    assert (await router.explain(CAPITAL, "Bearer somebody-else"))["cache"]["reason"] == "empty"
+
+
+async def test_the_command_line_asks_the_running_router(router: Router) -> None:
+    """And prints what it says, for people; what it refuses is the operator's to mend."""
+    await router.store(CAPITAL)
+    options = ["explain", "--admin", f"127.0.0.1:{router.port}"]
+    done = await asyncio.to_thread(run, *options, "--header", f"Authorization: {SECRET}", CAPITAL)
+    assert done.returncode == 0, done.stderr
+    assert "cache      hit (exact)" in done.stdout
+    assert SECRET not in done.stdout
+    done = await asyncio.to_thread(run, *options, stdin='{"prompt": 1}')
+    assert (done.returncode, "'prompt' must be a string" in done.stderr) == (2, True)
+
+
+async def test_a_document_that_makes_no_request_is_refused_by_its_field(router: Router) -> None:
+    """With a 400, as the admin port refuses all else."""
+    url = f"http://127.0.0.1:{router.port}/explain"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, json={"prompt": "hi", "headers": {"a b": "1"}}) as response,
+    ):
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == "headers"
+
+
+async def test_a_near_question_shows_what_was_held_against_it(router: Router) -> None:
+    """The stored question's similarity, the check that objects, and the verdict of the one that counts."""
+    await router.store("How many planets are within 10 light years of the sun?")
+    document = await router.explain("How many planets are within 20 light years of the sun?")
+    (candidate,) = document["cache"]["candidates"]
+    assert (document["cache"]["status"], document["cache"]["reason"]) == ("miss", "numbers")
+    assert (candidate["verdict"], candidate["tier"]) == ("numbers", "semantic")
+    assert "numbers" in candidate["objections"]
+    assert candidate["similarity"] > document["cache"]["terms"]["min_similarity"]
+    await router.store("How do I sort a list in Python?")
+    await router.store("What is the best way to learn to swim?")
+    candidates = (await router.explain("How can I learn to swim fast?"))["cache"]["candidates"]
+    verified = [one for one in candidates if one["probability"] is not None]
+    assert verified
+    assert all(one["verdict"] in ("served", "verifier") for one in verified)
+
+
+async def test_explaining_leaves_no_trace_in_the_cache(router: Router) -> None:
+    """Nothing is stored, counted or led, and what is used least still goes first."""
+    await router.store("Who wrote Faust?")
+    await router.store(CAPITAL)
+    before = counts(router)
+    assert (await router.explain("Who wrote Faust?"))["cache"]["status"] == "hit"
+    assert (await router.explain("Who painted the Mona Lisa?"))["cache"]["status"] == "miss"
+    assert counts(router) == before
+    await router.store("What is a monad?")  # there is room for two
+    assert not await router.finds("Who wrote Faust?")
+    assert await router.finds(CAPITAL)
+
+
+async def test_nobody_waits_for_a_question_that_was_only_explained(router: Router) -> None:
+    """And one that is under way is told, without a wait."""
+    terms_wait = [terms.wait_s for terms in router.processor.snapshot.cache.terms.values()]  # type: ignore[union-attr]
+    document = await router.explain(CAPITAL)
+    assert document["cache"]["waits_for_equal_question"] is False
+    action = router._lookup(CAPITAL)
+    found, ticket = await router.cache.look_up(action.question, action.terms)
+    assert not isinstance(found, Waiting)
+    async with asyncio.timeout(10):
+        document = await router.explain(CAPITAL)
+    assert document["cache"]["waits_for_equal_question"] is any(terms_wait)
+    router.cache.settle(ticket, None)

@@ -1,0 +1,100 @@
+"""A look into the cache with a store behind it that others write to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from router.cache.base import Entry
+from router.cache.index import Vector
+from router.cache.peek import peek
+from router.cache.settings import Sizes
+from router.cache.tiers import Cache
+from router.core.question import digest
+from router.core.types import Hit, Question, Terms, Verdict
+
+TERMS = Terms(0.8, 60.0, ("numbers",))
+UNIT = np.eye(1, 384, dtype=np.float32)[0]
+PARTITION = digest("p")
+
+
+class Shared:
+    """A store that knows one entry, written by another replica."""
+
+    is_shared = True
+
+    def __init__(self, text: str) -> None:
+        key = digest(f"{PARTITION}\n{text}")
+        self.entry = Entry("e" * 32, key, PARTITION, "alice", "default", "small", text, b"answer", 1000, 60_000, UNIT)
+
+    def attach(self, cache: Cache) -> None:
+        """Needs nothing of it."""
+
+    async def answer(self, entry_id: str, wait_s: float) -> bytes | None:
+        """It has gone meanwhile."""
+        return None
+
+    async def nearest(self, question: Question, vector: Vector | None, wait_s: float) -> Sequence[tuple[Entry, float]]:
+        """The one, as near as can be."""
+        return [(self.entry, 0.95)]
+
+
+def cache_with(keeper: Any, verdict: Verdict) -> Cache:
+    """At second 2, empty."""
+
+    async def encode(text: str) -> Any:
+        return SimpleNamespace(vector=UNIT, is_truncated=False)
+
+    async def verify(asked: str, stored: str, terms: Terms) -> Verdict:
+        return verdict
+
+    return Cache(Sizes(), encode, verify, keeper, now=lambda: 2.0)
+
+
+def question(text: str) -> Question:
+    """Of the same partition."""
+    return Question(text, PARTITION, digest(f"{PARTITION}\n{text}"), "alice", "default", "small")
+
+
+async def test_what_another_replica_stored_is_weighed_and_not_taken_over() -> None:
+    """A request would hold the entry from then on."""
+    cache = cache_with(Shared("What is a monad?"), Verdict("", 0.97))
+    found, document = await peek(cache, question("What's a monad?"), TERMS)
+    assert isinstance(found, Hit)
+    assert document["candidates"] == [
+        {"id": "e" * 32, "tier": "store", "similarity": 0.95, "objections": [], "probability": 0.97, "verdict": "served"}
+    ]
+    assert len(cache) == 0
+    await cache.look_up(question("What's a monad?"), TERMS)
+    assert len(cache) == 1
+
+
+async def test_the_very_question_is_shown_as_it_stands_in_the_store() -> None:
+    """It needs no verifier."""
+    _, document = await peek(
+        cache_with(Shared("What is a monad?"), Verdict("verifier", 0.1)), question("What is a monad?"), TERMS
+    )
+    assert [(one["tier"], one["probability"], one["verdict"]) for one in document["candidates"]] == [("store", None, "served")]
+
+
+async def test_all_checks_that_object_are_named_beside_the_verdict() -> None:
+    """The verdict names the first."""
+    cache = cache_with(Shared("How do 2 monads compose?"), Verdict("numbers"))
+    found, document = await peek(
+        cache, question("How do 3 cats not compose?"), Terms(0.8, 60.0, ("numbers", "negation", "order"))
+    )
+    assert found.reason == "numbers"  # type: ignore[union-attr]
+    assert document["candidates"][0]["objections"] == ["numbers", "negation"]
+
+
+async def test_an_answer_that_has_gone_is_no_hit_and_says_so() -> None:
+    """The verifier's word alone would show it as served."""
+    keeper = Shared("What is a monad?")
+    keeper.entry = replace(keeper.entry, answer=b"")
+    found, document = await peek(cache_with(keeper, Verdict("", 0.97)), question("What's a monad?"), TERMS)
+    assert not isinstance(found, Hit)
+    assert (document["candidates"][0]["verdict"], document["candidates"][0]["probability"]) == ("answer_gone", 0.97)
