@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_MAX_WORD_CHARS = 32
+
 
 class RouterError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -56,6 +58,16 @@ class RequestError(RouterError):
 
 class BackendError(RouterError):
     """For nobody: a deadline, a model or a store that failed. Becomes `Missing` or a miss; the request goes on."""
+
+    @property
+    def word(self) -> str:
+        """The reason as metrics, logs and spans show it: the error's own where that is a word such as `too_long`, else `failed`.
+
+        Whatever raised the error may have had a prompt in its hands.
+        """
+        text = str(self)
+        is_word = text.isascii() and text.islower() and text.replace("_", "").isalpha() and len(text) <= _MAX_WORD_CHARS
+        return text if is_word else "failed"
 
 
 class ProtocolError(RouterError):

@@ -211,7 +211,7 @@ class Cache:
         try:
             encoding = await self._encode(ticket.question.text)
         except BackendError as error:
-            return str(error)
+            return error.word
         if encoding.is_truncated:
             return "too_long"
         ticket.vector = encoding.vector

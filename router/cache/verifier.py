@@ -34,5 +34,5 @@ class Verifier:
         try:
             probability = with_agreement(await self._score(asked, stored), asked, stored)
         except BackendError as error:
-            return Verdict(f"verifier_{error}")
+            return Verdict(f"verifier_{error.word}")
         return Verdict("" if probability >= terms.at_least else "verifier", probability)

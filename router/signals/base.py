@@ -62,5 +62,5 @@ def _settle(task: asyncio.Task[Classification | Scores]) -> Reading:
     if error is None:
         return task.result()
     if isinstance(error, BackendError):
-        return Missing(str(error))
+        return Missing(error.word)
     raise error

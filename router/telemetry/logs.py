@@ -21,6 +21,9 @@ _CLOSE_S = 1.0
 _STDERR = 2
 _LONGEST_TEXT = 128  # of a field: a request id may come from the client, whatever it holds
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_VALUES = re.compile(r"[\n(<{'\"]")
+"""Where other libraries begin to show values. asyncio names the callback that failed with its arguments, and the exception in the
+line below; either may be a prompt."""
 _OURS = logging.getLogger("router")
 
 
@@ -90,7 +93,7 @@ class _Handler(logging.Handler):
         except (TypeError, ValueError):  # arguments that do not fit their format
             message = str(record.msg)
         if record.name.partition(".")[0] != _OURS.name:
-            message = message.partition("\n")[0]  # asyncio shows a failed task's exception, and with it any text, below
+            message = _VALUES.split(message, 1)[0].rstrip(" ,:")
         line = {**_head(record.created, record.levelname, record.name), "message": message}
         if record.exc_info and record.exc_info[1]:
             line["error"] = _error(record.exc_info[1])

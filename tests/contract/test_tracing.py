@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from queue import Empty, Queue
 
 import grpc
@@ -182,6 +184,21 @@ def test_the_span_tells_the_decision(trace: Trace, collector: Collector) -> None
         "http.response.status_code": 200,
     }
     assert span.status.code == 0
+
+
+def test_the_documented_attributes(trace: Trace, collector: Collector) -> None:
+    """They are those of a span that has everything to say."""
+    text = (Path(__file__).parents[2] / "deploy/dashboards/README.md").read_text()
+    section = text.partition("## Traces")[2].partition("## Logs")[0]
+    tracing = trace()
+    everything = {"missing": {"SIGNAL": "deadline"}, "usage": Usage(1, 1), "http_status": 403, "confidence": 0.5}
+    words = dict.fromkeys(("requested_model", "model", "cluster", "decision", "reason", "category", "error_code"), "x")
+    tracing.begin({}).end(Outcome("replied", "chat", **words, **everything))  # type: ignore[arg-type]
+    tracing.close()
+    span, _ = collector.span()
+    assert set(re.findall(r"`([a-z_]+\.[\w.]+)`", section)) - {"telemetry.tracing.enabled", "semantic_router.route"} == set(
+        attributes(span)
+    )
 
 
 def test_a_fault_of_ours_is_an_error_and_a_clients_mistake_is_none(trace: Trace, collector: Collector) -> None:
