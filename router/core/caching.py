@@ -55,7 +55,7 @@ class CachePlan:
     terms: Mapping[str, Terms]
     """By the decision's name; a decision that is not named is not cached."""
     versions: str
-    """Encoder and verifier."""
+    """The encoder and the guards, as `build` puts them together."""
     most_answer_bytes: int = 262_144
     controls: frozenset[str] = field(default_factory=lambda: frozenset(CONTROLS))
     most_ttl_s: float = 86_400.0

@@ -79,7 +79,7 @@ def question_of(
 ) -> Question | Ineligible:
     """The question that a request asks, or why it asks none that an answer could be kept for.
 
-    `versions` names the encoder and the verifier: answers stored by others are out of reach.
+    `versions` names the encoder and the guards, as `build` puts them together: answers stored by others are out of reach.
     """
     reason = _why_not(request, body, limits)
     if decision.name == "direct" and not limits.allows_concrete_models:

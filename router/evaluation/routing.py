@@ -15,7 +15,7 @@ PAIRS = (
     ("Meta-Llama-3_1-8B-Instruct", "Meta-Llama-3_1-70B-Instruct"),
     ("Phi-3-mini-4k-instruct", "gemini-1.5-flash-002"),
 )
-"""A small and a large model each, as quality.md 4.6 measured them."""
+"""A small and a large model each. Recorded outcomes: .44 and .70, .44 and .63, .42 and .64 of MMLU-Pro answered rightly."""
 PRICES = {
     "gemini-1.5-pro-002": 3.50, "Meta-Llama-3_1-70B-Instruct": 0.90, "Qwen1.5-72B-Chat": 0.90, "Mixtral-8x7B-Instruct-v0.1": 0.60,
     "gemini-1.5-flash-002": 0.35, "Meta-Llama-3_1-8B-Instruct": 0.20, "Phi-3-mini-4k-instruct": 0.10,

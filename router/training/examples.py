@@ -24,7 +24,7 @@ _PREFACE = re.compile(
     r"^this question refers to the following information\W*(read the.*?questions?\W+)?", re.IGNORECASE | re.DOTALL
 )
 """Before the passage that a question is about; by this alone, most of history would fall on one side."""
-_TYPO_CHARS = 18  # one typo in so many characters, the rate at which quality.md measured robustness
+_TYPO_CHARS = 18  # one typo in so many characters: what cost a head on frozen vectors 7 points (.755 to .685)
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 ATTACKS = ("benign", "jailbreak", "harmful")
