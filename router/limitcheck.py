@@ -85,12 +85,9 @@ def errors_are_openais(pair: Pair) -> Iterator[Problem]:
     if "503" not in [place.text for place in named(replies, "status_code")]:
         message = "nothing turns a 504 into a 503: with failure_mode_allow false, a router that is silent looks like a slow model"
         yield pair.file.problem(replies, f"{message}; copy the mapper from envoy/envoy.yaml", "warning")
-    elif "cache-control" not in [place.at("name").text for place in named(replies, "header")]:
-        message = "the router's own 504 (Cache-Control: only-if-cached) would become a 503; copy the mapper from envoy/envoy.yaml"
+    elif not any("sr_" in place.text for place in named(replies, "expression")):
+        message = "the router's own 413, 503 and 504 would lose their words; copy the first mapper from envoy/envoy.yaml"
         yield pair.file.problem(replies, message, "warning")
-    elif not any("sr_unreadable" in place.text for place in named(replies, "expression")):
-        message = "the router's own 503 (a rule with fail_closed could not read in time) would lose its words; copy the mapper"
-        yield pair.file.problem(replies, f"{message} from envoy/envoy.yaml", "warning")
 
 
 def missing_clusters_are_outages(pair: Pair) -> Iterator[Problem]:
