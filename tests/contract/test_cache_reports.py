@@ -15,7 +15,7 @@ from router.build import Caching
 from router.cache.base import Selection
 from router.cache.control import Control
 from router.cache.keeper import Keeper
-from router.cache.tiers import Cache
+from router.cache.tiers import Cache, Ticket
 from router.cacheconfig import CacheConfig
 from router.core.caching import ScopePlan
 from router.core.exchange import Snapshot
@@ -144,7 +144,7 @@ async def test_a_million_hits_leave_no_trace_in_memory(encoder: Encoder) -> None
         began = time.process_time()
         for number in range(rounds):
             asked = Question(f"{CAPITAL} {number}", entry.partition, "k", "alice", "default", "small")
-            assert await cache._hit(entry, asked, "semantic", 0.9)
+            assert await cache._hit(entry, Ticket(asked, TERMS), "semantic", 0.9)
         sizes.append((time.process_time() - began) / rounds)
     assert sizes[1] < 3 * sizes[0] + 50e-6
     assert sum(len(value) for value in vars(cache).values() if isinstance(value, dict | list | set)) < 20
