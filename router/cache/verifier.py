@@ -9,7 +9,7 @@ from router.core.types import Terms, Verdict
 from router.core.wording import UNREAD, difference
 from router.errors import BackendError
 
-GUARDS_VERSION = "guards-3"
+GUARDS_VERSION = "guards-4"
 """Raised whenever a guard changes what it lets pass: answers stored for other questions are then out of reach."""
 
 Score = Callable[[str, str], Awaitable[float]]

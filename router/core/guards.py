@@ -111,6 +111,9 @@ _CODE = re.compile(
     r"(?:(?<![\w./-])[\w.-]*/|(?<!/)/)(?:[\w.-]*/)*[\w.-]+|\b\w+\.\w{1,4}\b|\b\w*(?:\+\+|#)|[<>=!]=|"
     r"(?<![^\W_])(?:\d+|[a-z])!(?![!=])"
 )
+_POLITE = _words("please pls thanks thank thankyou thx you kindly hi hello hey sir madam guys everyone anyone cheers")
+"""What may stand before or behind a question and adds nothing to it."""
+_LEAST_WORDS = 3  # of the shorter question: below that the other guards see every word
 _SUFFIXES = ("ies", "ing", "ed", "es", "s", "ly")
 
 
@@ -260,6 +263,16 @@ def _order(one: _Words, other: _Words) -> bool:
     return bool((one.bare | other.bare) & _DIRECTED) or len(one.content) > 1
 
 
+def _addition(one: _Words, other: _Words) -> bool:
+    """One is the other and then some, behind it or before it: "(wrong answers only)" is an order, whoever reads the answer."""
+    short, long = sorted((one.tokens, other.tokens), key=len)
+    if len(short) < _LEAST_WORDS or len(short) == len(long):
+        return False
+    is_behind, is_before = long[: len(short)] == short, long[-len(short) :] == short
+    more = long[len(short) :] if is_behind else long[: -len(short)] if is_before else ()
+    return bool(set(more) - _POLITE)
+
+
 def _content(one: _Words, other: _Words) -> bool:
     """One is about something that the other does not name. Of plain words alone, every word counts."""
     if not one.content or not other.content:
@@ -283,11 +296,12 @@ GUARDS: Mapping[str, Callable[[_Words, _Words], bool]] = {
     "names": _names,
     "code": _code,
     "order": _order,
+    "addition": _addition,
     "kind": _kind,
     "content": _content,
 }
 """By the name that operators switch them by; each is true when the two questions conflict."""
-GUARDS_BESIDE_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order")
+GUARDS_BESIDE_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order", "addition")
 """What a trained verifier is not trusted to see every time. The others cost more right answers than they prevent wrong ones."""
 
 
