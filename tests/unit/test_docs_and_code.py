@@ -1,0 +1,217 @@
+"""What documents name is there, and what the code shows to others is documented: states, headers, codes, paths, commands."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from router.cli import _parser
+from router.clihelp import commands_of
+from router.core import exchange, types
+from tests.unit.test_docs import DOCUMENTS, ROOT, identify
+
+ROUTER = ROOT / "router"
+CONFIG_README = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
+ENVOY = (ROOT / "envoy" / "envoy.yaml").read_text(encoding="utf-8")
+SEEN = CONFIG_README.partition("## What clients see")[2].partition("\n## ")[0]
+"""The section on answers."""
+COMMANDS = dict(commands_of(_parser()))
+
+
+def first_cells(section: str) -> list[str]:
+    """What the rows of a section's tables are about, in backticks."""
+    rows = re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+
+
+# -- the exchange ------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_states_is_the_exchange() -> None:
+    """Every state is in it, takes what it says, and goes to states that there are."""
+    text = (ROUTER / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## The exchange")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.*?)\|$", text, re.MULTILINE)
+    states = {state.__name__ for state in get_args(exchange.State)}
+    events = {event.__name__ for event in get_args(types.Event)}
+    assert [name for name, _, _ in rows] == [state.__name__ for state in get_args(exchange.State)]
+    taken = {name for _, takes, _ in rows for name in re.findall(r"`(\w+)`", takes)}
+    assert taken | {"Trailers"} == events
+    assert {name for _, _, goes in rows for name in re.findall(r"`([A-Z]\w+)`", goes)} <= states
+
+
+def test_a_state_takes_the_events_that_its_row_says() -> None:
+    """By the one `match` that advances an exchange."""
+    tree = ast.parse((ROUTER / "core" / "exchange.py").read_text(encoding="utf-8"))
+    advance = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_advance")
+    pairs = set()
+    for case in (case for node in ast.walk(advance) if isinstance(node, ast.Match) for case in node.cases):
+        if isinstance(case.pattern, ast.MatchSequence) and len(case.pattern.patterns) == 2:
+            states, events = (set(classes_in(part)) for part in case.pattern.patterns)
+            pairs |= {(state, event) for state in states for event in events - {"Trailers"}}
+    text = (ROUTER / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (`.+?) \| .*\|$", text.partition("## The exchange")[2].partition("\n## ")[0], re.MULTILINE)
+    told = {(state, event) for state, takes in rows for event in re.findall(r"`(\w+)`", takes)}
+    assert told <= pairs
+    early = {(state, event) for state in ("Start", "AwaitingBody") for event in ("ResponseHeaders", "ResponseBody")}
+    assert pairs - told <= early  # an answer of Envoy's own, of which the text below the table tells
+
+
+def classes_in(pattern: ast.pattern) -> Iterator[str]:
+    """Names of the classes that a pattern asks for."""
+    for node in ast.walk(pattern):
+        if isinstance(node, ast.MatchClass) and isinstance(node.cls, ast.Name):
+            yield node.cls.id
+
+
+# -- headers and codes -------------------------------------------------------------------------------------------------
+
+
+def words_in_code(pattern: str, *folders: str) -> set[str]:
+    """What is written in quotes in the modules of some folders."""
+    files = [file for folder in folders for file in (ROUTER / folder).rglob("*.py")]
+    return {word for file in files for word in re.findall(pattern, file.read_text(encoding="utf-8"))}
+
+
+def test_headers_that_clients_get_are_documented() -> None:
+    """All of them and no others; those that a model's answer carries are copied, and cleaned of clients' own, by Envoy."""
+    written = words_in_code(r'"(x-vsr-[a-z-]*[a-z])"', "core", "extproc") - {"x-vsr-cache-ttl"}
+    assert set(first_cells(SEEN.partition("| code |")[0])) == written
+    copied = set(re.findall(r'%REQ\((x-vsr-[a-z-]+)\)%" \}, append', ENVOY))
+    cleaned = set(re.findall(r"remove: (x-vsr-[a-z-]+)", ENVOY)) | {"x-vsr-response-path"}
+    assert copied == cleaned
+    assert copied <= written
+
+
+def test_reasons_that_are_documented_are_given() -> None:
+    """In the policy and the exchange; what `Decision.reason` says of itself is the same list."""
+    row = next(line for line in SEEN.splitlines() if line.startswith("| `x-vsr-decision-reason`"))
+    told = set(re.findall(r"`([a-z_]+)`", row))
+    given = words_in_code(r'"([a-z_]+)"', "core")
+    assert told <= given
+    docstring = re.search(r'reason: str\n    """Why: (.*?)"""', (ROUTER / "core" / "types.py").read_text(), re.DOTALL)
+    assert docstring
+    assert told == set(re.findall(r"`([a-z_]+)`", docstring[1]))
+
+
+def codes() -> dict[str, set[int]]:
+    """Codes of the router's errors to clients, with the statuses that are written beside them."""
+    found: dict[str, set[int]] = {}
+    for file in (ROUTER / "core").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "RequestError":
+                code = next(
+                    word.value.value for word in node.keywords if word.arg == "code" and isinstance(word.value, ast.Constant)
+                )
+                status = node.args[0].value if isinstance(node.args[0], ast.Constant) else 503
+                found.setdefault(code, set()).add(status)
+    return found
+
+
+def test_codes_of_errors_are_documented_with_their_statuses() -> None:
+    """Each that the core raises, and no others."""
+    rows = re.findall(r"^\| (`.+?) \| ([\d, ]+) \|", SEEN, re.MULTILINE)
+    told = {code: set(map(int, statuses.split(", "))) for names, statuses in rows for code in re.findall(r"`(\w+)`", names)}
+    assert told == codes()
+
+
+def test_codes_of_envoy_and_of_the_admin_port_are_documented() -> None:
+    """In the lines below the table."""
+    prose = set(re.findall(r"`([a-z_]+)`", SEEN.rpartition("|\n")[2]))
+    envoys = {code for code in re.findall(r'code"?: "?([a-z_]+)', ENVOY) if "_" in code}
+    assert envoys <= prose
+    files = [ROUTER / "asked.py", ROUTER / "cache" / "control.py", *(ROUTER / "admin").rglob("*.py")]
+    admins = {code for file in files for code in re.findall(r'code="([a-z_]+)"', file.read_text(encoding="utf-8"))}
+    assert admins - set(codes()) == prose - envoys
+
+
+# -- paths and commands ------------------------------------------------------------------------------------------------
+
+
+def test_paths_of_the_admin_port_are_documented() -> None:
+    """In config/README.md at `admin.enabled`, and those that the README names exist."""
+    routes = words_in_code(r'web\.(?:get|post)\("(/[a-z]+)', "admin") | set(
+        re.findall(r'web\.(?:get|post)\("(/[a-z]+)', (ROUTER / "workers.py").read_text(encoding="utf-8"))
+    )
+    row = next(line for line in CONFIG_README.splitlines() if line.startswith("| `admin.enabled`"))
+    assert set(re.findall(r"`(/[a-z]+)", row)) == routes
+    readme = re.search(r"Admin port \(.*?\. Dashboard", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert readme
+    assert set(re.findall(r"`(?:POST )?(/[a-z]+)", readme[0])) <= routes
+
+
+def test_the_readme_names_every_command() -> None:
+    """And no other."""
+    found = re.search(r"`semantic-router ([a-z]+ \|[a-z| ]+)`", (ROOT / "README.md").read_text())
+    assert found
+    assert set(found[1].split(" | ")) == {path.split()[0] for path in COMMANDS if path}
+
+
+def calls(text: str) -> Iterator[str]:
+    """What follows `semantic-router` wherever a document shows it as code, lines that go on joined."""
+    for span in re.findall(r"`([^`]*semantic-router [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+        yield span.replace("\n", " ").partition("semantic-router ")[2]
+    for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if "semantic-router " in line and not line.lstrip().startswith("#"):
+                yield re.sub(r" +# .*", "", line.partition("semantic-router ")[2])
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "config/examples/README.md"], ids=identify)
+def test_commands_that_a_document_shows_exist_with_their_options(document: Path) -> None:
+    """Placeholders and all: the words before the first of them are a command, and each option is one of its."""
+    for call in calls(document.read_text(encoding="utf-8")):
+        if "|" in call:
+            continue  # the list of commands
+        words = shlex.split(call.replace("...", ""))
+        known = max((path for path in COMMANDS if words[: len(path.split())] == path.split()), key=len, default=None)
+        if any(path.split()[: len(words)] == words for path in COMMANDS):
+            continue  # a group of commands
+        assert known, call
+        options = {text for action in actions(known) for text in action.option_strings}
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options, call
+
+
+def actions(path: str) -> Iterator[argparse.Action]:
+    """A command's, and those of the commands around it."""
+    words = path.split()
+    for length in range(1, len(words) + 1):
+        if (command := COMMANDS.get(" ".join(words[:length]))) is not None:
+            yield from command._actions
+
+
+def test_configuration_keys_that_documents_name_exist() -> None:
+    """Written out in full, anywhere: `section.key`, as the tables of config/README.md have them."""
+    known = set(first_cells(CONFIG_README))
+    sections = (
+        "server",
+        "admin",
+        "telemetry",
+        "models",
+        "reasoning_families",
+        "signals",
+        "semantic_cache",
+        "connection",
+        "collection",
+    )
+    sections += ("performance", "data_management", "development")
+    spelt = re.compile(rf"`((?:{'|'.join(sections)})\.[a-z_.]+)(?:: [^`]*)?`")
+    for document in DOCUMENTS:
+        for key in spelt.findall(document.read_text(encoding="utf-8")):
+            is_file = (ROOT / key).exists() or key.rpartition(".")[2] in ("md", "py", "yaml", "json", "db", "rejections")
+            named = [key, re.sub(r"^((?:models|signals\.custom)\.)\w+", r"\1*", key)]
+            assert is_file or set(named) & known or any(each.startswith(f"{key}.") for each in known), f"{document}: {key}"
+
+
+def test_the_shipped_files_are_what_the_documents_call_them() -> None:
+    """YAML that a document shows as configuration can be read."""
+    for document in DOCUMENTS:
+        for block in re.findall(r"```yaml\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+            assert yaml.safe_load(block)
