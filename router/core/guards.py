@@ -111,8 +111,11 @@ _CODE = re.compile(
     r"(?:(?<![\w./-])[\w.-]*/|(?<!/)/)(?:[\w.-]*/)*[\w.-]+|\b\w+\.\w{1,4}\b|\b\w*(?:\+\+|#)|[<>=!]=|"
     r"(?<![^\W_])(?:\d+|[a-z])!(?![!=])"
 )
-_POLITE = _words("please pls thanks thank thankyou thx you kindly hi hello hey sir madam guys everyone anyone cheers")
-"""What may stand before or behind a question and adds nothing to it."""
+_POLITE = _words(
+    "pls thank thankyou thx sir madam guys everyone anyone cheers have quick question help appreciated sorry bother but walk "
+    "through show wondering advance much"
+)
+"""Beside plain words, what may stand before or behind a question and adds nothing to it."""
 _LEAST_WORDS = 3  # of the shorter question: below that the other guards see every word
 _SUFFIXES = ("ies", "ing", "ed", "es", "s", "ly")
 
@@ -270,7 +273,7 @@ def _addition(one: _Words, other: _Words) -> bool:
         return False
     is_behind, is_before = long[: len(short)] == short, long[-len(short) :] == short
     more = long[len(short) :] if is_behind else long[: -len(short)] if is_before else ()
-    return bool(set(more) - _POLITE)
+    return bool(set(more) - _PLAIN - _POLITE)
 
 
 def _content(one: _Words, other: _Words) -> bool:
