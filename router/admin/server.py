@@ -78,6 +78,11 @@ class AdminServer:
         bound = self._runner.addresses[0]
         return 0 if isinstance(bound, str) else int(bound[1])
 
+    @property
+    def connections(self) -> int:
+        """Open ones."""
+        return len(self._runner.server.connections) if self._runner.server else 0
+
     async def stop(self) -> None:
         """Close the port; answers under way get a second."""
         await self._runner.cleanup()

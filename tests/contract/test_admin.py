@@ -16,6 +16,7 @@ import pytest
 
 from router.admin.server import AdminRoutes, AdminServer
 from router.errors import ConfigError, RequestError
+from tests.waiting import until
 
 SECRET = "a prompt that must not be seen"
 MOST_BYTES = 16 * 1024 * 1024
@@ -235,6 +236,6 @@ async def test_stopping_does_not_wait_for_a_client_that_never_finishes(behind: B
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /explain HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
     await writer.drain()
-    await asyncio.sleep(0.05)
+    await until(lambda: server.connections)
     await asyncio.wait_for(server.stop(), 4)
     writer.close()

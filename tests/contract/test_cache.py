@@ -319,11 +319,22 @@ class TestSingleFlight:
         assert isinstance(found, Miss)
         return ticket
 
+    def waiting(self, cache: Cache) -> list[Any]:
+        """Grows by each question that comes to wait for another."""
+        found, follow = list[Any](), cache.follow
+
+        def noted(ticket: Any) -> Any:
+            found.append(ticket)
+            return follow(ticket)
+
+        cache.follow = noted  # type: ignore[method-assign]
+        return found
+
     async def test_equal_questions_wait_for_the_first(self, cache: Cache) -> None:
         """By text or by meaning; all get its answer."""
-        ticket = await self.lead(cache)
+        ticket, waiting = await self.lead(cache), self.waiting(cache)
         others = [asyncio.create_task(ask(cache, text, terms=self.WAITING)) for text in [CAPITAL, SAME] * 100]
-        await asyncio.sleep(0.3)
+        await until(lambda: len(waiting) == 200)
         assert not any(other.done() for other in others)
         cache.settle(ticket, ANSWER)
         found = await asyncio.gather(*others)
@@ -333,9 +344,9 @@ class TestSingleFlight:
 
     async def test_a_failed_leader_releases_them_at_once(self, cache: Cache) -> None:
         """Each goes on by itself."""
-        ticket = await self.lead(cache)
+        ticket, waiting = await self.lead(cache), self.waiting(cache)
         others = [asyncio.create_task(ask(cache, terms=self.WAITING)) for _ in range(5)]
-        await asyncio.sleep(0.1)
+        await until(lambda: len(waiting) == 5)
         cache.settle(ticket, None)
         async with asyncio.timeout(1):
             assert await asyncio.gather(*others) == [Miss("leader_failed")] * 5
@@ -520,13 +531,21 @@ class TestReplicas:
         """Before it has followed what others wrote."""
         one, other = await replicas.open(), await replicas.open()
         assert other.keeper is not None
+        followed, follow = list[None](), other.keeper._follow
+
+        async def noted() -> None:
+            await follow()
+            followed.append(None)
+
+        other.keeper._follow = noted  # type: ignore[method-assign]
         other.keeper._pace = replace(PACE, follow_s=3600)
-        await asyncio.sleep(0.3)
+        await until(lambda: bool(followed))  # and not again within this hour
         await store(one)
         await until(lambda: written(one))
-        await asyncio.sleep(0.5)
         assert len(other) == 0
-        assert isinstance(await ask(other, SAME), Hit)
+        async with asyncio.timeout(20):  # the server shows what was written a moment later
+            while not isinstance(await ask(other, SAME), Hit):
+                await asyncio.sleep(0.02)
 
     async def test_what_was_invalidated_is_not_served_from_the_store(self, replicas: Site) -> None:
         """Though it may show it for a moment longer."""
@@ -588,10 +607,10 @@ class TestServerTroubles:
         assert keeper is not None
         await store(cache, "before")
         await until(lambda: written(cache))
-        running = True
+        running, count = True, 0
 
         async def load() -> int:
-            count = 0
+            nonlocal count
             while running:
                 await store(cache, f"question {count % 50}")
                 assert isinstance(await ask(cache, f"question {count % 50}"), Hit)
@@ -600,7 +619,7 @@ class TestServerTroubles:
             return count
 
         loading = asyncio.create_task(load())
-        await asyncio.sleep(0.3)
+        await until(lambda: count > 20)
         await door.shut()
         await until(lambda: not keeper.state.is_up)
         assert isinstance(await ask(cache, "before"), Hit)

@@ -44,6 +44,7 @@ from tests.contract.test_server import body_message, headers_message, stream
 from tests.contract.test_shell_cache import response_body, response_headers
 from tests.contract.test_tracing import Collector
 from tests.unit.builders import MATH_RULE, SMALL, snapshot
+from tests.waiting import until
 
 MARKER = "Xyzzy7Plugh"
 NAMES = ["authorization", "user-agent", "cookie", "x-team", "traceparent", "tracestate", "cache-control", "x-vsr-cache-ttl"]
@@ -166,10 +167,8 @@ class Site:
 
     async def page(self) -> str:
         """The metrics, once every exchange has ended: the router may hear a moment later that a client has left."""
-        async with asyncio.timeout(10):
-            while "llm_router_open_exchanges 0.0" not in (page := self.metrics.render().decode()):
-                await asyncio.sleep(0.01)
-        return page
+        await until(lambda: "llm_router_open_exchanges 0.0" in self.metrics.render().decode())
+        return self.metrics.render().decode()
 
     async def everything(self) -> dict[str, bytes]:
         """All that was written, by where."""
@@ -204,10 +203,7 @@ async def asked_twice(site: Site) -> None:
     """Stored, then given again; with an error in an answer of another question between."""
     body = {**BODY, "messages": [USER]}
     await site.ask(body, response_headers(), response_body(ANSWER, is_end=True))
-    for _ in range(100):  # it is stored after the last byte
-        if len(site.cache):
-            break
-        await asyncio.sleep(0.01)
+    await until(lambda: len(site.cache))  # it is stored after the last byte
     answers = await site.ask(body)
     assert MARKER.encode() in answers[-1].immediate_response.body
 

@@ -20,6 +20,7 @@ from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.server import Processor, Server
 from tests.unit.builders import MATH_RULE, SMALL, chat_body, snapshot, sure
+from tests.waiting import until
 
 GUARD = Rule("g", LabelIs("prompt jailbreak", frozenset({"jailbreak"}), 0.5), SMALL, block=Block("no"))
 SECRET = "a prompt that must not be seen"
@@ -94,6 +95,16 @@ def headers_message(**more: str) -> pb.ProcessingRequest:
 def body_message(body: bytes) -> pb.ProcessingRequest:
     """Envoy's second message."""
     return pb.ProcessingRequest(request_body=pb.HttpBody(body=body, end_of_stream=True))
+
+
+async def is_listening(port: int) -> bool:
+    """Whether the server takes new connections."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 async def ended(record: Record) -> Outcome:
@@ -179,11 +190,12 @@ async def test_many_large_bodies_at_once_hold_up_each_other_and_nobody_else(serv
 
 async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(serve: Serve) -> None:
     """Nothing goes on for nobody."""
-    cancelled = asyncio.Event()
+    began, cancelled = asyncio.Event(), asyncio.Event()
 
     async def sense_for_ever(wanted: Sense) -> Readings:
+        began.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             cancelled.set()
             raise
@@ -194,7 +206,7 @@ async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(s
         await call.write(headers_message())
         await call.read()
         await call.write(body_message(chat_body()))
-        await asyncio.sleep(0.05)
+        await began.wait()
         call.cancel()
         async with asyncio.timeout(5):
             await cancelled.wait()
@@ -288,7 +300,7 @@ async def test_a_client_that_leaves_ends_the_scan(serve: Serve) -> None:
 
     async def scan(wanted: Sense) -> Readings:
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         finally:
             cancelled.set()
         raise AssertionError
@@ -314,15 +326,16 @@ async def test_health_flips_before_the_socket_closes_and_nothing_in_flight_is_lo
         await call.write(headers_message())
         await call.read()
         draining = asyncio.create_task(server.drain(0.4, 5))
-        await asyncio.sleep(0.1)
-        assert not server.is_ready
+        await until(lambda: not server.is_ready)
         assert (await check(request)).status == health_pb2.HealthCheckResponse.NOT_SERVING
         async with stream(port) as late:
             await late.write(headers_message())
             assert (await late.read()).WhichOneof("response") == "request_headers"
             await late.write(body_message(chat_body()))
             assert (await late.read()).WhichOneof("response") == "request_body"
-        await asyncio.sleep(0.4)
+        async with asyncio.timeout(20):
+            while await is_listening(port):
+                await asyncio.sleep(0.02)
         await call.write(body_message(chat_body()))
         assert (await call.read()).WhichOneof("response") == "request_body"
         await draining

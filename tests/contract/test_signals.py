@@ -155,12 +155,13 @@ class Slow:
     name = "slow"
 
     def __init__(self) -> None:
-        self.cancelled = asyncio.Event()
+        self.began, self.cancelled = asyncio.Event(), asyncio.Event()
 
     async def read(self, request: ChatRequest) -> Classification:
         """Wait."""
+        self.began.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         finally:
             self.cancelled.set()
         raise AssertionError
@@ -189,7 +190,7 @@ async def test_a_cancelled_caller_stops_its_readings() -> None:
     """A client that leaves costs nothing more."""
     slow = Slow()
     reading = asyncio.create_task(read_all([slow], ask(), 30))
-    await asyncio.sleep(0.02)
+    await slow.began.wait()
     reading.cancel()
     async with asyncio.timeout(1):
         await slow.cancelled.wait()

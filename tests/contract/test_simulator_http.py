@@ -43,13 +43,11 @@ async def counts(http: aiohttp.ClientSession) -> dict[str, int]:
 
 
 async def counts_when(http: aiohttp.ClientSession, ending: str) -> dict[str, int]:
-    """The counts once one request ended that way; fails after a second."""
-    for _ in range(100):
-        found = await counts(http)
-        if found[ending]:
-            return found
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"nothing was {ending} within a second")
+    """The counts once one request ended that way."""
+    async with asyncio.timeout(10):
+        while not (found := await counts(http))[ending]:
+            await asyncio.sleep(0.01)
+    return found
 
 
 async def read_until_broken(

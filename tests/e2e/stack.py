@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,6 +30,8 @@ ENDPOINTS = 5
 Edit = Callable[[dict[str, Any]], None]
 
 
+STACKS: dict[str, Stack] = {}
+"""By the base URL of their clients."""
 _given: set[int] = set()
 
 
@@ -89,6 +92,15 @@ class Stack:
         self.start_envoy()
         self.wait_until_routing()
         return self
+
+    def wait_until_idle(self) -> None:
+        """No exchange is open: every answer that may be stored is. It happens after the client has its last byte."""
+
+        def open_exchanges() -> list[str]:
+            page = get(f"{self.admin_url}/metrics")[1]
+            return re.findall(r"^llm_router_open_exchanges(?:\{.*\})? (\S+)$", page, re.MULTILINE)
+
+        wait_for(lambda: set(open_exchanges()) == {"0.0"}, "no open exchange")
 
     def stop(self) -> None:
         """End every part, and show what it wrote when it did not end well."""
@@ -218,7 +230,9 @@ class Stack:
 
     def client(self, api_key: str = "test-token", timeout_s: float = 30) -> openai.OpenAI:
         """The real OpenAI client, pointed at Envoy; it never tries twice."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=timeout_s)
+        made = openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=timeout_s)
+        STACKS[str(made.base_url)] = self
+        return made
 
     @staticmethod
     def consecutive_ports(count: int) -> int:

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import httpx2 as httpx
 import openai
 import pytest
 
-from tests.e2e.stack import Stack, running, wait_for
+from tests.e2e.stack import STACKS, Stack, running, wait_for
 
 SEED = (
     """curl -s -X POST http://localhost:{port}/v1/chat/completions -H "Content-Type: application/json" """
@@ -72,13 +71,13 @@ class Asked:
 
 
 def ask(client: openai.OpenAI, text: str, *, system: str = "", headers: dict[str, str] | None = None, **fields: Any) -> Asked:
-    """One question, and time for its answer to be stored."""
+    """One question, until its answer is stored if it may be."""
     messages = [{"role": "system", "content": system}] if system else []
     messages = fields.pop("messages", [*messages, {"role": "user", "content": text}])
     pace = {"x-sim-token-ms": "1", "x-sim-answer-tokens": "40", **(headers or {})}
     raw = client.chat.completions.with_raw_response.create(model="auto", messages=messages, extra_headers=pace, **fields)
     asked = Asked(raw, bool(fields.get("stream")))
-    time.sleep(0.05)
+    STACKS[str(client.base_url)].wait_until_idle()
     return asked
 
 
@@ -90,7 +89,7 @@ def test_the_seeds_curl_misses_and_then_hits(cached: Stack) -> None:
         head, _, body = out.partition(b"\r\n\r\n")
         assert f"x-vsr-cache-hit: {is_hit}".encode() in head
         answers.append(json.loads(body))
-        time.sleep(0.1)
+        cached.wait_until_idle()
     one, other = answers
     assert one["choices"] == other["choices"]
     assert one["usage"] == other["usage"]
@@ -215,7 +214,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(cached: Stack,
     headers = {"authorization": f"Bearer {client.api_key}", "x-sim-token-ms": "30", "x-sim-answer-tokens": "60"}
     with httpx.stream("POST", f"{cached.url}/v1/chat/completions", json=body, headers=headers, timeout=30) as response:
         next(response.iter_bytes())
-    time.sleep(0.3)
+    cached.wait_until_idle()
     assert not ask(client, question).is_hit
 
 

@@ -97,7 +97,7 @@ def test_requests_in_the_router_when_it_is_killed_are_served_or_refused_cleanly(
     stack = own_stack(**({"edit_envoy": edit_envoy} if edit_envoy else {}))
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(post, stack, f"{CODE} Number {number}.") for number in range(120)]
-        time.sleep(0.15)
+        wait_for(lambda: sum(asking.done() for asking in asked) >= 16, "the first answers, while others are under way")
         stack.kill("router")
         answers = [asking.result() for asking in asked]
     allowed = {200} if edit_envoy is None else {200, 503}

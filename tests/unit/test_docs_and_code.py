@@ -215,3 +215,27 @@ def test_the_shipped_files_are_what_the_documents_call_them() -> None:
     for document in DOCUMENTS:
         for block in re.findall(r"```yaml\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
             assert yaml.safe_load(block)
+
+
+# -- tests -------------------------------------------------------------------------------------------------------------
+
+
+def fixed_waits(file: Path) -> Iterator[str]:
+    """Sleeps of a file that no condition ends. A line may be the situation: a loop held up, a client at its own pace."""
+    lines, tree = file.read_text(encoding="utf-8").splitlines(), ast.parse(file.read_text(encoding="utf-8"))
+    polls = {call for loop in ast.walk(tree) if isinstance(loop, ast.While) for call in ast.walk(loop)}
+    for call in ast.walk(tree):
+        if (
+            isinstance(call, ast.Call)
+            and call not in polls
+            and ast.unparse(call.func) in ("sleep", "time.sleep", "asyncio.sleep")
+        ):
+            line = lines[call.lineno - 1]
+            if ast.unparse(call.args[0]) != "0" and not re.search(r"# .*(the situation under test|own pace)", line):
+                yield f"{identify(file)}:{call.lineno}: {line.strip()}"
+
+
+def test_no_test_waits_for_a_fixed_time() -> None:
+    """As tests/README.md says: too short where a machine is busy, and too long everywhere else."""
+    files = [file for file in (ROOT / "tests").rglob("*.py") if "bench" not in file.parts]
+    assert [wait for file in files for wait in fixed_waits(file)] == []

@@ -29,6 +29,7 @@ class Picky:
         self.removed: list[str] = []
         self.notices: list[Notice] = []
         self.requests = 0
+        self.read = 0
         self.opened = 0
         self.fails_entry: Exception | None = None
         self.fails_notice: Exception | None = None
@@ -52,6 +53,7 @@ class Picky:
         """What others wrote."""
         if self.fails_changes and self.taken:
             raise self.fails_changes.pop(0)
+        self.read += 1
         return Changes([], list(self.others))
 
     async def add(self, entries: Sequence[Entry]) -> None:
@@ -319,14 +321,15 @@ async def test_the_same_invalidation_read_again_and_again_costs_nothing() -> Non
     await rig.open()
     rig.store.others = [Notice("n", int(time.time() * 1000), Selection(decision="d", before_ms=int(time.time() * 1000)))]
     await until(lambda: rig.cache.is_gone(entry("old")))
-    await asyncio.sleep(0.005)
+    await until(lambda: int(time.time() * 1000) > rig.store.others[0].created_ms + 1)
     rig.cache.learn(replace(entry("new"), created_ms=int(time.time() * 1000)))
     selected: list[Selection] = []
     rig.cache.select = lambda selection: selected.append(selection) or []  # type: ignore[method-assign,func-returns-value]
     opened = rig.store.requests
     rig.keeper.add(entry("x", created_ms=2**61))
     await until(lambda: rig.store.requests > opened and rig.is_done())
-    await asyncio.sleep(0.05)
+    read = rig.store.read
+    await until(lambda: rig.store.read > read + 2)
     assert selected == []
     assert len(rig.cache) == 1
     await rig.keeper.close()

@@ -27,6 +27,7 @@ from router.telemetry import Telemetry
 from router.telemetry.merge import merge
 from router.telemetry.metrics import Metrics
 from router.telemetry.supervision import page_of
+from tests.waiting import until
 
 DASHBOARDS = Path(__file__).parents[2] / "deploy" / "dashboards"
 ROUTED = Outcome(
@@ -62,6 +63,7 @@ UNREADABLE = replace(BLOCKED, reason="signal_missing", block_reason="too_long", 
 HIT = Outcome(
     "replied", "chat", "cache", requested_model="auto", decision="faq", model="small", cache="hit", cache_reason="semantic"
 )  # fmt: skip
+
 CACHE = [
     HIT,
     replace(DIRECT, ending="completed", decision="faq", cache="miss", cache_reason="numbers", stored="stored"),
@@ -119,7 +121,7 @@ async def everything(metrics: Metrics) -> str:
     """A page on which every metric has something to say."""
     metrics.show_dropped_lines(lambda: 3)
     watching = asyncio.create_task(metrics.watch_loop())
-    await asyncio.sleep(0.05)
+    await until(lambda: "llm_router_event_loop_lag_seconds" in metrics.render().decode())
     watching.cancel()
     keeper = Keeper(cast("Store", SimpleNamespace(is_shared=True)), Pace())
     cache = Cache(Sizes(), encode, Verifier(), keeper)
@@ -233,9 +235,9 @@ class TestMetrics:
     async def test_a_loop_that_was_held_up_is_seen(self, metrics: Metrics) -> None:
         """A callback that computes for 0.2 s makes what was due meanwhile late."""
         watching = asyncio.create_task(metrics.watch_loop())
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0)
         time.sleep(0.2)  # noqa: ASYNC251 - the situation under test
-        await asyncio.sleep(0.02)
+        await until(lambda: "llm_router_event_loop_lag_seconds" in metrics.render().decode())
         watching.cancel()
         lag = families(metrics.render().decode())["llm_router_event_loop_lag_seconds"]
         assert next(sample.value for sample in lag.samples if sample.name.endswith("_sum")) > 0.1
