@@ -113,7 +113,7 @@ _CODE = re.compile(
 )
 _POLITE = _words(
     "pls thank thankyou thx sir madam guys everyone anyone cheers have quick question help appreciated sorry bother but walk "
-    "through show wondering advance much"
+    "through show wondering advance much urgent urgently asap"
 )
 """Beside plain words, what may stand before or behind a question and adds nothing to it."""
 _LEAST_WORDS = 3  # of the shorter question: below that the other guards see every word
