@@ -123,7 +123,8 @@ def prompt_of(endpoint: Endpoint, members: Members, max_chars: int) -> Prompt:
 
 def _unreadable(endpoint: Endpoint, fields: Mapping[str, object]) -> str:
     """Token ids of an embeddings request are no matter: no answer is written to them."""
-    if "chat_template" in fields:
+    options = fields.get("chat_template_kwargs")
+    if "chat_template" in fields or (isinstance(options, dict) and "chat_template" in options):
         return "chat_template"
     if "prompt_embeds" in fields:
         return "embeddings"

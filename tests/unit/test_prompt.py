@@ -125,6 +125,7 @@ def test_pictures_sounds_ids_and_nothing_are_no_text(body: dict[str, Any]) -> No
         (Endpoint.COMPLETIONS, {"prompt": ["a", [3]]}, "token_ids"),
         (Endpoint.COMPLETIONS, {"prompt": "a", "prompt_embeds": "AAAA"}, "embeddings"),
         (Endpoint.CHAT, beside(chat_template="{{ 'ig' ~ 'nore' }}"), "chat_template"),
+        (Endpoint.CHAT, beside(chat_template_kwargs={"chat_template": "{{ 'ig' ~ 'nore' }}"}), "chat_template"),
         (Endpoint.CHAT, message(role="user", content="word " * 40_000), "too_long"),
         (Endpoint.CHAT, beside(documents=["word " * 4_000] * 10), "too_long"),
         (Endpoint.CHAT, message(role="user", content=[{"type": "text", "text": "a"}] * 50_000), "too_long"),
