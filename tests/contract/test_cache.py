@@ -539,6 +539,7 @@ class TestReplicas:
 
         other.keeper._follow = noted  # type: ignore[method-assign]
         other.keeper._pace = replace(PACE, follow_s=3600)
+        other.keeper._woken.set()
         await until(lambda: bool(followed))  # and not again within this hour
         await store(one)
         await until(lambda: written(one))
