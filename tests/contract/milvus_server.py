@@ -90,6 +90,8 @@ def shared(folder: Path) -> Iterator[int]:
     """
     with _state() as state:
         if not state.get("users") or not Path(f"/proc/{state['pid']}").exists():
+            if state.get("users"):
+                _end(state["pid"])  # of a run that was killed: its server lives on and would keep out another
             server = MilvusServer(folder)
             server.start()
             _STARTED.append(server)
@@ -103,8 +105,12 @@ def shared(folder: Path) -> Iterator[int]:
         with _state() as state:
             state["users"] -= 1
             if not state["users"]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(state["pid"], signal.SIGKILL)
+                _end(state["pid"])
+
+
+def _end(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 @contextlib.contextmanager
