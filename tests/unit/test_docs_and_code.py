@@ -16,6 +16,8 @@ import yaml
 from router.cli import _parser
 from router.clihelp import commands_of
 from router.core import exchange, types
+from router.core.guards import GUARDS
+from router.core.wording import UNREAD
 from tests.unit.test_docs import DOCUMENTS, ROOT, identify
 
 ROUTER = ROOT / "router"
@@ -130,6 +132,65 @@ def test_codes_of_envoy_and_of_the_admin_port_are_documented() -> None:
     files = [ROUTER / "asked.py", ROUTER / "cache" / "control.py", *(ROUTER / "admin").rglob("*.py")]
     admins = {code for file in files for code in re.findall(r'code="([a-z_]+)"', file.read_text(encoding="utf-8"))}
     assert admins - set(codes()) == prose - envoys
+
+
+# -- the cache's words -------------------------------------------------------------------------------------------------
+
+
+def words_given(called: str, *functions: str) -> set[str]:
+    """Words that core and cache hand to calls of a name, and those that some functions return."""
+    found: set[str] = set()
+    for file in [*(ROUTER / "core").rglob("*.py"), *(ROUTER / "cache").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == called and node.args:
+                found |= texts_in(node.args[0])
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in functions:
+                for each in ast.walk(node):
+                    if isinstance(each, ast.Return) and each.value is not None:
+                        found |= texts_in(each.value)
+    return found - {""}
+
+
+def texts_in(node: ast.expr) -> set[str]:
+    """What an expression may be, where that is written in it: of a choice both sides, of a call nothing."""
+    match node:
+        case ast.Constant(str(text)):
+            return {text}
+        case ast.IfExp(_, one, other):
+            return texts_in(one) | texts_in(other)
+        case ast.BoolOp(_, values):
+            return set().union(*map(texts_in, values))
+        case _:
+            return set()
+
+
+def told(table: str) -> dict[str, set[str]]:
+    """Words of the table of statuses, by status."""
+    found: dict[str, set[str]] = {}
+    for status, words in re.findall(r"^\| ([a-z, ]+) \| (`.+?) \|", table, re.MULTILINE):
+        found.setdefault(status, set()).update(re.findall(r"`(\w+)`", words))
+    return found
+
+
+def test_what_the_cache_says_is_documented() -> None:
+    """Every tier, every reason of a miss and of a request that is skipped, and no other."""
+    section = CONFIG_README.partition("### What the cache says")[2].partition("Of answers,")[0]
+    words = told(section)
+    assert words["hit, shadow"] == {"exact", "semantic", "flight"}
+    assert words["skipped"] == words_given("Ineligible", "_why_not") | {"concrete_model"}
+    # `Verdict` says more to who asks `explain`; and the words of what failed are those of whatever failed.
+    only_explained = {"not_judged", "not_near", "too_old"}
+    judged = words_given("Verdict") | set(GUARDS) | {UNREAD, "verifier", "empty", "no_candidate"}
+    missed = (words_given("Miss", "_sense") | judged) - only_explained
+    failed = {"overloaded", "model_failed"}
+    assert {word for word in words["miss"] if not word.startswith("verifier_")} == missed | failed
+
+
+def test_what_becomes_of_answers_is_documented() -> None:
+    """Every result that `llm_cache_stores_total` can have, and no other."""
+    section = CONFIG_README.partition("Of answers, `llm_cache_stores_total`")[2].partition("\n## ")[0]
+    named = words_given("NotStorable", "_why_unread") | words_given("_give_up")
+    assert set(first_cells(section)) - {"result"} == named | {"stored", "no_store", "private"}
 
 
 # -- paths and commands ------------------------------------------------------------------------------------------------
