@@ -248,6 +248,36 @@ def actions(path: str) -> Iterator[argparse.Action]:
             yield from command._actions
 
 
+def test_benches_and_training_that_documents_name_exist() -> None:
+    """Parts and options of `make bench` and `make train`, commands and options of `python -m router.training`."""
+    bench, training = (
+        set(re.findall(r'"((?:--)?[a-z][a-z-]+)"', file.read_text(encoding="utf-8")))
+        for file in (ROOT / "tests/bench/__main__.py", ROUTER / "training/__main__.py")
+    )
+    prose = "".join(re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL) for path in DOCUMENTS)
+    shown = [text.replace("\n", " ") for text in re.findall(r"`[^`]+`", prose)]
+    calls_of = {
+        r"`make bench ARGS=(?:\"(.+)\"|(\S+))`": bench,
+        r"`make train ARGS=(?:\"(.+)\"|(\S+))`": training | {"gptcache_qqp,synth_guard"},
+        r"`python -m router\.training (.+)`": training | {"prompts"},
+    }
+    for pattern, known in calls_of.items():
+        named = [" ".join(found.groups(default="")) for text in shown if (found := re.fullmatch(pattern, text))]
+        assert named, pattern
+        assert {word for call in named for word in call.split()} <= known
+
+
+def test_metrics_and_headers_that_documents_name_exist() -> None:
+    """Those in the table of deploy/dashboards, which the code's own are held to, and those that clients see or may send."""
+    metrics = (ROOT / "deploy/dashboards/README.md").read_text(encoding="utf-8")
+    metrics = set(re.findall(r"^\| `(llm_\w+)` \|", metrics, re.MULTILINE))
+    headers = set(first_cells(SEEN.partition("| code |")[0])) | {"x-vsr-cache-ttl"}
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        assert set(re.findall(r"`(llm_[a-z_]*[a-z])[`{]", text)) <= metrics, document
+        assert set(re.findall(r"\b(x-vsr-[a-z-]*[a-z])\b", text)) <= headers, document
+
+
 def test_configuration_keys_that_documents_name_exist() -> None:
     """Written out in full, anywhere: `section.key`, as the tables of config/README.md have them."""
     known = set(first_cells(CONFIG_README))
