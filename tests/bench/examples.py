@@ -67,7 +67,7 @@ def report(stack: Stack, lines: list[dict[str, Any]], is_on: bool) -> str:
                 hit_times.append(times[-1])
                 wrong += stored[text + response.headers["x-vsr-cache-entry"]] != line["answer"]
             elif is_on and not is_skipped:
-                time.sleep(0.03)
+                stack.wait_until_idle()
                 found = httpx.post(f"{stack.admin_url}/cache/search", json={"text": line["prompt"], "limit": 1}).json()["entries"]
                 stored[text + found[0]["id"]] = line["answer"]
     hits = len(hit_times)

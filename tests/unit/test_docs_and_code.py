@@ -16,6 +16,8 @@ import yaml
 from router.cli import _parser
 from router.clihelp import commands_of
 from router.core import exchange, types
+from router.core.guards import GUARDS
+from router.core.wording import UNREAD
 from tests.unit.test_docs import DOCUMENTS, ROOT, identify
 
 ROUTER = ROOT / "router"
@@ -132,6 +134,65 @@ def test_codes_of_envoy_and_of_the_admin_port_are_documented() -> None:
     assert admins - set(codes()) == prose - envoys
 
 
+# -- the cache's words -------------------------------------------------------------------------------------------------
+
+
+def words_given(called: str, *functions: str) -> set[str]:
+    """Words that core and cache hand to calls of a name, and those that some functions return."""
+    found: set[str] = set()
+    for file in [*(ROUTER / "core").rglob("*.py"), *(ROUTER / "cache").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == called and node.args:
+                found |= texts_in(node.args[0])
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in functions:
+                for each in ast.walk(node):
+                    if isinstance(each, ast.Return) and each.value is not None:
+                        found |= texts_in(each.value)
+    return found - {""}
+
+
+def texts_in(node: ast.expr) -> set[str]:
+    """What an expression may be, where that is written in it: of a choice both sides, of a call nothing."""
+    match node:
+        case ast.Constant(str(text)):
+            return {text}
+        case ast.IfExp(_, one, other):
+            return texts_in(one) | texts_in(other)
+        case ast.BoolOp(_, values):
+            return set().union(*map(texts_in, values))
+        case _:
+            return set()
+
+
+def told(table: str) -> dict[str, set[str]]:
+    """Words of the table of statuses, by status."""
+    found: dict[str, set[str]] = {}
+    for status, words in re.findall(r"^\| ([a-z, ]+) \| (`.+?) \|", table, re.MULTILINE):
+        found.setdefault(status, set()).update(re.findall(r"`(\w+)`", words))
+    return found
+
+
+def test_what_the_cache_says_is_documented() -> None:
+    """Every tier, every reason of a miss and of a request that is skipped, and no other."""
+    section = CONFIG_README.partition("### What the cache says")[2].partition("Of answers,")[0]
+    words = told(section)
+    assert words["hit, shadow"] == {"exact", "semantic", "flight"}
+    assert words["skipped"] == words_given("Ineligible", "_why_not") | {"concrete_model"}
+    # `Verdict` says more to who asks `explain`; and the words of what failed are those of whatever failed.
+    only_explained = {"not_judged", "not_near", "too_old"}
+    judged = words_given("Verdict") | set(GUARDS) | {UNREAD, "verifier", "empty", "no_candidate"}
+    missed = (words_given("Miss", "_sense") | judged) - only_explained
+    failed = {"overloaded", "model_failed"}
+    assert {word for word in words["miss"] if not word.startswith("verifier_")} == missed | failed
+
+
+def test_what_becomes_of_answers_is_documented() -> None:
+    """Every result that `llm_cache_stores_total` can have, and no other."""
+    section = CONFIG_README.partition("Of answers, `llm_cache_stores_total`")[2].partition("\n## ")[0]
+    named = words_given("NotStorable", "_why_unread") | words_given("_give_up")
+    assert set(first_cells(section)) - {"result"} == named | {"stored", "no_store", "private"}
+
+
 # -- paths and commands ------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +246,36 @@ def actions(path: str) -> Iterator[argparse.Action]:
     for length in range(1, len(words) + 1):
         if (command := COMMANDS.get(" ".join(words[:length]))) is not None:
             yield from command._actions
+
+
+def test_benches_and_training_that_documents_name_exist() -> None:
+    """Parts and options of `make bench` and `make train`, commands and options of `python -m router.training`."""
+    bench, training = (
+        set(re.findall(r'"((?:--)?[a-z][a-z-]+)"', file.read_text(encoding="utf-8")))
+        for file in (ROOT / "tests/bench/__main__.py", ROUTER / "training/__main__.py")
+    )
+    prose = "".join(re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL) for path in DOCUMENTS)
+    shown = [text.replace("\n", " ") for text in re.findall(r"`[^`]+`", prose)]
+    calls_of = {
+        r"`make bench ARGS=(?:\"(.+)\"|(\S+))`": bench,
+        r"`make train ARGS=(?:\"(.+)\"|(\S+))`": training | {"gptcache_qqp,synth_guard"},
+        r"`python -m router\.training (.+)`": training | {"prompts"},
+    }
+    for pattern, known in calls_of.items():
+        named = [" ".join(found.groups(default="")) for text in shown if (found := re.fullmatch(pattern, text))]
+        assert named, pattern
+        assert {word for call in named for word in call.split()} <= known
+
+
+def test_metrics_and_headers_that_documents_name_exist() -> None:
+    """Those in the table of deploy/dashboards, which the code's own are held to, and those that clients see or may send."""
+    metrics = (ROOT / "deploy/dashboards/README.md").read_text(encoding="utf-8")
+    metrics = set(re.findall(r"^\| `(llm_\w+)` \|", metrics, re.MULTILINE))
+    headers = set(first_cells(SEEN.partition("| code |")[0])) | {"x-vsr-cache-ttl"}
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        assert set(re.findall(r"`(llm_[a-z_]*[a-z])[`{]", text)) <= metrics, document
+        assert set(re.findall(r"\b(x-vsr-[a-z-]*[a-z])\b", text)) <= headers, document
 
 
 def test_configuration_keys_that_documents_name_exist() -> None:
