@@ -103,10 +103,10 @@ there these they thing this time to tutorial two up us use user using want was w
 with without work would write year you your
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
-_SPELLED = re.compile(r"(?<![\w])(?:[^\W_][ .\-_*|/,·•]{1,3}){5,}[^\W_](?![\w])")
+_SPELLED = re.compile(r"(?<![\w])(?:[^\W_][ .\-_*|/,·•]{1,3}){5,}[^\W_](?![^\W_])")
 _GAP = re.compile(r"[ .\-_*|/,·•]+")
 _LEET = str.maketrans("0134578@$!|+", "oieastbasiit")
-_LEET_WORD = re.compile(r"(?<![\w@$!|+])(?=[\w@$!|+]*[a-zA-Z])(?=[\w@$!|+]*[0134578@$!|+][\w@$!|+]*\b)[\w@$!|+]{3,20}")
+_LEET_WORD = re.compile(r"(?<![\w@$!|+])(?=[\w@$!|+]{0,19}[a-zA-Z])(?=[\w@$!|+]{0,19}[0134578@$!|+][\w@$!|+]*\b)[\w@$!|+]{3,20}")
 _LEAST_LEET = 2  # common words that appear when digits become letters: names of versions and hashes give none
 _ROT13 = str.maketrans(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", "nopqrstuvwxyzabcdefghijklmNOPQRSTUVWXYZABCDEFGHIJKLM"

@@ -101,6 +101,9 @@ LONG = {
     "leet": "a1 " * 33_000,
     "@": "@a" * 50_000,
     "lines": "ab\n" * 33_000,
+    "signs for letters": "a" + "$!" * 2_000,
+    "signs after a letter": "a" + "!" * 4_000,
+    "letters with lines under them": "a_ " * 4_000,
 }
 
 
