@@ -1,4 +1,7 @@
-"""The four errors of the project, named by whom they are for. Nothing else is raised on purpose."""
+"""The four errors of the project, named by whom they are for.
+
+Other exceptions, such as `NotStorable`, are a matter between a function and those who call it: nobody outside meets them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ _MAX_WORD_CHARS = 32
 
 
 class RouterError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of the four."""
 
 
 @dataclass(frozen=True, slots=True)

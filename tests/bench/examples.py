@@ -65,7 +65,10 @@ def report(stack: Stack, lines: list[dict[str, Any]], is_on: bool) -> str:
             text = response.json()["choices"][0]["message"]["content"]
             if response.headers.get("x-vsr-cache-hit") == "true":
                 hit_times.append(times[-1])
-                wrong += stored[text + response.headers["x-vsr-cache-entry"]] != line["answer"]
+                entry = response.headers["x-vsr-cache-entry"].partition("-")[
+                    0
+                ]  # behind it stands which two questions were paired
+                wrong += stored[text + entry] != line["answer"]
             elif is_on and not is_skipped:
                 stack.wait_until_idle()
                 found = httpx.post(f"{stack.admin_url}/cache/search", json={"text": line["prompt"], "limit": 1}).json()["entries"]
