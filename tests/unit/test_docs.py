@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "router" / "ARCHITECTURE.md", ROOT / "router" / "CHANGELOG.md"]
-DOCUMENTS += [ROOT / folder / "README.md" for folder in ("envoy", "proto", "config", "tests", "tests/bench", "deploy/dashboards")]
-DOCUMENTS += [ROOT / ".github" / "CONTRIBUTING.md"]
+FOLDERS = ("config", "deploy", "envoy", "proto", "router", "tests", ".github")
+DOCUMENTS = [ROOT / "README.md", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.md")))]
 
 
 def identify(path: Path) -> str:

@@ -225,7 +225,7 @@ def calls(text: str) -> Iterator[str]:
                 yield re.sub(r" +# .*", "", line.partition("semantic-router ")[2])
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "config/examples/README.md"], ids=identify)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=identify)
 def test_commands_that_a_document_shows_exist_with_their_options(document: Path) -> None:
     """Placeholders and all: the words before the first of them are a command, and each option is one of its."""
     for call in calls(document.read_text(encoding="utf-8")):
