@@ -77,11 +77,6 @@ class Pair:
                 return level, said
         return route, route.at("typed_per_filter_config", self.filter_name)
 
-    def rule_place(self, name: str) -> Place:
-        """A rule in the router's file, by its name."""
-        rules = self.settings.top.at("rules")
-        return next((place for place in rules.items() if place.at("name").text == name), rules)
-
 
 # -- matches ---------------------------------------------------------------------------------------------------------
 

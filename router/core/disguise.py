@@ -14,6 +14,8 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote
 
+from router.core.invisible import HIDDEN_CATEGORIES
+
 _MOST_READINGS = 8  # of one text; what is decoded may hold something encoded again
 _LEAST_LETTERS = 0.8  # of what was decoded, letters, digits and spaces: else it was no text
 
@@ -42,7 +44,6 @@ _LETTERS = str.maketrans(
 _TAGS = re.compile(r"[\U000e0020-\U000e007e]+")
 _VARIATION = re.compile(r"[\ufe00-\ufe0f\U000e0100-\U000e01ef]{4,}")
 _MOST_MARKS = re.compile(r"(\w)[\u0300-\u036f\u0489\u20d0-\u20f0]+")
-_UNSEEN = frozenset(("Cf", "Cc", "Cn", "Co", "Cs"))
 
 
 def readings_of(text: str) -> list[str]:
@@ -66,10 +67,16 @@ def _plain(text: str) -> str:
     shown = _TAGS.sub(lambda tags: " " + "".join(chr(ord(tag) - 0xE0000) for tag in tags[0]) + " ", text)
     shown = _VARIATION.sub(_bytes_of_variations, shown).translate(_LETTERS)
     shown = unicodedata.normalize("NFKC", shown)
-    shown = "".join(char for char in shown if char.isprintable() or char in "\n\t" or unicodedata.category(char) not in _UNSEEN)
+    shown = "".join(
+        char for char in shown if char.isprintable() or char in "\n\t" or unicodedata.category(char) not in HIDDEN_CATEGORIES
+    )
     shown = _MOST_MARKS.sub(r"\1", unicodedata.normalize("NFD", shown))
     shown = _WORD.sub(_latin, unicodedata.normalize("NFC", shown))
     return shown if _folded(shown) != _folded(text) else text
+
+
+def _is_shown(char: str) -> bool:
+    return char.isprintable() or char in "\n\t" or unicodedata.category(char) not in HIDDEN_CATEGORIES
 
 
 def _folded(text: str) -> str:

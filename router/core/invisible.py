@@ -9,7 +9,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cn", "Co", "Cs"})
+HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cn", "Co", "Cs"})
 """Control, format (zero width, bidirectional, tags), unassigned, private use, half a surrogate pair."""
 _LAYOUT = "\t\n\r"
 # Of other categories, yet shown as nothing: Default_Ignorable_Code_Point of Unicode 15.1, DerivedCoreProperties.txt.
@@ -43,4 +43,4 @@ def is_blank(text: str) -> bool:
 def _is_hidden(char: str) -> bool:
     if char in _LAYOUT:
         return False
-    return unicodedata.category(char) in _HIDDEN_CATEGORIES or _IGNORABLE.match(char) is not None
+    return unicodedata.category(char) in HIDDEN_CATEGORIES or _IGNORABLE.match(char) is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from tokenizers import Encoding as TokensOf
 
@@ -25,8 +27,8 @@ _SHORT_CHARS = 512  # what may fit one narrow window, and so a pass that the int
 class Looking:
     """What all guards have in common: scores by piece, the highest counts, and what could not be read is no clean bill."""
 
-    def __init__(self, least: float = 0.0) -> None:
-        self._least = least
+    def __init__(self, scans: Scans[Any], least: float = 0.0) -> None:
+        self._scans, self._least = scans, least
 
     async def scan(self, prompt: Prompt, shared: str) -> Scores:
         """As `Guard.scan`.
@@ -42,20 +44,19 @@ class Looking:
 
     async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
         """The scores of each text, in their order."""
-        raise NotImplementedError
+        return await self._scans(texts)
 
     def weigh(self, pieces: Sequence[Piece], found: Sequence[Scores], shared: str) -> Sequence[Scores]:
         """What the scores of pieces say beside one another."""
         return found
 
 
-class _OnEncoder(Looking):
+class _OnEncoder(Looking, ABC):
     """A guard that stands on the one encoder. What it needs of a short message, the pass for the intent tells, too."""
 
     def __init__(self, encoder: Encoder, passes: Passes, least: float, width: int | None) -> None:
-        super().__init__(least)
         self._encoder, self._width = encoder, width
-        self._scans = Scans(passes, self._cut, lambda window: self.scores(window[0], encoder.run_window(window)))
+        super().__init__(Scans(passes, self._cut, lambda window: self.scores(window[0], encoder.run_window(window))), least)
 
     async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
         """The scores of each text."""
@@ -75,9 +76,9 @@ class _OnEncoder(Looking):
         others = iter(await self._scans([text for text in texts if text != shared]))
         return [scores if text == shared else next(others) for text in texts]
 
+    @abstractmethod
     def scores(self, text: str, encoding: Encoding) -> Scores:
         """What one pass says of its window, whose text is `text`."""
-        raise NotImplementedError
 
     def _cut(self, text: str) -> list[Window]:
         return [window for reading in readings_of(text) for window in self._encoder.windows(reading, self._width)]
@@ -123,13 +124,8 @@ class KeywordGuard(Looking):
     """Whether a set of keywords occurs, under the set's own name."""
 
     def __init__(self, name: str, patterns: Sequence[Pattern], passes: Passes) -> None:
-        super().__init__()
+        super().__init__(Scans(passes, readings_of, self._read))
         self._name, self._patterns = name, tuple(patterns)
-        self._scans = Scans(passes, readings_of, self._read)
-
-    async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
-        """The scores of each text."""
-        return await self._scans(texts)
 
     def _read(self, text: str) -> Scores:
         return Scores({self._name: 1.0} if any(pattern.search(text) for pattern in self._patterns) else {})
@@ -139,13 +135,8 @@ class ExportedGuard(Looking):
     """Somebody else's classifier. Of one that names one label, each label's confidence where it is the most probable one."""
 
     def __init__(self, signal: Exported, passes: Passes) -> None:
-        super().__init__()
+        super().__init__(Scans(passes, self._cut, self._read))
         self._signal = signal
-        self._scans = Scans(passes, self._cut, self._read)
-
-    async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
-        """The scores of each text."""
-        return await self._scans(texts)
 
     def _cut(self, text: str) -> list[TokensOf]:
         return [window for reading in readings_of(text) for window in self._signal.windows(reading)]

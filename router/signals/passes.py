@@ -93,6 +93,11 @@ class Passes:
         self._counts[is_patient] -= 1
 
 
+def digest_of(text: str) -> bytes:
+    """16 bytes by which a text is remembered, whatever its characters."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
 class Shared(Generic[Result]):
     """Passes by text: equal texts under way share one, and recent texts are remembered by a digest."""
 
@@ -103,7 +108,7 @@ class Shared(Generic[Result]):
 
     async def __call__(self, text: str) -> Result:
         """What `run` gives for `text`. Raises as `Passes.submit` and `run` do."""
-        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        key = digest_of(text)
         if key in self._memo:
             self._memo.move_to_end(key)
             return self._memo[key]

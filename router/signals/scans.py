@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from router.core.types import Scores
-from router.signals.passes import Passes
+from router.signals.passes import Passes, digest_of
 
 Part = TypeVar("Part")
 CHUNK_CHARS, SHARED_CHARS = 8192, 512
@@ -69,7 +68,7 @@ class Scans(Generic[Part]):
         return [highest(some) for some in found]
 
     async def _chunk(self, chunk: str) -> Scores:
-        key = hashlib.blake2b(chunk.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        key = digest_of(chunk)
         if key in self._memo:
             self._memo.move_to_end(key)
             return self._memo[key]
