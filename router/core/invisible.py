@@ -39,6 +39,11 @@ def is_blank(text: str) -> bool:
     return not any(not char.isspace() and not _is_hidden(char) for char in text)
 
 
+def without_invisible(text: str) -> str:
+    """`text` without its invisible characters, also those that have an honest use; the layout of lines stays."""
+    return "".join(char for char in text if (char.isprintable() and char < "\u034f") or not _is_hidden(char))
+
+
 @lru_cache(maxsize=4096)
 def _is_hidden(char: str) -> bool:
     if char in _LAYOUT:
