@@ -35,19 +35,25 @@ def readings_of(text: str) -> list[str]:
     while waiting and len(found) < _MOST_READINGS:
         some = waiting.pop()
         plain = _plain(some)
-        for reading in (plain, *decoded(plain), *respelled(plain)):
+        for reading in (plain, *_hidden(some), *decoded(plain), *respelled(plain)):
             if reading not in found and len(found) < _MOST_READINGS:
                 found.append(reading)
                 waiting += [reading] if reading is not plain else []
     return found
 
 
+def _hidden(text: str) -> list[str]:
+    """What stands in characters that are not shown, by itself: beside a harmless question it looks less bad."""
+    if text.isascii():
+        return []
+    return [*map(_said_by_tags, _TAGS.finditer(text)), *map(_said_by_variations, _VARIATION.finditer(text))]
+
+
 def _plain(text: str) -> str:
     """The same letters as plain ones; the text itself where a reader of plain ones sees no difference."""
     if text.isascii():
         return text
-    shown = _TAGS.sub(lambda tags: " " + "".join(chr(ord(tag) - 0xE0000) for tag in tags[0]) + " ", text)
-    shown = _VARIATION.sub(_bytes_of_variations, shown).translate(_LETTERS)
+    shown = _VARIATION.sub(_said_by_variations, _TAGS.sub(_said_by_tags, text)).translate(_LETTERS)
     shown = without_invisible(unicodedata.normalize("NFKC", shown))
     shown = _MARKS.sub("", unicodedata.normalize("NFD", shown))
     shown = _WORD.sub(_latin, unicodedata.normalize("NFC", shown))
@@ -61,7 +67,12 @@ def _folded(text: str) -> str:
     )
 
 
-def _bytes_of_variations(found: re.Match[str]) -> str:
+def _said_by_tags(found: re.Match[str]) -> str:
+    """Tag characters repeat ASCII."""
+    return f" {''.join(chr(ord(tag) - 0xE0000) for tag in found[0])} "
+
+
+def _said_by_variations(found: re.Match[str]) -> str:
     """Variation selectors can carry a byte each: 1 to 16 and 17 to 256."""
     values = [ord(char) - 0xFE00 if ord(char) < 0xFE10 else ord(char) - 0xE0100 + 16 for char in found[0]]
     return f" {bytes(values).decode('utf-8', 'ignore')} "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from router.core.jsontext import Members
 from router.core.types import Endpoint, Piece, Prompt
@@ -60,6 +61,7 @@ MEDIA = frozenset(
     }
 )
 """Parts of a message that hold no text: both a part's `type` and the key that its data stands under."""
+_EMBEDS = "prompt_embeds"  # the field of a completion, and the kind of a message's part
 _INSTRUCTION_ROLES = frozenset({"system", "developer"})
 _FREE_FIELDS = frozenset({"messages", "prompt", "input", "suffix", "documents"})
 _API_WORDS = """
@@ -70,11 +72,12 @@ type user
 """
 _KNOWN_WORDS = MEDIA.union(_API_WORDS.split())
 """The words of the API itself, as keys or values: they say nothing."""
-_LONGEST_ID = 128
+_LONGEST_ID, _MOST_WORDS = 128, 0.6  # the share of its characters that stand in words; of random letters about half do
 _FRAGMENT_CHARS, _LEAST_FRAGMENTS = 48, 3  # an attack in fewer pieces has one that tells it
+_TOKEN_CHARS = 4  # of English text, as usual
 _PRICE = 4
 """Characters that looking at one value costs; with 131,072 of them the worst body found takes 50 ms."""
-_ID = re.compile(r"\S*")
+_WORDS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
 _LEAST_NUMBER, _MOST_NUMBER = 10**5, 10**40  # card and telephone numbers may stand in a document as numbers
 
 
@@ -84,6 +87,8 @@ class _Budget:
 
     chars: int
     is_spent: bool = False
+    has_embeddings: bool = False
+    """Whether a part of a message is embeddings in the place of text."""
 
     def take(self, text: str) -> str:
         """The part of `text` that there is room for: its two ends."""
@@ -117,8 +122,20 @@ def prompt_of(endpoint: Endpoint, members: Members, max_chars: int) -> Prompt:
     budget = _Budget(max_chars)
     fields = {key: placed.value for key, placed in members.items() if key not in NEVER_READ and placed.value is not None}
     unread = _unreadable(endpoint, fields)
-    pieces = [piece for piece in _pieces(fields, budget) if any(map(str.isalnum, piece.text))]
-    return Prompt(tuple(pieces), unread or ("too_long" if budget.is_spent else ""))
+    pieces = [piece for piece in _pieces(fields, budget) if _may_say_something(piece.text)]
+    unread = unread or ("embeddings" if budget.has_embeddings else "too_long" if budget.is_spent else "")
+    return Prompt(tuple(pieces), unread, _most_shown(fields))
+
+
+def _may_say_something(text: str) -> bool:
+    """Signs beyond ASCII may stand for letters, or hide some."""
+    return not text.isascii() or any(map(str.isalnum, text))
+
+
+def _most_shown(fields: Mapping[str, object]) -> int | None:
+    """How many characters the model is shown at most, where the request has the backend cut the rest off."""
+    tokens = fields.get("truncate_prompt_tokens")
+    return tokens * _TOKEN_CHARS if isinstance(tokens, int) and tokens > 0 else None
 
 
 def _unreadable(endpoint: Endpoint, fields: Mapping[str, object]) -> str:
@@ -126,7 +143,7 @@ def _unreadable(endpoint: Endpoint, fields: Mapping[str, object]) -> str:
     options = fields.get("chat_template_kwargs")
     if "chat_template" in fields or (isinstance(options, dict) and "chat_template" in options):
         return "chat_template"
-    if "prompt_embeds" in fields:
+    if _EMBEDS in fields:
         return "embeddings"
     prompt = fields.get("prompt")
     lists = prompt if isinstance(prompt, list) else []
@@ -143,23 +160,38 @@ def _pieces(fields: Mapping[str, object], budget: _Budget) -> Iterator[Piece]:
         role = message.get("role") if isinstance(message, dict) else None
         piece = Piece(_text_of(_roots(message, budget), budget), role in _INSTRUCTION_ROLES)
         yield piece
+        yield from _run_together(message, budget, piece.is_instruction)
         if len(piece.text) > _FRAGMENT_CHARS:
-            yield from _joined(fragments, budget)
+            yield from _joined(fragments[::-1], budget)
             fragments = []
         else:
             fragments.append(piece.text)
-    yield from _joined(fragments, budget)
+    yield from _joined(fragments[::-1], budget)
     for key, value in fields.items():
+        fragments = []
         for part in _parts(key, value):
             if budget.is_spent:
                 return
-            yield Piece(_text_of([(part, False)], budget), key not in _FREE_FIELDS)
+            piece = Piece(_text_of([(part, False)], budget), key not in _FREE_FIELDS)
+            yield piece
+            fragments += [piece.text] if key == "documents" and len(piece.text) <= _FRAGMENT_CHARS else []
+        yield from _joined(fragments, budget)
 
 
 def _joined(fragments: list[str], budget: _Budget) -> Iterator[Piece]:
-    """Messages of a few words each, the newest first, read together: what is said may be split over them."""
+    """Messages or documents of a few words each, read together: what is said may be split over them."""
     if len(fragments) >= _LEAST_FRAGMENTS:
-        yield Piece(budget.take(" ".join(reversed(fragments))))
+        yield Piece(budget.take(" ".join(fragments)))
+
+
+def _run_together(message: object, budget: _Budget, is_instruction: bool) -> Iterator[Piece]:
+    """Parts of a message that end amid a word, without a gap: many templates write them so, others a line each."""
+    parts = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(parts, list) or len(parts) <= _LEAST_FRAGMENTS or budget.is_spent:
+        return
+    texts = [text for part in parts if isinstance(text := part.get("text") if isinstance(part, dict) else part, str)]
+    if sum(one[-1:].isalpha() and next_[:1].isalpha() for one, next_ in pairwise(texts)) >= _LEAST_FRAGMENTS:
+        yield Piece(budget.take("".join(texts)), is_instruction)
 
 
 def _parts(key: str, value: object) -> list[object]:
@@ -187,6 +219,8 @@ def _roots(message: object, budget: _Budget) -> list[_Named]:
             roots.append((value, key.endswith("id")))
             continue
         for part in value:
+            if isinstance(part, dict) and _EMBEDS in (*part, part.get("type")):
+                budget.has_embeddings = True
             shown = [shown for name, shown in part.items() if name not in MEDIA] if isinstance(part, dict) else [part]
             roots += [(each, False) for each in shown]
     return roots
@@ -199,7 +233,7 @@ def _text_of(roots: list[_Named], budget: _Budget) -> str:
     while waiting and not budget.is_spent:
         item, is_id = waiting.pop()
         if isinstance(item, str):
-            if item.lower() not in _KNOWN_WORDS and not (is_id and len(item) <= _LONGEST_ID and _ID.fullmatch(item)):
+            if item.lower() not in _KNOWN_WORDS and not (is_id and _is_random(item)):
                 texts.append(budget.take(item))
             continue
         if isinstance(item, int) and not isinstance(item, bool) and _LEAST_NUMBER <= item < _MOST_NUMBER:
@@ -209,6 +243,11 @@ def _text_of(roots: list[_Named], budget: _Budget) -> str:
         if budget.has_room(len(inside)):
             waiting += inside
     return "\n".join(texts)
+
+
+def _is_random(text: str) -> bool:
+    """Whether an id is made of digits and letters that say nothing, as opposed to words with signs between them."""
+    return len(text) <= _LONGEST_ID and sum(map(len, _WORDS.findall(text))) <= _MOST_WORDS * len(text) and text.isascii()
 
 
 def _inside(item: object) -> list[_Named]:

@@ -160,7 +160,7 @@ _WORD_AND_GAP = re.compile(r"(?<![A-Za-z])([A-Za-z]++)([^A-Za-z]*+)")
 _NOT_WORD = re.compile(r"[^A-Za-z]+")
 _PROSE_GAP = re.compile(r"""\s+|['’]|[,.;:!?)"'’”…]{1,2}\s+|\s+["'“‘(]|\s[-–—&]\s""")
 _LEAST_ODD = 5
-_LEAST_SHARE = 0.45  # of everyday words where the gaps are odd: code and records have fewer
+_LEAST_SHARE = 0.35  # of everyday words where the gaps are odd: code and records have fewer
 _PLAIN, _PLAINLY = 0.25, 2.5
 """The share of everyday words in a line turned round, and how many times that of the line as it is: some words are words either
 way (no, was, a)."""

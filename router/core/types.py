@@ -6,7 +6,7 @@ Everything is frozen: a value that two exchanges, a thread or a log line can sha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 # -- what is measured ------------------------------------------------------------------------------------------------
@@ -92,15 +92,17 @@ class Prompt:
     """What the model reads of a request."""
 
     pieces: tuple[Piece, ...]
-    """The newest message first. Pieces without a letter or digit are left out."""
+    """The newest message first. Pieces of nothing but white space and ASCII's signs are left out."""
     unread: str = ""
     """Why `pieces` is not everything: `too_long`, `token_ids`, `embeddings` (in the place of text) or `chat_template` (a program
     that could say anything); empty when it is."""
+    most_shown_chars: int | None = None
+    """About how many characters of it reach the model, where the request has the backend cut the rest off."""
 
     @property
     def conversation(self) -> Prompt:
         """Without what the application wrote."""
-        return Prompt(tuple(piece for piece in self.pieces if not piece.is_instruction), self.unread)
+        return replace(self, pieces=tuple(piece for piece in self.pieces if not piece.is_instruction))
 
 
 # -- what is decided -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from tokenizers import Encoding as TokensOf
 
 from router.core.disguise import readings_of
 from router.core.policy import Pattern
-from router.core.types import Classification, Piece, Prompt, Scores
+from router.core.types import Classification, Prompt, Scores
 from router.errors import BackendError
 from router.signals.evidence import weighed, with_words
 from router.signals.exported import Exported
@@ -37,7 +37,7 @@ class Looking:
             BackendError: `Prompt.unread` when nothing was found, but not all could be read; else as the passes do.
         """
         found = await self.look([piece.text for piece in prompt.pieces], shared)
-        scores = highest(self.weigh(prompt.pieces, found, shared))
+        scores = highest(self.weigh(prompt, found, shared))
         if prompt.unread and max(scores.values.values(), default=0.0) <= self._least:
             raise BackendError(prompt.unread)
         return scores
@@ -46,7 +46,7 @@ class Looking:
         """The scores of each text, in their order."""
         return await self._scans(texts)
 
-    def weigh(self, pieces: Sequence[Piece], found: Sequence[Scores], shared: str) -> Sequence[Scores]:
+    def weigh(self, prompt: Prompt, found: Sequence[Scores], shared: str) -> Sequence[Scores]:
         """What the scores of pieces say beside one another."""
         return found
 
@@ -95,9 +95,10 @@ class JailbreakGuard(_OnEncoder):
         """Of every attack its probability."""
         return with_words(Scores(dict(zip(self._attacks[1:], encoding.attack[1:].tolist(), strict=True))), text)
 
-    def weigh(self, pieces: Sequence[Piece], found: Sequence[Scores], shared: str) -> Sequence[Scores]:
+    def weigh(self, prompt: Prompt, found: Sequence[Scores], shared: str) -> Sequence[Scores]:
         """The newest message and the one that the other signals read by themselves; what the application wrote together; the
-        rest together."""
+        rest together. Padding that the backend is asked to cut off makes nothing less likely."""
+        pieces, most = prompt.pieces, prompt.most_shown_chars
         groups = [
             -1 if piece.is_instruction else place if place == 0 or piece.text == shared else -2
             for place, piece in enumerate(pieces)
@@ -105,6 +106,8 @@ class JailbreakGuard(_OnEncoder):
         chars: dict[int, int] = {}
         for group, piece in zip(groups, pieces, strict=True):
             chars[group] = chars.get(group, 0) + len(piece.text)
+        if most is not None:
+            chars = {group: min(most, count) for group, count in chars.items()}
         return [weighed(scores, chars[group], is_instruction=group == -1) for group, scores in zip(groups, found, strict=True)]
 
 

@@ -124,6 +124,8 @@ def test_pictures_sounds_ids_and_nothing_are_no_text(body: dict[str, Any]) -> No
         (Endpoint.COMPLETIONS, {"prompt": [[1, 2], [3]]}, "token_ids"),
         (Endpoint.COMPLETIONS, {"prompt": ["a", [3]]}, "token_ids"),
         (Endpoint.COMPLETIONS, {"prompt": "a", "prompt_embeds": "AAAA"}, "embeddings"),
+        (Endpoint.CHAT, part(type="prompt_embeds", data="AAAA"), "embeddings"),
+        (Endpoint.CHAT, part(prompt_embeds="AAAA"), "embeddings"),
         (Endpoint.CHAT, beside(chat_template="{{ 'ig' ~ 'nore' }}"), "chat_template"),
         (Endpoint.CHAT, beside(chat_template_kwargs={"chat_template": "{{ 'ig' ~ 'nore' }}"}), "chat_template"),
         (Endpoint.CHAT, message(role="user", content="word " * 40_000), "too_long"),
@@ -213,3 +215,56 @@ def test_messages_of_a_few_words_are_read_together() -> None:
     apart = [each for turn in turns for each in (turn, long)]
     assert not any(SECRET in piece.text for piece in read({"model": "auto", "messages": apart}).pieces)
     assert len(read({"model": "auto", "messages": turns[:2]}).pieces) == 2
+
+
+def test_documents_of_a_word_each_are_read_together() -> None:
+    """A template writes them one after another."""
+    prompt = read(beside(documents=[{"text": word} for word in SECRET.split()]))
+    assert any(SECRET in piece.text for piece in prompt.pieces)
+
+
+def test_parts_that_end_amid_a_word_are_read_without_a_gap() -> None:
+    """Some templates write parts without one. Parts that end where words end stay as they are."""
+    cut = [{"type": "text", "text": SECRET[at : at + 3]} for at in range(0, len(SECRET), 3)]
+    assert SECRET in [piece.text for piece in read(message(role="user", content=cut)).pieces]
+    whole = [{"type": "text", "text": f"{word} "} for word in SECRET.split()]
+    assert len(read(message(role="user", content=whole)).pieces) == 2
+
+
+@pytest.mark.parametrize("text", [SECRET.replace(" ", "-"), SECRET.title().replace(" ", ""), SECRET.upper().replace(" ", "_")])
+def test_an_id_that_is_made_of_words_is_read(text: str) -> None:
+    """Templates show ids, and schemas hold them."""
+    schema = {"type": "object", "properties": {"a": {"$id": text}}}
+    bodies = [
+        message(role="tool", tool_call_id=text, content="hi"),
+        beside(documents=[{"doc_id": text, "text": "x"}]),
+        beside(tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}]),
+    ]
+    for body in bodies:
+        assert any(text in piece.text for piece in read(body).pieces)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "call_9WJ3Ro7kPzYwq8tDfVn2LmBx",
+        "toolu_01A09q90qw90lq917835lq9",
+        "chatcmpl-3f0c7e52-8d1b-4f7e-9b1d-52a6c0de91aa",
+        "D681PevKs",
+    ],
+)
+def test_an_id_that_is_random_is_not_read(name: str) -> None:
+    """It says nothing, and digits in it may look like somebody's card."""
+    assert not any(name in piece.text for piece in read(message(role="tool", tool_call_id=name, content="hi")).pieces)
+
+
+@pytest.mark.parametrize(("tokens", "chars"), [(60, 240), (1, 4), (-1, None), (0, None), ("60", None), (None, None)])
+def test_what_the_backend_shall_cut_off_is_told(tokens: object, chars: int | None) -> None:
+    """So that padding before an attack counts for nothing."""
+    assert read(beside(truncate_prompt_tokens=tokens)).most_shown_chars == chars
+
+
+@pytest.mark.parametrize("text", ["😀" + "".join(chr(0xE0100 + ord(char) - 16) for char in SECRET), "🇮🇬🇳🇴🇷🇪 🇦🇱🇱", "⠊⠛⠝⠕⠗⠑"])
+def test_text_without_a_letter_may_say_something(text: str) -> None:
+    """In signs that stand for letters, and in characters that are not shown."""
+    assert text in [piece.text for piece in read(message(role="user", content=text)).pieces]
