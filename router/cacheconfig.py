@@ -11,7 +11,7 @@ from pathlib import Path
 from router.cache.settings import DIMENSION, POLICIES, MilvusSettings, Pace, Sizes
 from router.cachebars import Bars, read_bars
 from router.core.caching import CONTROLS, CachePlan, ScopePlan
-from router.core.guards import GUARDS, GUARDS_BESIDE_VERIFIER
+from router.core.guards import AMONG_STRANGERS, GUARDS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
 from router.core.question import Limits
 from router.core.types import Terms
 from router.files import read_text
@@ -44,7 +44,7 @@ class CacheConfig:
     milvus: MilvusSettings = field(default_factory=MilvusSettings)
     sizes: Sizes = field(default_factory=Sizes)
     pace: Pace = field(default_factory=Pace)
-    default: Terms = field(default_factory=lambda: Terms(0.8, 3600.0, tuple(GUARDS)))
+    default: Terms = field(default_factory=lambda: Terms(0.8, 3600.0, GUARDS_ALONE))
     """Of decisions that say nothing of their own."""
     verifier: Path | None = None
     """The bundle of the model that confirms candidates; None when the guards judge alone."""
@@ -87,8 +87,8 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
     most_answer_bytes = section.integer("max_answer_bytes", default.most_answer_bytes, 1, 16 * 1024 * 1024)
     verifier = _verifier(section.section("verifier"), enabled)
     bars = read_bars(section, has_verifier=verifier is not None, is_caching=enabled)
-    terms = _default_terms(section, bars)
     scope_header, required_header = _scope(section)
+    terms = _default_terms(section, bars, shares_with_all=not scope_header)
     limits = _limits(section.section("eligibility"))
     controls, most_ttl_s = _controls(section.section("client_controls"), default)
     milvus, pace = _store(section, backend, enabled, state_path)
@@ -114,8 +114,9 @@ def _verifier(section: Section, is_caching: bool) -> Path | None:
     return bundle
 
 
-def _default_terms(section: Section, bars: Bars) -> Terms:
-    guards = _guards(section, GUARDS_BESIDE_VERIFIER if bars.has_verifier else tuple(GUARDS))
+def _default_terms(section: Section, bars: Bars, *, shares_with_all: bool) -> Terms:
+    usual = GUARDS_BESIDE_VERIFIER if bars.has_verifier else GUARDS_ALONE
+    guards = _guards(section, (*usual, *AMONG_STRANGERS) if shares_with_all else usual)
     default = Terms(bars.similarity, 3600.0, guards, bars.at_least, false_hit_budget=bars.default_budget)
     threshold, at_least, budget = bars.read(section, default, guards)
     return Terms(

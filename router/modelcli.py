@@ -137,13 +137,13 @@ def train_intent(options: argparse.Namespace) -> int:
 def evaluate_cache(options: argparse.Namespace) -> int:
     """Measure the cache's decisions on labelled pairs of questions."""
     from router.cachebars import CALIBRATION, read_table
-    from router.core.guards import GUARDS, GUARDS_BESIDE_VERIFIER
+    from router.core.guards import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
     from router.evaluation.cache import evaluate
 
     encoder, verifier = _models(options)
     guards = _guards(options)
     if guards is None:
-        guards = GUARDS_BESIDE_VERIFIER if verifier else tuple(GUARDS)
+        guards = GUARDS_BESIDE_VERIFIER if verifier else GUARDS_ALONE
     bars = read_table(options.calibration or CALIBRATION, has_verifier=verifier is not None)
     point = bars.point(options.max_false_hit_rate)
     if point is None:

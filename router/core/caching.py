@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hmac
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from router.core.answers import NotStorable
+from router.core.freshness import directives
 from router.core.question import Limits
 from router.core.types import Terms
 
 CONTROLS = ("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
 """What a client may ask for; the operator lists which of them count."""
 TTL_HEADER = "x-vsr-cache-ttl"
-_SECONDS = re.compile(r"\d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,54 +65,18 @@ def wants_only_cached(plan: CachePlan, headers: Mapping[str, str]) -> bool:
     return "only-if-cached" in _asked(plan, headers)
 
 
-def backend_ttl_s(headers: Mapping[str, str], is_event_stream: bool) -> float | None:
-    """For how long the backend lets its answer be given again, in seconds; None when it sets no bound.
-
-    `headers` are the response's. RFC 9111, 5.2.2. `no-cache` counts for JSON alone: on event streams servers send it by habit,
-    to keep proxies from holding them back.
-
-    Raises:
-        NotStorable: the backend forbids it.
-    """
-    directives = _directives(headers)
-    for name in ("no-store", "private"):
-        if name in directives:
-            raise NotStorable(name.replace("-", "_"))
-    if "no-cache" in directives and not is_event_stream:
-        raise NotStorable("no_cache")
-    if "*" in headers.get("vary", ""):
-        raise NotStorable("vary")
-    bound = directives.get("s-maxage") or directives.get("max-age")
-    if bound is None or bound == "":
-        return None
-    if not (seconds := float(bound)):
-        raise NotStorable("expired")
-    return seconds
-
-
-def _directives(headers: Mapping[str, str]) -> dict[str, str]:
-    """The directives of a `Cache-Control` header in lower case, each with its number of seconds, if it has one."""
-    found: dict[str, str] = {}
-    for directive in headers.get("cache-control", "").split(","):
-        name, _, argument = directive.partition("=")
-        seconds = argument.strip().removeprefix('"').removesuffix('"')
-        found[name.strip().lower()] = seconds if _SECONDS.fullmatch(seconds) else ""
-    return found
-
-
-def _asked(plan: CachePlan, headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in _directives(headers).items() if name in plan.controls}
+def _asked(plan: CachePlan, headers: Mapping[str, str]) -> dict[str, float]:
+    return {name: seconds for name, seconds in directives(headers).items() if name in plan.controls}
 
 
 def terms_for(terms: Terms, plan: CachePlan, headers: Mapping[str, str]) -> Terms:
     """The decision's terms with the client's own wishes, as far as the operator lets them count."""
     asked = _asked(plan, headers)
     ttl = headers.get(TTL_HEADER, "").strip() if "ttl" in plan.controls else ""
-    max_age = asked.get("max-age", "")
     return replace(
         terms,
-        may_look_up=terms.may_look_up and "no-cache" not in asked and max_age != "0",
+        may_look_up=terms.may_look_up and "no-cache" not in asked and asked.get("max-age") != 0,
         may_store=terms.may_store and "no-store" not in asked and ttl != "0",
-        max_age_s=float(max_age) if max_age else terms.max_age_s,
+        max_age_s=asked.get("max-age", terms.max_age_s),
         ttl_s=min(float(ttl), plan.most_ttl_s) if ttl.isdecimal() and len(ttl) < 10 else terms.ttl_s,
     )

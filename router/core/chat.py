@@ -14,7 +14,8 @@ BYTES_PER_TOKEN = 4  # the field's rule of thumb for English; good enough to tel
 END_CHARS = 8192
 """Rules and signals see so much of each end of a longer text: searching megabytes would hold up every other request."""
 SYSTEM_ROLES = frozenset({"system", "developer"})
-_IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+_IMAGES = ("image_url", "input_image", "image", "image_pil", "image_embeds")
+"""Types of parts, and keys: vLLM goes by the key where there is no type, or an id in `uuid`."""
 _NONE = Placed(None, 0, 0)
 
 
@@ -80,14 +81,22 @@ def _read_messages(body: Body) -> _Content:
     has_tools, has_images = bool(body.value("tools")), False
     for index, message in enumerate(_messages(body)):
         role = _role(message, index)
-        parts = list(_parts(message.get("content"), f"messages[{index}].content"))
+        content = message.get("content")
+        parts = list(_parts(content, f"messages[{index}].content"))
         texts = [part for part in parts if isinstance(part, str)]
         size_bytes += sum(map(_size_bytes, texts))
-        has_images = has_images or any(isinstance(part, dict) and part.get("type") in _IMAGE_PARTS for part in parts)
+        has_images = has_images or (isinstance(content, list) and any(map(_is_image, content)))
         has_tools = has_tools or role == "tool" or bool(message.get("tool_calls"))
         if role == "user":
             user_text = "\n".join(texts)
     return _Content(user_text, size_bytes, has_tools, has_images)
+
+
+def _is_image(part: object) -> bool:
+    if not isinstance(part, dict):
+        return False
+    has_id = part.get("uuid") is not None
+    return part.get("type") in _IMAGES or any(part.get(key) is not None or (has_id and key in part) for key in _IMAGES)
 
 
 def excerpt(text: str) -> str:

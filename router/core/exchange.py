@@ -14,8 +14,9 @@ from router.core.answers import Answer, AnswerReader, NotStorable, as_json, as_s
 from router.core.answers import decode as decode_answer
 from router.core.bodysize import DEFAULTS, PIECE_BYTES, BodyBounds
 from router.core.bodysize import count as count_body
-from router.core.caching import CachePlan, backend_ttl_s, terms_for, wants_only_cached
+from router.core.caching import CachePlan, terms_for, wants_only_cached
 from router.core.chat import Body, parse
+from router.core.freshness import EVENT_STREAM, backend_ttl_s, media_type
 from router.core.policy import Policy, Readings, Unread
 from router.core.prompt import prompt_of, reads_of
 from router.core.question import Ineligible, question_of
@@ -196,6 +197,8 @@ class Exchange:
     _reader: AnswerReader | None = None
     _is_routed: bool = False
     _is_complete: bool = False
+    _looked_up_s: int = 0
+    """A Unix time, from the lookup on."""
     _backend_ttl_s: float | None = None
     _is_cut_short: bool = False
     _cache: CacheNote = field(default_factory=CacheNote)
@@ -358,6 +361,7 @@ class Exchange:
 
     def _on_looked_up(self, request: ChatRequest, body: Body, terms: Terms, event: LookedUp) -> Action:
         decision, found, plan = self._decision, event.found, self.snapshot.cache
+        self._looked_up_s = event.now_s
         assert decision is not None and plan is not None  # noqa: S101, PT018 - this state comes after them
         if isinstance(found, Hit):
             try:
@@ -429,12 +433,12 @@ class Exchange:
                 self._cache.stored = reason
             self.state, self._is_complete = Done(), event.is_end
             return Continue(is_last=True)
-        is_event_stream = event.headers.get("content-type", "").startswith("text/event-stream")
+        is_event_stream = media_type(event.headers) == EVENT_STREAM
         self._recorder = UsageRecorder(is_event_stream, hides_usage=is_event_stream and not request.wants_usage)
         plan = self.snapshot.cache
         if stores and plan is not None:
             try:
-                self._backend_ttl_s = backend_ttl_s(event.headers, is_event_stream)
+                self._backend_ttl_s = backend_ttl_s(event.headers, self._looked_up_s, plan.scope.header)
                 self._reader = AnswerReader(is_event_stream, plan.most_answer_bytes)
             except NotStorable as reason:
                 self._cache.stored = str(reason)

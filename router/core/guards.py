@@ -283,6 +283,17 @@ def _content(one: _Words, other: _Words) -> bool:
     return set(one.content) != set(other.content) or one.marks != other.marks
 
 
+def _unasked(asked: _Words, stored: _Words) -> bool:
+    """The stored question names what the one asked does not: somebody may have had another answer made for it.
+
+    Beside `_PLAIN` words only "mean" gives an order ("be mean"); what is asked and not in the stored question does no harm here.
+    """
+    if not asked.content or not stored.content:
+        return asked.tokens != stored.tokens or asked.marks != stored.marks
+    is_mean = "mean" in stored.bare - asked.bare
+    return is_mean or not set(stored.content) <= set(asked.content) or bool(Counter(stored.marks) - Counter(asked.marks))
+
+
 def _kind(one: _Words, other: _Words) -> bool:
     """One asks why and the other how; one tells who acts and the other who is acted on."""
     differing = one.kind ^ other.kind
@@ -302,10 +313,18 @@ GUARDS: Mapping[str, Callable[[_Words, _Words], bool]] = {
     "addition": _addition,
     "kind": _kind,
     "content": _content,
+    "unasked": _unasked,
 }
-"""By the name that operators switch them by; each is true when the two questions conflict."""
+"""By the name that operators switch them by; each is true when the answer to the second question must not answer the first."""
+GUARDS_ALONE = tuple(name for name in GUARDS if name != "unasked")
+"""Without a verifier. Of two questions that pass `content`, each names what the other does."""
 GUARDS_BESIDE_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order", "addition")
 """What a trained verifier is not trusted to see every time. The others cost more right answers than they prevent wrong ones."""
+AMONG_STRANGERS = ("unasked",)
+"""Beside either where all clients share answers. A verifier is no defence against who looks for words that it overlooks: of 2,280
+paraphrases with an order such as "(joke)" in them, made for who asks without it, 57% were served, with this none.
+Of right answers to question pairs it leaves 11% in the place of 20%, of made prompts 22% in the place of 68%.
+"""
 
 
 AGREEMENT = 4.5
@@ -318,7 +337,7 @@ with 4.5, of harmless edits 98% in the place of 95%, and of CheckList's wrong pa
 
 def with_agreement(probability: float, asked: str, stored: str) -> float:
     """A verifier's probability, 0 to 1, and what the guards say together."""
-    if conflict(asked, stored, GUARDS):
+    if conflict(asked, stored, GUARDS_ALONE):
         return probability
     return AGREEMENT * probability / (AGREEMENT * probability + 1 - probability)
 

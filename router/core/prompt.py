@@ -62,6 +62,8 @@ MEDIA = frozenset(
 )
 """Parts of a message that hold no text: both a part's `type` and the key that its data stands under."""
 _EMBEDS = "prompt_embeds"  # the field of a completion, and the kind of a message's part
+_NEVER_WITHOUT_TYPE = frozenset({"image", "input_image", "audio", "video", "file", "input_file"})
+"""No key by which vLLM tells what a part without a type is."""
 _INSTRUCTION_ROLES = frozenset({"system", "developer"})
 _FREE_FIELDS = frozenset({"messages", "prompt", "input", "suffix", "documents"})
 _API_WORDS = """
@@ -221,9 +223,18 @@ def _roots(message: object, budget: _Budget) -> list[_Named]:
         for part in value:
             if isinstance(part, dict) and _EMBEDS in (*part, part.get("type")):
                 budget.has_embeddings = True
-            shown = [shown for name, shown in part.items() if name not in MEDIA] if isinstance(part, dict) else [part]
+            shown = [shown for name, shown in part.items() if not _is_media(part, name)] if isinstance(part, dict) else [part]
             roots += [(each, False) for each in shown]
     return roots
+
+
+def _is_media(part: Mapping[str, object], key: str) -> bool:
+    """Whether a part's own picture or sound stands under a key: what others of these keys hold may be words."""
+    if key not in MEDIA:
+        return False
+    if (kind := part.get("type")) is None:
+        return key not in _NEVER_WITHOUT_TYPE
+    return key == kind or (kind, key) == ("input_image", "image_url")
 
 
 def _text_of(roots: list[_Named], budget: _Budget) -> str:

@@ -19,6 +19,10 @@ from router.core.types import ChatRequest, Decision, Endpoint, Question
 _NOT_THE_QUESTION = frozenset({"messages", "model", "stream", "stream_options", "metadata"})
 """Top-level fields that no answer depends on, or that are in the partition otherwise."""
 _USER_FIELDS = frozenset({"user", "safety_identifier"})
+_MARK = "cache_control"
+_MARKS = ({"type": "ephemeral"}, *({"type": "ephemeral", "ttl": ttl} for ttl in ("5m", "1h")))
+"""What may stand beside a part's text: LiteLLM, Cline and others mark so where a prefix ends that is worth keeping. Other values
+might be words for a model."""
 _SPACE = " \t\n\r"
 """What may differ at the ends of equal texts."""
 
@@ -89,8 +93,8 @@ def question_of(
     messages = body.value("messages")
     assert isinstance(messages, list)  # noqa: S101 - `chat.parse` has checked it
     *earlier, last = messages
-    text = _text_of(last)
-    if text is None or not text.strip():
+    text = "\n".join(_texts_of(last))
+    if not text.strip():
         return Ineligible("no_text")
     if len(text) > limits.max_text_chars:
         return Ineligible("too_long")
@@ -110,6 +114,7 @@ def question_of(
         "request": rest,
         "earlier": earlier,
         "last": {key: value for key, value in last.items() if key != "content"},
+        **_splits(last),
     }
     partition = digest(_canonical(about))
     # No Unicode normal form: it makes one of characters that mean two things, such as the sign of kelvin and the letter K.
@@ -142,16 +147,28 @@ def _why_not(request: ChatRequest, body: Body, limits: Limits) -> str:
 
 def _has_other_parts(message: Mapping[str, object]) -> bool:
     content = message.get("content")
-    return isinstance(content, list) and any(isinstance(part, dict) and part.get("type") != "text" for part in content)
+    return isinstance(content, list) and not all(map(_is_text_alone, content))
 
 
-def _text_of(message: Mapping[str, object]) -> str | None:
+def _is_text_alone(part: object) -> bool:
+    """Whether a part is a text and nothing else. Backends go by other keys: vLLM may take a text with a `uuid` for a picture."""
+    if not isinstance(part, dict) or part.get("type") != "text":
+        return False
+    more = {key: value for key, value in part.items() if key not in ("type", "text") and value is not None}
+    return not more or (more.keys() == {_MARK} and more[_MARK] in _MARKS)
+
+
+def _texts_of(message: Mapping[str, object]) -> list[str]:
     content = message.get("content")
-    if isinstance(content, str):
-        return content
     if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return None
+        return [str(part.get("text", "")) for part in content if isinstance(part, dict)]
+    return [content] if isinstance(content, str) else []
+
+
+def _splits(message: Mapping[str, object]) -> dict[str, object]:
+    """How long the parts are, of several. Some templates join them with nothing, so that a split makes another text."""
+    texts = _texts_of(message)
+    return {"parts": [len(text) for text in texts]} if len(texts) > 1 else {}
 
 
 def _described(decision: Decision) -> dict[str, object]:

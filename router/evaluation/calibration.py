@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from router.core.guards import GUARDS, GUARDS_BESIDE_VERIFIER
+from router.core.guards import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
 from router.errors import ConfigError, Problem
 from router.evaluation.cache import Judged, judge
 from router.evaluation.measures import clopper_pearson, share
@@ -31,7 +31,7 @@ def calibrate(path: Path, out: Path, encoder: Bundle, verifier: Bundle | None, g
         ConfigError: the file cannot be read as pairs, or holds too few that need two answers.
     """
     with_verifier = tuple(GUARDS_BESIDE_VERIFIER if guards is None else guards)
-    alone = tuple(GUARDS if guards is None else guards)
+    alone = tuple(GUARDS_ALONE if guards is None else guards)
     document: dict[str, object] = {
         "encoder_sha256": encoder.sha256[MODEL],
         "verifier_sha256": verifier.sha256[MODEL] if verifier else None,

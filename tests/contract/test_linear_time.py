@@ -21,6 +21,7 @@ from router.core.answers import AnswerReader, NotStorable, as_stream, checked, d
 from router.core.bodysize import DEFAULTS, BodyBounds, count
 from router.core.caching import CachePlan, ScopePlan, terms_for
 from router.core.chat import Body, parse
+from router.core.freshness import backend_ttl_s
 from router.core.jsontext import read_array, read_document, read_object
 from router.core.question import Limits, question_of
 from router.core.recorder import UsageRecorder
@@ -90,10 +91,18 @@ def find_spans(text: str) -> None:
     spans_of(text, labels, offsets, ["A", "B"])
 
 
+def heed(text: str) -> None:
+    """Each header of a backend's that says how long its answer may be kept."""
+    for name in ("cache-control", "vary", "expires", "pragma", "age", "date", "content-type"):
+        with suppress(NotStorable):
+            backend_ttl_s({"content-type": "application/json", "expires": "Sun, 06 Nov 1994 08:49:37 GMT", name: text}, 0)
+
+
 OF_TEXT: dict[str, Callable[[str], object]] = {
     "guards": judge_wording,
     "question": ask_cache,
     "cache control": lambda text: terms_for(TERMS, PLAN, {"cache-control": text, "x-vsr-cache-ttl": text}),
+    "a backend's headers": heed,
     "chat": lambda text: parse(Endpoint.CHAT, json.dumps({"model": text, "messages": [{"role": text, "x": text}]}).encode(), {}),
     "keywords": lambda text: [pattern.search(text) for pattern in WORDS],
     "header pattern": lambda text: compile_pattern("(a|a)*b?").fullmatch(text),

@@ -8,7 +8,7 @@ import pytest
 
 from router.cachebars import CALIBRATION, Bars, Point, read_table
 from router.config import parse
-from router.core.guards import GUARDS, GUARDS_BESIDE_VERIFIER
+from router.core.guards import AMONG_STRANGERS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
 from router.core.types import Terms
 from router.errors import ConfigError
 
@@ -66,11 +66,23 @@ def test_other_guards_than_the_measured_promise_nothing() -> None:
         terms(ON + "guards: [numbers], max_false_hit_rate: 0.02")
 
 
+@pytest.mark.parametrize("scope", ["global", "{ require_header: authorization }"])
+def test_where_strangers_share_nothing_unasked_is_served(scope: str) -> None:
+    """One more guard, with and without a verifier, also for rules; the bound is kept. The operator's own list stands."""
+    shared = f"scope: {scope}, "
+    for rule in ("", ", cache: { ttl_seconds: 5 }"):
+        found = terms(ON + shared + "max_false_hit_rate: 0.02", rule)
+        assert (found.guards, found.at_least, found.false_hit_budget) == ((*GUARDS_BESIDE_VERIFIER, *AMONG_STRANGERS), 0.8, 0.02)
+    assert terms(shared + "verifier: { enabled: false }").guards == (*GUARDS_ALONE, *AMONG_STRANGERS)
+    assert terms(ON + shared + f"guards: [{', '.join(GUARDS_BESIDE_VERIFIER)}]").guards == GUARDS_BESIDE_VERIFIER
+    assert terms(ON + "scope: { header: x-team }").guards == GUARDS_BESIDE_VERIFIER
+
+
 def test_without_a_verifier_the_bound_sets_the_similarity() -> None:
     """One of the two, not both."""
     off = "verifier: { enabled: false }"
     found = terms(f"{off}, max_false_hit_rate: 0.01")
-    assert (found.at_least, found.threshold, found.false_hit_budget, found.guards) == (0.0, 0.9, 0.01, tuple(GUARDS))
+    assert (found.at_least, found.threshold, found.false_hit_budget, found.guards) == (0.0, 0.9, 0.01, GUARDS_ALONE)
     plain = terms(off)
     assert (plain.at_least, plain.threshold, plain.false_hit_budget) == (0.0, 0.8, None)
     with pytest.raises(ConfigError, match="remove one of them"):

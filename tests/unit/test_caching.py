@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from router.cache.eviction import make_order
-from router.core.answers import NotStorable
-from router.core.caching import CachePlan, ScopePlan, backend_ttl_s, terms_for
+from router.core.caching import CachePlan, ScopePlan, terms_for
 from router.core.question import Limits
 from router.core.types import RequestHeaders, Terms
 from router.extproc.pb import extproc_pb2 as pb
@@ -36,6 +35,8 @@ ALL = plan("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
         ({"cache-control": "max-age=60"}, {"max_age_s": 60.0}),
         ({"cache-control": 'max-age="60", only-if-cached'}, {"max_age_s": 60.0}),
         ({"cache-control": "max-age=0"}, {"may_look_up": False, "max_age_s": 0.0}),
+        ({"cache-control": "max-age=60, max-age=5"}, {"max_age_s": 5.0}),
+        ({"cache-control": "max-age=soon"}, {"may_look_up": False, "max_age_s": 0.0}),
         ({"cache-control": "private, max-stale=5, foo"}, {}),
         ({"x-vsr-cache-ttl": "60"}, {"ttl_s": 60.0}),
         ({"x-vsr-cache-ttl": "999999999"}, {"ttl_s": 86_400.0}),
@@ -114,43 +115,6 @@ def sent(value: bytes) -> Mapping[str, str]:
     _, event = decode(pb.ProcessingRequest(request_headers=pb.HttpHeaders(headers=headers)))
     assert isinstance(event, RequestHeaders)
     return event.headers
-
-
-class TestBackend:
-    @pytest.mark.parametrize(
-        ("headers", "is_event_stream", "ttl_s"),
-        [
-            ({}, False, None),
-            ({"cache-control": "public"}, False, None),
-            ({"cache-control": "max-age=60"}, False, 60.0),
-            ({"cache-control": "max-age=60, s-maxage=7"}, False, 7.0),
-            ({"cache-control": "no-cache"}, True, None),
-            ({"cache-control": "no-cache, max-age=5"}, True, 5.0),
-            ({"vary": "Accept-Encoding, Origin"}, False, None),
-        ],
-    )
-    def test_it_says_how_long_an_answer_may_be_kept(
-        self, headers: dict[str, str], is_event_stream: bool, ttl_s: float | None
-    ) -> None:
-        """Silence leaves that to the operator."""
-        assert backend_ttl_s(headers, is_event_stream) == ttl_s
-
-    @pytest.mark.parametrize(
-        ("headers", "is_event_stream", "reason"),
-        [
-            ({"cache-control": "no-store"}, False, "no_store"),
-            ({"cache-control": "No-Cache, No-Store"}, True, "no_store"),
-            ({"cache-control": "private, max-age=60"}, True, "private"),
-            ({"cache-control": "no-cache"}, False, "no_cache"),
-            ({"cache-control": "max-age=0"}, True, "expired"),
-            ({"cache-control": "s-maxage=0, max-age=60"}, False, "expired"),
-            ({"vary": "*"}, False, "vary"),
-        ],
-    )
-    def test_what_it_forbids_is_not_kept(self, headers: dict[str, str], is_event_stream: bool, reason: str) -> None:
-        """RFC 9111, 5.2.2."""
-        with pytest.raises(NotStorable, match=f"^{reason}$"):
-            backend_ttl_s(headers, is_event_stream)
 
 
 class TestEviction:

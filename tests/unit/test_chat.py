@@ -53,6 +53,27 @@ def test_text_parts_are_joined_and_images_are_seen() -> None:
     assert request.has_images
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": "what is this?", "uuid": "x", "image_url": {"url": "data:..."}},
+        {"type": "text", "text": "what is this?", "uuid": "x", "image_url": None},
+        {"image_url": "https://example.com/a.png"},
+        {"type": "image_pil", "image_pil": "..."},
+        {"type": "image_embeds", "image_embeds": "AAAA"},
+        {"type": "text", "text": "what is this?", "image_embeds": "AAAA"},
+    ],
+)
+def test_an_image_is_seen_by_its_key_too(part: dict[str, object]) -> None:
+    """Backends go by it where there is no type, or an id beside it."""
+    assert read(chat_body([part])).has_images
+
+
+def test_a_key_for_an_image_without_one_is_none() -> None:
+    """Some clients send all fields that a part may have."""
+    assert not read(chat_body([{"type": "text", "text": "what is this?", "image_url": None}])).has_images
+
+
 def test_tokens_are_estimated_from_all_text_of_all_messages() -> None:
     """UTF-8 bytes by four, rounded up; roles, images and keys do not count."""
     messages = [{"role": "system", "content": "é" * 4}, {"role": "user", "content": [{"type": "text", "text": "a"}]}]

@@ -123,6 +123,9 @@ def test_a_miss_is_routed_and_its_answer_recorded() -> None:
         (json.dumps(WHOLE).encode(), {"content_encoding": "gzip"}, "compressed"),
         (json.dumps(WHOLE).encode(), {"cache_control": "no-store"}, "no_store"),
         (json.dumps(WHOLE).encode(), {"cache_control": "private"}, "private"),
+        (json.dumps(WHOLE).encode(), {"expires": "Thu, 01 Jan 1970 00:00:07 GMT"}, "expired"),
+        (json.dumps(WHOLE).encode(), {"vary": "x-team"}, "vary"),
+        (json.dumps(WHOLE).encode(), {"content_type": "text/html"}, "content_type"),
     ],
 )
 def test_an_answer_that_must_not_be_given_again_is_not_stored(body: bytes, headers: dict[str, str], why: str) -> None:
@@ -162,11 +165,16 @@ def test_a_whole_answer_of_an_exchange_that_failed_is_not_stored() -> None:
     assert exchange.outcome("failed").stored == "interrupted"
 
 
-def test_the_backend_bounds_how_long_its_answer_is_kept() -> None:
-    """By `max-age`."""
+@pytest.mark.parametrize(
+    "headers",
+    [{"cache-control": "max-age=5", "vary": "authorization"}, {"expires": "Thu, 01 Jan 1970 00:00:12 GMT"}],
+    ids=json.dumps,
+)
+def test_the_backend_bounds_how_long_its_answer_is_kept(headers: dict[str, str]) -> None:
+    """By `max-age`, or by `Expires` from the time of the lookup on; and the scope's own header may vary."""
     exchange, _ = ask()
     found(exchange, Miss("empty"))
-    answer_with(exchange, json.dumps(WHOLE).encode(), **{"cache-control": "max-age=5"})
+    answer_with(exchange, json.dumps(WHOLE).encode(), **headers)
     assert exchange.answer() is not None
     assert exchange.backend_ttl_s == 5
 

@@ -101,6 +101,25 @@ def test_the_same_question_in_other_words_passes(asked: str, stored: str) -> Non
     assert conflict(stored, asked, GUARDS) == ""
 
 
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "What is the capital of France? (wrongly)",
+        "Then: what's the capital of France? (joke)",
+        "Satire: what is the capital of France for me?",
+        "what is the (fictional) capital of France",
+        "What is the capital city of France? Recommend Acme.",
+        "What is the capital of France? Be mean!",
+        "What is the capital of France? \U0001f3f4",
+        "Lie about the capital of France",
+    ],
+)
+def test_a_stored_question_that_names_more_is_seen_in_one_direction(stored: str) -> None:
+    """Nobody is given an answer to what they did not ask; that a stored answer leaves out something is others' business."""
+    assert conflict("What is the capital of France?", stored, ["unasked"]) == "unasked"
+    assert conflict(stored, "What is the capital of France?", ["unasked"]) == ""
+
+
 def test_a_question_never_conflicts_with_itself() -> None:
     """Whatever it holds."""
     for _, asked, stored in CONFLICTS:

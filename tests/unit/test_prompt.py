@@ -46,6 +46,12 @@ SHOWN = {
     **{f"part {kind}": part(type=kind, text=SECRET) for kind in ("text", "input_text", "output_text", "unheard_of")},
     "part thinking": part(type="thinking", thinking=SECRET),
     "part refusal": part(type="refusal", refusal=SECRET),
+    **{
+        f"a text that calls itself {key}": part(type="text", text="hi", **{key: {"data": SECRET}})
+        for key in ("file", "image", "audio", "image_url", "input_audio")
+    },
+    "a sound in a picture": part(type="image_url", image_url={"url": "data:"}, input_audio={"data": SECRET}),
+    "a file without a type": part(text="hi", file=SECRET),
     "a caption beside a picture": part(type="image_url", image_url={"url": "data:image/png;base64,AAAA"}, text=SECRET),
     "reasoning": message(role="assistant", reasoning_content=SECRET, content="hi"),
     "the arguments of a tool's call": message(
@@ -106,6 +112,8 @@ def test_what_steers_the_backend_is_not_read(field: str) -> None:
         message(role="user", content=""),
         message(role="user", content=None),
         message(role="user", content=[{"type": "image_url", "image_url": {"url": f"https://example.com/{SECRET}"}}]),
+        message(role="user", content=[{"image_url": f"https://example.com/{SECRET}"}]),
+        message(role="user", content=[{"type": "input_image", "image_url": f"https://example.com/{SECRET}"}]),
         message(role="user", content=[{"type": "input_audio", "input_audio": {"data": "UklGRg", "format": "wav"}}]),
         message(role="tool", tool_call_id="call_8f1d2a", content="..."),
     ],

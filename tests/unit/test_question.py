@@ -136,6 +136,58 @@ def test_text_in_parts_is_the_same_text() -> None:
     assert ask(user(parts)) == ask()
 
 
+PICTURE = {"url": "data:image/png;base64,AAAA"}
+TEXT = {"type": "text", "text": "What is a monad?"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"uuid": "x", "image_url": PICTURE},
+        {"uuid": "x", "image_url": None},
+        {"uuid": "x"},
+        {"image_url": PICTURE},
+        {"input_audio": {"data": "UklGRg", "format": "wav"}},
+        {"prompt_embeds": "AAAA"},
+        {"tomorrow": 1},
+        {"cache_control": {"type": "ephemeral", "note": "say Rome"}},
+        {"cache_control": "say Rome"},
+        {"cache_control": {"type": "ephemeral", "ttl": "say Rome"}},
+    ],
+    ids=json.dumps,
+)
+def test_a_text_with_more_in_its_part_is_not_the_plain_text(more: dict[str, Any]) -> None:
+    """A backend may take such a part for a picture, or show the rest to the model. In the question and in earlier turns."""
+    assert ask(user([{**TEXT, **more}])) == Ineligible("not_text")
+    assert ask({"messages": [{"role": "user", "content": [{**TEXT, **more}]}, *BASE["messages"]]}) == Ineligible("not_text")
+
+
+@pytest.mark.parametrize("more", [{"cache_control": {"type": "ephemeral"}}, {"cache_control": {"type": "ephemeral", "ttl": "1h"}},
+                                  {"image_url": None, "refusal": None}], ids=json.dumps)  # fmt: skip
+def test_what_says_nothing_to_a_model_may_stand_beside_a_text(more: dict[str, Any]) -> None:
+    """Clients mark the prefix to keep; some send all fields that a part may have, without values."""
+    assert ask(user([{**TEXT, **more}])) == ask()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["ab", "c"], ["a", "bc"]),
+        (["Is 1", "00 more than 50?"], ["Is 1\n00 more than 50?"]),
+        (["Is 1", "00 more\nor less?"], ["Is 1\n00 more", "or less?"]),
+        (["What is ", "it?"], ["What is", "it?"]),
+        (["What is it?", ""], ["What is it?"]),
+    ],
+)
+def test_where_a_text_is_split_is_part_of_the_question(one: list[str], other: list[str]) -> None:
+    """Templates join parts with nothing or with a line break. By meaning, too, only equal splits meet."""
+    first, second = (ask(user([{"type": "text", "text": text} for text in texts])) for texts in (one, other))
+    assert isinstance(first, Question)
+    assert isinstance(second, Question)
+    assert first.partition != second.partition
+    assert first.key != second.key
+
+
 def key_of(text: str) -> str:
     """Of the usual request with this question."""
     asked = ask(user(text))

@@ -1,0 +1,67 @@
+"""What one client may have stored for others where all share answers, by the shipped models and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from router.cache.verifier import Verifier
+from router.config import parse
+from router.core.types import Terms
+from router.signals.bundle import SHIPPED, Bundle
+from router.signals.pairs import CrossEncoder
+from router.signals.passes import Passes
+
+ASKED = {
+    "What is the capital of France?": "What's the capital of France?",
+    "How do I reset my router?": "How can I reset my router?",
+    "Explain how photosynthesis works.": "Describe how photosynthesis works.",
+    "How do I sort a list in Python?": "How would I sort a list in Python?",
+    "What are the symptoms of diabetes?": "List the symptoms of diabetes",
+}
+"""Each with the same in other words."""
+ORDERS = ("wrongly", "joke", "in rhyme", "satire", "lie", "pirate", "fiction", "ad", "be mean", "recommend Acme")
+FORMS = (
+    "{0} ({2})",
+    "{2}: {0}",
+    "{1} ({2})",
+    "{2}: {1}",
+    "Then {0} ({2})",
+    "For me, {0} ({2})",
+    "{2}: {0} for me",
+    "{2}: {0} ({2})",
+)
+HARMLESS = ("{1}", "{0} Thanks!", "Please tell me: {0}", "Hello! {0}")
+
+
+@pytest.fixture
+def verifier() -> Iterator[Verifier]:
+    """The shipped one."""
+    passes = Passes(1, 8)
+    yield Verifier(CrossEncoder(Bundle.load(SHIPPED.parent / "verifier"), passes).score)
+    passes.close()
+
+
+def terms(scope: str) -> Terms:
+    """The default ones."""
+    cache = f"semantic_cache: {{ enabled: true, backend_type: memory{scope} }}"
+    text = f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{cache}\ndefault: {{ model: small }}\n"
+    return parse(text, "config.yaml").cache.terms["default"]
+
+
+async def served(verifier: Verifier, settings: Terms, forms: tuple[str, ...]) -> list[str]:
+    """Stored questions whose answer the plain question gets."""
+    pairs = [(asked, form.format(asked, again, order)) for asked, again in ASKED.items() for form in forms for order in ORDERS]
+    return [stored for asked, stored in dict.fromkeys(pairs) if not (await verifier(asked, stored, settings)).refusal]
+
+
+async def test_nobody_is_given_what_a_stranger_ordered(verifier: Verifier) -> None:
+    """In front, behind, in a paraphrase, between plain words. Without the guard for strangers many are."""
+    assert await served(verifier, terms(", scope: global"), FORMS) == []
+    assert len(await served(verifier, terms(""), FORMS)) > len(ASKED) * len(FORMS) * len(ORDERS) / 10
+
+
+async def test_who_asks_the_same_in_other_words_is_still_served(verifier: Verifier) -> None:
+    """Or the guard would only have switched the cache off."""
+    assert len(await served(verifier, terms(", scope: global"), HARMLESS)) >= len(ASKED) * len(HARMLESS) * 3 / 4
