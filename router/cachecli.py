@@ -181,7 +181,7 @@ def _scope_value(name: str) -> str:
 def _report(options: argparse.Namespace, ask: Ask) -> int:
     answer = ask("report", {"id": options.id})
     if not answer["count"]:
-        message = "there is no such entry; give x-vsr-cache-entry as the client got it: that needs no entry that is still there"
+        message = "there is no such entry; give x-vsr-cache-entry as the client got it, which works when the entry is gone, too"
         print(message, file=sys.stderr)
         return 1
     if answer["reference"] == options.id:

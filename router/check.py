@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ _DEFAULT_STREAMS = 1024  # Envoy's own limit of open requests to a cluster
 _DEFAULT_RETRIES = 3  # Envoy's own limit of retries under way to a cluster
 _LEAST_IDLE_S = 60  # a large model's first token after a long prompt can take most of a minute
 _VALIDATE_S = 20
+_CONSTRAINT = re.compile(r"(\w+)ValidationError\.(\w+)(?:\[(\w+)\])?: ")
+"""One link of the chain in which Envoy names a field: message, field, position in a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,19 @@ def _ask_envoy(file: EnvoyFile) -> Iterator[Problem]:
         return
     if done.returncode:
         said = next((line for line in reversed((done.stderr + done.stdout).splitlines()) if line.strip()), "it does not say why")
-        yield file.problem(file.top, f"Envoy refuses it: {said.split('] ')[-1][:400]}")
+        yield _refusal(file, said.split("] ")[-1].removeprefix(": "))
+
+
+def _refusal(file: EnvoyFile, said: str) -> Problem:
+    """Envoy's words; where they name the fields from the top of the file down, at the last of them that is there."""
+    chain = _CONSTRAINT.findall(said)
+    if not chain or chain[0][0] != "Bootstrap":
+        return file.problem(file.top, f"Envoy refuses it: {said[:400]}")
+    place = file.top
+    for _, field, position in chain:
+        place = place.at(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", field).lower())
+        place = place.at(int(position)) if position.isdigit() else place
+    return file.problem(place, f"Envoy refuses it: {said.rpartition(': ')[2].rstrip(')')[:400]}")
 
 
 # -- rules: each looks at one thing ----------------------------------------------------------------------------------
@@ -276,7 +291,8 @@ def _clients_cannot_choose(pair: Pair) -> Iterator[Problem]:
         message = f"must overwrite {CLUSTER_HEADER}: clients could choose a cluster, and with the router down there would be none"
         yield pair.file.problem(place or pair.manager, f"early_header_mutation_extensions {message}")
     elif set_to[CLUSTER_HEADER].text not in pair.file.clusters():
-        yield pair.file.problem(set_to[CLUSTER_HEADER], f"there is no cluster '{set_to[CLUSTER_HEADER].text}'")
+        message = f"there is no cluster '{set_to[CLUSTER_HEADER].text}'; config's default model is in '{default}'"
+        yield pair.file.problem(set_to[CLUSTER_HEADER], message)
     elif set_to[CLUSTER_HEADER].text != default:
         message = f"config's default model is in the cluster '{default}'; with the router down another one would serve"
         yield pair.file.problem(set_to[CLUSTER_HEADER], message, "warning")

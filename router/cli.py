@@ -113,7 +113,7 @@ def up(options: argparse.Namespace) -> int:
     report_problems(options)
     plan, port = plan_of(options.config, options.envoy)
     greeting = f"\nready. Try:\n\n{FIRST_CURL.format(port=port)}\n\nCtrl-C stops all of it.\n"
-    print(f"starting {', '.join(plan.commands)} ...", flush=True)
+    print(f"starting {', '.join(plan.commands)} ... Until all is ready, Envoy warns that it finds no healthy router.", flush=True)
     return _run(run(plan, lambda: print(greeting, flush=True)))
 
 
@@ -202,7 +202,11 @@ def simulate(options: argparse.Namespace) -> int:
     backends = []
     for index, (name, host, port) in enumerate(options.backends):
         backends.append(Backend(name, host, port, aliases=("auto", "MoM") if index == 0 else ()))
-    return _run(_no_status(run(backends)))
+    lines = "".join(f"simulating {backend.name} on {backend.host}:{backend.port}\n" for backend in backends)
+    try:
+        return _run(_no_status(run(backends, lambda _: print(lines, end="", flush=True))))
+    except OSError as error:
+        raise ConfigError([Problem("simulate", 0, "", f"cannot listen: {error.strerror or error}")]) from None
 
 
 # -- parsing ---------------------------------------------------------------------------------------------------------

@@ -166,7 +166,8 @@ def load(path: Path) -> Config:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {reason}")]) from None
+        hint = "; --config names another" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {reason}{hint}")]) from None
     return parse(text, str(path))
 
 

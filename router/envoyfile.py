@@ -134,7 +134,8 @@ def read_envoy(path: Path) -> EnvoyFile:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {reason}")]) from None
+        hint = "; --envoy names another" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {reason}{hint}")]) from None
     node = compose(text, str(path))
     if not isinstance(node, MappingNode):
         raise ConfigError([Problem(str(path), 1, "", "an Envoy bootstrap configuration was expected")])

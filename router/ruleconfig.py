@@ -182,6 +182,8 @@ def _check_rules(rules: list[Rule], items: list[Item]) -> None:
         names.add(rule.name or item.path)
     asked: list[Rule] = []
     for rule, item in sorted(zip(rules, items, strict=True), key=lambda pair: (pair[0].block is None, -pair[0].priority)):
+        if any(problem.path.startswith(f"{item.path}.when") for problem in item.notes.problems):
+            continue  # what it asks is not known, so nothing follows from it
         shadow = next((other for other in asked if _shadows(other, rule)), None)
         if shadow and rule.when != _NO_CONDITION:
             what = "asks the same" if shadow.when == rule.when else "holds whenever this one does"
@@ -206,7 +208,7 @@ def _rule(item: Item, words: Words, terms: dict[str, Terms]) -> Rule:
         section.problem("when", "is missing; say when the rule holds")
     block, reads = _block(section)
     condition = _condition(when, words) if when else _NO_CONDITION
-    model = next(iter(words.models.values()), _NO_MODEL) if block else _model(section, words)
+    model = next(iter(words.models.values()), _NO_MODEL) if block else _model(section, words, "the name of a model, or 'block',")
     rule = Rule(
         name,
         _of_prompt(condition, reads, words) if block else condition,
@@ -282,10 +284,10 @@ def _choice(section: Section, words: Words) -> Choice | None:
     return Choice(tuple(models), weight) if models else None
 
 
-def _model(section: Section, words: Words) -> Model:
+def _model(section: Section, words: Words, what: str = "the name of a model") -> Model:
     if section.node is None:
         return _NO_MODEL
-    name = section.text("model", what="the name of a model")
+    name = section.text("model", what=what)
     if name and name not in words.models:
         section.problem("model", f"there is no model '{name}'{suggest(name, words.models)}")
     return words.models.get(name, _NO_MODEL)
@@ -387,10 +389,13 @@ def _any_scores(key: str, item: Item, words: Words) -> list[Condition]:
         section.close()
     if labels.value is True or labels.is_mapping:
         return [LabelIs(key, frozenset(known), at_least)]
+    if labels.value is not None:
+        item.problem(f"true, or a list such as [{known[0]}], was expected")
+        return []
     names = labels.texts("labels")
     for name in names:
         if name.text() not in known:
-            name.problem(f"there is no '{name.text()}' here{suggest(name.text(), known)}; known are: {', '.join(known)}")
+            name.problem(f"there is no '{name.text()}' here{suggest(name.text(), known)}")
     return [LabelIs(key, frozenset(name.text() for name in names), at_least)]
 
 

@@ -9,7 +9,13 @@ from yaml.error import Mark, MarkedYAMLError
 _MUST_BE_QUOTED = re.compile(
     r"character '([@`%*&!|>])' that cannot start|expected alphabetic or numeric character|undefined alias"
 )
+_NO_COLON = "could not find expected ':'"
 _OPEN_BRACKET = re.compile(r"expected ',' or '([\]}])'")
+
+
+def place_of(error: MarkedYAMLError) -> Mark | None:
+    """Where the mistake stands; the parser tells of a line without its colon when the next one begins."""
+    return error.context_mark if error.problem == _NO_COLON and error.context_mark else error.problem_mark
 
 
 def explain(error: MarkedYAMLError, text: str) -> str:
@@ -26,8 +32,10 @@ def explain(error: MarkedYAMLError, text: str) -> str:
         return _misplaced(said, mark, error.context_mark)
     if "unknown escape character" in said:
         return "a backslash inside double quotes is an escape; write this text in single quotes"
+    if said == _NO_COLON:
+        return "this line is no key with a value; behind a key stand a colon and a space"
     if closing := _OPEN_BRACKET.search(said):
-        return f"'{closing[1]}' is missing: the list or mapping that opens {_place(error.context_mark)} is not closed"
+        return _in_brackets(said, closing[1], line, mark, error.context_mark)
     if "end of stream" in said and "quoted" in str(error.context):
         return f"the quotation mark that opens {_place(error.context_mark)} is not closed"
     if _MUST_BE_QUOTED.search(said):
@@ -40,6 +48,12 @@ def _second_colon(line: str, mark: Mark) -> str:
         return "the value holds ': ' itself; put it in quotes"
     found = f"this line is indented by {len(line) - len(line.lstrip())} and belongs to nothing above it"
     return f"{found}; start it in the column of the keys beside it, and see whether the line above lacks its ':'"
+
+
+def _in_brackets(said: str, closing: str, line: str, mark: Mark, opening: Mark | None) -> str:
+    if said.endswith("but got ':'") and ": " in line[: mark.column]:
+        return "a value holds ': ' itself, and has to stand in quotes; or the ',' before the next key is missing"
+    return f"'{closing}' is missing: the list or mapping that opens {_place(opening)} is not closed"
 
 
 def _misplaced(said: str, mark: Mark, block: Mark | None) -> str:

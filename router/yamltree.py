@@ -13,7 +13,7 @@ from yaml.error import MarkedYAMLError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from router.errors import ConfigError, Problem
-from router.yamlhints import explain
+from router.yamlhints import explain, place_of
 
 _MOST_CHARS = 1_000_000
 _MOST_NODES = 200_000  # after aliases are followed: a few lines of aliases of aliases can stand for billions of nodes
@@ -60,7 +60,7 @@ def compose(text: str, file: str) -> Node | None:
     try:
         node: Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        mark = place_of(error) if isinstance(error, MarkedYAMLError) else None
         own_words = getattr(error, "reason", None) or "it cannot be read"
         reason = explain(error, text) if isinstance(error, MarkedYAMLError) else own_words
         raise _refusal(file, mark.line + 1 if mark else 0, f"is not YAML: {reason}") from None
@@ -241,7 +241,7 @@ class Section:
         value = default if node is None else scalar(node)
         if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
             return float(value)
-        self.problem(key, f"a number from {least:g} to {most:g} was expected")
+        self.problem(key, f"a number from {_plain(least)} to {_plain(most)} was expected")
         return default
 
     def text(self, key: str, default: str = _UNSET, pattern: str = "", what: str = "a string") -> str:
@@ -274,6 +274,11 @@ class Section:
         for name, key in self._keys.items():
             if name not in self._known:
                 self.notes.add(key, self._at(name), f"unknown key{suggest(name, self._known)}")
+
+
+def _plain(bound: float) -> str:
+    """A bound as people write it: 315360000, not 3.1536e+08."""
+    return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 def _near(value: str, choices: Iterable[str]) -> str:

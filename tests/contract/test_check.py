@@ -44,6 +44,14 @@ def test_what_only_envoy_knows(tmp_path: Path) -> None:
     assert "StatPrefix" in found[0].message
 
 
+def test_a_limit_of_envoys_own_is_told_at_its_line(tmp_path: Path) -> None:
+    """The chain of fields that Envoy gives becomes a path and a line; its reason alone is left of the words."""
+    (problem,) = problems(tmp_path, ("port_value: 8102", "port_value: 81022"))
+    assert problem.message == "Envoy refuses it: value must be less than or equal to 65535"
+    assert problem.path.endswith("endpoint.address.socket_address.port_value")
+    assert "81022" in (tmp_path / problem.file).read_text().splitlines()[problem.line - 1]
+
+
 def test_what_the_types_refuse(tmp_path: Path) -> None:
     """It is told once, by us and at its line; Envoy is not asked as well."""
     found = problems(tmp_path, ("failure_mode_allow: true", "failure_mode_alow: true"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,18 @@ class TestMistakes:
         assert done.returncode == 2
         assert "signals.dedline_ms" in done.stderr
         assert "deadline_ms" in done.stderr.replace("dedline_ms", "")
+        assert "Traceback" not in done.stderr
+
+    def test_an_address_to_simulate_that_is_taken_is_told_in_a_line(self) -> None:
+        """Which one, and no traceback."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            done = run("simulate", f"small=127.0.0.1:{port}")
+        assert done.returncode == 2
+        assert done.stderr.startswith("simulate: cannot listen")
+        assert str(port) in done.stderr
         assert "Traceback" not in done.stderr
 
     def test_an_address_to_simulate_that_is_none_says_what_one_looks_like(self) -> None:

@@ -23,6 +23,13 @@ CASES = {
     "under a value": ("rules:\n- name: a\n   when: {}\n", 3, "indented by 3 and belongs to nothing above it"),
     "no colon above": ("version 1\nmodels: {}\n", 2, "see whether the line above lacks its ':'"),
     "two colons": ("message: Not here: go away\n", 1, "the value holds ': ' itself; put it in quotes"),
+    "two colons in braces": (
+        "x: { message: Not here: go away, y: 1 }\n",
+        1,
+        "a value holds ': ' itself, and has to stand in quotes",
+    ),
+    "no comma": ("x: { y: 1 z: 2 }\n", 1, "or the ',' before the next key is missing"),
+    "no space": ("a: 1\nb:2\nc: 3\n", 2, "behind a key stand a colon and a space"),
     "escape": ('regex: "\\d"\n', 1, "write this text in single quotes"),
     "open list": ("a: [1, 2\nb: 3\n", 2, "']' is missing: the list or mapping that opens in line 1 is not closed"),
     "open mapping": ("a: {x: 1\nb: 2\n", 2, "'}' is missing"),
