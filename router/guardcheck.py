@@ -184,6 +184,31 @@ def sharing_is_meant(pair: Pair) -> Iterator[Problem]:
         yield pair.settings.problem(place, message, "warning")
 
 
+def tenants_are_not_chosen(pair: Pair) -> Iterator[Problem]:
+    """Whose answers a client gets is not for the client to say. `Authorization` is a secret; other headers are names."""
+    name = pair.config.cache.scope_header
+    if (
+        not pair.config.cache.enabled
+        or name in ("", "authorization")
+        or any(name in text.lower() for text in _texts(pair.file.top))
+    ):
+        return
+    message = (
+        f"nothing in the Envoy configuration sets or removes {name}, so clients say themselves whose answers they get; let Envoy set"
+        " it (jwt_authn's claim_to_headers, ext_authz, a header mutation), or a gateway that clients cannot go round"
+    )
+    yield pair.settings.problem(pair.settings.top.at("semantic_cache", "scope", "header"), message, "warning")
+
+
+def _texts(place: Place) -> Iterator[str]:
+    """Every scalar at and below a place."""
+    yield place.text
+    for below in place.items():
+        yield from _texts(below)
+    for _, below in place.pairs():
+        yield from _texts(below)
+
+
 def admin_ports_are_private(pair: Pair) -> Iterator[Problem]:
     """Neither of the two asks who is there."""
     place = pair.settings.top.at("admin", "address")
@@ -210,5 +235,6 @@ RULES = (
     paths_are_normalised,
     what_is_not_read_is_refused,
     sharing_is_meant,
+    tenants_are_not_chosen,
     admin_ports_are_private,
 )

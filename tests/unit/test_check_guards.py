@@ -218,6 +218,18 @@ def test_answers_for_everybody(tmp_path: Path) -> None:
     assert (problem.severity, problem.path, problem.line) == ("warning", "semantic_cache.scope", config.count("\n"))
 
 
+def test_tenants_that_name_themselves(tmp_path: Path) -> None:
+    """A header that Envoy neither sets nor removes is the client's own word."""
+    config = CONFIG + "semantic_cache:\n  enabled: true\n  backend_type: memory\n  scope: { header: X-Tenant-Id }\n"
+    problem = only(problems(tmp_path, config=config))
+    assert (problem.severity, problem.path, problem.line) == ("warning", "semantic_cache.scope.header", config.count("\n"))
+    removed = (
+        "              mutations:\n",
+        "              mutations:\n              - remove: x-tenant-id\n",
+    )
+    assert not problems(tmp_path, removed, config=config)
+
+
 def test_admin_ports_that_others_reach(tmp_path: Path) -> None:
     """Both are told at their own file."""
     problem = only(problems(tmp_path, config=CONFIG + 'admin: { address: "0.0.0.0:8802" }\n'))
