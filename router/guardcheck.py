@@ -194,7 +194,7 @@ def tenants_are_not_chosen(pair: Pair) -> Iterator[Problem]:
     ):
         return
     message = (
-        f"nothing in the Envoy configuration sets or removes {name}, so clients say themselves whose answers they get; let Envoy set"
+        f"nothing in Envoy's file sets or removes {name}, so clients say themselves whose answers they get; let Envoy set"
         " it (jwt_authn's claim_to_headers, ext_authz, a header mutation), or a gateway that clients cannot go round"
     )
     yield pair.settings.problem(pair.settings.top.at("semantic_cache", "scope", "header"), message, "warning")

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not _has_envoy(), reason="Envoy is not installed
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_a_configuration_that_we_ship(file: Path) -> None:
-    """Nothing is told of it beside the shipped envoy.yaml, which Envoy accepts, but that no Milvus server runs here, and what only
+    """Nothing is told of it beside the shipped envoy.yaml, which Envoy accepts, but that no Milvus server runs, and what only
     the operator can know: with a rule that blocks the switch, with a scope of its own who sets its header.
     """
     report = check(file, ROOT / "envoy/envoy.yaml")
