@@ -17,8 +17,8 @@ _MOST_HELD_BYTES = 2 * 1024 * 1024
 _MOST_FRAME_BYTES = 1024 * 1024
 """Of a frame that has not ended: from a longer one on, a stream passes unread."""
 _MOST_FRAMES, _MOST_READ_BYTES = 64, 64 * 1024
-"""Of frames with counts, so many, and so many bytes of them, are read in one piece of a stream, from its end: the last one counts, and
-a piece has more than one only where they came faster than they were read."""
+"""Frames with counts, and bytes of them, that are read of one piece of a stream, from its end: the last one counts.
+A piece has more than one only where they came faster than they were read."""
 
 
 @dataclass(slots=True)
