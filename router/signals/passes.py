@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import onnxruntime
 
 from router.errors import BackendError
-from router.signals.turns import Line, Turns
+from router.signals.turns import Line, Room, Turns
 
 Result = TypeVar("Result")
 FAILURES = tuple(
@@ -117,11 +117,14 @@ class Shared(Generic[Result]):
             return self._memo[key]
         future = self._under_way.get(key)
         if future is None:
-            future = self._passes.submit(lambda: self._run(text))
+            future = self._begin(text)
             self._under_way[key] = future
             future.add_done_callback(lambda done: self._settle(key, done))
         # Shielded: a caller that gives up must not take the pass away from the others, nor from the memo.
         return await asyncio.shield(future)
+
+    def _begin(self, text: str) -> asyncio.Future[Result]:
+        return self._passes.submit(lambda: self._run(text))
 
     def _settle(self, key: bytes, done: asyncio.Future[Result]) -> None:
         del self._under_way[key]
@@ -130,6 +133,46 @@ class Shared(Generic[Result]):
         self._memo[key] = done.result()
         if len(self._memo) > self._most:
             self._memo.popitem(last=False)
+
+
+Steps = Generator[None, None, Result]
+"""Work of many passes: it runs to the next `yield` in each, and what it returns is the result."""
+
+
+class SharedSteps(Shared[Result]):
+    """The same for work of many passes. It takes turns as the scans of guards do, or it would keep a thread from everybody else."""
+
+    def __init__(self, passes: Passes, begin: Callable[[str], Steps[Result]], most_remembered: int, most_chars: int) -> None:
+        """`most_chars`: about what is read of a longer text."""
+        super().__init__(passes, lambda text: to_end(begin(text)), most_remembered)
+        self._steps_of, self._most_chars = begin, most_chars
+        self._room: Room[Any] = Room(passes.max_scan_chars)
+
+    def _begin(self, text: str) -> asyncio.Future[Result]:
+        return asyncio.ensure_future(self._in_turns(text))
+
+    async def _in_turns(self, text: str) -> Result:
+        steps = self._steps_of(text)
+        async with self._room.line(min(len(text), self._most_chars)) as line:
+            while True:
+                if end := await self._passes.submit(lambda: _next(steps), line):
+                    return end[0]
+
+
+def to_end(steps: Steps[Result]) -> Result:
+    """All of it in the calling thread."""
+    while not (end := _next(steps)):
+        pass
+    return end[0]
+
+
+def _next(steps: Steps[Result]) -> tuple[Result] | None:
+    """Do the next step; the result, in a tuple, after the last one."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        return (end.value,)
+    return None
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
