@@ -140,7 +140,7 @@ Steps = Generator[None, None, Result]
 
 
 class SharedSteps(Shared[Result]):
-    """The same for work of many passes. It takes turns as the scans of guards do, or it would keep a thread from everybody else."""
+    """The same for work of many passes, which takes turns as scans do: in one pass it would keep a thread from everybody else."""
 
     def __init__(self, passes: Passes, begin: Callable[[str], Steps[Result]], most_remembered: int, most_chars: int) -> None:
         """`most_chars`: about what is read of a longer text."""
