@@ -114,7 +114,8 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
     if wanted or is_caching:
         from router.signals.passes import Passes
 
-        passes = Passes(pass_threads(config), config.signals.intent.max_waiting)
+        threads, waiting = pass_threads(config), config.signals.guards
+        passes = Passes(threads, config.signals.intent.max_waiting, threads * waiting.max_waiting * waiting.max_chars)
     if is_caching or any(not signal.startswith(f"{KEYWORDS} ") for _, signal in read):
         from router.signals.bundle import Bundle
         from router.signals.onnx import Encoder

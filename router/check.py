@@ -206,7 +206,16 @@ _RESPONSE_MODES = {
 
 
 def _modes_work(pair: Pair) -> Iterator[Problem]:
-    mode = pair.ext_proc.at("processing_mode")
+    for mode in pair.processing_modes:
+        yield from _mode_works(pair, mode)
+    mode = pair.ext_proc.at("processing_mode", "response_header_mode")
+    if mode.text != "SKIP":
+        message = "say SKIP here and SEND on the virtual host: Envoy's 400 and 426 to what is no HTTP would wait for the router"
+        yield pair.file.problem(mode, message, "warning")
+
+
+def _mode_works(pair: Pair, mode: Place) -> Iterator[Problem]:
+    """What the router sees of the requests for which `mode` is in force."""
     wanted = {**_MODES, **(_RESPONSE_MODES if pair.reads_answers else {})}
     why = {
         "request_body_mode": "in any other mode Envoy drops the cluster header silently, or cannot fail open",
@@ -219,6 +228,9 @@ def _modes_work(pair: Pair) -> Iterator[Problem]:
             yield pair.file.problem(mode.at(name), f"{name} must be {right}: {why[name]}")
     if mode.at("response_body_mode").text == "BUFFERED":
         yield pair.file.problem(mode.at("response_body_mode"), "BUFFERED holds every stream back to its end; use STREAMED")
+
+
+def _answers_are_heard(pair: Pair) -> Iterator[Problem]:
     if pair.ext_proc.at("observability_mode").value is True:
         yield pair.file.problem(pair.ext_proc.at("observability_mode"), "the router's answers would be ignored; remove it")
     if pair.ext_proc.at("route_cache_action").text == "RETAIN" or pair.ext_proc.at("disable_clear_route_cache").value is True:
@@ -333,9 +345,6 @@ def _route_works(pair: Pair, host: Place, route: Place, path: str) -> Iterator[P
     if settings.at("disabled").value is True:
         message = f"takes {path} first and has the router disabled; put a route for {path} before it"
         yield pair.file.problem(level, message)
-    mode = settings.at("overrides", "processing_mode")
-    if mode and (mode.at("request_header_mode").text == "SKIP" or mode.at("request_body_mode").text != "BUFFERED"):
-        yield pair.file.problem(mode, f"takes {path}, and the router has to see its headers and, BUFFERED, its body; remove this")
     if action.at("cluster_header").text.lower() != CLUSTER_HEADER:
         yield pair.file.problem(action, f"takes {path} and must choose by 'cluster_header: {CLUSTER_HEADER}'")
     if action.at("timeout").seconds != 0:
@@ -351,6 +360,7 @@ RULES: tuple[Callable[[Pair], Iterator[Problem]], ...] = (
     _workers_have_endpoints,
     _router_cluster_works,
     _modes_work,
+    _answers_are_heard,
     _timeouts_fit,
     _waiting_fits,
     _headers_may_be_set,

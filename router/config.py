@@ -121,6 +121,8 @@ class GuardsConfig:
     deadline_ms: int = 30_000
     max_chars: int = 131_072
     """Of everything that the model will read; a longer prompt counts as unread."""
+    max_waiting: int = 4
+    """Prompts of `max_chars` that may wait for each guard and thread; of shorter ones more, by their characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +396,7 @@ def _guards(section: Section) -> GuardsConfig:
     config = GuardsConfig(
         section.integer("deadline_ms", default.deadline_ms, 1, 100_000),
         section.integer("max_chars", default.max_chars, 1024, 16_777_216),
+        section.integer("max_waiting", default.max_waiting, 2, 100_000),
     )
     section.close()
     return config

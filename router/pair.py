@@ -77,6 +77,19 @@ class Pair:
                 return level, said
         return route, route.at("typed_per_filter_config", self.filter_name)
 
+    @property
+    def processing_modes(self) -> list[Place]:
+        """What our filter is shown of the requests that the router reads: each place where that is said for some of them."""
+        routes = [(host, route) for host in self.hosts for path in Endpoint if (route := first_route(host, path.value))]
+        modes = [self._processing_mode(route, host) for host, route in routes] or [self.ext_proc.at("processing_mode")]
+        return list({mode.path: mode for mode in modes}.values())
+
+    def _processing_mode(self, route: Place, host: Place) -> Place:
+        for level in (route, host, self.manager.at("route_config")):
+            if said := level.at("typed_per_filter_config", self.filter_name, "overrides", "processing_mode"):
+                return said
+        return self.ext_proc.at("processing_mode")
+
 
 # -- matches ---------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from router.core.bodysize import is_within
 from router.core.invisible import is_blank
 from router.core.sse import FrameSplitter, data_of, event_of
 
@@ -23,6 +24,8 @@ _GROWING = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
 """Text fields of a message that a stream sends in pieces."""
 _CALLS = ("tool_calls", "function_call", "audio")
 DONE = b"[DONE]"
+_LEAST_FRAME_BYTES = 64
+"""What a shorter event counts for where the length of an answer is bounded: it costs as much work. Those with text are longer."""
 
 
 class NotStorable(Exception):  # noqa: N818 - no fault of anybody's
@@ -68,6 +71,9 @@ class AnswerReader:
             return
         try:
             for frame in self._splitter.feed(data):
+                self._size_bytes += max(0, _LEAST_FRAME_BYTES - len(frame))
+                if self._size_bytes > self.most_bytes:
+                    raise NotStorable("too_long")
                 self._read_frame(frame)
         except NotStorable as reason:
             self._give_up(str(reason))
@@ -132,6 +138,10 @@ class AnswerReader:
                 choice[key] = value
 
 
+class _Pieces(list[str]):
+    """A text that still comes: put together once, at its end."""
+
+
 def _grow(message: dict[str, Any], key: str, value: Any) -> None:
     """Add one field of a delta to a message."""
     if value is None:
@@ -140,7 +150,10 @@ def _grow(message: dict[str, Any], key: str, value: Any) -> None:
         if value:
             raise NotStorable("tool_calls")
     elif key in _GROWING and isinstance(value, str):
-        message[key] = (message.get(key) or "") + value
+        pieces = message.get(key)
+        if not isinstance(pieces, _Pieces):
+            pieces = message[key] = _Pieces([pieces] if isinstance(pieces, str) else ())
+        pieces.append(value)
     elif message.get(key) in (None, value):
         message[key] = value
     else:
@@ -150,11 +163,14 @@ def _grow(message: dict[str, Any], key: str, value: Any) -> None:
 def _grow_logprobs(choice: dict[str, Any], value: dict[str, Any]) -> None:
     held = choice.setdefault("logprobs", {})
     for key, tokens in value.items():
-        held[key] = [*(held.get(key) or []), *tokens] if isinstance(tokens, list) else tokens
+        if isinstance(tokens, list) and isinstance(held.get(key), list):
+            held[key] += tokens
+        else:
+            held[key] = tokens
 
 
 def _closed(choice: dict[str, Any]) -> dict[str, Any]:
-    message = choice["message"]
+    message = {key: "".join(value) if isinstance(value, _Pieces) else value for key, value in choice["message"].items()}
     message.setdefault("role", "assistant")
     message.setdefault("content", None)
     return {"index": choice["index"], "message": message, **{key: value for key, value in choice.items() if key != "message"}}
@@ -230,6 +246,8 @@ def _frame(document: Mapping[str, Any]) -> bytes:
 
 
 def _loads(data: bytes) -> dict[str, Any]:
+    if not is_within(data):
+        raise NotStorable("unreadable")
     try:
         document = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):

@@ -79,6 +79,16 @@ def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
         yield
 
 
+def is_within(data: bytes, bounds: BodyBounds = DEFAULTS) -> bool:
+    """Whether a document keeps the bounds, counted in one go: so for what is short enough to be held anyway."""
+    try:
+        for _ in count(data, bounds):
+            pass
+    except RequestError:
+        return False
+    return True
+
+
 def _is_within_by_its_length(data: bytes, bounds: BodyBounds) -> bool:
     """Most bodies have fewer bytes than they may have values: a value takes one at least, and a key with its value four."""
     if len(data) > min(bounds.max_values, 4 * bounds.max_keys):

@@ -12,11 +12,12 @@ from tokenizers import Encoding, Tokenizer
 from router.core.types import ChatRequest, Classification, Scores
 from router.errors import BackendError, ConfigError, Problem
 from router.signals.formats import Facts, kind_of
-from router.signals.passes import FAILURES, Passes, Shared, open_session
+from router.signals.passes import FAILURES, Passes, SharedSteps, Steps, open_session, to_end
 
 FILES = ("model.onnx", "onnx/model.onnx", "model_quantized.onnx", "onnx/model_quantized.onnx")
 """Where exporters put the graph; the first that is there counts."""
 _OVERLAP = 32
+_CHARS_A_TOKEN = 4
 _MOST_REMEMBERED = 1024
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -40,7 +41,8 @@ class Exported:
         if unknown := set(self._inputs) - set(_INPUTS):
             message = f"wants inputs that a text does not give: {', '.join(sorted(unknown))}"
             raise ConfigError([Problem(str(file), 0, "", message)])
-        self._read = Shared(passes, self.run, _MOST_REMEMBERED)
+        most_chars = max_windows * self._facts.max_tokens * _CHARS_A_TOKEN
+        self._read = SharedSteps(passes, self.steps, _MOST_REMEMBERED, most_chars)
         width = self._logits(self._tokenizer.encode("warm up")).shape
         if len(width) != (2 if self._facts.is_of_tokens else 1) or width[-1] != len(self._facts.labels):
             message = (
@@ -58,12 +60,20 @@ class Exported:
 
     def run(self, text: str) -> Classification | Scores:
         """All passes in the calling thread. Raises as `read` does."""
+        return to_end(self.steps(text))
+
+    def steps(self, text: str) -> Steps[Classification | Scores]:
+        """The same, pass by pass."""
         windows = self.windows(text)
         if not windows:
             raise BackendError("no_text")
         if len(windows) > self._max_windows:
             raise BackendError("too_long")
-        return self.classify(windows)
+        logits = []
+        for window in windows:
+            yield
+            logits.append(self._logits(window))
+        return self._said(windows, logits)
 
     def windows(self, text: str) -> list[Encoding]:
         """All of `text` in overlapping pieces; none when there is nothing to read."""
@@ -73,7 +83,9 @@ class Exported:
 
     def classify(self, windows: Sequence[Encoding]) -> Classification | Scores:
         """What the model says of pieces of one text together. Raises `BackendError`: `model_failed`."""
-        logits = [self._logits(window) for window in windows]
+        return self._said(windows, [self._logits(window) for window in windows])
+
+    def _said(self, windows: Sequence[Encoding], logits: Sequence[NDArray[np.float32]]) -> Classification | Scores:
         if self._facts.is_of_tokens:
             return self._entities(np.concatenate(logits))
         if self._facts.is_multi_label:

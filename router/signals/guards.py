@@ -64,6 +64,8 @@ class _OnEncoder(Looking, ABC):
             try:
                 encoding = await self._encoder.encode(shared)
             except BackendError as error:
+                if str(error) == "overloaded":  # no room where everybody's urgent passes wait, but a guard has time
+                    return await self._scans(texts)
                 if str(error) != "no_text":
                     raise
                 return await self._beside(texts, shared, Scores({}))

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from router.errors import BackendError, ConfigError, Problem
 from router.signals.bundle import MODEL, TOKENIZER, Bundle
-from router.signals.passes import FAILURES, Passes, Shared, open_session
+from router.signals.passes import FAILURES, Passes, Shared, SharedSteps, Steps, open_session, to_end
 from router.signals.patterns import with_patterns
 from router.signals.spans import Span, spans_of
-from router.signals.text import NARROW, NARROW_A_WIDE, Reader, Tokens
+from router.signals.text import NARROW, NARROW_A_WIDE, WINDOW_CHARS, Reader, Tokens
 
 _MOST_REMEMBERED = 1024  # about 8 KB each; agent loops send the same last user message again and again
 _SPECIAL_TOKENS = 2
@@ -76,8 +76,9 @@ class Encoder:
         self._max_windows, self.kinds = max_windows, bundle.kinds
         # Not the bound methods: tests put others in their place.
         self._encode = Shared(passes, lambda text: self.run(text), _MOST_REMEMBERED)
-        self._attack = Shared(passes, lambda text: self.run_attack(text), _MOST_REMEMBERED)
-        self._personal = Shared(passes, lambda text: self.run_personal(text), _MOST_REMEMBERED)
+        most_chars = max_windows * WINDOW_CHARS
+        self._attack = SharedSteps(passes, lambda text: self.attack_steps(text), _MOST_REMEMBERED, most_chars)
+        self._personal = SharedSteps(passes, lambda text: self.personal_steps(text), _MOST_REMEMBERED, most_chars)
         first = self.run("warm up")  # allocates; no request should pay for it
         counts = {"labels": first.intent, "models": first.outcomes, "attacks": first.attack}
         for key, named in (("labels", bundle.labels), ("models", bundle.models), ("attacks", bundle.attacks)):
@@ -113,14 +114,28 @@ class Encoder:
 
     def run_attack(self, text: str) -> Attack:
         """All passes of `attack` in the calling thread. Raises as `encode` does."""
+        return to_end(self.attack_steps(text))
+
+    def attack_steps(self, text: str) -> Steps[Attack]:
+        """The same, pass by pass."""
         windows, is_complete = self._reader.windows(text, NARROW_A_WIDE * self._max_windows, NARROW)
-        chances = [self._pass(text, tokens).attack for tokens in windows]
+        chances = []
+        for tokens in windows:
+            yield
+            chances.append(self._pass(text, tokens).attack)
         return Attack(min(chances, key=lambda some: float(some[0])), is_complete)
 
     def run_personal(self, text: str) -> Personal:
         """All passes of `personal` in the calling thread. Raises as `encode` does."""
+        return to_end(self.personal_steps(text))
+
+    def personal_steps(self, text: str) -> Steps[Personal]:
+        """The same, pass by pass."""
         windows, is_complete = self._reader.windows(text, self._max_windows)
-        spans = dict.fromkeys(span for tokens in windows for span in self._pass(text, tokens).spans)
+        spans: dict[Span, None] = {}
+        for tokens in windows:
+            yield
+            spans |= dict.fromkeys(self._pass(text, tokens).spans)
         return Personal(with_patterns(text, spans, self.kinds), is_complete)
 
     def windows(self, text: str, width: int | None = None) -> list[Window]:

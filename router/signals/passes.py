@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import onnxruntime
 
 from router.errors import BackendError
+from router.signals.turns import Line, Room, Turns
 
 Result = TypeVar("Result")
 FAILURES = tuple(
@@ -30,6 +31,8 @@ FAILURES = tuple(
     )
 )
 """What a session raises; these share no base class of their own."""
+MAX_SCAN_CHARS = 1_048_576
+"""Where nobody says otherwise: as many as the configuration says by default for two threads."""
 
 
 @dataclass(slots=True)
@@ -42,34 +45,37 @@ class Passes:
     """Runs passes in `threads` threads, one thread a pass: on CPUs two half-speed passes beat one shared one.
 
     All models of a process share one, so that their passes together take no more than the cores there are. More than
-    `max_waiting` at once, running ones included, are refused: a late reading is worth nothing. Patient ones, which are parts of
-    a long text's scan, are counted apart and run when nothing else waits.
+    `max_waiting` at once, running ones included, are refused: a late reading is worth nothing. Scans stand in lines of their own,
+    behind all others (`turns.py`); what bounds them is the length of their texts (`scans.py`).
     """
 
-    def __init__(self, threads: int, max_waiting: int) -> None:
+    def __init__(self, threads: int, max_waiting: int, max_scan_chars: int = MAX_SCAN_CHARS) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="passes")
         self.threads = threads
+        self.max_scan_chars = max_scan_chars
+        """Of what waits for one guard, so many characters."""
         self._max_waiting = max_waiting
-        self._counts = {False: 0, True: 0}
-        self._jobs: dict[bool, deque[_Job[Any]]] = {False: deque(), True: deque()}  # both ends of a deque are safe in threads
+        self._urgent_count = 0
+        self._turns: Turns[_Job[Any]] = Turns()
 
-    def submit(self, work: Callable[[], Result], *, is_patient: bool = False) -> asyncio.Future[Result]:
-        """The result of `work`, to come. Raises `BackendError`: `overloaded` when too many wait, `closed` after the end.
+    def submit(self, work: Callable[[], Result], line: Line[Any] | None = None) -> asyncio.Future[Result]:
+        """The result of `work`, to come; in a line, when its turn is. Whoever cancels it before it has begun takes it out.
 
-        Whoever cancels it before it has begun takes it out.
+        Raises `BackendError`: `overloaded` when too many wait that stand in no line, `closed` after the end.
         """
-        if self._counts[is_patient] >= self._max_waiting:
+        if line is None and self._urgent_count >= self._max_waiting:
             raise BackendError("overloaded")
         job = _Job(work, Future[Result]())
-        self._jobs[is_patient].append(job)
+        self._turns.add(job, line)
         try:
             self._pool.submit(self._run_next)
         except RuntimeError:  # the pool was closed while this request was under way
             job.future.cancel()
             raise BackendError("closed") from None
         future = asyncio.wrap_future(job.future)
-        self._counts[is_patient] += 1
-        future.add_done_callback(lambda _: self._settle(is_patient))
+        if line is None:
+            self._urgent_count += 1
+            future.add_done_callback(self._settle)
         return future
 
     def close(self) -> None:
@@ -78,10 +84,7 @@ class Passes:
 
     def _run_next(self) -> None:
         """Called in a thread once for each job: so there always is one."""
-        try:
-            job = self._jobs[False].popleft()
-        except IndexError:
-            job = self._jobs[True].popleft()
+        job = self._turns.next()
         if not job.future.set_running_or_notify_cancel():
             return
         try:
@@ -89,8 +92,8 @@ class Passes:
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the result
             job.future.set_exception(error)
 
-    def _settle(self, is_patient: bool) -> None:
-        self._counts[is_patient] -= 1
+    def _settle(self, _: asyncio.Future[Any]) -> None:
+        self._urgent_count -= 1
 
 
 def digest_of(text: str) -> bytes:
@@ -114,11 +117,14 @@ class Shared(Generic[Result]):
             return self._memo[key]
         future = self._under_way.get(key)
         if future is None:
-            future = self._passes.submit(lambda: self._run(text))
+            future = self._begin(text)
             self._under_way[key] = future
             future.add_done_callback(lambda done: self._settle(key, done))
         # Shielded: a caller that gives up must not take the pass away from the others, nor from the memo.
         return await asyncio.shield(future)
+
+    def _begin(self, text: str) -> asyncio.Future[Result]:
+        return self._passes.submit(lambda: self._run(text))
 
     def _settle(self, key: bytes, done: asyncio.Future[Result]) -> None:
         del self._under_way[key]
@@ -127,6 +133,46 @@ class Shared(Generic[Result]):
         self._memo[key] = done.result()
         if len(self._memo) > self._most:
             self._memo.popitem(last=False)
+
+
+Steps = Generator[None, None, Result]
+"""Work of many passes: it runs to the next `yield` in each, and what it returns is the result."""
+
+
+class SharedSteps(Shared[Result]):
+    """The same for work of many passes, which takes turns as scans do: in one pass it would keep a thread from everybody else."""
+
+    def __init__(self, passes: Passes, begin: Callable[[str], Steps[Result]], most_remembered: int, most_chars: int) -> None:
+        """`most_chars`: about what is read of a longer text."""
+        super().__init__(passes, lambda text: to_end(begin(text)), most_remembered)
+        self._steps_of, self._most_chars = begin, most_chars
+        self._room: Room[Any] = Room(passes.max_scan_chars)
+
+    def _begin(self, text: str) -> asyncio.Future[Result]:
+        return asyncio.ensure_future(self._in_turns(text))
+
+    async def _in_turns(self, text: str) -> Result:
+        steps = self._steps_of(text)
+        async with self._room.line(min(len(text), self._most_chars)) as line:
+            while True:
+                if end := await self._passes.submit(lambda: _next(steps), line):
+                    return end[0]
+
+
+def to_end(steps: Steps[Result]) -> Result:
+    """All of it in the calling thread."""
+    while not (end := _next(steps)):
+        pass
+    return end[0]
+
+
+def _next(steps: Steps[Result]) -> tuple[Result] | None:
+    """Do the next step; the result, in a tuple, after the last one."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        return (end.value,)
+    return None
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:

@@ -10,12 +10,15 @@ from typing import Any, Generic, TypeVar
 
 from router.core.types import Scores
 from router.signals.passes import Passes, digest_of
+from router.signals.turns import Line, Room
 
 Part = TypeVar("Part")
 CHUNK_CHARS, SHARED_CHARS = 8192, 512
 """A text is cut into pieces of so many characters, which share so many with the one before: a narrow window has about 200, so
 that what stands at a cut stands whole in one of them. Tokenising one takes 4 ms, and a document that comes again at the
 same place is remembered piece by piece."""
+_LEAST_CHARS = 256
+"""What a shorter piece of text counts for where it waits: it costs a pass, too, and a narrow window has some 200 characters."""
 _MOST_REMEMBERED = 16384  # chunks and messages; about 200 bytes each
 
 
@@ -33,6 +36,15 @@ def highest(found: Sequence[Scores]) -> Scores:
         for name, score in each.values.items():
             scores[name] = max(score, scores.get(name, 0.0))
     return Scores(scores)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """A piece of one of the texts."""
+
+    place: int
+    key: bytes
+    text: str
 
 
 @dataclass(slots=True)
@@ -53,28 +65,43 @@ class Scans(Generic[Part]):
         """`cut` and `read` run in the passes' threads; `cut` gets at most `chunk_chars` characters."""
         self._passes, self._cut, self._read = passes, cut, read
         self._chunk_chars = chunk_chars
+        self._room: Room[Any] = Room(passes.max_scan_chars)
         self._memo: OrderedDict[bytes, Scores] = OrderedDict()
         self._under_way: dict[bytes, _UnderWay] = {}
 
     async def __call__(self, texts: Sequence[str]) -> list[Scores]:
         """The scores of each text. Raises as `Passes.submit` and what is run do."""
         shared = min(SHARED_CHARS, self._chunk_chars // 4)
-        chunks = [(place, chunk) for place, text in enumerate(texts) for chunk in chunks_of(text, self._chunk_chars, shared)]
-        found: list[list[Scores]] = [[] for _ in texts]
+        chunks = [
+            _Chunk(place, digest_of(part), part)
+            for place, text in enumerate(texts)
+            for part in chunks_of(text, self._chunk_chars, shared)
+        ]
+        async with self._room.line(self._price(chunks)) as line:
+            return await self._read_all(chunks, len(texts), line)
+
+    async def _read_all(self, chunks: Sequence[_Chunk], text_count: int, line: Line[Any]) -> list[Scores]:
+        found: list[list[Scores]] = [[] for _ in range(text_count)]
         for start in range(0, len(chunks), self._passes.threads):
             turn = chunks[start : start + self._passes.threads]
-            for (place, _), scores in zip(turn, await _all(self._chunk(chunk) for _, chunk in turn), strict=True):
-                found[place].append(scores)
+            price = self._price(turn)
+            for chunk, scores in zip(turn, await _all(self._chunk(chunk, line) for chunk in turn), strict=True):
+                found[chunk.place].append(scores)
+            line.chars_left = max(0, line.chars_left - price)
         return [highest(some) for some in found]
 
-    async def _chunk(self, chunk: str) -> Scores:
-        key = digest_of(chunk)
+    def _price(self, chunks: Sequence[_Chunk]) -> int:
+        """The characters that are still to be read."""
+        return sum(max(len(chunk.text), _LEAST_CHARS) for chunk in chunks if chunk.key not in self._memo)
+
+    async def _chunk(self, chunk: _Chunk, line: Line[Any]) -> Scores:
+        key = chunk.key
         if key in self._memo:
             self._memo.move_to_end(key)
             return self._memo[key]
         scan = self._under_way.get(key)
         if scan is None:
-            scan = self._under_way[key] = _UnderWay(asyncio.create_task(self._scan(key, chunk)))
+            scan = self._under_way[key] = _UnderWay(asyncio.create_task(self._scan(chunk, line)))
         scan.waiting_count += 1
         try:
             return await asyncio.shield(scan.task)
@@ -85,19 +112,19 @@ class Scans(Generic[Part]):
                 if self._under_way.get(key) is scan:  # whoever comes now must not join what was cancelled
                     del self._under_way[key]
 
-    async def _scan(self, key: bytes, chunk: str) -> Scores:
-        """At most as many passes at once as there are threads: so scans take turns."""
-        parts = await self._passes.submit(lambda: self._cut(chunk), is_patient=True)
+    async def _scan(self, chunk: _Chunk, line: Line[Any]) -> Scores:
+        """At most as many passes at once as there are threads."""
+        parts = await self._passes.submit(lambda: self._cut(chunk.text), line)
         found: list[Scores] = []
         for start in range(0, len(parts), self._passes.threads):
-            found += await _all(self._part(part) for part in parts[start : start + self._passes.threads])
-        self._memo[key] = scores = highest(found)
+            found += await _all(self._part(part, line) for part in parts[start : start + self._passes.threads])
+        self._memo[chunk.key] = scores = highest(found)
         if len(self._memo) > _MOST_REMEMBERED:
             self._memo.popitem(last=False)
         return scores
 
-    async def _part(self, part: Part) -> Scores:
-        return await self._passes.submit(lambda: self._read(part), is_patient=True)
+    async def _part(self, part: Part, line: Line[Any]) -> Scores:
+        return await self._passes.submit(lambda: self._read(part), line)
 
 
 async def _all(wanted: Iterable[Coroutine[Any, Any, Scores]]) -> list[Scores]:

@@ -15,6 +15,8 @@ HEAD_SHARE = 0.63
 """Of the tokens that are read of a long text, the share taken from its start; the rest is its end, where questions stand."""
 END_CHARS = 2048
 """Of each end of a longer text so much is tokenised: room for 256 tokens at 8 characters each."""
+WINDOW_CHARS = 512
+"""Of a window of as many tokens as the model reads, about so many."""
 OVERLAP = 32
 """Tokens that a window shares with the one before: what stands at an edge is seen whole in one of them."""
 NARROW, NARROW_A_WIDE = 48, 3

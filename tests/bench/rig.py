@@ -59,7 +59,8 @@ def add_plain(rig: Rig, envoy: dict[str, Any]) -> None:
         manager["stat_prefix"] = listener["name"]
         del manager["http_filters"][0]
         manager["early_header_mutation_extensions"][0]["typed_config"]["mutations"][0]["append"]["header"]["value"] = cluster
-        for route in manager["route_config"]["virtual_hosts"][0]["routes"]:
+        [host] = manager["route_config"]["virtual_hosts"]
+        for route in (host, *host["routes"]):
             route.pop("typed_per_filter_config", None)
         listeners.append(listener)
 

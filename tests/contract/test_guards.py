@@ -229,15 +229,47 @@ async def test_short_passes_do_not_wait_for_a_scan(passes: Passes, counting: Cou
     assert len(counting.read) == 400
 
 
-async def test_too_many_scans_are_refused_and_leave_nothing_behind() -> None:
-    """As too many passes are; the next one finds room again."""
-    passes = Passes(1, 2)
+async def test_many_long_scans_refuse_none_that_is_short(passes: Passes, counting: Counting) -> None:
+    """Forty floods of passes beside it: it is read whole, long before them, and no pass of anybody's is refused."""
+    counting.go.clear()
+    floods = [asyncio.create_task(counting.scans([" ".join(f"w{flood}.{n}" for n in range(99))])) for flood in range(40)]
+    await until(lambda: len(counting.begun) == passes.threads)
+    short = asyncio.create_task(counting.scans(["alpha beta gamma"]))
+    counting.go.set()
+    assert (await short)[0].values == dict.fromkeys(("alpha", "beta", "gamma"), 1.0)
+    assert len(counting.read) < 40 * 99 // 2
+    assert {len(scores.values) for [scores] in await asyncio.gather(*floods)} == {99}
+
+
+async def test_when_too_much_is_to_be_read_the_long_ones_are_refused() -> None:
+    """As a reading that is missing; their passes run no more, and the next one finds room again."""
+    passes = Passes(1, 2, max_scan_chars=2000)
     counting = Counting(passes)
     counting.go.clear()
-    scans = [asyncio.create_task(counting.scans([f"alpha{number}"])) for number in range(4)]
-    await until(lambda: sum(scan.done() for scan in scans) == 2 and counting.begun)
+    texts = [" ".join(f"{name}{n}" for n in range(count)) for name, count in (("a", 300), ("b", 200), ("c", 2), ("d", 400))]
+    scans = [asyncio.create_task(counting.scans([text])) for text in texts]
+    await until(lambda: sum(scan.done() for scan in scans) == 2)
     counting.go.set()
     results = await asyncio.gather(*scans, return_exceptions=True)
-    assert [str(result) for result in results if isinstance(result, BackendError)] == ["overloaded"] * 2
+    assert [str(result) if isinstance(result, BackendError) else "read" for result in results] == [
+        "overloaded", "read", "read", "overloaded",
+    ]  # fmt: skip
+    assert not [word for word in counting.read if word.startswith("d")]
     assert (await counting.scans(["beta"]))[0].values == {"beta": 1.0}
     passes.close()
+
+
+async def test_a_short_message_is_read_though_the_urgent_queue_is_full(encoder: Encoder, passes: Passes) -> None:
+    """A crowd of short requests costs others their category; no guard refuses for it."""
+    go = threading.Event()
+    bundle = Bundle.load(SHIPPED)
+    guard = JailbreakGuard(encoder, passes, bundle.attacks, bundle.thresholds["jailbreak"])
+    crowd = [passes.submit(lambda: go.wait(10)) for _ in range(64)]
+    with pytest.raises(BackendError, match="overloaded"):
+        passes.submit(lambda: None)
+    texts = (ATTACK + " Now.", "What is the capital of the third country?")
+    scans = [asyncio.create_task(guard.scan(prompt(text), text)) for text in texts]
+    await asyncio.sleep(0)
+    go.set()
+    assert [max(scores.values.values()) >= 0.5 for scores in await asyncio.gather(*scans)] == [True, False]
+    await asyncio.gather(*crowd)

@@ -23,6 +23,7 @@ from router.signals.passes import Passes
 from router.signals.safety import Jailbreak, Personal
 from router.signals.text import Reader
 from tests.unit.builders import ask
+from tests.waiting import until
 
 ODD_TEXTS = {
     "emoji": "😀" * 300,
@@ -138,6 +139,25 @@ async def test_too_many_waiting_passes_are_refused_at_once(bundle: Bundle, monke
     passes.close()
     with pytest.raises(BackendError, match="closed"):
         await encoder.encode("after the end")
+
+
+async def test_long_texts_hold_no_thread_from_others(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read for attacks and personal data by rules that choose a route: between two of their windows, others have their turn."""
+    passes = Passes(1, 64)
+    encoder = Encoder(bundle, passes)
+    read: list[str] = []
+    run = encoder._pass
+    monkeypatch.setattr(encoder, "_pass", lambda text, tokens: (read.append(text), run(text, tokens))[1])
+    long = " ".join(["word"] * 1000)
+    await encoder.encode(long)
+    asked = [asyncio.create_task(ask_for(f"{long} {n}")) for ask_for in (encoder.attack, encoder.personal) for n in range(8)]
+    await until(lambda: len(read) > 20)
+    before = len(read)
+    await encoder.encode("What is a monad?")
+    assert read.index("What is a monad?") - before <= 3
+    await asyncio.gather(*asked)
+    assert len(read) > 200
+    passes.close()
 
 
 async def test_a_caller_that_gives_up_leaves_the_pass_to_others(encoder: Encoder) -> None:
@@ -295,8 +315,8 @@ async def test_what_only_looks_like_an_attack_is_none(jailbreak: Jailbreak, bund
     ("text", "passes"),
     [
         ("How do I pay the invoice that came in by mail to jane@example.com?", ["run"]),
-        (" ".join(["word"] * 60), ["run", "run_attack"]),
-        (" ".join(["word"] * 200), ["run", "run_attack", "run_personal"]),
+        (" ".join(["word"] * 60), ["run", "attack_steps"]),
+        (" ".join(["word"] * 200), ["run", "attack_steps", "personal_steps"]),
     ],
 )
 async def test_one_pass_tells_everything_of_a_short_text(
@@ -309,7 +329,7 @@ async def test_one_pass_tells_everything_of_a_short_text(
         does = getattr(encoder, name)
         monkeypatch.setattr(encoder, name, lambda some: (asked.append(name), does(some))[1])
 
-    for name in ("run", "run_attack", "run_personal"):
+    for name in ("run", "attack_steps", "personal_steps"):
         watch(name)
     for signal in (
         Jailbreak(encoder, bundle.attacks, bundle.thresholds["jailbreak"]),

@@ -287,6 +287,23 @@ def test_what_the_router_does_not_read_is_refused(edge: Edge, data: bytes) -> No
     assert edge.reached() == []
 
 
+NO_HTTP = {
+    "HTTP 1.0": (request(CHAT, version="1.0"), 426),
+    "no version": (f"GET {CHAT}\r\n\r\n".encode(), 426),
+    "space in a name": (request(CHAT, "POST", "1.1", "a b: c"), 400),
+    "two lengths": (REFUSED["two lengths"], 400),
+    "headers too large": (request(CHAT, "POST", "1.1", f"a: {'x' * 70_000}"), 431),
+}
+
+
+@pytest.mark.parametrize(("data", "wanted"), NO_HTTP.values(), ids=NO_HTTP)
+def test_what_is_no_http_gets_envoys_own_answer(edge: Edge, data: bytes, wanted: int) -> None:
+    """Not a closed connection, by which no client can tell what was wrong."""
+    status, answer = edge.send(data)
+    assert status == wanted, answer
+    assert edge.reached() == []
+
+
 def over_http2(edge: Edge, *changes: tuple[str, str], has_trailers: bool = False) -> int:
     """The status of a request over HTTP/2 without negotiation; 0 when the stream was reset."""
     fields = dict([(":method", "POST"), (":path", CHAT), (":scheme", "http"), (":authority", "x"), *changes])

@@ -22,6 +22,7 @@ default: {{ model: small }}
 _OPTIONS = "timeout: 0s, idle_timeout: 600s }"
 _FILTER = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config"
 _EXT = f"{_FILTER}.http_filters[0].typed_config"
+_MODE = f"{_FILTER}.route_config.virtual_hosts[0].typed_per_filter_config.envoy.filters.http.ext_proc.overrides.processing_mode"
 _HOST = f"{_FILTER}.route_config.virtual_hosts[0]"
 _EARLY = f"{_FILTER}.early_header_mutation_extensions"
 
@@ -66,24 +67,24 @@ class TestOneDamage:
         (
             ("request_body_mode: BUFFERED", "request_body_mode: STREAMED"),
             "error",
-            f"{_EXT}.processing_mode.request_body_mode",
+            f"{_MODE}.request_body_mode",
             "",
         ),
         (
             ("request_body_mode: BUFFERED", "request_body_mode: FULL_DUPLEX_STREAMED"),
             "error",
-            f"{_EXT}.processing_mode.request_body_mode",
+            f"{_MODE}.request_body_mode",
             "must be BUFFERED",
         ),
         (
             ("request_body_mode: BUFFERED", "request_body_mode: BUFFERED_PARTIAL"),
             "error",
-            f"{_EXT}.processing_mode.request_body_mode",
+            f"{_MODE}.request_body_mode",
             "must be BUFFERED",
         ),
-        (("request_body_mode: BUFFERED", "#"), "error", f"{_EXT}.processing_mode.request_body_mode", "must be BUFFERED"),
-        (("request_header_mode: SEND", "request_header_mode: SKIP"), "error", f"{_EXT}.processing_mode.request_header_mode", ""),
-        (("body_mode: STREAMED", "body_mode: BUFFERED"), "error", f"{_EXT}.processing_mode.response_body_mode", "holds every"),
+        (("request_body_mode: BUFFERED", "#"), "error", f"{_MODE}.request_body_mode", "must be BUFFERED"),
+        (("request_header_mode: SEND", "request_header_mode: SKIP"), "error", f"{_MODE}.request_header_mode", ""),
+        (("body_mode: STREAMED", "body_mode: BUFFERED"), "error", f"{_MODE}.response_body_mode", "holds every"),
         (("message_timeout: 1s", "message_timeout: 0.2s"), "error", f"{_EXT}.message_timeout", "Envoy gives up"),
         (("message_timeout: 1s", ""), "error", f"{_EXT}.message_timeout", "Envoy gives up"),
         (("message_timeout: 1s", "message_timeout: 0.3s"), "warning", f"{_EXT}.message_timeout", "less than 200 ms"),
@@ -227,7 +228,7 @@ class TestBothFiles:
         change = ("response_body_mode: STREAMED", "response_body_mode: NONE")
         assert problems(tmp_path, change) == []
         found = problems(tmp_path, change, config=CONFIG + "telemetry: { usage: true }\n")
-        assert told(found) == [("error", f"{_EXT}.processing_mode.response_body_mode")]
+        assert told(found) == [("error", f"{_MODE}.response_body_mode")]
 
     def test_both_files_are_bad(self, tmp_path: Path) -> None:
         """The problems of both are told in one go."""

@@ -51,6 +51,7 @@ ROWS: dict[str, tuple[Damage, ...]] = {
     "`response_*_mode: SEND`/`STREAMED`": (
         Damage("response_body_mode: STREAMED", "response_body_mode: NONE", "must be STREAMED", USAGE),
         Damage("response_header_mode: SEND", "response_header_mode: SKIP", "must be SEND", USAGE),
+        Damage("response_header_mode: SKIP", "response_header_mode: SEND", "what is no HTTP"),
     ),
     "`request_headers_to_remove": (
         Damage("headers_to_remove: [ x-upstream-cluster ]", "headers_to_remove: [ x-a ]", "would see it"),
