@@ -37,8 +37,10 @@ _KEEPALIVE_MS = 2**31 - 1
 _FAILURES = (MilvusException, grpc.RpcError, OSError, asyncio.TimeoutError,
              ValueError, TypeError, LookupError, AttributeError, RuntimeError)  # fmt: skip
 """What pymilvus raises: of its own, of gRPC's, and of its own code on an answer that it does not expect."""
-_PASSING_CODES = (8, 9, 100)
-"""Too much asked, writing denied, the collection gone: no fault of what was asked."""
+_PASSING_CODES = (2, 3, 4, 5, 7, 8, 9, *range(100, 107), *range(400, 1000))
+"""No fault of what was asked: a service that is down or full, too much asked, writing denied, a collection that is gone or not
+loaded, a part of the cluster that is not there. From pkg/util/merr/errors.go of Milvus 2.3; 2 is also pymilvus' own for no
+connection."""
 _AWAY = (ConnectError, ConnectionNotExistException, MilvusUnavailableException)
 _WORD = re.compile(r"[\w.:/@+ -]{0,256}")
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pymilvus.exceptions import MilvusException, ParamError
 
 from router.cache.base import REFUSED, Entry, Notice, Selection
 from router.cache.keeper import Keeper
@@ -155,6 +156,27 @@ async def test_what_a_column_cannot_hold_is_refused_and_not_taken_for_a_store_th
         await milvus._do("upsert", milvus._control, data=[milvus_row("x", "notice", 2**70, {})])
     await milvus.publish(Notice("n" * 32, int(time.time() * 1000), Selection(scope="s")))
     assert [notice.id for notice in (await milvus.changes(0)).notices] == ["n" * 32]
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (MilvusException(2, "no connection, or the service is down"), "unavailable"),
+        (MilvusException(101, "the collection is not loaded"), "unavailable"),
+        (MilvusException(503, "a channel is not there"), "unavailable"),
+        (MilvusException(1100, "the length of a varchar exceeds its maximum"), REFUSED),
+        (ParamError(message="of pymilvus' own"), REFUSED),
+    ],
+)
+async def test_only_what_is_wrong_with_a_write_refuses_it(milvus: MilvusStore, error: Exception, word: str) -> None:
+    """A write that is refused is left out for good; what fails while the server goes away is tried again."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    milvus._client.upsert = fail  # type: ignore[union-attr, method-assign]
+    with pytest.raises(BackendError, match=f"^{word}$"):
+        await milvus.publish(Notice("n" * 32, 1, None))
 
 
 async def test_an_invalidation_of_five_thousand_ids_reaches_the_store(stored: Site) -> None:  # noqa: F811
