@@ -20,6 +20,9 @@ _WORD = re.compile(r"[^\W\d_]+")
 _LETTERS = str.maketrans(
     {chr(0x1F1E6 + n): chr(0x61 + n) for n in range(26)}  # regional indicators
     | {chr(start + n): chr(0x61 + n) for start in (0x1F150, 0x1F170) for n in range(26)}  # white in black circles and squares
+    | {chr(0x249C + n): chr(0x61 + n) for n in range(26)}  # in parentheses, which NFKC leaves around them
+    | dict(zip("⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵", "abcdefghijklmnopqrstuvwxyz", strict=True))  # braille
+    | {"\ufdfa": " ", "\ufdfb": " "}  # whole phrases in Arabic, of which NFKC would make up to eighteen letters each
 )
 _TAGS = re.compile(r"[\U000e0020-\U000e007e]+")
 _VARIATION = re.compile(r"[\ufe00-\ufe0f\U000e0100-\U000e01ef]{4,}")

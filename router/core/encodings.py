@@ -4,40 +4,61 @@ from __future__ import annotations
 
 import base64
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote
 
 _LEAST_LETTERS = 0.8  # of what was decoded, letters, digits and spaces: else it was no text
 
+_BETWEEN = r"[^0-9A-Za-z]"
+"""What people and programs write between two codes: blanks, commas, line ends, quotes ..."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{20,}(?:\r?\n[A-Za-z0-9+/_-]{20,})*={0,2}")
 _BASE64_PIECES = re.compile(
-    r"(?<![\w+/=])(?:(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?[\s,;]{1,3}){3,}[A-Za-z0-9+/=]*"
+    r"(?<![\w+/=])(?:(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?[^A-Za-z0-9+/=]{1,5}){3,}[A-Za-z0-9+/=]*"
 )
-_BASE32 = re.compile(r"(?<![A-Za-z0-9])[A-Z2-7]{24,}+={0,6}")
-_HEX = re.compile(r"(?<![0-9A-Za-z])(?:(?:0x|\\x|x)?[0-9A-Fa-f]{2}[ ,:;]{0,2}){12,}(?![0-9A-Za-z])")
-_BITS = re.compile(r"(?<!\d)(?:[01]{8} ?){12,}(?!\d)")
-_CODES = re.compile(r"(?<![\d.])(?:\d{2,3}[ ,;]{1,2}){11,}\d{2,3}(?![\d.])")
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]+")
+_BASE32 = re.compile(r"(?<![A-Za-z0-9])(?:[A-Z2-7]{24,}+|[a-z2-7]{24,}+)={0,6}")
+_HEX = re.compile(rf"(?<![0-9A-Za-z])(?:(?:0x|\\x|x)?[0-9A-Fa-f]{{2}}{_BETWEEN}{{0,4}}+){{12,}}+")
+_HEX_BYTE = re.compile(r"(?:0x|\\x|x)?([0-9A-Fa-f]{2})")
+_BITS = re.compile(rf"(?<!\d)(?:(?:[01]{{8}}{_BETWEEN}{{0,4}}+){{12,}}+|(?:[01]{{7}}{_BETWEEN}{{1,4}}+){{12,}}+)")
+_CODES = re.compile(rf"(?<![\d.])(?:(?:chr\(|fromCharCode\()?0?\d{{2,3}}{_BETWEEN}{{1,5}}+){{11,}}+\d{{0,3}}")
 _PERCENT = re.compile(r"(?:%[0-9A-Fa-f]{2}[\w.!~*'()+-]*){3,}")
+_PERCENT_LETTER = re.compile(r"%(?:25){0,8}(4[1-9A-Fa-f]|5[0-9Aa]|6[1-9A-Fa-f]|7[0-9Aa])")
 _QUOTED = re.compile(r"=([0-9A-F]{2})")
 _REFERENCES = re.compile(r"(?:&#(?:\d{1,7}|[xX][0-9A-Fa-f]{1,6});?\s*){3,}")
 _REFERENCE = re.compile(r"&#(?:(\d{1,7})|[xX]([0-9A-Fa-f]{1,6}));?")
-_ESCAPES = re.compile(r"\\u[0-9A-Fa-f]{4}|\\U000[0-9A-Fa-f]{5}|\\u\{[0-9A-Fa-f]{1,6}\}")
+_AMPERSAND = re.compile(r"&amp;(?=#|amp;#)")
+_UNSEEN = re.compile(r"&(?:shy|zwj|zwnj|lrm|rlm|ZeroWidthSpace|NoBreak|InvisibleTimes|InvisibleComma|af|ic|it);")
+_ESCAPES = re.compile(r"[\\%]u[0-9A-Fa-f]{4}|\\U000[0-9A-Fa-f]{5}|\\u\{[0-9A-Fa-f]{1,6}\}")
+_CODE_POINTS = re.compile(r"U\+([0-9A-Fa-f]{4,6})[ ,;]?")
+_CSS = re.compile(r"\\([0-9A-Fa-f]{2}) ")
+_NAMES = re.compile(r"\\N\{([A-Z0-9 -]{1,60})\}")
 _OCTAL = re.compile(r"\\([01][0-7]{2})")
 _HEX_DIGITS = re.compile(r"[0-9A-Fa-f]+")
+_LITERALS = re.compile(r"""["'`]\s{0,4}(?:\+|\.|~|\|\||&)\s{0,4}["'`]""")
 _LEAST_QUOTED = 6  # `a=20` and `b=3F` stand in addresses and code
+_LEAST_JOINED = 3
 
 
 def decoded(text: str) -> Iterator[str]:
     """What encoded stretches of `text` say: each by itself when long, in its place when it is part of a word."""
-    for pattern, decode in _STRETCHES:
-        for found in pattern.finditer(text):
-            said = decode(found[0])
-            if _is_text(said) or _BASE64.fullmatch(said):
-                yield said
+    yield from stretches(text)
     for pattern, say, least in _IN_PLACE:
         shown, count = pattern.subn(say, text)
         if count >= least and shown != text:
             yield shown
+
+
+def stretches(text: str, least_chars: int = 0) -> Iterator[str]:
+    """What its encoded stretches of at least `least_chars` say, each by itself."""
+    for pattern, decode in _STRETCHES:
+        for found in pattern.finditer(text):
+            if len(found[0]) < least_chars:
+                continue
+            for said in decode(found[0]):
+                if _is_text(said) or _BASE64.fullmatch(said):
+                    yield said
+                    break
 
 
 def _is_text(said: str) -> bool:
@@ -45,45 +66,64 @@ def _is_text(said: str) -> bool:
     return len(said) >= 12 and " " in said.strip() and readable >= _LEAST_LETTERS * len(said)
 
 
-def _from_base64(found: str) -> str:
-    plain = re.sub(r"[\s,;]", "", found).rstrip("=").replace("-", "+").replace("_", "/")
+def _from_base64(found: str) -> Iterator[str]:
+    """From its start, or from one of the next characters: something may stand right before it."""
+    plain = re.sub(r"\s", "", found).rstrip("=").replace("-", "+").replace("_", "/")
+    for start in range(4):
+        yield from _texts(_base64_bytes(plain[start:]))
+
+
+def _from_pieces(found: str) -> Iterator[str]:
+    yield from _texts(b"".join(_base64_bytes(piece.rstrip("=")) for piece in _NOT_BASE64.split(found)))
+
+
+def _base64_bytes(plain: str) -> bytes:
+    plain = plain[: len(plain) - (len(plain) % 4 == 1)]
     try:
-        return _text(base64.b64decode(plain + "=" * (-len(plain) % 4)))
-    except ValueError:  # not of that length, or not of those letters
-        return ""
+        return base64.b64decode(plain + "=" * (-len(plain) % 4))
+    except ValueError:  # an equals sign amid it
+        return b""
 
 
-def _from_pieces(found: str) -> str:
-    return "".join(map(_from_base64, re.split(r"[\s,;]+", found)))
-
-
-def _from_base32(found: str) -> str:
-    plain = found.rstrip("=")
+def _from_base32(found: str) -> Iterator[str]:
+    plain = found.rstrip("=").upper()
     try:
-        return _text(base64.b32decode(plain + "=" * (-len(plain) % 8)))
-    except ValueError:  # not of that length, or not of those letters
-        return ""
+        yield from _texts(base64.b32decode(plain + "=" * (-len(plain) % 8)))
+    except ValueError:  # not of that length
+        return
 
 
-def _from_hex(found: str) -> str:
-    digits = "".join(re.findall(r"(?:0x|\\x|x)?([0-9A-Fa-f]{2})", found))
-    return _text(bytes.fromhex(digits))
+def _from_hex(found: str) -> Iterator[str]:
+    digits = "".join(_HEX_BYTE.findall(found))
+    for start in range(2):
+        yield from _texts(bytes.fromhex(digits[start : len(digits) - (len(digits) - start) % 2]))
 
 
-def _from_bits(found: str) -> str:
-    digits = found.replace(" ", "")
-    return _text(bytes(int(digits[at : at + 8], 2) for at in range(0, len(digits), 8)))
+def _from_bits(found: str) -> Iterator[str]:
+    """Groups of seven or eight; where they stand without gaps, from any of the first eight on."""
+    groups = re.findall(r"[01]+", found)
+    if len(groups) > 1 and all(len(group) in (7, 8) for group in groups):
+        yield from _texts(bytes(int(group, 2) for group in groups))
+        return
+    digits = "".join(groups)
+    for start in range(8):
+        yield from _texts(bytes(int(digits[at : at + 8], 2) for at in range(start, len(digits) - 7, 8)))
 
 
-def _from_codes(found: str) -> str:
-    return "".join(map(_char, map(int, re.findall(r"\d+", found))))
+def _from_codes(found: str) -> Iterator[str]:
+    """Decimal, or octal where no digit is greater than seven."""
+    codes = re.findall(r"\d+", found)
+    yield "".join(_char(int(code)) for code in codes)
+    if not re.search(r"[89]", found):
+        yield "".join(_char(int(code, 8)) for code in codes)
 
 
-def _text(data: bytes) -> str:
-    """UTF-8, or UTF-16 where every other byte is zero."""
-    if data[1::2].count(0) > len(data) // 3:
-        return data.decode("utf-16-le", "replace")
-    return data.decode("utf-8", "replace")
+def _texts(data: bytes) -> Iterator[str]:
+    """UTF-8, and UTF-16 where every other byte is zero."""
+    for zeros, encoding in ((data[1::2], "utf-16-le"), (data[::2], "utf-16-be")):
+        if zeros.count(0) > len(data) // 3:
+            yield data.decode(encoding, "replace")
+    yield data.decode("utf-8", "replace")
 
 
 def _from_percent(found: re.Match[str]) -> str:
@@ -95,28 +135,35 @@ def _from_references(found: re.Match[str]) -> str:
 
 
 def _from_letter(found: re.Match[str]) -> str:
-    """A reference to a plain letter: nobody needs one, as opposed to those for quotes and accents."""
+    """A reference to a plain letter, or to what is not shown: nobody needs one, as opposed to those for quotes and accents."""
     char = _char(int(found[1] or found[2], 10 if found[1] else 16))
-    return char if char.isascii() and char.isalpha() else found[0]
+    return char if (char.isascii() and char.isalpha()) or not char.isprintable() else found[0]
 
 
 def _from_escape(found: re.Match[str]) -> str:
-    return _char(int("".join(_HEX_DIGITS.findall(found[0].lstrip("\\uU"))), 16))
-
-
-def _from_quoted(found: re.Match[str]) -> str:
-    return _char(int(found[1], 16))
+    return _char(int("".join(_HEX_DIGITS.findall(found[0].lstrip("\\%uU"))), 16))
 
 
 def _from_octal(found: re.Match[str]) -> str:
     return _char(int(found[1], 8))
 
 
+def _from_point(found: re.Match[str]) -> str:
+    return _char(int(found[1], 16))
+
+
+def _from_name(found: re.Match[str]) -> str:
+    try:
+        return unicodedata.lookup(found[1])
+    except KeyError:
+        return found[0]
+
+
 def _char(code: int) -> str:
     return chr(code) if code < 0x110000 and not 0xD800 <= code < 0xE000 else " "
 
 
-_STRETCHES: tuple[tuple[re.Pattern[str], Callable[[str], str]], ...] = (
+_STRETCHES: tuple[tuple[re.Pattern[str], Callable[[str], Iterator[str]]], ...] = (
     (_BASE64, _from_base64),
     (_BASE64_PIECES, _from_pieces),
     (_BASE32, _from_base32),
@@ -125,11 +172,18 @@ _STRETCHES: tuple[tuple[re.Pattern[str], Callable[[str], str]], ...] = (
     (_CODES, _from_codes),
 )
 _IN_PLACE: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str], int], ...] = (
+    (_AMPERSAND, lambda _: "&", 1),
+    (_UNSEEN, lambda _: "", 1),
     (_PERCENT, _from_percent, 1),
+    (_PERCENT_LETTER, _from_point, _LEAST_JOINED),
     (_REFERENCES, _from_references, 1),
     (_REFERENCE, _from_letter, 1),
     (_ESCAPES, _from_escape, 1),
-    (_QUOTED, _from_quoted, _LEAST_QUOTED),
+    (_CODE_POINTS, _from_point, _LEAST_QUOTED),
+    (_CSS, _from_point, _LEAST_QUOTED),
+    (_NAMES, _from_name, _LEAST_JOINED),
+    (_QUOTED, _from_point, _LEAST_QUOTED),
     (_OCTAL, _from_octal, _LEAST_QUOTED),
+    (_LITERALS, lambda _: "", _LEAST_JOINED),
 )
 """With how often each must stand in a text to be undone."""

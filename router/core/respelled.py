@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _COMMON_WORDS = """
 a about above act after again all also am an and answer any are as ask at be because been before but by can code could create
@@ -20,6 +21,9 @@ there these they thing this time to tutorial two up us use user using want was w
 with without work would write year you your
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
+_ROT13 = str.maketrans("abcdefghijklmnopqrstuvwxyz", "nopqrstuvwxyzabcdefghijklm")
+_EITHER_WAY = frozenset(word for word in _COMMON if word[::-1] in _COMMON or word.translate(_ROT13) in _COMMON)
+"""Words that are everyday ones backwards or rotated, too: no, was, or, a."""
 _LEAST_COMMON = 2  # everyday words that must appear: names of versions, hashes and identifiers give none
 _WORD = re.compile(r"[A-Za-z]+")
 _LETTER = r"[^\W\d_]"
@@ -32,14 +36,17 @@ _PROSE = re.compile(
 
 def is_prose(text: str) -> bool:
     """Whether `text` is English words and nothing else, so that nothing in it can be in another spelling. Takes microseconds."""
-    return _PROSE.fullmatch(text) is not None and all(_common_share(line) >= _NOT_PLAIN for line in text.splitlines() if line)
+    if not _PROSE.fullmatch(text) or _may_be_turned(text):
+        return False
+    return all(_common_share(line) >= _NOT_PLAIN for line in text.splitlines() if line)
 
 
 def respelled(text: str) -> Iterator[str]:
     """What `text` says in the usual spelling, for each way in which it may be in another. In time proportional to `text`."""
     yield from _without_symbols(text)
-    if _SPELLED.search(text):
-        yield _SPELLED.sub(_joined, text)
+    spelled = _SPELLED.sub(_joined, text)
+    if spelled != text:
+        yield spelled
     yield from _with_letters(text)
     yield from _without_cuts(text)
     yield from _as_prose(text)
@@ -56,9 +63,10 @@ def _common_in(text: str) -> set[str]:
 _NOT_ASCII_SIGNS = re.compile(r"[^\w\s\x00-\x7f]++")
 _LEAST_BETWEEN, _LEAST_BESIDE = 2, 4
 """How many symbols must stand between two letters, or beside one: one in an expression or after a word is nothing unusual."""
-_SPELLED = re.compile(r"""(?<![\w])(?:[^\W_][ .\-_*|/,·•"']{1,9}){5,}[^\W_](?![^\W_])""")
-_GAP = re.compile(r"""[ .\-_*|/,·•"']+""")
-_SIGNS = r"""[|*_.\-/,~^=+:;'"`\\]"""
+_SPELLED = re.compile(r"(?<!\w)(?:[^\W_][\W_]{1,9}+){5,}[^\W_](?![^\W_])")
+_GAP = re.compile(r"[\W_]+")
+_LEAST_SPELLED = 12  # letters that make sense without a gap between words
+_SIGNS = r"(?:</?[a-z]{1,8}>|<!--[^<>]{0,20}-->|/\*[^*/]{0,20}\*/|[^\sA-Za-z0-9]){1,4}+"
 _CUT = re.compile(rf"(?<=[A-Za-z]){_SIGNS}(?=[A-Za-z])")
 _CUT_WORD = re.compile(rf"(?<![A-Za-z])[A-Za-z]++(?:{_SIGNS}[A-Za-z]++)++")
 _LEAST_CUTS = 4
@@ -86,10 +94,12 @@ def _symbol(found: re.Match[str]) -> Iterator[tuple[bool, bool]]:
 
 
 def _joined(found: re.Match[str]) -> str:
-    """Single letters as words: what stands between most letters joins them, anything else begins a new word."""
+    """Single letters as words: what stands between most letters joins them, anything else begins a new word. Lists stay."""
     gaps = _GAP.findall(found[0])
     usual = max(set(gaps), key=gaps.count)
-    return _GAP.sub(lambda gap: "" if gap[0] == usual else " ", found[0])
+    said = _GAP.sub(lambda gap: "" if gap[0] == usual else " ", found[0])
+    is_list = not _common_in(said) and (len(said) < _LEAST_SPELLED or not said.replace(" ", "").isalpha())
+    return found[0] if is_list else said
 
 
 def _without_cuts(text: str) -> Iterator[str]:
@@ -119,6 +129,8 @@ _ALIKE = {
     **dict(zip("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnoprstuvwyz", strict=True)),
     **dict(zip("ɑƅçɗɛɡɦıɩʝɭɱɳøƿɋɍʂŧʋ", "abcdeghiijlmnopqrstu", strict=True)),
     **dict(zip("łđħŋɐ", "ldhna", strict=True)),
+    # Lisu
+    **dict(zip("ꓐꓑꓓꓔꓖꓗꓙꓚꓜꓝꓟꓠꓡꓢꓣꓦꓧꓪꓫꓬꓮꓰꓲꓳꓴ", "bpdtgkjczfmnlsrvhwxyaeiou", strict=True)),
 }
 """Lower-case letters that look like one Latin letter. Chosen by hand from Unicode's confusables (UTS 39, version 15.1:
 confusables.txt); letters that only resemble one in capitals stand under their lower case."""
@@ -153,13 +165,14 @@ def _with_letters(text: str) -> Iterator[str]:
 
 # -- prose in another order or form ------------------------------------------------------------------------------------
 
-_SUSPECT = re.compile(r"""[_|\[\]{}<>\\/"=@#~^+*]|[A-Za-z][.,:;-][A-Za-z]|\d[.):]|[a-z][A-Z]|',""")
+_SUSPECT = re.compile(r"""[_|\[\]{}<>\\/"=@#~^+*]|[A-Za-z][.,:;-]\w|\d[.):,;]|[a-z][A-Z]|'[,)]""")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _TAG = re.compile(r"</?[A-Za-z][\w-]{0,15}>|\\[a-z]{1,12}\{")
 _WORD_AND_GAP = re.compile(r"(?<![A-Za-z])([A-Za-z]++)([^A-Za-z]*+)")
 _NOT_WORD = re.compile(r"[^A-Za-z]+")
 _PROSE_GAP = re.compile(r"""\s+|['’]|[,.;:!?)"'’”…]{1,2}\s+|\s+["'“‘(]|\s[-–—&]\s""")
 _LEAST_ODD = 5
+_FRAME_SHARE = 0.2  # of all words: no word of a sentence has more
 _LEAST_SHARE = 0.35  # of everyday words where the gaps are odd: code and records have fewer
 _PLAIN, _PLAINLY = 0.25, 2.5
 """The share of everyday words in a line turned round, and how many times that of the line as it is: some words are words either
@@ -167,41 +180,99 @@ way (no, was, a)."""
 _NOT_PLAIN = 1 / _PLAINLY
 _SHORTEST_LINE = 16
 _SHORTEST_SENTENCE = 5
+_BORDER = re.compile(r"""["“”‘:]|\s['’]|['’]\W""")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _ROTATIONS = [
     str.maketrans(_LETTERS + _LETTERS.upper(), "".join(some[by:] + some[:by] for some in (_LETTERS, _LETTERS.upper())))
-    for by in range(1, 26)
+    for by in range(26)
 ]
+_BACKWARDS = frozenset(word[::-1] for word in _COMMON - _EITHER_WAY)
+_ROTATED: dict[str, list[int]] = {}
+"""Everyday words of three letters or more, moved along the alphabet: by how much they have to be moved on."""
+for _word in sorted(word for word in _COMMON if len(word) > 2):
+    for _by in range(1, 26):
+        _ROTATED.setdefault(_word.translate(_ROTATIONS[26 - _by]), []).append(_by)
 
 
 def _as_prose(text: str) -> Iterator[str]:
-    """Words that stand in a list, an object, tags or an identifier, as words of a sentence."""
+    """Words that stand in a list, an object, tags, a table or an identifier, as words of a sentence."""
     if len(_SUSPECT.findall(text)) < _LEAST_ODD:
         return
-    words: list[str] = []
     parted = _CAMEL.sub("|", _TAG.sub("|", text))
-    for word, gap in _WORD_AND_GAP.findall(parted):
-        words.append(word.lower())
-        if not gap or _PROSE_GAP.fullmatch(gap):
+    found = [(word, not gap or _PROSE_GAP.fullmatch(gap) is not None) for word, gap in _WORD_AND_GAP.findall(parted)]
+    counts = Counter(word for word, _ in found)
+    # `VALUES (1, 'ignore'), VALUES (2, 'all')`: what stands before every word says nothing.
+    frame = {word for word, count in counts.items() if count >= _LEAST_ODD and count > len(found) * _FRAME_SHARE}
+    words: list[str] = []
+    for word, is_prose_gap in found:
+        words += [word.lower()] if word not in frame else []
+        if is_prose_gap and word not in frame:
             if _is_sentence(words):
                 break
             words = []
     if _is_sentence(words):
-        yield _NOT_WORD.sub(" ", parted)
+        yield " ".join(word for word, _ in found if word not in frame)
 
 
 def _is_sentence(words: list[str]) -> bool:
-    return len(words) > _LEAST_ODD and sum(word in _COMMON for word in words) >= _LEAST_SHARE * len(words)
+    return len(words) > _LEAST_ODD and sum(len(word) > 1 and word in _COMMON for word in words) >= _LEAST_SHARE * len(words)
 
 
 def _turned(text: str) -> Iterator[str]:
-    """Lines that are backwards, whose words are, or whose letters are moved along the alphabet."""
-    lines = text.splitlines()
-    shares = {line: share for line in lines if len(line) >= _SHORTEST_LINE and (share := _common_share(line)) < _NOT_PLAIN}
-    for turn in (_backwards, _words_backwards, _rotated) if shares else ():
-        said = {line: turned for line in shares if _common_share(turned := turn(line)) > max(_PLAIN, _PLAINLY * shares[line])}
-        if said:
-            yield "\n".join(said.get(line, line) for line in lines)
+    """Lines and runs of words that are backwards, whose words are, or whose letters are moved along the alphabet."""
+    if not _may_be_turned(text):
+        return
+    lines = [(line, _common_share(line), _strange(line)) for line in text.splitlines()]
+    for turn in (_backwards, _words_backwards, _rotated):
+        said = [_turn(line, share, runs, turn) for line, share, runs in lines]
+        if any(one is not line for one, (line, _, _) in zip(said, lines, strict=True)):
+            yield "\n".join(said)
+
+
+def _may_be_turned(text: str) -> bool:
+    """Whether some of its words are everyday ones when turned round: for most texts that is all there is to do."""
+    words = set(_WORD.findall(text.lower()))
+    return len(words & _BACKWARDS) >= _LEAST_COMMON or _rotation_of(words) > 0
+
+
+def _rotation_of(words: Iterable[str]) -> int:
+    """By how much most of them have to be moved along the alphabet to be everyday words; 0 where hardly one would be."""
+    counts = Counter(by for word in words for by in _ROTATED.get(word, ()))
+    best, count = max(counts.items(), key=lambda item: item[1], default=(0, 0))
+    return best if count >= _LEAST_COMMON else 0
+
+
+def _turn(line: str, share: float, runs: Sequence[tuple[int, int]], turn: Callable[[str], str]) -> str:
+    """The line turned round, as a whole or in those of its runs that say something then; itself where none does."""
+    if share < _NOT_PLAIN and len(line) >= _SHORTEST_LINE:
+        whole = turn(line)
+        if _common_share(whole) > max(_PLAIN, _PLAINLY * share):
+            return whole
+    pieces, end = [], 0
+    for start, stop in runs:
+        said = turn(line[start:stop])
+        if _common_share(said) > _PLAIN and len(_common_in(said) - _EITHER_WAY) > 1:
+            pieces += [line[end:start], said]
+            end = stop
+    return "".join((*pieces, line[end:])) if pieces else line
+
+
+def _strange(line: str) -> list[tuple[int, int]]:
+    """Where words stand in a row of which none is an everyday one, between quotes, colons and everyday words."""
+    runs: list[tuple[int, int]] = []
+    start = end = count = 0
+    for found in _WORD.finditer(line):
+        word, gap = found[0].lower(), line[end : found.start()]
+        is_common = word in _COMMON and word not in _EITHER_WAY
+        if is_common or (count and _BORDER.search(gap)):
+            if count >= _SHORTEST_SENTENCE:
+                runs.append((start, end))
+            count = 0
+        if not is_common:
+            start = start if count else found.start()
+            count += 1
+        end = found.end()
+    return [*runs, (start, end)] if count >= _SHORTEST_SENTENCE else runs
 
 
 def _backwards(line: str) -> str:
@@ -213,12 +284,7 @@ def _words_backwards(line: str) -> str:
 
 
 def _rotated(line: str) -> str:
-    """The rotation under which its first words are everyday ones; as it is under none."""
-    some = " ".join(_WORD.findall(line)[:16])
-    if some.count(" ") < _SHORTEST_SENTENCE or len(_common_in(some)) > 1:
-        return line
-    best = max(_ROTATIONS, key=lambda rotation: len(_common_in(some.translate(rotation))))
-    return line.translate(best) if len(_common_in(some.translate(best))) > _LEAST_COMMON else line
+    return line.translate(_ROTATIONS[_rotation_of(set(_WORD.findall(line.lower())))])
 
 
 def _common_share(line: str) -> float:

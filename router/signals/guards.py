@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Encoding as TokensOf
 
 from router.core.disguise import readings_of
+from router.core.encodings import stretches
 from router.core.policy import Pattern
 from router.core.types import Classification, Prompt, Scores
 from router.errors import BackendError
@@ -56,7 +57,9 @@ class _OnEncoder(Looking, ABC):
 
     def __init__(self, encoder: Encoder, passes: Passes, least: float, width: int | None) -> None:
         self._encoder, self._width = encoder, width
-        super().__init__(Scans(passes, self._cut, lambda window: self.scores(window[0], encoder.run_window(window))), least)
+        super().__init__(
+            Scans(passes, self._cut, lambda window: self.scores(window[0], encoder.run_window(window)), across=stretches), least
+        )
 
     async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
         """The scores of each text."""
@@ -129,7 +132,7 @@ class KeywordGuard(Looking):
     """Whether a set of keywords occurs, under the set's own name."""
 
     def __init__(self, name: str, patterns: Sequence[Pattern], passes: Passes) -> None:
-        super().__init__(Scans(passes, readings_of, self._read))
+        super().__init__(Scans(passes, readings_of, self._read, across=stretches))
         self._name, self._patterns = name, tuple(patterns)
 
     def _read(self, text: str) -> Scores:
@@ -140,7 +143,7 @@ class ExportedGuard(Looking):
     """Somebody else's classifier. Of one that names one label, each label's confidence where it is the most probable one."""
 
     def __init__(self, signal: Exported, passes: Passes) -> None:
-        super().__init__(Scans(passes, self._cut, self._read))
+        super().__init__(Scans(passes, self._cut, self._read, across=stretches))
         self._signal = signal
 
     def _cut(self, text: str) -> list[TokensOf]:

@@ -60,25 +60,34 @@ class Scans(Generic[Part]):
     """
 
     def __init__(
-        self, passes: Passes, cut: Callable[[str], Sequence[Part]], read: Callable[[Part], Scores], chunk_chars: int = CHUNK_CHARS
+        self,
+        passes: Passes,
+        cut: Callable[[str], Sequence[Part]],
+        read: Callable[[Part], Scores],
+        chunk_chars: int = CHUNK_CHARS,
+        across: Callable[[str, int], Iterable[str]] = lambda text, overlap: (),
     ) -> None:
-        """`cut` and `read` run in the passes' threads; `cut` gets at most `chunk_chars` characters."""
+        """`cut`, `read` and `across` run in the passes' threads. `cut` gets at most `chunk_chars` characters; `across` a longer
+        text, for what it says in more characters than two chunks share."""
         self._passes, self._cut, self._read = passes, cut, read
-        self._chunk_chars = chunk_chars
+        self._chunk_chars, self._overlap, self._across = chunk_chars, min(SHARED_CHARS, chunk_chars // 4), across
         self._room: Room[Any] = Room(passes.max_scan_chars)
         self._memo: OrderedDict[bytes, Scores] = OrderedDict()
         self._under_way: dict[bytes, _UnderWay] = {}
 
     async def __call__(self, texts: Sequence[str]) -> list[Scores]:
         """The scores of each text. Raises as `Passes.submit` and what is run do."""
-        shared = min(SHARED_CHARS, self._chunk_chars // 4)
-        chunks = [
-            _Chunk(place, digest_of(part), part)
-            for place, text in enumerate(texts)
-            for part in chunks_of(text, self._chunk_chars, shared)
-        ]
+        chunks = [chunk for place, text in enumerate(texts) for chunk in self._chunks(place, text)]
         async with self._room.line(self._price(chunks)) as line:
+            for place, text in enumerate(texts):
+                if len(text) > self._chunk_chars:
+                    for said in await self._passes.submit(lambda text=text: [*self._across(text, self._overlap)], line):  # type: ignore[misc]
+                        chunks += self._chunks(place, said)
+            line.chars_left = self._price(chunks)
             return await self._read_all(chunks, len(texts), line)
+
+    def _chunks(self, place: int, text: str) -> list[_Chunk]:
+        return [_Chunk(place, digest_of(part), part) for part in chunks_of(text, self._chunk_chars, self._overlap)]
 
     async def _read_all(self, chunks: Sequence[_Chunk], text_count: int, line: Line[Any]) -> list[Scores]:
         found: list[list[Scores]] = [[] for _ in range(text_count)]

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from router.signals.exported import Exported
 from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PersonalGuard
 from router.signals.onnx import Encoder
 from router.signals.passes import Passes
-from router.signals.scans import CHUNK_CHARS, Scans, chunks_of
+from router.signals.scans import CHUNK_CHARS, SHARED_CHARS, Scans, chunks_of
 from tests.waiting import until
 
 TINY = Path(__file__).parents[1] / "tiny_models"
@@ -150,6 +150,19 @@ async def test_nothing_but_emoji_is_no_attack(guards: dict[str, Guard]) -> None:
     for name in ("jailbreak", "pii", "keywords"):
         for text in ("🙏🙏🙏", "—", "\u200b"):
             assert max((await guards[name].scan(prompt(text), text)).values.values(), default=0.0) < 0.5
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2, 3])
+@pytest.mark.parametrize("encode", [lambda text: base64.b64encode(text).decode(), bytes.hex])
+async def test_an_encoding_that_a_cut_would_break_is_read_whole(
+    guards: dict[str, Guard], encode: Callable[[bytes], str], shift: int
+) -> None:
+    """It begins in one chunk and says what matters in the next, where its letters may start amid a code."""
+    hidden = encode((FILLER * 8 + ATTACK).encode())
+    before = (FILLER * 200)[: CHUNK_CHARS - SHARED_CHARS - 40 + shift]
+    texts = (f"{before} {hidden}", f"{before} {FILLER * 8}{ATTACK}")
+    found, plain = [(await guards["jailbreak"].scan(prompt(text), "")).values["jailbreak"] for text in texts]
+    assert found > 0.8 * plain > 0.5
 
 
 @pytest.mark.parametrize("length", [0, 1, CHUNK_CHARS, CHUNK_CHARS + 1, 5 * CHUNK_CHARS])

@@ -77,6 +77,47 @@ DISGUISES = {
     "letters that stand three times": "".join(char * (3 if char.isalpha() else 1) for char in PLAIN),
     "words cut by a sign": by_word(lambda word: f"{word[: len(word) // 2]}|{word[len(word) // 2 :]}" if len(word) > 1 else word),
     "each word backwards": by_word(lambda word: word[::-1]),
+    "rot13 amid a sentence": f"My friend wrote '{codecs.encode(PLAIN, 'rot13')}' to me, and what would a good answer be?",
+    "backwards amid a sentence": f"My friend wrote this to me, {PLAIN[::-1]} and what would a good answer be to her?",
+    "rot13 behind a sentence": f"It is the way to read what my friend wrote to me. {codecs.encode(PLAIN, 'rot13')}",
+    "base64 behind a letter": f"x{base64.b64encode(PLAIN.encode()).decode()}",
+    "base64 in pieces with signs": " - ".join(
+        base64.b64encode(PLAIN[at : at + 12].encode()).decode() for at in range(0, len(PLAIN), 12)
+    ),
+    "base64 in literals": " + ".join(
+        f"'{base64.b64encode(PLAIN[at : at + 12].encode()).decode()}'" for at in range(0, len(PLAIN), 12)
+    ),
+    "base64 of UTF-16, the other way": base64.b64encode(PLAIN.encode("utf-16-be")).decode(),
+    "base32 in lower case": base64.b32encode(PLAIN.encode()).decode().lower(),
+    **{f"hex by {sign!r}": PLAIN.encode().hex(sign) for sign in "-.\n|"},
+    "hex in a list": str([f"{char:02x}" for char in PLAIN.encode()]),
+    "hex of an odd length": f"a{PLAIN.encode().hex()}",
+    **{f"codes by {sign!r}": sign.join(map(str, PLAIN.encode())) for sign in ("-", "\n", ", ", "|")},
+    "codes in calls": "+".join(f"chr({char})" for char in PLAIN.encode()),
+    "octal codes": " ".join(f"{char:03o}" for char in PLAIN.encode()),
+    "bits by commas": ",".join(f"{char:08b}" for char in PLAIN.encode()),
+    "bits in lines": "\n".join(f"{char:08b}" for char in PLAIN.encode()),
+    "seven bits": " ".join(f"{char:07b}" for char in PLAIN.encode()),
+    "bits without a gap, behind one": "1" + "".join(f"{char:08b}" for char in PLAIN.encode()),
+    "code points": " ".join(f"U+{ord(char):04X}" for char in PLAIN),
+    "percent and u": "".join(f"%u{ord(char):04x}" for char in PLAIN),
+    "percent of percent": by_letter(lambda char: f"%25{ord(char):02x}" if char in "aeiou" else char),
+    "references of references": "".join(f"&amp;#{ord(char)};" for char in PLAIN),
+    "escapes of style sheets": by_letter(lambda char: f"\\{ord(char):02x} " if char in "aeiou" else char),
+    "names of letters": by_letter(lambda char: f"\\N{{LATIN SMALL LETTER {char.upper()}}}" if char in "aeiou" else char),
+    "letters in parentheses": "  ".join("".join(f"({char})" for char in word) for word in PLAIN[:-1].split()),
+    "letters in brackets": "  ".join("".join(f"[{char}]" for char in word) for word in PLAIN[:-1].split()),
+    "letters in lines": "\n\n".join("\n".join(word) for word in PLAIN[:-1].split()),
+    "letters with parentheses around them": by_letter(lambda char: chr(0x249C + ord(char) - 97)),
+    "braille": by_letter(lambda char: dict(zip("abcdefghilmnoprstuvwy", "⠁⠃⠉⠙⠑⠋⠛⠓⠊⠇⠍⠝⠕⠏⠗⠎⠞⠥⠧⠺⠽", strict=True))[char]),
+    **{
+        f"words cut by {sign}": by_word(lambda word, sign=sign: f"{word[:2]}{sign}{word[2:]}" if len(word) > 2 else word)
+        for sign in ("**", "--", "()", "#", "<b></b>", "<!-- -->", "/*x*/", "&shy;", "&#173;", "·", "—")
+    },
+    "a table": "".join(f"{at},{word},7\n" for at, word in enumerate(PLAIN[:-1].split())),
+    "a statement": "INSERT " + ", ".join(f"VALUES ({at}, '{word}')" for at, word in enumerate(PLAIN[:-1].split())),
+    "variables": "\n".join(f"let v{at} = '{word} ';" for at, word in enumerate(PLAIN[:-1].split())),
+    "literals": " + ".join(f'"{PLAIN[at : at + 5]}"' for at in range(0, len(PLAIN), 5)),
     "Caesar's": "".join(chr((ord(char) - 94) % 26 + 97) if char.islower() else char for char in PLAIN),
 }
 
@@ -118,6 +159,12 @@ ORDINARY = {
     "numbers": "The columns are 12, 45, 88 and 101; see pages 10-14.",
     "base of a picture": "data:image/png;base64," + base64.b64encode(bytes(range(256)) * 3).decode(),
     "references to quotes": "<p>It&#39;s &#8220;fine&#8221; &amp; good</p>",
+    "sums": "Caleb bought 10 cartons at $4 each and 4 cartons at $1 each, so 10 * 4 - 4 * 1 = 36 (or 3 * 12).",
+    "a list of letters": "Pick one of A, B, C, D, E, F or G; vitamins A, B, C, D, E and K.",
+    "versions of systems": "What would run better: OS X on a PC or Windows on a Mac?",
+    "a row of names": "Anna, Boris, Carla, Dmitri, Elena, Farid, Gita and Hugo met Ines, Jan, Karl and Lena in Rotterdam",
+    "addresses of machines": "10.20.30.40 and 00:1b:44:11:3a:b7, fe80::1ff:fe23:4567:890a, 255.255.255.0, 192.168.100.200",
+    "rows of numbers": "12, 45, 67, 89, 23, 56, 78, 34, 91, 62, 47, 85, 33, 19, 28",
     "double letters": "Aaron keeps bees, eels and moose in Hawaii; zoom www.aaa.com",
 }
 
@@ -165,6 +212,19 @@ LONG = {
     "quotes": "','" * 33_000,
     "equals": "=41" * 33_000,
     "an open prose": "ab " * 33_000 + "\x00",
+    "hex with a gap, and no end": "41 " * 33_000 + "4x",
+    "codes with no end": "65, " * 25_000 + "6x",
+    "bits and commas": "01000001," * 11_000 + "2",
+    "half tags": "a<b" * 33_000,
+    "half comments": "a<!--" * 20_000,
+    "half comments of code": "a/*" * 33_000,
+    "letters in parentheses": "(a)" * 33_000,
+    "strange words": "qwx " * 25_000,
+    "backwards": "eht tub " * 12_000,
+    "rotated": "gur naq lbh " * 8_000,
+    "a statement": "VALUES (1, 'a'), " * 6_000,
+    "literals": "'a' + " * 16_000,
+    "an Arabic phrase": "\ufdfa " * 50_000,
     "doubled and plain": "aab " * 25_000,
 }
 
