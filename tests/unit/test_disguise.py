@@ -27,6 +27,7 @@ def by_word(to: Callable[[str], str]) -> str:
     return " ".join(map(to, PLAIN[:-1].split()))
 
 
+BRAILLE = "⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵"
 DISGUISES = {
     "Cyrillic letters": PLAIN.translate(str.maketrans("oeiacpsy", "оеіасрѕу")),
     "Greek letters": PLAIN.translate(str.maketrans("oiv", "οιν")),
@@ -109,7 +110,7 @@ DISGUISES = {
     "letters in brackets": "  ".join("".join(f"[{char}]" for char in word) for word in PLAIN[:-1].split()),
     "letters in lines": "\n\n".join("\n".join(word) for word in PLAIN[:-1].split()),
     "letters with parentheses around them": by_letter(lambda char: chr(0x249C + ord(char) - 97)),
-    "braille": by_letter(lambda char: dict(zip("abcdefghilmnoprstuvwy", "⠁⠃⠉⠙⠑⠋⠛⠓⠊⠇⠍⠝⠕⠏⠗⠎⠞⠥⠧⠺⠽", strict=True))[char]),
+    "braille": by_letter(lambda char: BRAILLE[ord(char) - 97]),
     **{
         f"words cut by {sign}": by_word(lambda word, sign=sign: f"{word[:2]}{sign}{word[2:]}" if len(word) > 2 else word)
         for sign in ("**", "--", "()", "#", "<b></b>", "<!-- -->", "/*x*/", "&shy;", "&#173;", "·", "—")
