@@ -200,6 +200,20 @@ class TestBothFiles:
         assert problem.severity == "warning"
         assert what in problem.message
 
+    def test_retries_with_one_endpoint_have_nowhere_else_to_go(self, tmp_path: Path) -> None:
+        """With several, the predicate has to send them elsewhere; names may stand for several."""
+        lines = ENVOY.splitlines(keepends=True)
+        alone = [(line, "") for line in lines if re.search(r"port_value: 5005[2-5]", line)]
+        other = ("v3.PreviousHostsPredicate", "v3.OtherPredicate")
+
+        def retries(*changes: tuple[str, str]) -> list[str]:
+            return [each.severity for each in problems(tmp_path, *changes) if "no previous_hosts predicate" in each.message]
+
+        assert retries(other, *alone) == []
+        assert retries(other) == ["warning"]
+        named = ("type: STATIC\n    connect_timeout: 0.25s", "type: STRICT_DNS\n    connect_timeout: 0.25s")
+        assert retries(other, named, *alone) == ["warning"]
+
     def test_envoy_waits_as_long_as_guards_read(self, tmp_path: Path) -> None:
         """Else it would ignore the router that asks for the time, and let the request pass."""
         guard = "rules:\n- name: g\n  when: { jailbreak: true }\n  block: {}\n"
