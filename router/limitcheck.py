@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router.core.types import Endpoint
-from router.envoyfile import Place
+from router.envoyfile import Place, endpoints_of
 from router.errors import Problem
 from router.pair import Pair, first_route, named
 
@@ -16,6 +16,7 @@ _CLIENT_LIMITS = (
     (("common_http_protocol_options", "idle_timeout"), "a client may keep a connection for an hour without asking"),
 )
 _ACTIONS = ("reset_high_memory_stream", "stop_accepting_requests")
+_LEAST_PICKS = 20  # with 5, two of 400 requests, eight at a time, still met nothing but the dead one of two workers; with 50 none
 _QUERIES = ("%REQ(:PATH", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH", "%PATH(WQ", "%PATH%")
 _LOGS = "type.googleapis.com/envoy.extensions.access_loggers."
 
@@ -117,10 +118,44 @@ def failing_over_is_quick(pair: Pair) -> Iterator[Problem]:
         message = "retry_back_off is missing: Envoy's own pauses cost up to a second; copy it from envoy/envoy.yaml"
         yield pair.file.problem(policy, message, "warning")
     cluster = pair.file.clusters().get(pair.router_cluster)
+    if policy and cluster and _has_several_endpoints(cluster):
+        yield from _retries_elsewhere(pair, policy)
     for check in cluster.at("health_checks").items() if cluster else ():
         if check.at("grpc_health_check") and not check.at("no_traffic_interval"):
             message = "no_traffic_interval is not set: before the first request Envoy checks once a minute; write 1s"
             yield pair.file.problem(check, message, "warning")
+
+
+def _has_several_endpoints(cluster: Place) -> bool:
+    """Those that the file tells; names and EDS may each stand for many."""
+    return cluster.at("type").text not in ("", "STATIC") or len(endpoints_of(cluster)) > 1
+
+
+def _retries_elsewhere(pair: Pair, policy: Place) -> Iterator[Problem]:
+    """The second attempt is not at the worker where the first failed. Envoy picks anew so many times; once if it is not told."""
+    predicates = policy.at("retry_host_predicate")
+    if not any(place.at("typed_config", "@type").text.endswith(".PreviousHostsPredicate") for place in predicates.items()):
+        message = "has no previous_hosts predicate: the retry may meet the same dead worker again and bypass the living ones"
+        yield pair.file.problem(predicates or policy, f"{message}; copy retry_host_predicate from envoy/envoy.yaml", "warning")
+    elif (tries := policy.at("host_selection_retry_max_attempts")).number < _LEAST_PICKS:
+        message = f"host_selection_retry_max_attempts ({tries.number or 1}) is small: the retry may meet the same dead worker"
+        yield pair.file.problem(tries, f"{message}; write 50", "warning")
+
+
+def leaving_is_noticed(pair: Pair) -> Iterator[Problem]:
+    """A worker serves on until Envoy's health check has taken it out."""
+    cluster, drain_s = pair.file.clusters().get(pair.router_cluster), pair.config.server.drain_s
+    for check in cluster.at("health_checks").items() if cluster else ():
+        interval_s, timeout_s = check.at("interval").seconds or 0.0, check.at("timeout").seconds or 0.0
+        times = max(check.at("unhealthy_threshold").number, 1)
+        needed_s = interval_s * times + timeout_s
+        if check.at("grpc_health_check") and drain_s < needed_s:
+            said = f"interval ({interval_s:g} s) x unhealthy_threshold ({times}) + timeout ({timeout_s:g} s)"
+            message = f"drain_s ({drain_s:g} s) is shorter than the health check's {said} in {pair.file.name}, line {check.line}"
+            remedy = (
+                f"requests meet a worker that has left, and have to be retried; write {needed_s:g} or more, or check more often"
+            )
+            yield pair.settings.problem(pair.settings.top.at("server", "drain_s"), f"{message}: {remedy}", "warning")
 
 
 def only_some_headers_may_be_set(pair: Pair) -> Iterator[Problem]:
@@ -159,6 +194,7 @@ RULES = (
     errors_are_openais,
     missing_clusters_are_outages,
     failing_over_is_quick,
+    leaving_is_noticed,
     only_some_headers_may_be_set,
     logs_hold_no_query,
 )

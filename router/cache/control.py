@@ -84,13 +84,16 @@ class Control:
         `store` says whether the others hear of it: `none`, `written` or `waiting`.
         """
         _check(document, "ids", "decision", "model", "scope", "scope_value", "before_ms", "all", "dry_run")
+        is_dry = document.get("dry_run", False)
+        if not isinstance(is_dry, bool):
+            raise _bad("dry_run", "true or false")
         before_ms = _number(document, "before_ms", 0, 2**62) if "before_ms" in document else None
         names = {name: _name(document, name) for name in ("decision", "model") if name in document}
         selection = Selection(_ids(document), scope=self._scope(document), before_ms=before_ms, **names)
         if selection == Selection() and document.get("all") is not True:
             message = "say which entries: ids, decision, model, scope, scope_value, before_ms, or all: true"
             raise RequestError(400, message, code="missing_field")
-        if document.get("dry_run") is True:
+        if is_dry:
             return {"count": len(self._cache.select(selection)), "store": "none"}
         return {"count": self._cache.invalidate(selection), "store": await self._written()}
 
@@ -98,7 +101,7 @@ class Control:
         if "scope_value" in document:
             if "scope" in document:
                 raise _bad("scope_value", "alone: it stands in the place of scope")
-            scope = self.scope_of(_text(document, "scope_value")) if self.scope_header else None
+            scope = self.scope_of(_header_value(document, "scope_value")) if self.scope_header else None
             if scope is None:
                 message = "answers are shared by all (semantic_cache.scope: global): nobody has entries of their own"
                 raise RequestError(400, message, param="scope_value", code="no_scope")
@@ -230,6 +233,17 @@ def _text(document: Document, name: str, default: str | None = None) -> str:
     value = document.get(name, default)
     if not isinstance(value, str) or (default is None and not value):
         raise _bad(name, "a string")
+    return value
+
+
+def _header_value(document: Document, name: str) -> str:
+    """A text that a header can hold: its bytes as `surrogateescape` writes those that are no UTF-8."""
+    value = _text(document, name)
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        message = f"'{name}' holds half a surrogate pair, which is no text"
+        raise RequestError(400, message, param=name, code="invalid_value") from None
     return value
 
 

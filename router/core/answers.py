@@ -22,6 +22,11 @@ _OWN = frozenset({"id", "created", "object"})
 """Of one request alone, or known from the form; never stored."""
 _GROWING = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
 """Text fields of a message that a stream sends in pieces."""
+_TOKENS = "token_ids"
+"""vLLM's `return_token_ids`: each chunk holds those of its own piece."""
+_ENDS = ("finish_reason", "stop_reason")
+_NOTHING: tuple[object, ...] = ("", [], {})
+"""Adds nothing to whatever it is a piece of."""
 _CALLS = ("tool_calls", "function_call", "audio")
 DONE = b"[DONE]"
 _LEAST_FRAME_BYTES = 64
@@ -113,14 +118,18 @@ class AnswerReader:
         chunk = _loads(payload)
         if "error" in chunk or chunk.get("object") == "error":
             raise NotStorable("error")
-        choices = chunk.pop("choices", None)
-        if not isinstance(choices, list):
-            raise NotStorable("unreadable")
-        for choice in choices:
-            self._read_choice(choice)
+        self._read_choices(chunk.pop("choices", None))
         for key, value in chunk.items():
             if key not in _OWN and value is not None:
                 self._top[key] = value
+
+    def _read_choices(self, choices: Any) -> None:
+        if not isinstance(choices, list):
+            raise NotStorable("unreadable")
+        if len(choices) > 1:
+            raise NotStorable("several_choices")
+        for choice in choices:
+            self._read_choice(choice)
 
     def _read_choice(self, part: Any) -> None:
         if not isinstance(part, dict) or not isinstance(part.get("index", 0), int):
@@ -134,8 +143,8 @@ class AnswerReader:
         for key, value in part.items():
             if key == "logprobs" and isinstance(value, dict):
                 _grow_logprobs(choice, value)
-            elif key not in ("index", "delta") and value is not None:
-                choice[key] = value
+            elif key not in ("index", "delta"):
+                _grow_choice(choice, key, value)
 
 
 class _Pieces(list[str]):
@@ -151,22 +160,42 @@ def _grow(message: dict[str, Any], key: str, value: Any) -> None:
             raise NotStorable("tool_calls")
     elif key in _GROWING and isinstance(value, str):
         pieces = message.get(key)
+        if pieces is None:
+            pieces = message[key] = _Pieces()
         if not isinstance(pieces, _Pieces):
-            pieces = message[key] = _Pieces([pieces] if isinstance(pieces, str) else ())
+            raise NotStorable("unknown_delta")  # begun as something that is no text
         pieces.append(value)
-    elif message.get(key) in (None, value):
+    elif message.get(key) is None or (key == "role" and message[key] == value):
         message[key] = value
-    else:
-        raise NotStorable("unknown_delta")  # a field that grows in a way that we do not know cannot be put together
+    elif value not in _NOTHING:
+        # A field that grows in a way that we do not know cannot be put together. Equal pieces are no repetition: "ha" and "ha".
+        raise NotStorable("unknown_delta")
+
+
+def _grow_choice(choice: dict[str, Any], key: str, value: Any) -> None:
+    """Add one field that stands beside a delta to a choice."""
+    held = choice.get(key)
+    if value is None:
+        return
+    if held is None or key in _ENDS:
+        choice[key] = value
+    elif key == _TOKENS and isinstance(value, list) and isinstance(held, list):
+        held += value
+    elif value not in _NOTHING and (value != held or isinstance(value, str | list)):
+        raise NotStorable("unknown_delta")
 
 
 def _grow_logprobs(choice: dict[str, Any], value: dict[str, Any]) -> None:
     held = choice.setdefault("logprobs", {})
+    if not isinstance(held, dict):
+        raise NotStorable("unknown_delta")
     for key, tokens in value.items():
         if isinstance(tokens, list) and isinstance(held.get(key), list):
             held[key] += tokens
-        else:
+        elif held.get(key) is None:
             held[key] = tokens
+        elif tokens is not None and tokens != held[key]:
+            raise NotStorable("unknown_delta")
 
 
 def _closed(choice: dict[str, Any]) -> dict[str, Any]:
@@ -183,6 +212,8 @@ def checked(document: Mapping[str, Any]) -> Answer:
         raise NotStorable("error")
     if not isinstance(choices, list) or not choices:
         raise NotStorable("unreadable")
+    if len(choices) > 1:
+        raise NotStorable("several_choices")  # one was asked for: see `question_of`
     for choice in choices:
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict):

@@ -344,7 +344,7 @@ class Exchange:
         plan = self.snapshot.cache
         if plan is None:
             return self._without_cache(request, body, decision, None, stores=False)
-        lookup = _lookup(plan, request, body, decision)
+        lookup = _lookup(plan, request, body, decision, self.snapshot.family_of(decision))
         if isinstance(lookup, Ineligible):
             self._cache = CacheNote("skipped", lookup.reason)
             return self._without_cache(request, body, decision, plan, stores=False)
@@ -574,13 +574,15 @@ class Exchange:
         return effort_of(decision.reasoning, family) if family and family.kind == "reasoning_effort" else ""
 
 
-def _lookup(plan: CachePlan, request: ChatRequest, body: Body, decision: Decision) -> Lookup | Ineligible:
+def _lookup(
+    plan: CachePlan, request: ChatRequest, body: Body, decision: Decision, family: ReasoningFamily | None
+) -> Lookup | Ineligible:
     """What to look up, or why nothing is."""
     terms, scope = plan.terms.get(decision.name), plan.scope.of(request.headers)
     if terms is None or scope is None:
         return Ineligible("decision" if terms is None else "no_scope")
     terms = terms_for(terms, plan, request.headers)
-    asked = question_of(request, body, decision, scope, plan.limits, plan.versions)
+    asked = question_of(request, body, decision, scope, plan.limits, plan.versions, family)
     if isinstance(asked, Ineligible):
         return asked
     return Lookup(asked, terms) if terms.may_look_up or terms.may_store else Ineligible("client")

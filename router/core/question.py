@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from router.core.chat import Body
 from router.core.invisible import has_invisible
-from router.core.types import ChatRequest, Decision, Endpoint, Question
+from router.core.rewrite import effort_of
+from router.core.types import ChatRequest, Decision, Endpoint, Question, ReasoningFamily
 
 _NOT_THE_QUESTION = frozenset({"messages", "model", "stream", "stream_options", "metadata"})
 """Top-level fields that no answer depends on, or that are in the partition otherwise."""
@@ -79,11 +80,18 @@ class Limits:
 
 
 def question_of(
-    request: ChatRequest, body: Body, decision: Decision, scope: str, limits: Limits, versions: str
+    request: ChatRequest,
+    body: Body,
+    decision: Decision,
+    scope: str,
+    limits: Limits,
+    versions: str,
+    family: ReasoningFamily | None = None,
 ) -> Question | Ineligible:
     """The question that a request asks, or why it asks none that an answer could be kept for.
 
     `versions` names the encoder and the guards, as `build` puts them together: answers stored by others are out of reach.
+    `family` is the chosen model's reasoning family, as for `rewrite`.
     """
     reason = _why_not(request, body, limits)
     if decision.name == "direct" and not limits.allows_concrete_models:
@@ -110,7 +118,7 @@ def question_of(
         "scope": scope,
         "versions": versions,
         "revision": limits.revision,
-        "decision": _described(decision),
+        "decision": _described(decision, family),
         "request": rest,
         "earlier": earlier,
         "last": {key: value for key, value in last.items() if key != "content"},
@@ -171,10 +179,12 @@ def _splits(message: Mapping[str, object]) -> dict[str, object]:
     return {"parts": [len(text) for text in texts]} if len(texts) > 1 else {}
 
 
-def _described(decision: Decision) -> dict[str, object]:
-    """What the decision does to a request."""
+def _described(decision: Decision, family: ReasoningFamily | None) -> dict[str, object]:
+    """What the decision does to a request; of a family, what it makes of the decision's switch."""
     prompt, reasoning = decision.system_prompt, decision.reasoning
+    switch = [family.kind, family.parameter, effort_of(reasoning, family)] if reasoning and family else None
     return {
+        **({"switch": switch} if switch else {}),
         "name": decision.name,
         "model": [decision.model.name, decision.model.served_name, decision.model.cluster],
         "system_prompt": [prompt.text, prompt.mode] if prompt else None,

@@ -181,6 +181,8 @@ async def test_a_question_with_half_a_surrogate_pair_is_found_and_exported(contr
         ("invalidate", {"scope": "a" * 32, "scope_value": "x"}, "'scope_value' must be alone"),
         ("invalidate", {"scope_value": "x"}, "answers are shared by all"),
         ("invalidate", {"scope_value": 5}, "answers are shared by all"),
+        ("invalidate", {"all": True, "dry_run": "yes"}, "'dry_run' must be true or false"),
+        ("invalidate", {"all": True, "dry_run": 1}, "'dry_run' must be true or false"),
         ("stats", {"x": 1}, "unknown field"),
     ],
 )
@@ -208,6 +210,31 @@ class TestPort:
             session.post(f"http://127.0.0.1:{port}{path}", data=body, headers={"content-type": "application/json"}) as response,
         ):
             return response.status, await response.json()
+
+    async def test_half_a_surrogate_pair_in_any_field_is_no_fault_of_ours(self, port: int, control: Control) -> None:
+        """JSON can hold it where UTF-8 cannot: nothing is found by it, or a 400 names the field."""
+        scopes = ScopePlan("authorization", b"key")
+        control.scope_header, control.scope_of = "authorization", lambda value: scopes.of({"authorization": value})
+        status, document = await self.post(port, "/cache/invalidate", json.dumps({"scope_value": "Bearer \ud800"}).encode())
+        assert (status, document["error"]["param"]) == (400, "scope_value")
+        assert (await self.post(port, "/cache/invalidate", json.dumps({"scope_value": "Bearer \udcfc"}).encode()))[0] == 200
+        exported = (await self.post(port, "/cache/export"))[1]["entries"][0]
+        fields = {
+            "get": ("id",),
+            "search": ("text", "decision", "limit"),
+            "invalidate": ("ids", "decision", "model", "scope", "scope_value", "before_ms", "all", "dry_run"),
+            "report": ("id",),
+            "export": ("after", "limit"),
+            "import": ("versions", "entries"),
+            "stats": (),
+        }
+        assert fields.keys() == control.operations.keys()
+        half = "\ud800"
+        asked = [(name, {field: value}) for name in fields for field in (*fields[name], half) for value in (half, [half])]
+        asked += [("import", {"versions": "v1", "entries": [{**exported, field: half}]}) for field in exported]
+        for name, document in asked:
+            status, answer = await self.post(port, f"/cache/{name}", json.dumps(document).encode())
+            assert status < 500, (name, document, answer)
 
     async def test_operations_are_posted(self, port: int) -> None:
         """A document in, a document out."""

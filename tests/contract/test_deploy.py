@@ -216,6 +216,23 @@ class TestKubernetes:
         assert mounts["state"] == state_directory()
         assert "emptyDir" in next(volume for volume in self.deployment()["volumes"] if volume["name"] == "state")
 
+    def test_others_reach_the_port_for_clients_and_no_other(self) -> None:
+        """Whoever reaches the router's gRPC port can forge answers into the cache, and nobody is asked for a password there."""
+        assert KUBERNETES / "base" / "network.yaml" in set(self.resources(KUBERNETES / "base"))
+        spec = load(KUBERNETES / "base" / "network.yaml")["spec"]
+        assert spec["policyTypes"] == ["Ingress"]
+        assert spec["ingress"] == [{"ports": [{"port": "openai"}]}]
+        (envoy,) = self.deployment()["containers"]
+        assert [port["name"] for port in envoy["ports"]] == ["openai"]
+
+    @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+    def test_the_network_policy_is_of_the_pods(self) -> None:
+        """It selects them by the label that kustomize gives them; without one it would select all of the namespace."""
+        built = subprocess.run(["kubectl", "kustomize", KUBERNETES / "base"], capture_output=True, check=True).stdout
+        documents = {document["kind"]: document for document in yaml.safe_load_all(built)}
+        labels = documents["Deployment"]["spec"]["template"]["metadata"]["labels"]
+        assert documents["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+
     def test_every_container_is_probed_and_bounded(self) -> None:
         """Kubernetes knows when it works and how much memory it may take."""
         for container in self.containers():

@@ -148,6 +148,24 @@ def restart(stack: Stack) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+def never_unhealthy(envoy: dict[str, Any]) -> None:
+    """Envoy's health check takes nobody out: the time between a worker's death and its next check lasts."""
+    cluster = next(one for one in envoy["static_resources"]["clusters"] if one["name"] == "ext_proc")
+    cluster["health_checks"][0]["unhealthy_threshold"] = 1000
+
+
+def test_with_one_of_two_workers_killed_the_other_one_reads_every_request(own_stack: Start) -> None:
+    """A request that meets the dead one is tried again, and not there; by chance alone one in eight is, twice."""
+    stack = own_stack(workers=2, edit_envoy=never_unhealthy)
+    workers = json.loads(get(f"{stack.admin_url}/readyz")[1])["workers"]
+    os.kill(stack.processes["router"].pid, signal.SIGSTOP)  # so that nobody starts another in its place
+    os.kill(workers[0]["pid"], signal.SIGKILL)
+    fast = {"x-sim-first-token-ms": "1", "x-sim-token-ms": "1"}
+    paths = [post(stack, "hi", headers=fast).headers["x-vsr-response-path"] for _ in range(100)]
+    assert stack.healthy_workers() == 2
+    assert paths.count("bypass") == 0, f"{paths.count('bypass')} of 100 bypassed the living worker"
+
+
 def test_a_restart_with_one_worker_loses_and_bypasses_nothing(own_stack: Start) -> None:
     """The spare worker serves meanwhile; afterwards the new configuration does."""
     stack = own_stack(edit_config=enough_drain)

@@ -48,6 +48,12 @@ def stream(*chunks: dict[str, Any], end: str = "\n\n", field: str = "data: ", do
     return "".join(f"{field}{line}{end}" for line in lines).encode()
 
 
+def whole(*parts: dict[str, Any]) -> bytes:
+    """A stream that ends well, with these deltas or chunks in it."""
+    middle = (part if "choices" in part else chunk(part) for part in parts)
+    return stream(chunk({"role": "assistant", "content": "x"}), *middle, chunk({}, finish_reason="stop"))
+
+
 STREAM = (
     chunk({"role": "assistant", "content": ""}),
     chunk({"reasoning_content": "hm\n\n"}),
@@ -77,11 +83,6 @@ class TestJson:
         replayed = json.loads(as_json(decode(read(body()).encode()), "new", 7))
         assert replayed == {**BODY, "id": "new", "created": 7}
 
-    def test_all_choices_come_back(self) -> None:
-        """In their order."""
-        two = [CHOICE, {**CHOICE, "index": 1, "message": {**MESSAGE, "content": "other"}}]
-        assert json.loads(as_json(read(body(choices=two)), "new", 7))["choices"] == two
-
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
@@ -100,7 +101,7 @@ class TestJson:
             ({"message": {"content": ["part"]}}, "empty"),
             ({"choices": []}, "unreadable"),
             ({"choices": [1]}, "unreadable"),
-            ({"choices": [CHOICE, {**CHOICE, "finish_reason": "length"}]}, "not_stopped"),
+            ({"choices": [CHOICE, {**CHOICE, "index": 1}]}, "several_choices"),
         ],
     )
     def test_what_must_not_be_given_again_is_not_stored(self, change: dict[str, Any], reason: str) -> None:
@@ -170,7 +171,21 @@ class TestStream:
             (stream(chunk({"role": "assistant", "content": " \n\u200b"}), chunk({}, finish_reason="stop")), "empty"),
             (stream(chunk({"tool_calls": [{"index": 0}]}), chunk({}, finish_reason="tool_calls")), "tool_calls"),
             (stream(chunk({"role": "assistant", "content": "x"}), chunk({}, finish_reason="length")), "not_stopped"),
-            (stream(chunk({"odd": [1]}), chunk({"odd": [2]})), "unknown_delta"),
+            (whole({"odd": [1]}, {"odd": [2]}), "unknown_delta"),
+            (whole({"odd": "ha"}, {"odd": "ha"}), "unknown_delta"),
+            (whole({"odd": 1}, {"odd": True}), "unknown_delta"),
+            (whole({"role": "user"}), "unknown_delta"),
+            (whole({"content": [{"text": "a"}]}, {"content": "b"}), "unknown_delta"),
+            (whole({}, {"content": [{"text": "a"}]}), "unknown_delta"),
+            (whole(chunk({}, odd=[1]), chunk({}, odd=[2])), "unknown_delta"),
+            (whole(chunk({}, odd=[1]), chunk({}, odd=[1])), "unknown_delta"),
+            (whole(chunk({}, odd="ha"), chunk({}, odd="ha")), "unknown_delta"),
+            (whole(chunk({}, odd={"a": 1}), chunk({}, odd={"a": 2})), "unknown_delta"),
+            (whole(chunk({}, token_ids=[1]), chunk({}, token_ids="2")), "unknown_delta"),
+            (whole(chunk({}, logprobs={"odd": "a"}), chunk({}, logprobs={"odd": "b"})), "unknown_delta"),
+            (whole(chunk({}, logprobs=["a"]), chunk({}, logprobs={"odd": "b"})), "unknown_delta"),
+            (whole(chunk({"content": "x"}, index=1)), "several_choices"),
+            (whole({"id": "x", "choices": [{"index": 0, "delta": {"content": "a"}}] * 2}), "several_choices"),
             (b"data: {\n\ndata: [DONE]\n\n", "unreadable"),
             (b"data: [DONE]\n\n", "unreadable"),
             (b"", "interrupted"),
@@ -180,6 +195,24 @@ class TestStream:
         """Interrupted, truncated, filtered, failed; or of a kind that we cannot put together."""
         with pytest.raises(NotStorable, match=f"^{reason}$"):
             read(data, is_event_stream=True)
+
+    def test_tokens_and_their_chances_come_back_whole(self) -> None:
+        """vLLM sends with each piece its own `token_ids` (`return_token_ids`) and `logprobs`; as JSON they are one list."""
+        parts = [chunk({"content": str(n)}, token_ids=[n, 7], logprobs={"content": [{"token": str(n)}]}) for n in range(3)]
+        answer = read(stream(*parts, chunk({}, finish_reason="stop", stop_reason=2, token_ids=[])), is_event_stream=True)
+        choice = answer.document["choices"][0]
+        assert choice["token_ids"] == [0, 7, 1, 7, 2, 7]
+        assert choice["logprobs"] == {"content": [{"token": "0"}, {"token": "1"}, {"token": "2"}]}
+        replayed = [each["choices"][0] for each in events(as_stream(answer, "new", 7, wants_usage=False))]
+        assert [token for each in replayed for token in each.get("token_ids", [])] == choice["token_ids"]
+
+    def test_what_comes_again_and_adds_nothing_keeps_no_answer_out(self) -> None:
+        """The role with every piece, fields that are null or empty, a field beside the delta that says the same of the whole."""
+        empty = {"annotations": [], "odd": {}, "thinking": "", "refusal": None, "tool_calls": []}
+        parts = [chunk({"role": "assistant", "content": "ha", **empty}, filters={"hate": False}, odd=[]) for _ in range(3)]
+        answer = read(stream(*parts, chunk({}, finish_reason="stop")), is_event_stream=True)
+        assert message_of(answer)["content"] == "hahaha"
+        assert answer.document["choices"][0]["filters"] == {"hate": False}
 
 
 class TestReplay:

@@ -200,6 +200,49 @@ class TestBothFiles:
         assert problem.severity == "warning"
         assert what in problem.message
 
+    @pytest.mark.parametrize(
+        ("drain_s", "old", "new", "needed"),
+        [
+            ("4", "", "", ""),
+            ("3", "", "", ""),
+            ("2.9", "", "", "3"),
+            ("0", "", "", "3"),
+            ("4", " interval: 1s\n", " interval: 5s\n", "11"),
+            ("11", " interval: 1s\n", " interval: 5s\n", ""),
+            ("4", "unhealthy_threshold: 2", "unhealthy_threshold: 5", "6"),
+            ("4", "- timeout: 1s\n", "- timeout: 2.5s\n", "4.5"),
+        ],
+    )
+    def test_a_worker_leaves_before_envoy_has_noticed(
+        self, tmp_path: Path, drain_s: str, old: str, new: str, needed: str
+    ) -> None:
+        """Both values and the remedy are told, at the line of the router's own file."""
+        found = problems(tmp_path, *([(old, new)] if old else []), config=CONFIG + f"server:\n  drain_s: {drain_s}\n")
+        assert told(found) == ([("warning", "server.drain_s")] if needed else [])
+        for problem in found:
+            assert (Path(problem.file).name, problem.line) == ("config.yaml", len(CONFIG.splitlines()) + 2)
+            assert f"drain_s ({drain_s} s)" in problem.message
+            assert f"write {needed} or more" in problem.message
+
+    def test_where_no_drain_is_written_the_default_is_compared(self, tmp_path: Path) -> None:
+        """With what a longer interval in an operator's own envoy.yaml asks for."""
+        (problem,) = problems(tmp_path, (" interval: 1s\n", " interval: 5s\n"))
+        assert problem.message.startswith("drain_s (4 s) is shorter")
+
+    def test_retries_with_one_endpoint_have_nowhere_else_to_go(self, tmp_path: Path) -> None:
+        """With several, the predicate has to send them elsewhere; names may stand for several."""
+        lines = ENVOY.splitlines(keepends=True)
+        alone = [(line, "") for line in lines if re.search(r"port_value: 5005[2-5]", line)]
+        other = ("v3.PreviousHostsPredicate", "v3.OtherPredicate")
+
+        def retries(*changes: tuple[str, str]) -> list[str]:
+            return [each.severity for each in problems(tmp_path, *changes) if "no previous_hosts predicate" in each.message]
+
+        assert retries(other, *alone) == []
+        assert retries(other) == ["warning"]
+        named = ("type: STATIC\n    connect_timeout: 0.25s", "type: STRICT_DNS\n    connect_timeout: 0.25s")
+        assert retries(other, named, *alone) == ["warning"]
+
     def test_envoy_waits_as_long_as_guards_read(self, tmp_path: Path) -> None:
         """Else it would ignore the router that asks for the time, and let the request pass."""
         guard = "rules:\n- name: g\n  when: { jailbreak: true }\n  block: {}\n"

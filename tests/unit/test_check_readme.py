@@ -77,6 +77,10 @@ ROWS: dict[str, tuple[Damage, ...]] = {
         Damage(_POLICY[0], "", "retry_policy is missing"),
         Damage("retry_back_off: { base_interval: 0.005s, max_interval: 0.02s }", "", "retry_back_off is missing"),
     ),
+    "`previous_hosts`": (
+        Damage("v3.PreviousHostsPredicate", "v3.OtherPredicate", "no previous_hosts predicate"),
+        Damage("                  host_selection_retry_max_attempts: 50\n", "", "host_selection_retry_max_attempts .1. is small"),
+    ),
     "cluster `ext_proc`: `healthy_panic": (Damage("threshold: { value: 0 }", "threshold: { value: 50 }", "is not 0"),),
     "cluster `ext_proc`: gRPC health": (
         Damage(

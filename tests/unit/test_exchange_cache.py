@@ -20,6 +20,8 @@ from router.core.types import (
     LookedUp,
     Lookup,
     Miss,
+    Reasoning,
+    ReasoningFamily,
     Reply,
     RequestBody,
     ResponseBody,
@@ -65,6 +67,20 @@ def test_a_question_is_looked_up_before_it_is_routed() -> None:
     assert (action.question.decision, action.question.model) == ("default", "small")
     assert action.question.scope != "Bearer a"
     assert action.terms == TERMS
+
+
+def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
+    """The store outlives the configuration: a family that is defined anew makes another request of the same question."""
+    partitions = set()
+    for level in ("low", "high"):
+        family = ReasoningFamily("reasoning_effort", "reasoning_effort", default_effort=level)
+        default = Default(replace(SMALL, reasoning_family="mine"), Reasoning(enabled=True))
+        exchange = Exchange(replace(snapshot(default=default), cache=PLAN, families={"mine": family}))
+        exchange.receive(request_headers(authorization="Bearer a"))
+        action = exchange.receive(RequestBody(chat_body("What is a monad?")))
+        assert isinstance(action, Lookup)
+        partitions.add(action.question.partition)
+    assert len(partitions) == 2
 
 
 def test_a_hit_is_the_answer() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from router.core.chat import parse
 from router.core.question import Ineligible, Limits, question_of
-from router.core.types import Decision, Endpoint, Model, Question, Reasoning, SystemPrompt
+from router.core.types import Decision, Endpoint, Model, Question, Reasoning, ReasoningFamily, SystemPrompt
 
 MODEL = Model("small", "cluster-small", "served-small")
 DECISION = Decision("default", MODEL, "no_match")
@@ -28,11 +28,12 @@ def ask(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     scope: str = "s",
     versions: str = "v1",
+    family: ReasoningFamily | None = None,
 ) -> Question | Ineligible:
     """The question of a request that differs from the usual one."""
     data = json.dumps({**BASE, **(changes or {})}).encode()
     request, body = parse(Endpoint.CHAT, data, {})
-    return question_of(request, body, decision, scope, limits, versions)
+    return question_of(request, body, decision, scope, limits, versions, family)
 
 
 def user(text: object, **message: Any) -> dict[str, Any]:
@@ -93,6 +94,33 @@ def test_whatever_may_change_the_answer_is_another_partition(changes: dict[str, 
 def test_whatever_the_operator_decided_is_another_partition(other: dict[str, Any]) -> None:
     """Decision, model, reasoning, system prompt, scope, encoder, revision."""
     assert partition(**other) != partition()
+
+
+FAMILY = ReasoningFamily("reasoning_effort", "reasoning_effort")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ReasoningFamily("chat_template_kwargs", "reasoning_effort"),
+        ReasoningFamily("reasoning_effort", "thinking_level"),
+        ReasoningFamily("reasoning_effort", "reasoning_effort", default_effort="high"),
+        None,
+    ],
+    ids=repr,
+)
+def test_what_the_family_makes_of_the_switch_is_in_the_partition(other: ReasoningFamily | None) -> None:
+    """Another family of the model, or one defined anew, makes another request: what the model said before answers that one."""
+    thinking = Decision("default", MODEL, "no_match", Reasoning(enabled=True))
+    assert partition(decision=thinking, family=other) != partition(decision=thinking, family=FAMILY)
+
+
+def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_partition() -> None:
+    """Where no switch is set, and where the rule names the effort itself: what was stored stays in reach."""
+    assert partition(family=FAMILY) == partition()
+    named = Decision("default", MODEL, "no_match", Reasoning(enabled=True, effort="high"))
+    other = ReasoningFamily("reasoning_effort", "reasoning_effort", default_effort="low")
+    assert partition(decision=named, family=other) == partition(decision=named, family=FAMILY)
 
 
 @pytest.mark.parametrize(
