@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 State = Callable[[], Mapping[str, Mapping[str, float]]]
 """Names of metrics, each with its values by label."""
 
+_LONGEST_NUMBER = 20
 _ASK_S = 2.0
 _OPERATION_S = 60.0  # as the command line waits: an import of many entries takes its time
 _OK = 200
@@ -94,8 +95,7 @@ class Front:
         return web.Response(text=as_json(self._restarts.request()), status=202, content_type="application/json")
 
     async def _restart_state(self, request: web.Request) -> web.Response:
-        number = request.query.get("number", "")
-        found = self._restarts.find(int(number) if number.isdecimal() else None) if self._restarts else None
+        found = self._restarts.find(restart_number(request.query.get("number", ""))) if self._restarts else None
         return web.Response(text=as_json(found), content_type="application/json")
 
     async def _any(self, request: web.Request) -> web.Response:
@@ -247,3 +247,8 @@ async def supervise(program: Program, admin_address: str | None, read: Callable[
         return await supervisor.run(restarts.run)
     finally:
         await front.runner.cleanup()
+
+
+def restart_number(text: str) -> int | None:
+    """The number of a restart as a client writes it; None, for the latest, where it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < _LONGEST_NUMBER else None

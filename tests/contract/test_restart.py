@@ -16,7 +16,7 @@ from router.program import Program, refuse_moves
 from router.restart import Restart
 from router.restartcli import restart as ask_for_restart
 from router.supervisor import Supervisor, Worker
-from router.workers import Front
+from router.workers import Front, restart_number
 from tests.contract.test_workers import Start, end_of, is_alive, lives, program, start, until
 
 __all__ = ["start"]
@@ -264,3 +264,9 @@ async def test_a_milvus_lite_that_the_worker_before_still_holds_is_taken_over_wh
     await until(lambda: keeper.state.is_up)
     assert len(keys) == 1
     await keeper.close()
+
+
+@pytest.mark.parametrize(("text", "number"), [("3", 3), ("", None), ("x", None), ("-1", None), ("²", None), ("9" * 5000, None)])
+def test_a_number_that_no_restart_has(text: str, number: int | None) -> None:
+    """It asks for the latest one."""
+    assert restart_number(text) == number
