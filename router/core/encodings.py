@@ -13,10 +13,12 @@ _LEAST_LETTERS = 0.8  # of what was decoded, letters, digits and spaces: else it
 _BETWEEN = r"[^0-9A-Za-z]"
 """What people and programs write between two codes: blanks, commas, line ends, quotes ..."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{20,}(?:\r?\n[A-Za-z0-9+/_-]{20,})*={0,2}")
+_PARTING = r"""(?:["'`]\s?[+.]\s?["'`]|[^A-Za-z0-9+/=]{1,5})"""
 _BASE64_PIECES = re.compile(
-    r"(?<![\w+/=])(?:(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?[^A-Za-z0-9+/=]{1,5}){3,}[A-Za-z0-9+/=]*"
+    r"(?<![\w+/=])(?:(?:(?:[A-Za-z0-9+/]{4})++(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?|[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)"
+    rf"{_PARTING}){{3,}}[A-Za-z0-9+/=]*"
 )
-_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]+")
+_PARTS = re.compile(_PARTING)
 _BASE32 = re.compile(r"(?<![A-Za-z0-9])(?:[A-Z2-7]{24,}+|[a-z2-7]{24,}+)={0,6}")
 _HEX = re.compile(rf"(?<![0-9A-Za-z])(?:(?:0x|\\x|x)?[0-9A-Fa-f]{{2}}{_BETWEEN}{{0,4}}+){{12,}}+")
 _HEX_BYTE = re.compile(r"(?:0x|\\x|x)?([0-9A-Fa-f]{2})")
@@ -74,7 +76,7 @@ def _from_base64(found: str) -> Iterator[str]:
 
 
 def _from_pieces(found: str) -> Iterator[str]:
-    yield from _texts(b"".join(_base64_bytes(piece.rstrip("=")) for piece in _NOT_BASE64.split(found)))
+    yield from _texts(b"".join(_base64_bytes(piece.rstrip("=")) for piece in _PARTS.split(found)))
 
 
 def _base64_bytes(plain: str) -> bytes:
