@@ -77,7 +77,7 @@ def test_the_curl_that_it_prints_works_and_ctrl_c_stops_all_of_it(start: Start) 
     """Cleanly, and about as fast as a person at the keyboard expects."""
     up = start()
     up.wait_until_ready()
-    command = re.search(r"curl.*?(?=\n\n)", up.log.read_text(), re.DOTALL)
+    command = re.search(r"curl .*?(?=\n\n)", up.log.read_text(), re.DOTALL)
     assert command is not None
     assert f":{up.stack.envoy_port}/" in command[0]
     answer = subprocess.run(["bash", "-c", f"{command[0]} -si"], capture_output=True, check=True, timeout=30).stdout
