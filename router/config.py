@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from router.cacheconfig import CacheConfig, read_cache
-from router.core.bodysize import DEFAULTS, BodyBounds
+from router.core.openai.bodysize import DEFAULTS, BodyBounds
 from router.core.policy import Policy, TextMatches
 from router.core.types import Model, ReasoningFamily
 from router.errors import ConfigError, Problem

@@ -12,7 +12,7 @@ from router.cache.base import Entry, Selection
 from router.cache.invalidation import parse_reference
 from router.cache.soundness import fault_of
 from router.cache.tiers import Cache
-from router.core.answers import NotStorable, decode
+from router.core.openai.completion import NotStorable, decode
 from router.errors import RequestError
 
 Document = Mapping[str, Any]

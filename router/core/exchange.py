@@ -10,19 +10,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import unquote
 
-from router.core.answers import Answer, AnswerReader, NotStorable, as_json, as_stream
-from router.core.answers import decode as decode_answer
-from router.core.bodysize import DEFAULTS, PIECE_BYTES, BodyBounds
-from router.core.bodysize import count as count_body
 from router.core.caching import CachePlan, terms_for, wants_only_cached
-from router.core.chat import Body, parse
 from router.core.freshness import EVENT_STREAM, backend_ttl_s, media_type
+from router.core.openai.bodysize import DEFAULTS, PIECE_BYTES, BodyBounds
+from router.core.openai.bodysize import count as count_body
+from router.core.openai.completion import Answer, AnswerReader, NotStorable, as_json, as_stream
+from router.core.openai.completion import decode as decode_answer
+from router.core.openai.replies import blocked, error_reply, models_reply, not_cached, overloaded, unknown_model, unreadable
+from router.core.openai.request import Body, parse
+from router.core.openai.rewrite import effort_of, rewrite
 from router.core.policy import Policy, Readings, Unread
 from router.core.prompt import prompt_of, reads_of
 from router.core.question import Ineligible, question_of
 from router.core.recorder import UsageRecorder
-from router.core.replies import blocked, error_reply, models_reply, not_cached, overloaded, unknown_model, unreadable
-from router.core.rewrite import effort_of, rewrite
 from router.core.types import (
     Action,
     ChatRequest,

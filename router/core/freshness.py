@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from router.core.answers import NotStorable
+from router.core.openai.completion import NotStorable
 
 EVENT_STREAM = "text/event-stream"
 _JSON = "application/json"

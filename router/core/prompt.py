@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from router.core.jsontext import Members
+from router.core.openai.jsontext import Members
 from router.core.types import Endpoint, Piece, Prompt
 
 READS = ("prompt", "conversation", "message")

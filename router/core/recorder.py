@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from router.core.sse import data_of, end_of_first_frame, end_of_last_frame, usage_in
+from router.core.openai.sse import data_of, end_of_first_frame, end_of_last_frame, usage_in
 from router.core.types import Usage
 
 _MOST_HELD_BYTES = 2 * 1024 * 1024

@@ -17,16 +17,16 @@ import pytest
 
 from router.config import SHIPPED_BUNDLE
 from router.core import guards, wording
-from router.core.answers import AnswerReader, NotStorable, as_stream, checked, decode
-from router.core.bodysize import DEFAULTS, BodyBounds, count
 from router.core.caching import CachePlan, ScopePlan, terms_for
-from router.core.chat import Body, parse
 from router.core.freshness import backend_ttl_s
-from router.core.jsontext import read_array, read_document, read_object
+from router.core.openai.bodysize import DEFAULTS, BodyBounds, count
+from router.core.openai.completion import AnswerReader, NotStorable, as_stream, checked, decode
+from router.core.openai.jsontext import read_array, read_document, read_object
+from router.core.openai.request import Body, parse
+from router.core.openai.rewrite import rewrite
+from router.core.openai.sse import FrameSplitter, data_of, usage_in
 from router.core.question import Limits, question_of
 from router.core.recorder import UsageRecorder
-from router.core.rewrite import rewrite
-from router.core.sse import FrameSplitter, data_of, usage_in
 from router.core.types import Decision, Endpoint, Reasoning, SystemPrompt, Terms
 from router.errors import RequestError
 from router.extproc import wire

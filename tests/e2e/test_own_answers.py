@@ -12,7 +12,7 @@ import httpx2 as httpx
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from router.core.replies import error_reply
+from router.core.openai.replies import error_reply
 from router.core.types import Continue
 from router.errors import RequestError
 from router.extproc import wire

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.core.answers import Answer, AnswerReader, NotStorable, as_json, as_stream, decode
-from router.core.sse import FrameSplitter, data_of
+from router.core.openai.completion import Answer, AnswerReader, NotStorable, as_json, as_stream, decode
+from router.core.openai.sse import FrameSplitter, data_of
 
 CODE = "Here:\n\n```python\ndef f(x):\n    return x  # ü — 日本 \U0001f600\n```\r\n\n\tend  "
 MESSAGE = {"role": "assistant", "content": CODE, "reasoning_content": "hm\n\nwell", "refusal": None, "vendor": {"a": [1.5, None]}}

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core import bodysize
-from router.core.bodysize import DEFAULTS, BodyBounds, count
-from router.core.chat import parse
 from router.core.exchange import Exchange
+from router.core.openai import bodysize
+from router.core.openai.bodysize import DEFAULTS, BodyBounds, count
+from router.core.openai.request import parse
 from router.core.types import Endpoint, Overloaded, Pause, Reply, RequestBody, Resumed, Route
 from router.errors import RequestError
 from tests.unit.builders import chat_body, request_headers, snapshot

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from router.core.chat import parse
+from router.core.openai.request import parse
 from router.core.types import ChatRequest, Endpoint
 from router.errors import RequestError
 from tests.unit.builders import chat_body

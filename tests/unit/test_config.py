@@ -24,7 +24,7 @@ from router.config import (
     load,
     parse,
 )
-from router.core.bodysize import BodyBounds
+from router.core.openai.bodysize import BodyBounds
 from router.core.policy import AllOf, AnyOf, Choice, Default, FlagIs, HeaderMatches, LabelIs, Not, Rule, TextMatches, TokensWithin
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.errors import ConfigError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.jsontext import Splice, apply, read_array, read_document, read_object
+from router.core.openai.jsontext import Splice, apply, read_array, read_document, read_object
 from router.errors import RequestError
 
 JSON = st.recursive(

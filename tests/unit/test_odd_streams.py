@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core import answers, sse
-from router.core.answers import AnswerReader, NotStorable
+from router.core.openai import completion as answers
+from router.core.openai import sse
+from router.core.openai.completion import AnswerReader, NotStorable
 from router.core.recorder import UsageRecorder
 from router.core.types import Usage
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.core.jsontext import read_document
+from router.core.openai.jsontext import read_document
 from router.core.prompt import NEVER_READ, name_of, prompt_of, reads_of
 from router.core.types import Endpoint, Prompt
 

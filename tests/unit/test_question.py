@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.core.chat import parse
+from router.core.openai.request import parse
 from router.core.question import Ineligible, Limits, question_of
 from router.core.types import Decision, Endpoint, Model, Question, Reasoning, ReasoningFamily, SystemPrompt
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.chat import parse
-from router.core.rewrite import rewrite
+from router.core.openai.request import parse
+from router.core.openai.rewrite import rewrite
 from router.core.types import Decision, Endpoint, Model, Reasoning, ReasoningFamily, SystemPrompt
 from tests.unit.builders import FAMILIES, chat_body
 

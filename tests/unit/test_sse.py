@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.sse import FrameSplitter, data_of, usage_in
+from router.core.openai.sse import FrameSplitter, data_of, usage_in
 from router.core.types import Usage
 
 LINES = st.sampled_from([b"data: {}", b"data:{}", b"data", b": comment", b"event: x", b"data: a b", b"id: 1", b"data: \xc3\xa9"])

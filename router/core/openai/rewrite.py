@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from router.core.chat import SYSTEM_ROLES, Body
-from router.core.jsontext import Placed, Splice, apply, read_array, read_object
+from router.core.openai.jsontext import Placed, Splice, apply, read_array, read_object
+from router.core.openai.request import SYSTEM_ROLES, Body
 from router.core.types import ChatRequest, Decision, Endpoint, Reasoning, ReasoningFamily, SystemPrompt
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from router.core.bodysize import is_within
+from router.core.openai.bodysize import is_within
 from router.core.types import Usage
 
 # A blank line: two line ends, each CRLF, LF or CR. Atomic, so that one CRLF is never read as two ends.

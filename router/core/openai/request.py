@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from router.core.bodysize import DEFAULTS, BodyBounds, check_messages
-from router.core.jsontext import Members, Placed, read_document
+from router.core.openai.bodysize import DEFAULTS, BodyBounds, check_messages
+from router.core.openai.jsontext import Members, Placed, read_document
 from router.core.types import ChatRequest, Endpoint
 from router.errors import RequestError
 
