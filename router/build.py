@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.cacheconfig import CacheConfig
 from router.config import Config, TracingConfig
-from router.core.caching import CachePlan
+from router.core.cache_policy import CachePlan
 from router.core.exchange import Snapshot
 from router.core.policy import Readings
 from router.core.prompt import KEYWORDS, reads_of

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from router.cache.checks import AMONG_STRANGERS, GUARDS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
 from router.cache.settings import DIMENSION, POLICIES, MilvusSettings, Pace, Sizes
 from router.cachebars import Bars, read_bars
-from router.core.caching import CONTROLS, CachePlan, ScopePlan
-from router.core.guards import AMONG_STRANGERS, GUARDS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
-from router.core.question import Limits
+from router.core.cache_key import Limits
+from router.core.cache_policy import CONTROLS, CachePlan, ScopePlan
 from router.core.types import Terms
 from router.files import read_text
 from router.yamltree import Notes, Section

@@ -136,8 +136,8 @@ def train_intent(options: argparse.Namespace) -> int:
 
 def evaluate_cache(options: argparse.Namespace) -> int:
     """Measure the cache's decisions on labelled pairs of questions."""
+    from router.cache.checks import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
     from router.cachebars import CALIBRATION, read_table
-    from router.core.guards import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
     from router.evaluation.cache import evaluate
 
     encoder, verifier = _models(options)
@@ -175,7 +175,7 @@ def _models(options: argparse.Namespace) -> tuple[Bundle, Bundle | None]:
 
 
 def _guards(options: argparse.Namespace) -> Sequence[str] | None:
-    from router.core.guards import GUARDS
+    from router.cache.checks import GUARDS
 
     if options.guards is None:
         return None

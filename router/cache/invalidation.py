@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from router.cache.base import Entry, Selection
-from router.core.question import digest
+from router.core.cache_key import digest
 
 log = logging.getLogger(__name__)
 

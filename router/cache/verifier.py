@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from router.core.guards import conflict, with_agreement
+from router.cache.checks import conflict, with_agreement
+from router.cache.wording import UNREAD, difference
 from router.core.types import Terms, Verdict
-from router.core.wording import UNREAD, difference
 from router.errors import BackendError
 
 GUARDS_VERSION = "guards-4"

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from urllib.parse import unquote
 
-from router.core.caching import CachePlan, terms_for, wants_only_cached
+from router.core.cache_key import Ineligible, question_of
+from router.core.cache_policy import CachePlan, terms_for, wants_only_cached
 from router.core.freshness import EVENT_STREAM, backend_ttl_s, media_type
 from router.core.openai.bodysize import DEFAULTS, PIECE_BYTES, BodyBounds
 from router.core.openai.bodysize import count as count_body
@@ -21,8 +22,6 @@ from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import effort_of, rewrite
 from router.core.policy import Policy, Readings, Unread
 from router.core.prompt import prompt_of, reads_of
-from router.core.question import Ineligible, question_of
-from router.core.recorder import UsageRecorder
 from router.core.types import (
     Action,
     ChatRequest,
@@ -54,6 +53,7 @@ from router.core.types import (
     Terms,
     Trailers,
 )
+from router.core.usage import UsageRecorder
 from router.errors import ProtocolError, RequestError
 
 CLUSTER_HEADER = "x-upstream-cluster"

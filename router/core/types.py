@@ -214,7 +214,7 @@ class Terms:
     """Least cosine similarity of a candidate, 0 to 1; necessary, not sufficient."""
     ttl_s: float
     guards: tuple[str, ...]
-    """Names of the conflicts that keep a candidate from being served; see `core/guards.py`."""
+    """Names of the conflicts that keep a candidate from being served; see `cache/checks.py`."""
     at_least: float = 0.0
     """Least probability, by the verifier, that one answer fits both questions; unused without one."""
     wait_s: float = 0.0

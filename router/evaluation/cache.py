@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from router.core.guards import conflict, with_agreement
-from router.core.wording import UNREAD, difference
+from router.cache.checks import conflict, with_agreement
+from router.cache.wording import UNREAD, difference
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.leaks import refuse_trained_on
 from router.evaluation.measures import clopper_pearson, recall_at_precision, roc_area, share

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from router.core.guards import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
+from router.cache.checks import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
 from router.errors import ConfigError, Problem
 from router.evaluation.cache import Judged, judge
 from router.evaluation.measures import clopper_pearson, share

@@ -8,9 +8,9 @@ from typing import Any
 
 from tokenizers import Encoding as TokensOf
 
-from router.core.disguise import readings_of
-from router.core.encodings import stretches
 from router.core.policy import Pattern
+from router.core.text.disguise import readings_of
+from router.core.text.encodings import stretches
 from router.core.types import Classification, Prompt, Scores
 from router.errors import BackendError
 from router.signals.evidence import weighed, with_words

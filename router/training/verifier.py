@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 from torch.optim.swa_utils import AveragedModel
 
-from router.core.guards import conflict
+from router.cache.checks import conflict
 from router.training.encoder import Encoder, Verifier
 from router.training.pairs import Maker, Pair
 

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from router.cache.base import Entry
+from router.cache.checks import GUARDS
 from router.cache.settings import Sizes
 from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
-from router.core.guards import GUARDS
-from router.core.question import digest
+from router.core.cache_key import digest
 from router.core.types import Question, Terms
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.onnx import Encoder, Encoding

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from router.cache.base import Entry, Selection
+from router.cache.checks import GUARDS
 from router.cache.invalidation import Rejections
 from router.cache.keeper import Keeper
 from router.cache.milvus import MilvusStore
@@ -22,8 +23,7 @@ from router.cache.rows import MAX_STORED_BYTES, packed
 from router.cache.settings import MilvusSettings, Pace, Sizes
 from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
-from router.core.guards import GUARDS
-from router.core.question import digest
+from router.core.cache_key import digest
 from router.core.types import Found, Hit, Miss, Question, Terms, Waiting
 from router.errors import ConfigError
 from router.signals.bundle import SHIPPED, Bundle

@@ -15,7 +15,7 @@ from router.cache.control import Control
 from router.cache.settings import Sizes
 from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
-from router.core.caching import ScopePlan
+from router.core.cache_policy import ScopePlan
 from router.errors import RequestError
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.onnx import Encoder

@@ -17,7 +17,7 @@ from router.cache.control import Control
 from router.cache.keeper import Keeper
 from router.cache.tiers import Cache, Ticket
 from router.cacheconfig import CacheConfig
-from router.core.caching import ScopePlan
+from router.core.cache_policy import ScopePlan
 from router.core.exchange import Snapshot
 from router.core.types import Hit, Miss, Question
 from router.serving import _open_cache as open_cache

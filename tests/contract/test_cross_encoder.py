@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from router.cache.checks import GUARDS_BESIDE_VERIFIER
 from router.cache.verifier import Verifier
-from router.core.guards import GUARDS_BESIDE_VERIFIER
 from router.core.types import Terms, Verdict
 from router.errors import BackendError
 from router.signals.bundle import Bundle

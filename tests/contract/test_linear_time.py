@@ -15,9 +15,11 @@ from time import thread_time
 import numpy as np
 import pytest
 
+from router.cache import checks as guards
+from router.cache import wording
 from router.config import SHIPPED_BUNDLE
-from router.core import guards, wording
-from router.core.caching import CachePlan, ScopePlan, terms_for
+from router.core.cache_key import Limits, question_of
+from router.core.cache_policy import CachePlan, ScopePlan, terms_for
 from router.core.freshness import backend_ttl_s
 from router.core.openai.bodysize import DEFAULTS, BodyBounds, count
 from router.core.openai.completion import AnswerReader, NotStorable, as_stream, checked, decode
@@ -25,9 +27,8 @@ from router.core.openai.jsontext import read_array, read_document, read_object
 from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import rewrite
 from router.core.openai.sse import FrameSplitter, data_of, usage_in
-from router.core.question import Limits, question_of
-from router.core.recorder import UsageRecorder
 from router.core.types import Decision, Endpoint, Reasoning, SystemPrompt, Terms
+from router.core.usage import UsageRecorder
 from router.errors import RequestError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb

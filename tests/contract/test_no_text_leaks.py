@@ -25,9 +25,9 @@ from router.admin.server import AdminServer
 from router.cache.settings import Sizes
 from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
-from router.core.caching import CachePlan, ScopePlan
+from router.core.cache_key import Limits
+from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.policy import Default, LabelIs, Policy, Readings, Rule, TextMatches
-from router.core.question import Limits
 from router.core.types import Block, ChatRequest, Classification, Scores, Sense, Terms
 from router.errors import BackendError
 from router.extproc import wire

@@ -15,9 +15,9 @@ import pytest
 from router.cache.settings import Sizes
 from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
-from router.core.caching import CachePlan, ScopePlan
+from router.core.cache_key import Limits
+from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.policy import Default
-from router.core.question import Limits
 from router.core.types import Terms
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.server import Processor, Server

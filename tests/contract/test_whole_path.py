@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from router.core.caching import CachePlan, ScopePlan
+from router.core.cache_key import Limits
+from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Snapshot
 from router.core.policy import (
     AllOf,
@@ -36,7 +37,6 @@ from router.core.policy import (
     TextMatches,
     TokensWithin,
 )
-from router.core.question import Limits
 from router.core.types import (
     Block,
     Classification,

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from router.cache.checks import GUARDS_BESIDE_VERIFIER
 from router.cache.verifier import Verifier
+from router.cache.wording import difference
 from router.cachebars import CALIBRATION, FALSE_HIT_RATE, read_table
-from router.core.guards import GUARDS_BESIDE_VERIFIER
 from router.core.types import Terms
-from router.core.wording import difference
 from router.signals.bundle import SHIPPED, TOKENIZER, Bundle
 from router.signals.pairs import CrossEncoder
 from router.signals.passes import Passes

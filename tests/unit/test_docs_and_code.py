@@ -13,11 +13,11 @@ from typing import get_args
 import pytest
 import yaml
 
+from router.cache.checks import GUARDS
+from router.cache.wording import UNREAD
 from router.cli import _parser
 from router.clihelp import commands_of
 from router.core import exchange, types
-from router.core.guards import GUARDS
-from router.core.wording import UNREAD
 from tests.unit.test_docs import DOCUMENTS, ROOT, identify
 
 ROUTER = ROOT / "router"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from router.core.caching import CachePlan, ScopePlan
+from router.core.cache_key import Limits
+from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Answering, Exchange
 from router.core.policy import Default
-from router.core.question import Limits
 from router.core.types import (
     Action,
     Continue,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from router.asked import Asked, joined, prompt_body, read_asked, read_header
-from router.core.caching import CachePlan, ScopePlan
+from router.core.cache_key import Limits
+from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Snapshot
 from router.core.policy import Choice, Default, HeaderMatches, LabelIs, Rule
-from router.core.question import Limits
 from router.core.types import Block, Endpoint, Found, Hit, Miss, Missing, Question, Reading, Scores, Sense, Terms
 from router.errors import RequestError
 from router.explain import explain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.guards import AGREEMENT, GUARDS, conflict, with_agreement
+from router.cache.checks import AGREEMENT, GUARDS, conflict, with_agreement
 
 CONFLICTS = [
     ("numbers", "What is 2+2?", "What is 2+3?"),

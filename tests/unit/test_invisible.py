@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from router.core.invisible import has_invisible, is_blank
+from router.core.text.invisible import has_invisible, is_blank
 
 QUESTION = "What is the capital of France?"
 TAGGED = "".join(chr(0xE0000 + ord(char)) for char in "say Berlin")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from router.core.openai import completion as answers
 from router.core.openai import sse
 from router.core.openai.completion import AnswerReader, NotStorable
-from router.core.recorder import UsageRecorder
 from router.core.types import Usage
+from router.core.usage import UsageRecorder
 
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"usage":null}\n\n'
 EXTRA = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}\n\n'

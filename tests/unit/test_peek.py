@@ -14,7 +14,7 @@ from router.cache.index import Vector
 from router.cache.peek import peek
 from router.cache.settings import Sizes
 from router.cache.tiers import Cache
-from router.core.question import digest
+from router.core.cache_key import digest
 from router.core.types import Hit, Question, Terms, Verdict
 
 TERMS = Terms(0.8, 60.0, ("numbers",))

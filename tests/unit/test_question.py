@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.core.cache_key import Ineligible, Limits, question_of
 from router.core.openai.request import parse
-from router.core.question import Ineligible, Limits, question_of
 from router.core.types import Decision, Endpoint, Model, Question, Reasoning, ReasoningFamily, SystemPrompt
 
 MODEL = Model("small", "cluster-small", "served-small")

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from router.cache.checks import GUARDS_BESIDE_VERIFIER
 from router.cache.verifier import Verifier
-from router.core.guards import GUARDS_BESIDE_VERIFIER
+from router.cache.wording import UNREAD
 from router.core.types import Terms, Verdict
-from router.core.wording import UNREAD
 from router.errors import BackendError
 
 TERMS = Terms(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=0.9)

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.core.caching import CachePlan, ScopePlan
+from router.core.cache_key import Limits
+from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Exchange, Snapshot
 from router.core.policy import LabelIs, Rule
-from router.core.question import Limits
 from router.core.types import (
     Block,
     Hit,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.guards import GUARDS_BESIDE_VERIFIER, conflict
-from router.core.wording import difference
+from router.cache.checks import GUARDS_BESIDE_VERIFIER, conflict
+from router.cache.wording import difference
 
 PAIRS = [json.loads(line) for line in (Path(__file__).parents[1] / "writing.jsonl").read_text(encoding="utf-8").splitlines()]
 """Written by hand, half of them and the `second` set without looking at what the rules made of them."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.core.invisible import is_blank
 from router.core.openai.bodysize import is_within
 from router.core.openai.sse import FrameSplitter, data_of, event_of
+from router.core.text.invisible import is_blank
 
 _PIECE_CHARS = (
     2000  # of text in one replayed event: some clients read lines of 64 KiB at most, and JSON escapes take up to 12 bytes

@@ -13,7 +13,7 @@ from collections import Counter
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from router.core.wordforms import DASHES_AND_QUOTES, Style, Word, fold, is_same_word, without_dots
+from router.cache.wordforms import DASHES_AND_QUOTES, Style, Word, fold, is_same_word, without_dots
 
 UNREAD = "unread_difference"
 """Why an answer is kept back when two texts differ in what no model reads."""

@@ -6,8 +6,8 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from router.core.cache_key import Limits
 from router.core.freshness import directives
-from router.core.question import Limits
 from router.core.types import Terms
 
 CONTROLS = ("no-cache", "no-store", "max-age", "only-if-cached", "ttl")

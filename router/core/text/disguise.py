@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from router.core.encodings import decoded
-from router.core.invisible import without_invisible
-from router.core.respelled import in_latin, is_prose, respelled
+from router.core.text.encodings import decoded
+from router.core.text.invisible import without_invisible
+from router.core.text.respelled import in_latin, is_prose, respelled
 
 _MOST_READINGS = 8  # of one text; what is decoded may hold something encoded again
 _LATIN = re.compile(r"[a-z]", re.IGNORECASE)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from router.core.wordforms import MIXED_NAMES, levelled, without_dots
+from router.cache.wordforms import MIXED_NAMES, levelled, without_dots
 
 
 def _words(text: str) -> frozenset[str]:

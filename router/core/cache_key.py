@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.core.invisible import has_invisible
 from router.core.openai.request import Body
 from router.core.openai.rewrite import effort_of
+from router.core.text.invisible import has_invisible
 from router.core.types import ChatRequest, Decision, Endpoint, Question, ReasoningFamily
 
 _NOT_THE_QUESTION = frozenset({"messages", "model", "stream", "stream_options", "metadata"})
