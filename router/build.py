@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.cacheconfig import CacheConfig
-from router.config import Config, TracingConfig
+from router.config.cache import CacheConfig
+from router.config.load import Config, TracingConfig
 from router.core.cache_policy import CachePlan
 from router.core.exchange import Snapshot
 from router.core.policy import Readings

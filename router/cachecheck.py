@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from router.cache.reach import why_not
-from router.cacheconfig import CacheConfig
+from router.config.cache import CacheConfig
 from router.errors import Problem
 
 _KNOCK_S = 2.0

@@ -71,7 +71,7 @@ def serve(options: argparse.Namespace) -> int:
 def _work(options: argparse.Namespace) -> int:
     """One worker, with the files that the supervisor read."""
     from router.build import build
-    from router.config import load
+    from router.config.load import load
     from router.files import Files, replayed
     from router.serving import Supervised
     from router.serving import serve as serve_one
@@ -94,7 +94,7 @@ def _work(options: argparse.Namespace) -> int:
 
 def restart(options: argparse.Namespace) -> int:
     """Have a running router read its configuration again, and replace its workers one by one."""
-    from router.config import load
+    from router.config.load import load
     from router.restartcli import restart as restart_at
 
     if options.admin:
@@ -153,7 +153,7 @@ def explain(options: argparse.Namespace) -> int:
 
 def models(options: argparse.Namespace) -> int:
     """List the configured models, and the classifier with its checksums."""
-    from router.config import load
+    from router.config.load import load
     from router.signals.bundle import Bundle
 
     config = load(options.config)
@@ -188,7 +188,7 @@ def _print_files(bundle: Bundle) -> None:
 def operate_cache(options: argparse.Namespace) -> int:
     """Ask a running router's cache, or change it."""
     from router.cachecli import asker
-    from router.config import load
+    from router.config.load import load
 
     address = options.admin or load(options.config).admin.address
     status: int = options.operate(options, asker(address))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from router.config.reader import compose, scalar
 from router.errors import ConfigError, Problem
-from router.yamltree import compose, scalar
 
 _LOCAL = "127.0.0.1"
 

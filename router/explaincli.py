@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from router.asked import ENDPOINTS, Asked, joined, prompt_body, read_asked, read_header
-from router.config import Config, load
+from router.config.load import Config, load
 from router.errors import ConfigError, Problem, RequestError
 
 _ANSWER_S = 60.0

@@ -20,7 +20,7 @@ from typing import Any
 
 import aiohttp
 
-from router.config import Config, load
+from router.config.load import Config, load
 from router.core.exchange import MODELS_PATH, PATH_HEADER
 from router.envoyfile import EnvoyFile, endpoints_of, read_envoy
 from router.errors import ConfigError, Problem

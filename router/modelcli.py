@@ -137,7 +137,7 @@ def train_intent(options: argparse.Namespace) -> int:
 def evaluate_cache(options: argparse.Namespace) -> int:
     """Measure the cache's decisions on labelled pairs of questions."""
     from router.cache.checks import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
-    from router.cachebars import CALIBRATION, read_table
+    from router.config.calibration import CALIBRATION, read_table
     from router.evaluation.cache import evaluate
 
     encoder, verifier = _models(options)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from router.config import Config
+from router.config.load import Config
 from router.core.policy import Rule
 from router.core.types import Endpoint
 from router.envoyfile import EnvoyFile, Place

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from router import files
-from router.config import Config, load
+from router.config.load import Config, load
 from router.errors import ConfigError, Problem
 
 _KILL_S = 2.0  # a worker ends its telemetry and its store after the time that the configuration gives it

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from router.config.rules import NAME, NAME_WORDS, OWN_SIGNALS
 from router.cores import usable_cores
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.measures import Estimate, bootstrap, roc_area, share
 from router.evaluation.texts import groups_of, read_labelled
-from router.ruleconfig import NAME, NAME_WORDS, OWN_SIGNALS
 from router.signals.bundle import MODEL, Bundle, sha256_of
 from router.signals.formats import HEAD_FORMAT, OUTSIDE
 from router.signals.head import VECTOR, WEIGHTS, Head, features_of

@@ -16,7 +16,7 @@ from router.cache.base import Selection
 from router.cache.control import Control
 from router.cache.keeper import Keeper
 from router.cache.tiers import Cache, Ticket
-from router.cacheconfig import CacheConfig
+from router.config.cache import CacheConfig
 from router.core.cache_policy import ScopePlan
 from router.core.exchange import Snapshot
 from router.core.types import Hit, Miss, Question

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from router.cache.checks import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
-from router.cachebars import read_table
 from router.cli import main
+from router.config.calibration import read_table
 from router.evaluation.cache import Judged
 from router.evaluation.calibration import _halves, table
 from router.evaluation.measures import clopper_pearson

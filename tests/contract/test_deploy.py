@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from router.config import Config
-from router.config import load as load_config
+from router.config.load import Config
+from router.config.load import load as load_config
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -13,7 +13,7 @@ import pytest
 
 from router.admin.server import AdminServer
 from router.build import Runtime, build
-from router.config import load
+from router.config.load import load
 from router.core.exchange import Exchange
 from router.core.types import Hit, Lookup, RequestBody, RequestHeaders, Waiting
 from router.extproc.server import Processor, Server

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from router.cli import main
-from router.config import load, parse
+from router.config.load import load, parse
 from router.core.types import Classification
 from router.errors import ConfigError
 from router.signals.bundle import SHIPPED, Bundle

@@ -17,7 +17,8 @@ import pytest
 
 from router.cache import checks as guards
 from router.cache import wording
-from router.config import SHIPPED_BUNDLE
+from router.config.load import SHIPPED_BUNDLE
+from router.config.patterns import compile_pattern, keyword_patterns
 from router.core.cache_key import Limits, question_of
 from router.core.cache_policy import CachePlan, ScopePlan, terms_for
 from router.core.freshness import backend_ttl_s
@@ -32,7 +33,6 @@ from router.core.usage import UsageRecorder
 from router.errors import RequestError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
-from router.patterns import compile_pattern, keyword_patterns
 from router.signals.patterns import with_patterns
 from router.signals.spans import spans_of
 from router.signals.text import Reader

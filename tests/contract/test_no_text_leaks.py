@@ -25,6 +25,7 @@ from router.admin.server import AdminServer
 from router.cache.settings import Sizes
 from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
+from router.config.patterns import compile_pattern
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.policy import Default, LabelIs, Policy, Readings, Rule, TextMatches
@@ -33,7 +34,6 @@ from router.errors import BackendError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.server import Processor, Server
-from router.patterns import compile_pattern
 from router.signals.base import read_all
 from router.telemetry import Telemetry
 from router.telemetry.logs import Logs

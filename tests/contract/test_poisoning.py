@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from router.cache.verifier import Verifier
-from router.config import parse
+from router.config.load import parse
 from router.core.types import Terms
 from router.signals.bundle import SHIPPED, Bundle
 from router.signals.pairs import CrossEncoder

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from router.config.patterns import compile_pattern, keyword_patterns
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Snapshot
@@ -58,7 +59,6 @@ from router.core.types import (
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.server import Processor
-from router.patterns import compile_pattern, keyword_patterns
 from router.telemetry import Telemetry
 from router.telemetry.metrics import Metrics
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from router.cache.checks import GUARDS_BESIDE_VERIFIER
 from router.cache.verifier import Verifier
 from router.cache.wording import difference
-from router.cachebars import CALIBRATION, FALSE_HIT_RATE, read_table
+from router.config.calibration import CALIBRATION, FALSE_HIT_RATE, read_table
 from router.core.types import Terms
 from router.signals.bundle import SHIPPED, TOKENIZER, Bundle
 from router.signals.pairs import CrossEncoder

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from router.cache.checks import AMONG_STRANGERS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
-from router.cachebars import CALIBRATION, Bars, Point, read_table
-from router.config import parse
+from router.config.calibration import CALIBRATION, Bars, Point, read_table
+from router.config.load import parse
 from router.core.types import Terms
 from router.errors import ConfigError
 

@@ -11,8 +11,8 @@ import pytest
 
 from router.cache.settings import MilvusSettings
 from router.cachecheck import cache_problems, cache_summary
-from router.cacheconfig import CacheConfig
-from router.config import read
+from router.config.cache import CacheConfig
+from router.config.load import read
 from tests.unit.test_config import BAD
 
 ON = CacheConfig(enabled=True)

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.config import (
+from router.config.load import (
     FAMILIES,
     AdminConfig,
     Config,
@@ -24,11 +24,11 @@ from router.config import (
     load,
     parse,
 )
+from router.config.patterns import compile_pattern
 from router.core.openai.bodysize import BodyBounds
 from router.core.policy import AllOf, AnyOf, Choice, Default, FlagIs, HeaderMatches, LabelIs, Not, Rule, TextMatches, TokensWithin
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.errors import ConfigError
-from router.patterns import compile_pattern
 
 BAD = Path(__file__).parents[1] / "bad_config"
 BUNDLE = BAD / "bundle"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from router.config import SHIPPED_BUNDLE, AdminConfig, ServerConfig, SignalsConfig, TelemetryConfig, read
+from router.config.load import SHIPPED_BUNDLE, AdminConfig, ServerConfig, SignalsConfig, TelemetryConfig, read
 from tests.unit.test_config import BAD, FULL, SMALLEST
 
 ROOT = Path(__file__).parents[2]

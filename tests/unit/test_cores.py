@@ -8,7 +8,7 @@ import pytest
 
 from router import cores
 from router.build import pass_threads
-from router.config import parse
+from router.config.load import parse
 
 V2, V1 = "0::/pod/router\n", "5:cpuset:/pod\n4:cpu,cpuacct:/pod/router\n0::/\n"
 

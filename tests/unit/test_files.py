@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from router.config import load
+from router.config.load import load
 from router.errors import ConfigError
 from router.files import Files, read_text, recorded, replayed
 from router.program import read_program

@@ -133,7 +133,7 @@ def test_nobody_imports_the_builder_but_the_shell(module: str) -> None:
 
 def test_serving_loads_neither_training_nor_checking_nor_tracing() -> None:
     """What is switched off, or belongs to another command, is never loaded: it could only cost and fail."""
-    code = "import sys, router.serving, router.build, router.config; print('\\n'.join(sys.modules))"
+    code = "import sys, router.serving, router.build, router.config.load; print('\\n'.join(sys.modules))"
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
     heavy = {"torch", "onnxruntime", "envoy_data_plane", "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"}
     assert not heavy & loaded

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from router.cache.settings import MilvusSettings, Pace
-from router.cacheconfig import read_milvus
-from router.yamltree import Notes
-from router.yamltree import parse as parse_yaml
+from router.config.cache import read_milvus
+from router.config.reader import Notes
+from router.config.reader import parse as parse_yaml
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "config" / "cache" / "milvus.yaml"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.patterns import MAX_REPEATED, MAX_WORDS, PatternError, compile_pattern, keyword_patterns, repeated
+from router.config.patterns import MAX_REPEATED, MAX_WORDS, PatternError, compile_pattern, keyword_patterns, repeated
 
 
 def finds(words: list[str], text: str, *, is_case_sensitive: bool = False) -> bool:

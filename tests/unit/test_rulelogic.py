@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.config.logic import always_holds, follows, never_holds
 from router.core.policy import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TokensWithin, Truth
 from router.core.types import Classification, Missing, Reading, Scores
-from router.rulelogic import always_holds, follows, never_holds
 from tests.unit.builders import ask
 
 labels = st.frozensets(st.sampled_from(["a", "b"]), min_size=1)

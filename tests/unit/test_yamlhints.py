@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from router.config.reader import compose
 from router.errors import ConfigError
-from router.yamltree import compose
 
 CASES = {
     "tab": ("a:\n\tb: 1\n", 2, "a tab stands where YAML takes spaces only; indent with spaces"),

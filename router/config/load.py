@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from router.cacheconfig import CacheConfig, read_cache
+from router.config.cache import CacheConfig, read_cache
+from router.config.reader import Notes, Section, suggest
+from router.config.reader import parse as parse_yaml
+from router.config.rules import EFFORTS, NAME, Heads, Words, check_name, read_custom, read_keywords, read_policy
 from router.core.openai.bodysize import DEFAULTS, BodyBounds
 from router.core.policy import Policy, TextMatches
 from router.core.types import Model, ReasoningFamily
 from router.errors import ConfigError, Problem
 from router.files import read_text
-from router.ruleconfig import EFFORTS, NAME, Heads, Words, check_name, read_custom, read_keywords, read_policy
-from router.yamltree import Notes, Section, suggest
-from router.yamltree import parse as parse_yaml
 
 VERSION = 1
 _ADDRESS = r"(unix:/\S+|[^\s:]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})"

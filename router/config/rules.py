@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from router.cacheconfig import CacheConfig, decision_terms
+from router.config.cache import CacheConfig, decision_terms
+from router.config.logic import contradiction, follows, in_words, never_holds
+from router.config.patterns import LinearPattern, PatternError, compile_pattern, keyword_patterns
+from router.config.reader import Item, Section, suggest
 from router.core.policy import (
     AllOf,
     AnyOf,
@@ -28,10 +31,7 @@ from router.core.policy import (
 from router.core.prompt import KEYWORDS, READS, name_of
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt, Terms
 from router.errors import ConfigError
-from router.patterns import LinearPattern, PatternError, compile_pattern, keyword_patterns
-from router.rulelogic import contradiction, follows, in_words, never_holds
 from router.signals.formats import HeadFacts, facts_of
-from router.yamltree import Item, Section, suggest
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}"
 NAME_WORDS = "a name of letters, digits and ._:/@+- (at most 100)"

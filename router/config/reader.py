@@ -12,8 +12,8 @@ import yaml
 from yaml.error import MarkedYAMLError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from router.config.hints import explain, place_of
 from router.errors import ConfigError, Problem
-from router.yamlhints import explain, place_of
 
 _MOST_CHARS = 1_000_000
 _MOST_NODES = 200_000  # after aliases are followed: a few lines of aliases of aliases can stand for billions of nodes

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from router.cache.checks import AMONG_STRANGERS, GUARDS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
 from router.cache.settings import DIMENSION, POLICIES, MilvusSettings, Pace, Sizes
-from router.cachebars import Bars, read_bars
+from router.config.calibration import Bars, read_bars
+from router.config.reader import Notes, Section
+from router.config.reader import parse as parse_yaml
 from router.core.cache_key import Limits
 from router.core.cache_policy import CONTROLS, CachePlan, ScopePlan
 from router.core.types import Terms
 from router.files import read_text
-from router.yamltree import Notes, Section
-from router.yamltree import parse as parse_yaml
 
 _INDEXES: Mapping[str, Mapping[str, tuple[int, int]]] = {
     "HNSW": {"M": (4, 64), "efConstruction": (8, 512)},

@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from router.config.reader import Section
 from router.core.types import Terms
 from router.errors import ConfigError, Problem
 from router.files import read_text
-from router.yamltree import Section
 
 CALIBRATION = Path(__file__).parent / "models" / "calibration.json"
 """Of the shipped models. Made by `semantic-router calibrate cache`."""
