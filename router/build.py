@@ -31,9 +31,9 @@ from router.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from router.cache.control import Control
     from router.cache.tiers import Cache
-    from router.signals.bundle import Bundle
-    from router.signals.onnx import Encoder
-    from router.signals.passes import Passes
+    from router.inference.bundle import Bundle
+    from router.inference.encoder import Encoder
+    from router.inference.pool import Passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +112,13 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
     guarded = frozenset(signal for reads, signal in read if reads != "message")
     bundle = encoder = passes = None
     if wanted or is_caching:
-        from router.signals.passes import Passes
+        from router.inference.pool import Passes
 
         threads, waiting = pass_threads(config), config.signals.guards
         passes = Passes(threads, config.signals.intent.max_waiting, threads * waiting.max_waiting * waiting.max_chars)
     if is_caching or any(not signal.startswith(f"{KEYWORDS} ") for _, signal in read):
-        from router.signals.bundle import Bundle
-        from router.signals.onnx import Encoder
+        from router.inference.bundle import Bundle
+        from router.inference.encoder import Encoder
 
         bundle = Bundle.load(config.signals.intent.bundle)
         encoder = Encoder(bundle, passes, config.signals.intent.max_windows) if passes else None
@@ -143,7 +143,7 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
 def _signals(wanted: frozenset[str], bundle: Bundle, encoder: Encoder) -> dict[str, Signal]:
     """The signals that rules ask for, by name. All stand on the one encoder."""
     from router.signals.intent import Intent
-    from router.signals.outcomes import Outcomes
+    from router.signals.quality import Outcomes
     from router.signals.safety import Jailbreak, Personal
 
     made: tuple[Signal, ...] = (
@@ -164,8 +164,8 @@ def _guards(
     own: Mapping[str, Signal],
 ) -> dict[str, Guard]:
     """What rules that block look for in everything that the model reads."""
-    from router.signals.exported import Exported
     from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PersonalGuard
+    from router.signals.own.huggingface import Exported
 
     made: dict[str, Guard] = {
         name: ExportedGuard(signal, passes) for name, signal in own.items() if name in wanted and isinstance(signal, Exported)
@@ -184,9 +184,9 @@ def _own_signals(
     folders: Mapping[str, Path], bundle: Bundle, encoder: Encoder, passes: Passes, max_windows: int
 ) -> dict[str, Signal]:
     """The operator's own signals: heads on the encoder's vector, and models of their own."""
-    from router.signals.exported import Exported
-    from router.signals.formats import HeadFacts, facts_of
-    from router.signals.head import Head, HeadSignal
+    from router.inference.manifest import HeadFacts, facts_of
+    from router.signals.own.head import Head, HeadSignal
+    from router.signals.own.huggingface import Exported
 
     made: dict[str, Signal] = {}
     for name, folder in folders.items():
@@ -203,12 +203,12 @@ def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: Pass
     from router.cache.keeper import Keeper
     from router.cache.tiers import Cache
     from router.cache.verifier import GUARDS_VERSION, Verifier
-    from router.signals.bundle import MODEL
+    from router.inference.bundle import MODEL
 
     second = score = None
     if config.verifier:
-        from router.signals.bundle import Bundle
-        from router.signals.pairs import CrossEncoder
+        from router.inference.bundle import Bundle
+        from router.inference.cross_encoder import CrossEncoder
 
         second = Bundle.load(config.verifier)
         score = CrossEncoder(second, passes).score

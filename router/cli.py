@@ -15,8 +15,8 @@ from router import __version__
 from router.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from router.inference.bundle import Bundle
     from router.program import Program
-    from router.signals.bundle import Bundle
 
 CONFIG_STATUS = 2
 """Exit status for everything that is the operator's to mend."""
@@ -154,7 +154,7 @@ def explain(options: argparse.Namespace) -> int:
 def models(options: argparse.Namespace) -> int:
     """List the configured models, and the classifier with its checksums."""
     from router.config.load import load
-    from router.signals.bundle import Bundle
+    from router.inference.bundle import Bundle
 
     config = load(options.config)
     for model in config.models.values():

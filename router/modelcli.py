@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from router.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from router.signals.bundle import Bundle
+    from router.inference.bundle import Bundle
 
 _PAIRS = 'JSON lines of {"a": asked, "b": stored, "y": 1 if one answer fits both}; may be .gz'
 
@@ -92,7 +92,7 @@ def _add_models(command: argparse.ArgumentParser) -> None:
 def evaluate_intent(options: argparse.Namespace) -> int:
     """Measure the intent classifier on labelled texts."""
     from router.evaluation.intent import compare, evaluate
-    from router.signals.bundle import SHIPPED
+    from router.inference.bundle import SHIPPED
 
     if options.against:
         return _print(compare(options.file, (options.bundle or SHIPPED, options.against)))
@@ -121,7 +121,7 @@ def evaluate_pii(options: argparse.Namespace) -> int:
 
 
 def _encoder(options: argparse.Namespace) -> Bundle:
-    from router.signals.bundle import SHIPPED, Bundle
+    from router.inference.bundle import SHIPPED, Bundle
 
     return Bundle.load(options.bundle or SHIPPED)
 
@@ -155,7 +155,7 @@ def evaluate_cache(options: argparse.Namespace) -> int:
 def calibrate_intent(options: argparse.Namespace) -> int:
     """Choose the intent's threshold by real traffic."""
     from router.evaluation.thresholds import choose
-    from router.signals.bundle import SHIPPED
+    from router.inference.bundle import SHIPPED
 
     return _print(choose(options.file, options.bundle or SHIPPED, options.accuracy))
 
@@ -168,7 +168,7 @@ def calibrate_cache(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> tuple[Bundle, Bundle | None]:
-    from router.signals.bundle import SHIPPED, SHIPPED_VERIFIER, Bundle
+    from router.inference.bundle import SHIPPED, SHIPPED_VERIFIER, Bundle
 
     verifier = None if options.guards_alone else Bundle.load(options.verifier or SHIPPED_VERIFIER)
     return Bundle.load(options.bundle or SHIPPED), verifier

@@ -31,7 +31,7 @@ from router.core.policy import (
 from router.core.prompt import KEYWORDS, READS, name_of
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt, Terms
 from router.errors import ConfigError
-from router.signals.formats import HeadFacts, facts_of
+from router.inference.manifest import HeadFacts, facts_of
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}"
 NAME_WORDS = "a name of letters, digits and ._:/@+- (at most 100)"

@@ -16,10 +16,10 @@ from router.cache.wording import UNREAD, difference
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.leaks import refuse_trained_on
 from router.evaluation.measures import clopper_pearson, recall_at_precision, roc_area, share
-from router.signals.bundle import Bundle
-from router.signals.onnx import Encoder
-from router.signals.pairs import CrossEncoder
-from router.signals.passes import Passes
+from router.inference.bundle import Bundle
+from router.inference.cross_encoder import CrossEncoder
+from router.inference.encoder import Encoder
+from router.inference.pool import Passes
 
 SIMILARITIES = (0.70, 0.75, 0.80, 0.85, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
 PROBABILITIES = (0.50, 0.60, 0.70, 0.75, 0.80, 0.85, 0.88, 0.90, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98)

@@ -13,7 +13,7 @@ from router.cache.checks import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
 from router.errors import ConfigError, Problem
 from router.evaluation.cache import Judged, judge
 from router.evaluation.measures import clopper_pearson, share
-from router.signals.bundle import MODEL, Bundle, digest, sha256_of
+from router.inference.bundle import MODEL, Bundle, digest, sha256_of
 
 _LEAST_SIMILARITY = 0.5  # the least that `similarity_threshold` may be: a higher one serves less, never more
 _BUDGETS = (0.005, 0.01, 0.02, 0.05)

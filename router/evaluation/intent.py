@@ -16,11 +16,11 @@ from router.evaluation.leaks import without_trained_on
 from router.evaluation.lines import UnfitError, read_cases
 from router.evaluation.measures import Estimate, bootstrap, share
 from router.evaluation.texts import WANTED, labelled_text
-from router.signals.bundle import SHIPPED, Bundle
-from router.signals.formats import HeadFacts
-from router.signals.head import WEIGHTS, Head
-from router.signals.onnx import Encoder
-from router.signals.passes import Passes
+from router.inference.bundle import SHIPPED, Bundle
+from router.inference.encoder import Encoder
+from router.inference.manifest import HeadFacts
+from router.inference.pool import Passes
+from router.signals.own.head import WEIGHTS, Head
 
 SCIENCES = ("biology", "chemistry", "computer science", "engineering", "health", "math", "physics", "psychology")
 """Where everyday talk does the most harm: it would wake a large model."""

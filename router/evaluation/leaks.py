@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from router.errors import ConfigError, Problem
-from router.signals.bundle import DIGEST_BYTES, TRAINED_ON, Bundle, digest
+from router.inference.bundle import DIGEST_BYTES, TRAINED_ON, Bundle, digest
 
 Case = TypeVar("Case")
 

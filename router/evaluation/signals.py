@@ -15,9 +15,9 @@ from router.evaluation.leaks import without_trained_on
 from router.evaluation.lines import read_cases
 from router.evaluation.measures import recall_at_precision, roc_area, share
 from router.evaluation.spans import Place, span_figures
-from router.signals.bundle import Bundle
-from router.signals.onnx import Encoder
-from router.signals.passes import Passes
+from router.inference.bundle import Bundle
+from router.inference.encoder import Encoder
+from router.inference.pool import Passes
 
 _FEW = 0.02  # false alarms at which the recall is told
 

@@ -13,13 +13,13 @@ from router.core.text.disguise import readings_of
 from router.core.text.encodings import stretches
 from router.core.types import Classification, Prompt, Scores
 from router.errors import BackendError
+from router.inference.encoder import Encoder, Encoding, Window
+from router.inference.forms import with_patterns
+from router.inference.pool import Passes
+from router.inference.tokens import NARROW
 from router.signals.evidence import weighed, with_words
-from router.signals.exported import Exported
-from router.signals.onnx import Encoder, Encoding, Window
-from router.signals.passes import Passes
-from router.signals.patterns import with_patterns
+from router.signals.own.huggingface import Exported
 from router.signals.scans import Scans, highest
-from router.signals.text import NARROW
 
 _SPECIAL_TOKENS = 2
 _SHORT_CHARS = 512  # what may fit one narrow window, and so a pass that the intent needs anyway

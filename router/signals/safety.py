@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from router.core.types import ChatRequest, Scores
 from router.errors import BackendError
-from router.signals.onnx import Encoder
+from router.inference.encoder import Encoder
 
 
 class Jailbreak:

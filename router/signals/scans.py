@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from router.core.types import Scores
-from router.signals.passes import Passes, digest_of
-from router.signals.turns import Line, Room
+from router.inference.pool import Passes, digest_of
+from router.inference.turns import Line, Room
 
 Part = TypeVar("Part")
 CHUNK_CHARS, SHARED_CHARS = 8192, 512

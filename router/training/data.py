@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from router.signals.bundle import digest
+from router.inference.bundle import digest
 from router.training.attacks import attacks, made, safety
 from router.training.examples import Example, is_held_back, own_lists, typos
 from router.training.personal import sentences, without_any

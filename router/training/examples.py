@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from router.signals.bundle import digest
+from router.inference.bundle import digest
 
 LABELS = (
     "biology", "business", "chemistry", "computer science", "economics", "engineering", "health",

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
-from router.signals.bundle import FORMAT, MODEL, TOKENIZER, TRAINED_ON, digest, sha256_of
-from router.signals.passes import open_session
-from router.signals.text import Reader
+from router.inference.bundle import FORMAT, MODEL, TOKENIZER, TRAINED_ON, digest, sha256_of
+from router.inference.pool import open_session
+from router.inference.tokens import Reader
 from router.training.encoder import Model, Verifier
 
 OPSET = 17

@@ -18,11 +18,11 @@ from router.cores import usable_cores
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.measures import Estimate, bootstrap, roc_area, share
 from router.evaluation.texts import groups_of, read_labelled
-from router.signals.bundle import MODEL, Bundle, sha256_of
-from router.signals.formats import HEAD_FORMAT, OUTSIDE
-from router.signals.head import VECTOR, WEIGHTS, Head, features_of
-from router.signals.onnx import Encoder
-from router.signals.passes import Passes
+from router.inference.bundle import MODEL, Bundle, sha256_of
+from router.inference.encoder import Encoder
+from router.inference.manifest import HEAD_FORMAT, OUTSIDE
+from router.inference.pool import Passes
+from router.signals.own.head import VECTOR, WEIGHTS, Head, features_of
 
 Vectors = NDArray[np.float32]
 Places = NDArray[np.int64]

@@ -18,11 +18,11 @@ from router.evaluation import routing
 from router.evaluation.intent import SCIENCES
 from router.evaluation.measures import Estimate, bootstrap, share
 from router.evaluation.spans import span_figures
-from router.signals.bundle import MODEL, TOKENIZER, Bundle
-from router.signals.onnx import Encoder
-from router.signals.passes import Passes
-from router.signals.spans import joined
-from router.signals.text import Reader
+from router.inference.bundle import MODEL, TOKENIZER, Bundle
+from router.inference.encoder import Encoder
+from router.inference.pool import Passes
+from router.inference.spans import joined
+from router.inference.tokens import Reader
 from router.training.attacks import amid, safety_held_back
 from router.training.card import model_card
 from router.training.data import SOURCES, read, recorded_models

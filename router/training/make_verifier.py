@@ -16,10 +16,10 @@ from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
 from router.errors import BackendError
 from router.evaluation.measures import recall_at_precision, roc_area
-from router.signals.bundle import MODEL, TOKENIZER, Bundle
-from router.signals.pairs import CrossEncoder
-from router.signals.passes import Passes
-from router.signals.text import PairReader
+from router.inference.bundle import MODEL, TOKENIZER, Bundle
+from router.inference.cross_encoder import CrossEncoder
+from router.inference.pool import Passes
+from router.inference.tokens import PairReader
 from router.training.card import verifier_card
 from router.training.encoder import Verifier, load_pretrained
 from router.training.export import export_verifier, provenance, write_bundle

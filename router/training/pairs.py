@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from router.signals.bundle import digest
+from router.inference.bundle import digest
 from router.training.examples import typos
 
 SOURCES = (

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from router.signals.bundle import digest
-from router.signals.spans import joined
+from router.inference.bundle import digest
+from router.inference.spans import joined
 from router.training.examples import HELD_BACK_PERCENT, NO_LABEL, Example
 
 FOLDER = "presidio_pii"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
-from router.signals.text import Reader
+from router.inference.tokens import Reader
 from router.training.data import epoch, vary
 from router.training.encoder import Encoder, Model, Outputs
 from router.training.examples import ATTACKS, KINDS, LABELS, NO_LABEL, Example

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import uvloop
 
-from router.signals.bundle import SHIPPED, Bundle
-from router.signals.onnx import Encoder
-from router.signals.passes import Passes
+from router.inference.bundle import SHIPPED, Bundle
+from router.inference.encoder import Encoder
+from router.inference.pool import Passes
 from tests.bench import bodies, cache, examples, models
 from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import LiteLLM, Rig, make_rig

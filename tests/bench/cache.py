@@ -23,9 +23,9 @@ from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
 from router.core.cache_key import digest
 from router.core.types import Question, Terms
-from router.signals.bundle import SHIPPED, Bundle
-from router.signals.onnx import Encoder, Encoding
-from router.signals.passes import Passes
+from router.inference.bundle import SHIPPED, Bundle
+from router.inference.encoder import Encoder, Encoding
+from router.inference.pool import Passes
 from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import Rig, make_rig
 

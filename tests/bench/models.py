@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from router.signals.bundle import MODEL, SHIPPED, SHIPPED_VERIFIER, Bundle
-from router.signals.passes import open_session
+from router.inference.bundle import MODEL, SHIPPED, SHIPPED_VERIFIER, Bundle
+from router.inference.pool import open_session
 
 LENGTHS = (16, 64, 128, 256)
 _HEADS = ("intent", "hidden", "outcomes", "attack", "personal")

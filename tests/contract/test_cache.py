@@ -26,9 +26,9 @@ from router.cache.verifier import Verifier
 from router.core.cache_key import digest
 from router.core.types import Found, Hit, Miss, Question, Terms, Waiting
 from router.errors import ConfigError
-from router.signals.bundle import SHIPPED, Bundle
-from router.signals.onnx import Encoder
-from router.signals.passes import Passes
+from router.inference.bundle import SHIPPED, Bundle
+from router.inference.encoder import Encoder
+from router.inference.pool import Passes
 from tests.contract.milvus_server import PROGRAM, Door, shared
 
 TERMS = Terms(0.8, 3600.0, tuple(GUARDS))

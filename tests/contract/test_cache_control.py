@@ -17,9 +17,9 @@ from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
 from router.core.cache_policy import ScopePlan
 from router.errors import RequestError
-from router.signals.bundle import SHIPPED, Bundle
-from router.signals.onnx import Encoder
-from router.signals.passes import Passes
+from router.inference.bundle import SHIPPED, Bundle
+from router.inference.encoder import Encoder
+from router.inference.pool import Passes
 from tests.contract.test_cache import CAPITAL, store
 
 WHOLE = json.dumps(

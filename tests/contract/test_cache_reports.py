@@ -20,8 +20,8 @@ from router.config.cache import CacheConfig
 from router.core.cache_policy import ScopePlan
 from router.core.exchange import Snapshot
 from router.core.types import Hit, Miss, Question
+from router.inference.encoder import Encoder
 from router.serving import _open_cache as open_cache
-from router.signals.onnx import Encoder
 from tests.contract.test_cache import (  # noqa: F401 - fixtures
     ANSWER,
     CAPITAL,

@@ -24,7 +24,7 @@ from router.cache.milvus import MilvusStore
 from router.cache.settings import MilvusSettings
 from router.core.types import Hit
 from router.errors import BackendError, ConfigError
-from router.signals.onnx import Encoder
+from router.inference.encoder import Encoder
 from tests.contract.test_cache import (  # noqa: F401 - fixtures
     Site,
     ask,

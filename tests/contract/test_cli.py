@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from router.signals.bundle import SHIPPED, Bundle
+from router.inference.bundle import SHIPPED, Bundle
 
 ROOT = Path(__file__).parents[2]
 PROOF = "Prove that the square root of two is irrational."

@@ -13,9 +13,9 @@ from router.cache.checks import GUARDS_BESIDE_VERIFIER
 from router.cache.verifier import Verifier
 from router.core.types import Terms, Verdict
 from router.errors import BackendError
-from router.signals.bundle import Bundle
-from router.signals.pairs import CrossEncoder
-from router.signals.passes import Passes
+from router.inference.bundle import Bundle
+from router.inference.cross_encoder import CrossEncoder
+from router.inference.pool import Passes
 
 TINY = Path(__file__).parents[1] / "tiny_models" / "verifier"
 KIND, ALSO_KIND, RUDE = "help with my order please", "thanks for the order", "this is a stupid order"

@@ -14,12 +14,12 @@ import pytest
 
 from router.core.types import Piece, Prompt, Scores
 from router.errors import BackendError
+from router.inference.bundle import SHIPPED, Bundle
+from router.inference.encoder import Encoder
+from router.inference.pool import Passes
 from router.signals.base import Guard
-from router.signals.bundle import SHIPPED, Bundle
-from router.signals.exported import Exported
 from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PersonalGuard
-from router.signals.onnx import Encoder
-from router.signals.passes import Passes
+from router.signals.own.huggingface import Exported
 from router.signals.scans import CHUNK_CHARS, SHARED_CHARS, Scans, chunks_of
 from tests.waiting import until
 
@@ -127,7 +127,7 @@ async def test_a_blatant_attack_in_a_system_prompt_is_one(guards: dict[str, Guar
 
 async def test_long_harmless_texts_are_no_attack(guards: dict[str, Guard]) -> None:
     """Each of many windows, of which some look bad by themselves."""
-    for name in ("LICENSE", "envoy/envoy.yaml", "router/signals/passes.py", "router/cache/tiers.py"):
+    for name in ("LICENSE", "envoy/envoy.yaml", "router/inference/pool.py", "router/cache/tiers.py"):
         text = (TINY.parents[1] / name).read_text(encoding="utf-8")
         assert max((await guards["jailbreak"].scan(prompt(text), "")).values.values()) < 0.5, name
 

@@ -13,11 +13,11 @@ from router.cli import main
 from router.config.load import load, parse
 from router.core.types import Classification
 from router.errors import ConfigError
-from router.signals.bundle import SHIPPED, Bundle
-from router.signals.formats import OUTSIDE, HeadFacts
-from router.signals.head import WEIGHTS, Head, HeadSignal
-from router.signals.onnx import Encoder
-from router.signals.passes import Passes
+from router.inference.bundle import SHIPPED, Bundle
+from router.inference.encoder import Encoder
+from router.inference.manifest import OUTSIDE, HeadFacts
+from router.inference.pool import Passes
+from router.signals.own.head import WEIGHTS, Head, HeadSignal
 from router.training.head import fit, minimise, train
 from tests.unit.builders import ask
 

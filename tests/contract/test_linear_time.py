@@ -33,9 +33,9 @@ from router.core.usage import UsageRecorder
 from router.errors import RequestError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
-from router.signals.patterns import with_patterns
-from router.signals.spans import spans_of
-from router.signals.text import Reader
+from router.inference.forms import with_patterns
+from router.inference.spans import spans_of
+from router.inference.tokens import Reader
 from tests.unit.builders import FAMILIES, SMALL, ask
 
 SHORT, LONG = 1024, 4096

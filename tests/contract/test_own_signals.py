@@ -11,9 +11,9 @@ import pytest
 
 from router.core.types import Classification, Scores
 from router.errors import BackendError, ConfigError
-from router.signals.exported import Exported
-from router.signals.formats import Facts, facts_of
-from router.signals.passes import Passes
+from router.inference.manifest import Facts, facts_of
+from router.inference.pool import Passes
+from router.signals.own.huggingface import Exported
 from tests.unit.builders import ask
 
 TINY = Path(__file__).parents[1] / "tiny_models"

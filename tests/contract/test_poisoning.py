@@ -9,9 +9,9 @@ import pytest
 from router.cache.verifier import Verifier
 from router.config.load import parse
 from router.core.types import Terms
-from router.signals.bundle import SHIPPED, Bundle
-from router.signals.pairs import CrossEncoder
-from router.signals.passes import Passes
+from router.inference.bundle import SHIPPED, Bundle
+from router.inference.cross_encoder import CrossEncoder
+from router.inference.pool import Passes
 
 ASKED = {
     "What is the capital of France?": "What's the capital of France?",

@@ -14,14 +14,14 @@ import pytest
 
 from router.core.types import ChatRequest, Classification, Missing
 from router.errors import BackendError, ConfigError
+from router.inference.bundle import MODEL, SHIPPED, TOKENIZER, Bundle
+from router.inference.encoder import Encoder
+from router.inference.pool import Passes
+from router.inference.tokens import Reader
 from router.signals.base import Signal, read_all
-from router.signals.bundle import MODEL, SHIPPED, TOKENIZER, Bundle
 from router.signals.intent import Intent
-from router.signals.onnx import Encoder
-from router.signals.outcomes import Outcomes
-from router.signals.passes import Passes
+from router.signals.quality import Outcomes
 from router.signals.safety import Jailbreak, Personal
-from router.signals.text import Reader
 from tests.unit.builders import ask
 from tests.waiting import until
 

@@ -16,9 +16,9 @@ from router.cache.verifier import Verifier
 from router.cache.wording import difference
 from router.config.calibration import CALIBRATION, FALSE_HIT_RATE, read_table
 from router.core.types import Terms
-from router.signals.bundle import SHIPPED, TOKENIZER, Bundle
-from router.signals.pairs import CrossEncoder
-from router.signals.passes import Passes
+from router.inference.bundle import SHIPPED, TOKENIZER, Bundle
+from router.inference.cross_encoder import CrossEncoder
+from router.inference.pool import Passes
 
 VERIFIER = SHIPPED.parent / "verifier"
 PLACES = (

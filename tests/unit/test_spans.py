@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from router.evaluation.spans import span_figures
-from router.signals.patterns import with_patterns
-from router.signals.spans import Span, joined, spans_of
+from router.inference.forms import with_patterns
+from router.inference.spans import Span, joined, spans_of
 
 KINDS = ("EMAIL", "PERSON")
 OUTSIDE, BEGIN_EMAIL, IN_EMAIL, BEGIN_PERSON, IN_PERSON = range(5)

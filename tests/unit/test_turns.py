@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from router.errors import BackendError
-from router.signals.turns import Line, Room, Turns
+from router.inference.turns import Line, Room, Turns
 
 
 def line_of(turns: Turns[str], jobs: Sequence[str], chars: int = 0) -> Line[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from router.errors import BackendError
-from router.signals.bundle import MODEL, TOKENIZER, Bundle
-from router.signals.passes import FAILURES, Passes, open_session
-from router.signals.text import PairReader
+from router.inference.bundle import MODEL, TOKENIZER, Bundle
+from router.inference.pool import FAILURES, Passes, open_session
+from router.inference.tokens import PairReader
 
 
 class CrossEncoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.core.types import ChatRequest, Scores
-from router.signals.onnx import Encoder
+from router.inference.encoder import Encoder
 
 
 class Outcomes:

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import BackendError, ConfigError, Problem
-from router.signals.bundle import MODEL, TOKENIZER, Bundle
-from router.signals.passes import FAILURES, Passes, Shared, SharedSteps, Steps, open_session, to_end
-from router.signals.patterns import with_patterns
-from router.signals.spans import Span, spans_of
-from router.signals.text import NARROW, NARROW_A_WIDE, WINDOW_CHARS, Reader, Tokens
+from router.inference.bundle import MODEL, TOKENIZER, Bundle
+from router.inference.forms import with_patterns
+from router.inference.pool import FAILURES, Passes, Shared, SharedSteps, Steps, open_session, to_end
+from router.inference.spans import Span, spans_of
+from router.inference.tokens import NARROW, NARROW_A_WIDE, WINDOW_CHARS, Reader, Tokens
 
 _MOST_REMEMBERED = 1024  # about 8 KB each; agent loops send the same last user message again and again
 _SPECIAL_TOKENS = 2

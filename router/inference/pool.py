@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import onnxruntime
 
 from router.errors import BackendError
-from router.signals.turns import Line, Room, Turns
+from router.inference.turns import Line, Room, Turns
 
 Result = TypeVar("Result")
 FAILURES = tuple(

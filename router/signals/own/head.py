@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from router.core.types import ChatRequest, Classification
 from router.errors import ConfigError, Problem
-from router.signals.bundle import MODEL, Bundle, sha256_of
-from router.signals.formats import OUTSIDE, HeadFacts
-from router.signals.onnx import Encoder
+from router.inference.bundle import MODEL, Bundle, sha256_of
+from router.inference.encoder import Encoder
+from router.inference.manifest import OUTSIDE, HeadFacts
 
 WEIGHTS = "head.npz"
 VECTOR = 384

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
-from router.signals.spans import Span
+from router.inference.spans import Span
 
 
 def _is_card(text: str) -> bool:

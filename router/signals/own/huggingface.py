@@ -11,8 +11,8 @@ from tokenizers import Encoding, Tokenizer
 
 from router.core.types import ChatRequest, Classification, Scores
 from router.errors import BackendError, ConfigError, Problem
-from router.signals.formats import Facts, kind_of
-from router.signals.passes import FAILURES, Passes, SharedSteps, Steps, open_session, to_end
+from router.inference.manifest import Facts, kind_of
+from router.inference.pool import FAILURES, Passes, SharedSteps, Steps, open_session, to_end
 
 FILES = ("model.onnx", "onnx/model.onnx", "model_quantized.onnx", "onnx/model_quantized.onnx")
 """Where exporters put the graph; the first that is there counts."""
