@@ -29,8 +29,8 @@ from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from router.cache.control import Control
-    from router.cache.tiers import Cache
+    from router.cache.cache import Cache
+    from router.cache.operations import Control
     from router.inference.bundle import Bundle
     from router.inference.encoder import Encoder
     from router.inference.pool import Passes
@@ -198,10 +198,10 @@ def _own_signals(
 
 
 def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: Passes) -> Caching:
-    from router.cache.control import Control
+    from router.cache.cache import Cache
     from router.cache.invalidation import Rejections
-    from router.cache.keeper import Keeper
-    from router.cache.tiers import Cache
+    from router.cache.operations import Control
+    from router.cache.stores.sync import Keeper
     from router.cache.verifier import GUARDS_VERSION, Verifier
     from router.inference.bundle import MODEL
 
@@ -216,7 +216,7 @@ def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: Pass
     versions = f"{bundle.name}-{bundle.sha256[MODEL][:16]}/{GUARDS_VERSION}"
     keeper = requests = None
     if config.backend == "milvus":
-        from router.cache.milvus import MilvusStore
+        from router.cache.stores.milvus import MilvusStore
 
         store = MilvusStore(config.milvus, versions)
         keeper, requests = Keeper(store, config.pace), store.requests

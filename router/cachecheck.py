@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from router.cache.reach import why_not
+from router.cache.stores.reach import why_not
 from router.config.cache import CacheConfig
 from router.errors import Problem
 

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
-from router.cache.base import Entry, Selection
+from router.cache.entries import Entry, Selection
 from router.core.cache_key import digest
 
 log = logging.getLogger(__name__)

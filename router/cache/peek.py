@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from router.cache.cache import Cache, Weighed
 from router.cache.checks import conflicts
-from router.cache.tiers import Cache, Weighed
 from router.core.types import Found, Question, Terms
 
 

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from router.cache.base import Entry
+from router.cache.entries import Entry
 from router.cache.settings import DIMENSION
 
 MAX_TEXT_BYTES = 16_384

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from router.cache.base import Entry
+from router.cache.cache import Cache
 from router.cache.checks import GUARDS
+from router.cache.entries import Entry
 from router.cache.settings import Sizes
-from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
 from router.core.cache_key import digest
 from router.core.types import Question, Terms

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.cache.base import Entry, Selection
+from router.cache.cache import Cache
 from router.cache.checks import GUARDS
+from router.cache.entries import Entry, Selection
 from router.cache.invalidation import Rejections
-from router.cache.keeper import Keeper
-from router.cache.milvus import MilvusStore
-from router.cache.rows import MAX_STORED_BYTES, packed
 from router.cache.settings import MilvusSettings, Pace, Sizes
-from router.cache.tiers import Cache
+from router.cache.stores.milvus import MilvusStore
+from router.cache.stores.rows import MAX_STORED_BYTES, packed
+from router.cache.stores.sync import Keeper
 from router.cache.verifier import Verifier
 from router.core.cache_key import digest
 from router.core.types import Found, Hit, Miss, Question, Terms, Waiting
@@ -485,7 +485,7 @@ class TestStoresThatLast:
         """Never misread."""
         from pymilvus import MilvusClient
 
-        from router.cache.lite import LiteServer
+        from router.cache.stores.lite import LiteServer
 
         assert stored.settings is not None
         lite = LiteServer(stored.settings.file) if stored.settings.file else None

@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 
 from router.admin.server import AdminRoutes, AdminServer
-from router.cache.control import Control
+from router.cache.cache import Cache
+from router.cache.operations import Control
 from router.cache.settings import Sizes
-from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
 from router.core.cache_policy import ScopePlan
 from router.errors import RequestError

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from router.build import Caching
-from router.cache.base import Selection
-from router.cache.control import Control
-from router.cache.keeper import Keeper
-from router.cache.tiers import Cache, Ticket
+from router.cache.cache import Cache, Ticket
+from router.cache.entries import Selection
+from router.cache.operations import Control
+from router.cache.stores.sync import Keeper
 from router.config.cache import CacheConfig
 from router.core.cache_policy import ScopePlan
 from router.core.exchange import Snapshot

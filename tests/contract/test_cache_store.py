@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from pymilvus.exceptions import MilvusException, ParamError
 
-from router.cache.base import REFUSED, Entry, Notice, Selection
-from router.cache.keeper import Keeper
-from router.cache.milvus import MilvusStore
+from router.cache.entries import REFUSED, Entry, Notice, Selection
 from router.cache.settings import MilvusSettings
+from router.cache.stores.milvus import MilvusStore
+from router.cache.stores.sync import Keeper
 from router.core.types import Hit
 from router.errors import BackendError, ConfigError
 from router.inference.encoder import Encoder
@@ -266,7 +266,7 @@ class TestLite:
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("router.cache.lite.MilvusLite", full)
+        monkeypatch.setattr("router.cache.stores.lite.MilvusLite", full)
         with pytest.raises(BackendError, match=r"cannot be written: No space left"):
             await MilvusStore(MilvusSettings(file=tmp_path / "cache.db"), "v1").open()
 

@@ -127,7 +127,7 @@ async def test_a_blatant_attack_in_a_system_prompt_is_one(guards: dict[str, Guar
 
 async def test_long_harmless_texts_are_no_attack(guards: dict[str, Guard]) -> None:
     """Each of many windows, of which some look bad by themselves."""
-    for name in ("LICENSE", "envoy/envoy.yaml", "router/inference/pool.py", "router/cache/tiers.py"):
+    for name in ("LICENSE", "envoy/envoy.yaml", "router/inference/pool.py", "router/cache/cache.py"):
         text = (TINY.parents[1] / name).read_text(encoding="utf-8")
         assert max((await guards["jailbreak"].scan(prompt(text), "")).values.values()) < 0.5, name
 

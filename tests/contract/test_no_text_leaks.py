@@ -22,8 +22,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.admin.server import AdminServer
+from router.cache.cache import Cache
 from router.cache.settings import Sizes
-from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
 from router.config.patterns import compile_pattern
 from router.core.cache_key import Limits

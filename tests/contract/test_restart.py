@@ -242,10 +242,10 @@ def test_an_address_cannot_be_changed_by_a_restart() -> None:
 
 async def test_a_milvus_lite_that_the_worker_before_still_holds_is_taken_over_when_it_leaves(tmp_path: Path) -> None:
     """Its file belongs to one process. Until then the new worker caches in memory, and what it stored is written afterwards."""
-    from router.cache.keeper import Keeper
-    from router.cache.milvus import MilvusStore
+    from router.cache.cache import Cache
     from router.cache.settings import MilvusSettings, Pace, Sizes
-    from router.cache.tiers import Cache
+    from router.cache.stores.milvus import MilvusStore
+    from router.cache.stores.sync import Keeper
     from router.cache.verifier import Verifier
 
     async def no_vector(text: str) -> object:

@@ -12,8 +12,8 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from router.cache.cache import Cache
 from router.cache.settings import Sizes
-from router.cache.tiers import Cache
 from router.cache.verifier import Verifier
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan

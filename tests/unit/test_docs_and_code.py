@@ -129,7 +129,7 @@ def test_codes_of_envoy_and_of_the_admin_port_are_documented() -> None:
     prose = set(re.findall(r"`([a-z_]+)`", SEEN.rpartition("|\n")[2]))
     envoys = {code for code in re.findall(r'code"?: "?([a-z_]+)', ENVOY) if "_" in code}
     assert envoys <= prose
-    files = [ROUTER / "asked.py", ROUTER / "cache" / "control.py", *(ROUTER / "admin").rglob("*.py")]
+    files = [ROUTER / "asked.py", ROUTER / "cache" / "operations.py", *(ROUTER / "admin").rglob("*.py")]
     admins = {code for file in files for code in re.findall(r'code="([a-z_]+)"', file.read_text(encoding="utf-8"))}
     assert admins - set(codes()) == prose - envoys
 

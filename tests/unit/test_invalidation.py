@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from router.cache import invalidation
-from router.cache.base import Entry, Selection, pieces_of
+from router.cache.entries import Entry, Selection, pieces_of
 from router.cache.invalidation import (
     Rejections,
     Tombstones,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from router.cache import keeper as keeper_module
-from router.cache.base import REFUSED, Changes, Entry, Notice, Selection
-from router.cache.keeper import Keeper
+from router.cache.cache import Cache
+from router.cache.entries import REFUSED, Changes, Entry, Notice, Selection
 from router.cache.settings import Pace, Sizes
-from router.cache.tiers import Cache
+from router.cache.stores import sync as keeper_module
+from router.cache.stores.sync import Keeper
 from router.cache.verifier import Verifier
 from router.errors import BackendError, ConfigError, Problem
 
@@ -309,7 +309,7 @@ async def test_why_the_store_is_away_is_told_once_and_again_when_it_changes(capl
     with caplog.at_level("INFO"):
         await rig.open()
         await until(lambda: rig.keeper.state.is_up)
-    told = [record.getMessage() for record in caplog.records if record.name == "router.cache.keeper"]
+    told = [record.getMessage() for record in caplog.records if record.name == "router.cache.stores.sync"]
     assert [line.split(" (")[1].split(")")[0] for line in told[:2]] == [str(refused), "slow"]
     assert told[2:] == ["the cache's store is back"]
     await rig.keeper.close()

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from router.cache.base import Entry
+from router.cache.cache import Cache
+from router.cache.entries import Entry
 from router.cache.index import Vector
 from router.cache.peek import peek
 from router.cache.settings import Sizes
-from router.cache.tiers import Cache
 from router.core.cache_key import digest
 from router.core.types import Hit, Question, Terms, Verdict
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.cache.base import Entry, Notice, Selection
-from router.cache.rows import MAX_STORED_BYTES, entry_of, entry_row, notice_document, notice_of, packed, unpacked
+from router.cache.entries import Entry, Notice, Selection
 from router.cache.soundness import fault_of
+from router.cache.stores.rows import MAX_STORED_BYTES, entry_of, entry_row, notice_document, notice_of, packed, unpacked
 
 NOW_MS = 1_800_000_000_000
 DAY_MS = 86_400_000

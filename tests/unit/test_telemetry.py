@@ -17,10 +17,10 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.cache.base import Store
-from router.cache.keeper import Keeper
+from router.cache.cache import Cache, Encoded
+from router.cache.entries import Store
 from router.cache.settings import Pace, Sizes
-from router.cache.tiers import Cache, Encoded
+from router.cache.stores.sync import Keeper
 from router.cache.verifier import Verifier
 from router.core.types import Outcome, Usage
 from router.telemetry import Telemetry

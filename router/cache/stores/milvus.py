@@ -16,12 +16,12 @@ import grpc
 from pymilvus import AsyncMilvusClient
 from pymilvus.exceptions import ConnectError, ConnectionNotExistException, MilvusException, MilvusUnavailableException
 
-from router.cache.base import REFUSED, Changes, Entry, Notice, Selection, pieces_of
+from router.cache.entries import REFUSED, Changes, Entry, Notice, Selection, pieces_of
 from router.cache.index import Vector
-from router.cache.reach import why_not
-from router.cache.rows import entry_of, entry_row, notice_document, notice_of, unpacked
-from router.cache.schema import Collections, control_row
 from router.cache.settings import MilvusSettings
+from router.cache.stores.reach import why_not
+from router.cache.stores.rows import entry_of, entry_row, notice_document, notice_of, unpacked
+from router.cache.stores.schema import Collections, control_row
 from router.errors import BackendError
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class MilvusStore:
         writer.close()
 
     def _start_lite(self) -> str:
-        from router.cache.lite import LiteServer
+        from router.cache.stores.lite import LiteServer
 
         self._lite = self._lite or LiteServer(self._settings.file)  # type: ignore[arg-type]
         address: str = self._lite.start()

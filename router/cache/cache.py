@@ -18,12 +18,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
-from router.cache.base import Entry, Notice, Selection
+from router.cache.entries import Entry, Notice, Selection
 from router.cache.eviction import Order, make_order
 from router.cache.index import Vector, VectorIndex
 from router.cache.invalidation import NO_PAIR, Rejections, Tombstones, digest_of_question, parse_reference, reference_of
-from router.cache.keeper import Keeper
 from router.cache.settings import DIMENSION, Sizes
+from router.cache.stores.sync import Keeper
 from router.core.types import Found, Hit, Miss, Question, Terms, Verdict, Waiting
 from router.errors import BackendError
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from router.cache.base import Entry, Selection
+from router.cache.cache import Cache
+from router.cache.entries import Entry, Selection
 from router.cache.invalidation import parse_reference
 from router.cache.soundness import fault_of
-from router.cache.tiers import Cache
 from router.core.openai.completion import NotStorable, decode
 from router.errors import RequestError
 

@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from router.cache.base import REFUSED, Entry, Notice, Selection, Store, pieces_of
+from router.cache.entries import REFUSED, Entry, Notice, Selection, Store, pieces_of
 from router.cache.index import Vector
 from router.cache.settings import Pace
 from router.core.types import Question
 from router.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
-    from router.cache.tiers import Cache
+    from router.cache.cache import Cache
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

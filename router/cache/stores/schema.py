@@ -13,8 +13,8 @@ from typing import Any
 
 from pymilvus import DataType, MilvusClient
 
-from router.cache.rows import MAX_STORED_BYTES
 from router.cache.settings import MilvusSettings
+from router.cache.stores.rows import MAX_STORED_BYTES
 from router.errors import ConfigError, Problem
 
 FORM = 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from router.cache.base import Entry, Notice, Selection
+from router.cache.entries import Entry, Notice, Selection
 from router.cache.soundness import fault_of, is_moment
 
 MAX_STORED_BYTES = 65_535
