@@ -16,7 +16,7 @@ from router.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from router.inference.bundle import Bundle
-    from router.program import Program
+    from router.runtime.program import Program
 
 CONFIG_STATUS = 2
 """Exit status for everything that is the operator's to mend."""
@@ -51,9 +51,9 @@ def serve(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if options.worker is not None:
         return _work(options)
-    from router.program import read_program, refuse_moves
+    from router.runtime.program import read_program, refuse_moves
+    from router.runtime.workers import supervise
     from router.telemetry.logs import Logs
-    from router.workers import supervise
 
     def read_again(running: Program) -> Program:
         program = read_program(options.config, options.admin)
@@ -70,12 +70,12 @@ def serve(options: argparse.Namespace) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     """One worker, with the files that the supervisor read."""
-    from router.build import build
     from router.config.load import load
     from router.files import Files, replayed
-    from router.serving import Supervised
-    from router.serving import serve as serve_one
-    from router.supervisor import PROBLEM, report, taken_over
+    from router.runtime.build import build
+    from router.runtime.process import Supervised
+    from router.runtime.process import serve as serve_one
+    from router.runtime.supervisor import PROBLEM, report, taken_over
 
     files = Files.load(taken_over(options.files_fd))
     by = Supervised(options.worker, options.admin, options.parent_fd, options.report_fd)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from router.asked import ENDPOINTS, Asked, joined, prompt_body, read_asked, read_header
+from router.admin.asked import ENDPOINTS, Asked, joined, prompt_body, read_asked, read_header
 from router.config.load import Config, load
 from router.errors import ConfigError, Problem, RequestError
 
@@ -77,8 +77,8 @@ def _asked(options: argparse.Namespace) -> Asked:
 
 
 def _from_files(config: Config, asked: Asked) -> Mapping[str, Any]:
-    from router.build import build
-    from router.explain import explain
+    from router.admin.explain import explain
+    from router.runtime.build import build
 
     runtime = build(config, is_serving=False)
     # What the cache is told to do can be read here; what it holds, and the key of its scopes, only a running router knows.

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.config.rules import NAME, NAME_WORDS, OWN_SIGNALS
-from router.cores import usable_cores
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.measures import Estimate, bootstrap, roc_area, share
 from router.evaluation.texts import groups_of, read_labelled
@@ -22,6 +21,7 @@ from router.inference.bundle import MODEL, Bundle, sha256_of
 from router.inference.encoder import Encoder
 from router.inference.manifest import HEAD_FORMAT, OUTSIDE
 from router.inference.pool import Passes
+from router.runtime.cores import usable_cores
 from router.signals.own.head import VECTOR, WEIGHTS, Head, features_of
 
 Vectors = NDArray[np.float32]

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from router.admin.access import guard, name_in
 from router.admin.server import AdminServer, errors_as_json
-from router.supervisor import Worker
-from router.workers import Front
+from router.runtime.supervisor import Worker
+from router.runtime.workers import Front
 from tests.contract.test_admin import Behind
 
 ALLOWED = ["router.monitoring.svc"]

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from router.build import Caching
 from router.cache.cache import Cache, Ticket
 from router.cache.entries import Selection
 from router.cache.operations import Control
@@ -21,7 +20,8 @@ from router.core.cache_policy import ScopePlan
 from router.core.exchange import Snapshot
 from router.core.types import Hit, Miss, Question
 from router.inference.encoder import Encoder
-from router.serving import _open_cache as open_cache
+from router.runtime.build import Caching
+from router.runtime.process import _open_cache as open_cache
 from tests.contract.test_cache import (  # noqa: F401 - fixtures
     ANSWER,
     CAPITAL,

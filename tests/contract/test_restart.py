@@ -12,11 +12,11 @@ import pytest
 
 from router.errors import BackendError, ConfigError, Problem
 from router.files import Files
-from router.program import Program, refuse_moves
-from router.restart import Restart
 from router.restartcli import restart as ask_for_restart
-from router.supervisor import Supervisor, Worker
-from router.workers import Front, restart_number
+from router.runtime.program import Program, refuse_moves
+from router.runtime.restart import Restart
+from router.runtime.supervisor import Supervisor, Worker
+from router.runtime.workers import Front, restart_number
 from tests.contract.test_workers import Start, end_of, is_alive, lives, program, start, until
 
 __all__ = ["start"]
@@ -139,7 +139,7 @@ async def test_a_spare_that_envoy_does_not_know_serves_nobody(
     started: Callable[..., Awaitable[Supervisor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One worker is not replaced then, and it is said why."""
-    monkeypatch.setattr("router.restart._UNASKED_S", 0.2)
+    monkeypatch.setattr("router.runtime.restart._UNASKED_S", 0.2)
     supervisor = await started(count=1)
     before = supervisor.workers[0].pid
     (tmp_path / "around").write_text("1 unasked")
@@ -153,7 +153,7 @@ async def test_several_workers_are_replaced_without_a_spare_that_envoy_knows(
     started: Callable[..., Awaitable[Supervisor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others serve meanwhile."""
-    monkeypatch.setattr("router.restart._UNASKED_S", 0.2)
+    monkeypatch.setattr("router.runtime.restart._UNASKED_S", 0.2)
     supervisor = await started()
     (tmp_path / "around").write_text("2 unasked")
     assert (await carried_out(supervisor)).state == "done"

@@ -17,15 +17,15 @@ import aiohttp
 import pytest
 
 from router.files import Files
-from router.program import Program
-from router.restart import Restarts
-from router.supervisor import CONFIG_STATUS, Supervisor, Worker
-from router.workers import Front, ask_about
+from router.runtime.program import Program
+from router.runtime.restart import Restarts
+from router.runtime.supervisor import CONFIG_STATUS, Supervisor, Worker
+from router.runtime.workers import Front, ask_about
 from tests.e2e.stack import ROOT, wait_for
 
 WORKER = """
 import asyncio, json, os, pathlib, signal, sys
-from router.supervisor import READY, report, taken_over, watch_parent
+from router.runtime.supervisor import READY, report, taken_over, watch_parent
 
 def given(name): return sys.argv[sys.argv.index(name) + 1]
 
@@ -111,8 +111,8 @@ def program(folder: Path, how: str = "", count: int = 2, stop_s: float = 10) -> 
 @pytest.fixture
 async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     """Makes supervisors of two such workers, whose pauses are short."""
-    monkeypatch.setattr("router.supervisor._FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr("router.supervisor._LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr("router.runtime.supervisor._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("router.runtime.supervisor._LONGEST_PAUSE_S", 0.1)
     running: list[tuple[Supervisor, asyncio.Task[int]]] = []
 
     def start(how: str = "", stop_s: float = 10, count: int = 2) -> Supervisor:
@@ -299,8 +299,8 @@ async def test_liveness_is_lost_when_no_worker_answers(
     front: Callable[[str], Awaitable[Front]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever watches the container may end it: the supervisor answers for workers, not for itself."""
-    monkeypatch.setattr("router.workers._ASK_S", 0.3)
-    monkeypatch.setattr("router.workers._ask.__defaults__", (b"", 0.3))
+    monkeypatch.setattr("router.runtime.workers._ASK_S", 0.3)
+    monkeypatch.setattr("router.runtime.workers._ask.__defaults__", (b"", 0.3))
     assert (await ask(await front("hung"), "/healthz"))[0] == 503
 
 
@@ -325,7 +325,7 @@ async def test_a_report_reaches_the_workers_that_do_not_know_the_entry(
         states = ("written", "waiting")
         return 200, json.dumps({"count": int(knows), "reference": reference, "store": states[worker.index]}).encode(), "json"
 
-    monkeypatch.setattr("router.workers._ask", answer)
+    monkeypatch.setattr("router.runtime.workers._ask", answer)
     front = Front(workers)
     await front.runner.setup()
     await aiohttp.web.TCPSite(front.runner, "127.0.0.1", 0).start()
@@ -357,7 +357,7 @@ def test_workers_leave_when_their_supervisor_was_killed(tmp_path: Path) -> None:
     """By SIGKILL, which it cannot hand on: nobody may keep the ports."""
     code = f"""
         import asyncio, pathlib
-        from router.supervisor import Supervisor
+        from router.runtime.supervisor import Supervisor
         from tests.contract.test_workers import program
         asyncio.run(Supervisor(program(pathlib.Path({str(tmp_path)!r}))).run())
     """

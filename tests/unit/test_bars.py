@@ -121,7 +121,7 @@ def test_the_shipped_table_promises_less_for_a_higher_bar() -> None:
 
 def test_a_table_of_other_models_is_refused_at_start() -> None:
     """It says nothing about these."""
-    from router.build import build
+    from router.runtime.build import build
 
     text = f"""
 version: 1

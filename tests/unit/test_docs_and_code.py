@@ -129,7 +129,7 @@ def test_codes_of_envoy_and_of_the_admin_port_are_documented() -> None:
     prose = set(re.findall(r"`([a-z_]+)`", SEEN.rpartition("|\n")[2]))
     envoys = {code for code in re.findall(r'code"?: "?([a-z_]+)', ENVOY) if "_" in code}
     assert envoys <= prose
-    files = [ROUTER / "asked.py", ROUTER / "cache" / "operations.py", *(ROUTER / "admin").rglob("*.py")]
+    files = [ROUTER / "cache" / "operations.py", *(ROUTER / "admin").rglob("*.py")]
     admins = {code for file in files for code in re.findall(r'code="([a-z_]+)"', file.read_text(encoding="utf-8"))}
     assert admins - set(codes()) == prose - envoys
 
@@ -199,7 +199,7 @@ def test_what_becomes_of_answers_is_documented() -> None:
 def test_paths_of_the_admin_port_are_documented() -> None:
     """In config/README.md at `admin.enabled`, and those that the README names exist."""
     routes = words_in_code(r'web\.(?:get|post)\("(/[a-z]+)', "admin") | set(
-        re.findall(r'web\.(?:get|post)\("(/[a-z]+)', (ROUTER / "workers.py").read_text(encoding="utf-8"))
+        re.findall(r'web\.(?:get|post)\("(/[a-z]+)', (ROUTER / "runtime" / "workers.py").read_text(encoding="utf-8"))
     )
     row = next(line for line in CONFIG_README.splitlines() if line.startswith("| `admin.enabled`"))
     assert set(re.findall(r"`(/[a-z]+)", row)) == routes

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from router.asked import Asked, joined, prompt_body, read_asked, read_header
+from router.admin.asked import Asked, joined, prompt_body, read_asked, read_header
+from router.admin.explain import explain
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Snapshot
 from router.core.policy import Choice, Default, HeaderMatches, LabelIs, Rule
 from router.core.types import Block, Endpoint, Found, Hit, Miss, Missing, Question, Reading, Scores, Sense, Terms
 from router.errors import RequestError
-from router.explain import explain
 from router.explaintext import render
 from tests.unit.builders import LARGE, MATH_RULE, SMALL, chat_body, snapshot, sure
 

@@ -11,7 +11,7 @@ import yaml
 from router.config.load import load
 from router.errors import ConfigError
 from router.files import Files, read_text, recorded, replayed
-from router.program import read_program
+from router.runtime.program import read_program
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from router.extproc.server import Server
-from router.serving import End
+from router.runtime.process import End
 
 
 class Draining:

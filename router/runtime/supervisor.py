@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from router.program import Program
+    from router.runtime.program import Program
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from router.errors import ConfigError
-from router.program import Program
-from router.supervisor import Supervisor, Worker
+from router.runtime.program import Program
+from router.runtime.supervisor import Supervisor, Worker
 
 log = logging.getLogger(__name__)
 

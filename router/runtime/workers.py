@@ -14,9 +14,9 @@ from aiohttp import web
 
 from router.admin.access import guard
 from router.admin.server import errors_as_json, listen
-from router.program import Program
-from router.restart import Restarts, as_json
-from router.supervisor import Supervisor, Worker
+from router.runtime.program import Program
+from router.runtime.restart import Restarts, as_json
+from router.runtime.supervisor import Supervisor, Worker
 from router.telemetry.merge import merge
 from router.telemetry.supervision import page_of
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from router import __version__
+from router.admin.asked import read_asked
+from router.admin.explain import explain
 from router.admin.server import AdminRoutes, AdminServer
-from router.asked import read_asked
-from router.build import Caching, Runtime
 from router.core.types import Model
-from router.explain import explain
 from router.extproc.server import Processor, Server
-from router.supervisor import READY, report, watch_parent
+from router.runtime.build import Caching, Runtime
+from router.runtime.supervisor import READY, report, watch_parent
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from router.core.exchange import Snapshot
 from router.core.policy import Readings
 from router.core.prompt import KEYWORDS, reads_of
 from router.core.types import Found, Question, Scores, Sense, Terms
-from router.cores import usable_cores
 from router.errors import ConfigError, Problem
 from router.files import read_text
+from router.runtime.cores import usable_cores
 from router.signals.base import Guard, Signal, collect, read_all
 from router.telemetry import Instrument, Telemetry
 from router.telemetry.logs import Logs

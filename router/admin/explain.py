@@ -11,7 +11,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from router.asked import Asked
+from router.admin.asked import Asked
 from router.core.exchange import Exchange, Snapshot
 from router.core.policy import (
     OUTCOMES,
