@@ -131,7 +131,7 @@ def report_problems(options: argparse.Namespace) -> list[str]:
     Raises:
         ConfigError: the two files hold errors.
     """
-    from router.check import check as check_files
+    from router.envoy.check import check as check_files
 
     report = check_files(options.config, options.envoy)
     errors = [problem for problem in report.problems if problem.severity == "error"]

@@ -22,7 +22,7 @@ import aiohttp
 
 from router.config.load import Config, load
 from router.core.exchange import MODELS_PATH, PATH_HEADER
-from router.envoyfile import EnvoyFile, endpoints_of, read_envoy
+from router.envoy.file import EnvoyFile, endpoints_of, read_envoy
 from router.errors import ConfigError, Problem
 
 _START_TIMEOUT_S = 60.0  # a cold machine loads the model in seconds; Envoy takes 0.3 s

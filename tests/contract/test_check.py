@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.check import check
+from router.envoy.check import check
 from router.errors import ConfigError
 from router.local import find_envoy
 from tests.unit.test_check import ROOT, problems

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from router.cache.settings import MilvusSettings
-from router.cachecheck import cache_problems, cache_summary
 from router.config.cache import CacheConfig
 from router.config.load import read
+from router.envoy.cachecheck import cache_problems, cache_summary
 from tests.unit.test_config import BAD
 
 ON = CacheConfig(enabled=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from router import check as module
-from router.check import check
+from router.envoy import check as module
+from router.envoy.check import check
 from router.errors import ConfigError, Problem
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.check import check
+from router.envoy.check import check
 from router.errors import Problem
 from tests.unit.test_check import CONFIG, problems, without_envoy
 

@@ -93,7 +93,10 @@ def imports_of(file: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+            module = node.module or ""
+            for alias in node.names:
+                is_module = (ROUTER.parent / f"{module}.{alias.name}".replace(".", "/")).with_suffix(".py").exists()
+                yield f"{module}.{alias.name}" if is_module else module
 
 
 def is_within(module: str, packages: set[str]) -> bool:

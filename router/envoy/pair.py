@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from router.config.load import Config
 from router.core.policy import Rule
 from router.core.types import Endpoint
-from router.envoyfile import EnvoyFile, Place
+from router.envoy.file import EnvoyFile, Place
 
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods with which nobody sends a prompt."""

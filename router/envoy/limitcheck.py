@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router.core.types import Endpoint
-from router.envoyfile import Place, endpoints_of
+from router.envoy.file import Place, endpoints_of
+from router.envoy.pair import Pair, first_route, named
 from router.errors import Problem
-from router.pair import Pair, first_route, named
 
 _DEFAULT_BUFFER_BYTES = 1024 * 1024  # Envoy's own per_connection_buffer_limit_bytes
 _CLIENT_LIMITS = (

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router.core.types import Endpoint
-from router.envoyfile import EnvoyFile, Place, socket_of
+from router.envoy.file import EnvoyFile, Place, socket_of
+from router.envoy.pair import Pair, first_route, may_take, refuses_the_rest, takes_prompts
 from router.errors import Problem
-from router.pair import Pair, first_route, may_take, refuses_the_rest, takes_prompts
 
 _ENDPOINTS = frozenset(endpoint.value for endpoint in Endpoint)
 _HARMLESS = frozenset({"/v1/models", "/health", "/ping", "/version", "/metrics"})

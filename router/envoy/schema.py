@@ -17,7 +17,7 @@ from typing import Any
 
 from yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
-from router.envoyfile import EnvoyFile, Place
+from router.envoy.file import EnvoyFile, Place
 from router.errors import Problem
 
 _DURATION = re.compile(r"-?\d+(\.\d+)?s")
