@@ -14,12 +14,12 @@ from router.config.reader import compose, suggest
 from router.core.exchange import CLUSTER_HEADER, PATH_HEADER
 from router.core.types import Endpoint
 from router.envoy import guardcheck, limitcheck
+from router.envoy.binary import find_envoy
 from router.envoy.cachecheck import cache_problems, cache_summary
 from router.envoy.file import EnvoyFile, Place, endpoints_of, read_envoy, socket_of
 from router.envoy.pair import Pair, first_route, matches
 from router.envoy.schema import check_types
 from router.errors import ConfigError, Problem
-from router.local import find_envoy
 
 DECISION_HEADERS = (
     "x-vsr-selected-category",

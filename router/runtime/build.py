@@ -22,7 +22,7 @@ from router.core.prompt import KEYWORDS, reads_of
 from router.core.types import Found, Question, Scores, Sense, Terms
 from router.errors import ConfigError, Problem
 from router.files import read_text
-from router.runtime.cores import usable_cores
+from router.inference.cores import usable_cores
 from router.signals.base import Guard, Signal, collect, read_all
 from router.telemetry import Instrument, Telemetry
 from router.telemetry.logs import Logs

@@ -18,10 +18,10 @@ from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.measures import Estimate, bootstrap, roc_area, share
 from router.evaluation.texts import groups_of, read_labelled
 from router.inference.bundle import MODEL, Bundle, sha256_of
+from router.inference.cores import usable_cores
 from router.inference.encoder import Encoder
 from router.inference.manifest import HEAD_FORMAT, OUTSIDE
 from router.inference.pool import Passes
-from router.runtime.cores import usable_cores
 from router.signals.own.head import VECTOR, WEIGHTS, Head, features_of
 
 Vectors = NDArray[np.float32]

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from router.local import find_envoy
+from router.envoy.binary import find_envoy
 from tests.e2e.stack import Stack, free_port, get, wait_for
 
 _MESSAGE = {"role": "assistant", "content": "word " * 99}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.cache.checks import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
-from router.cli import main
+from router.cli.main import main
 from router.config.calibration import read_table
 from router.evaluation.cache import Judged
 from router.evaluation.calibration import _halves, table

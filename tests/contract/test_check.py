@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from router.envoy.binary import find_envoy
 from router.envoy.check import check
 from router.errors import ConfigError
-from router.local import find_envoy
 from tests.unit.test_check import ROOT, problems
 
 FILES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]

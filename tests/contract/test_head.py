@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.cli import main
+from router.cli.main import main
 from router.config.load import load, parse
 from router.core.types import Classification
 from router.errors import ConfigError

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from router.cli.restart import restart as ask_for_restart
 from router.errors import BackendError, ConfigError, Problem
 from router.files import Files
-from router.restartcli import restart as ask_for_restart
 from router.runtime.program import Program, refuse_moves
 from router.runtime.restart import Restart
 from router.runtime.supervisor import Supervisor, Worker

@@ -12,7 +12,7 @@ import aiohttp
 import openai
 import pytest
 
-from router.simulator import Backend, serve
+from router.devstack.vllm import Backend, serve
 
 FAST = {"x-sim-token-ms": "0", "x-sim-first-token-ms": "0"}
 QUESTION: list[Any] = [{"role": "user", "content": "Write a Python class with a loop"}]

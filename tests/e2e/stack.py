@@ -21,7 +21,7 @@ from typing import Any
 import openai
 import yaml
 
-from router.local import find_envoy
+from router.envoy.binary import find_envoy
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("small", "large", "coder")

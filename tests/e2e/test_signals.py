@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from router.cli import main
+from router.cli.main import main
 from tests.contract.test_head import OUTSIDE, OUTSIDE_TEXTS, TEXTS
 from tests.e2e.stack import Stack, decided, running
 

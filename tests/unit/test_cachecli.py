@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from router import cachecli
+from router.cli.main import cache as cachecli
 from router.errors import ConfigError
 
 SECRET = "Bearer sk-secret"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from router.cli import _parser
-from router.clihelp import EXAMPLES, commands_of
+from router.cli.help import EXAMPLES, commands_of
+from router.cli.main import _parser
 
 COMMANDS = dict(commands_of(_parser()))
 

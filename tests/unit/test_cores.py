@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.config.load import parse
-from router.runtime import cores
+from router.inference import cores
 from router.runtime.build import pass_threads
 
 V2, V1 = "0::/pod/router\n", "5:cpuset:/pod\n4:cpu,cpuacct:/pod/router\n0::/\n"

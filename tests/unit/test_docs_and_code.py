@@ -15,8 +15,8 @@ import yaml
 
 from router.cache.checks import GUARDS
 from router.cache.wording import UNREAD
-from router.cli import _parser
-from router.clihelp import commands_of
+from router.cli.help import commands_of
+from router.cli.main import _parser
 from router.core import exchange, types
 from tests.unit.test_docs import DOCUMENTS, ROOT, identify
 

@@ -12,13 +12,13 @@ import pytest
 
 from router.admin.asked import Asked, joined, prompt_body, read_asked, read_header
 from router.admin.explain import explain
+from router.cli.explaintext import render
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Snapshot
 from router.core.policy import Choice, Default, HeaderMatches, LabelIs, Rule
 from router.core.types import Block, Endpoint, Found, Hit, Miss, Missing, Question, Reading, Scores, Sense, Terms
 from router.errors import RequestError
-from router.explaintext import render
 from tests.unit.builders import LARGE, MATH_RULE, SMALL, chat_body, snapshot, sure
 
 ATTACK = LabelIs("prompt jailbreak", frozenset({"jailbreak"}), 0.6)

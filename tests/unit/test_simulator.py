@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.devstack.vllm import texts, wire
+from router.devstack.vllm.answers import TOKEN, Answer, answer_all, embed, fill, topic
+from router.devstack.vllm.faults import Faults, Pace, read_faults
+from router.devstack.vllm.ledger import MAX_BODY_BYTES, MAX_REQUESTS, Ledger, Received
+from router.devstack.vllm.requests import Generation, read_chat, read_completion, read_embedding
 from router.errors import RequestError
-from router.simulator import texts, wire
-from router.simulator.answers import TOKEN, Answer, answer_all, embed, fill, topic
-from router.simulator.faults import Faults, Pace, read_faults
-from router.simulator.ledger import MAX_BODY_BYTES, MAX_REQUESTS, Ledger, Received
-from router.simulator.requests import Generation, read_chat, read_completion, read_embedding
 
 WEATHER = {
     "type": "function",

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from router.simulator import texts
-from router.simulator.requests import Generation, Prompt, Tool
+from router.devstack.vllm import texts
+from router.devstack.vllm.requests import Generation, Prompt, Tool
 
 TOKEN = re.compile(r"\s?\w{1,6}|\s?[^\w\s]|\s+")
 """Cuts a text into pieces about as long as a tokenizer's; joined again they give the text back, whatever it holds."""

@@ -94,8 +94,8 @@ def _work(options: argparse.Namespace) -> int:
 
 def restart(options: argparse.Namespace) -> int:
     """Have a running router read its configuration again, and replace its workers one by one."""
+    from router.cli.restart import restart as restart_at
     from router.config.load import load
-    from router.restartcli import restart as restart_at
 
     if options.admin:
         return restart_at(options.admin)
@@ -108,7 +108,7 @@ def restart(options: argparse.Namespace) -> int:
 
 def up(options: argparse.Namespace) -> int:
     """Run Envoy, the router and simulated models on this machine."""
-    from router.local import plan_of, run
+    from router.devstack.up import plan_of, run
 
     report_problems(options)
     plan, port = plan_of(options.config, options.envoy)
@@ -144,7 +144,7 @@ def report_problems(options: argparse.Namespace) -> list[str]:
 
 def explain(options: argparse.Namespace) -> int:
     """Say where a request would go, and why."""
-    from router.explaincli import explained
+    from router.cli.explain import explained
 
     for line in explained(options):
         print(line)
@@ -187,7 +187,7 @@ def _print_files(bundle: Bundle) -> None:
 
 def operate_cache(options: argparse.Namespace) -> int:
     """Ask a running router's cache, or change it."""
-    from router.cachecli import asker
+    from router.cli.cache import asker
     from router.config.load import load
 
     address = options.admin or load(options.config).admin.address
@@ -197,7 +197,7 @@ def operate_cache(options: argparse.Namespace) -> int:
 
 def simulate(options: argparse.Namespace) -> int:
     """Run simulated models. The first answers to `auto` and `MoM` too, as the default cluster's vLLM should."""
-    from router.simulator import Backend, run
+    from router.devstack.vllm import Backend, run
 
     backends = []
     for index, (name, host, port) in enumerate(options.backends):
@@ -241,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check", parents=[config, envoy], help="validate both configurations together")
     command.set_defaults(run=check)
 
-    from router.explaincli import add_options
+    from router.cli.explain import add_options
 
     command = commands.add_parser("explain", parents=[config], help="say where a prompt would go, and why")
     add_options(command)
@@ -250,12 +250,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("models", parents=[config], help="list the models and the classifier")
     command.set_defaults(run=models)
 
-    from router.clihelp import commands_of, complete
-    from router.modelcli import add_commands as add_model_commands
+    from router.cli.help import commands_of, complete
+    from router.cli.models import add_commands as add_model_commands
 
     add_model_commands(commands)
 
-    from router.cachecli import add_commands
+    from router.cli.cache import add_commands
 
     command = commands.add_parser("cache", parents=[config], help="look into a running router's cache, or change it")
     command.add_argument("--admin", metavar="HOST:PORT", help="the admin port; default: as configured")

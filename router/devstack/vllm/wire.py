@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from router.simulator.answers import Answer, Token, ToolCall
-from router.simulator.requests import Generation
+from router.devstack.vllm.answers import Answer, Token, ToolCall
+from router.devstack.vllm.requests import Generation
 
 Json = dict[str, Any]
 

@@ -7,6 +7,6 @@ Start here: `Backend` describes one, `serve` runs several on the caller's event 
 What a request header can provoke is listed in `faults`; what tests can look up afterwards, in `ledger`.
 """
 
-from router.simulator.server import Backend, Running, run, serve
+from router.devstack.vllm.server import Backend, Running, run, serve
 
 __all__ = ["Backend", "Running", "run", "serve"]

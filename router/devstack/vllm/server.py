@@ -13,12 +13,12 @@ from typing import Any
 
 from aiohttp import web
 
+from router.devstack.vllm import wire
+from router.devstack.vllm.answers import answer_all, embed
+from router.devstack.vllm.faults import STALL_S, Faults, Pace, read_faults
+from router.devstack.vllm.ledger import Ledger, Received
+from router.devstack.vllm.requests import Generation, read_chat, read_completion, read_embedding
 from router.errors import RequestError
-from router.simulator import wire
-from router.simulator.answers import answer_all, embed
-from router.simulator.faults import STALL_S, Faults, Pace, read_faults
-from router.simulator.ledger import Ledger, Received
-from router.simulator.requests import Generation, read_chat, read_completion, read_embedding
 
 SHUTDOWN_S = 0.3
 """How long open answers may go on at `stop`: long enough for a last chunk, short enough for Ctrl-C."""
