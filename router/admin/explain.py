@@ -13,6 +13,20 @@ from typing import Any
 
 from router.admin.asked import Asked
 from router.core.exchange import Exchange, Snapshot
+from router.core.lookup import Found, Miss, Question, Terms
+from router.core.messages import (
+    Action,
+    LookedUp,
+    Lookup,
+    Pause,
+    Reply,
+    RequestBody,
+    RequestHeaders,
+    Resumed,
+    Route,
+    Sense,
+    Sensed,
+)
 from router.core.policy import (
     OUTCOMES,
     Choice,
@@ -25,28 +39,7 @@ from router.core.policy import (
     parts_of,
     signals_of,
 )
-from router.core.types import (
-    Action,
-    ChatRequest,
-    Classification,
-    Decision,
-    Found,
-    LookedUp,
-    Lookup,
-    Miss,
-    Pause,
-    Question,
-    Reading,
-    Reply,
-    RequestBody,
-    RequestHeaders,
-    Resumed,
-    Route,
-    Scores,
-    Sense,
-    Sensed,
-    Terms,
-)
+from router.core.types import ChatRequest, Classification, Decision, Reading, Scores
 
 Sensor = Callable[[Sense], Awaitable[Readings]]
 Peek = Callable[[Question, Terms], Awaitable[tuple[Found, Mapping[str, Any]]]]

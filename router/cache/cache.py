@@ -24,7 +24,7 @@ from router.cache.index import Vector, VectorIndex
 from router.cache.invalidation import NO_PAIR, Rejections, Tombstones, digest_of_question, parse_reference, reference_of
 from router.cache.settings import DIMENSION, Sizes
 from router.cache.stores.sync import Keeper
-from router.core.types import Found, Hit, Miss, Question, Terms, Verdict, Waiting
+from router.core.lookup import Found, Hit, Miss, Question, Terms, Verdict, Waiting
 from router.errors import BackendError
 
 _CANDIDATES = 5  # of 407 questions among 6,407 prompts, the one of the same meaning was among the five nearest for 98.2%

@@ -7,7 +7,7 @@ from typing import Any
 
 from router.cache.cache import Cache, Weighed
 from router.cache.checks import conflicts
-from router.core.types import Found, Question, Terms
+from router.core.lookup import Found, Question, Terms
 
 
 async def peek(cache: Cache, question: Question, terms: Terms) -> tuple[Found, Mapping[str, Any]]:

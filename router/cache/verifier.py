@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from router.cache.checks import conflict, with_agreement
 from router.cache.wording import UNREAD, difference
-from router.core.types import Terms, Verdict
+from router.core.lookup import Terms, Verdict
 from router.errors import BackendError
 
 GUARDS_VERSION = "guards-4"

@@ -15,7 +15,7 @@ from router.config.reader import Notes, Section
 from router.config.reader import parse as parse_yaml
 from router.core.cache_key import Limits
 from router.core.cache_policy import CONTROLS, CachePlan, ScopePlan
-from router.core.types import Terms
+from router.core.lookup import Terms
 from router.files import read_text
 
 _INDEXES: Mapping[str, Mapping[str, tuple[int, int]]] = {

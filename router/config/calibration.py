@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.config.reader import Section
-from router.core.types import Terms
+from router.core.lookup import Terms
 from router.errors import ConfigError, Problem
 from router.files import read_text
 

@@ -12,6 +12,7 @@ from router.config.cache import CacheConfig, decision_terms
 from router.config.logic import contradiction, follows, in_words, never_holds
 from router.config.patterns import LinearPattern, PatternError, compile_pattern, keyword_patterns
 from router.config.reader import Item, Section, suggest
+from router.core.lookup import Terms
 from router.core.policy import (
     AllOf,
     AnyOf,
@@ -29,7 +30,7 @@ from router.core.policy import (
     TokensWithin,
 )
 from router.core.prompt import KEYWORDS, READS, name_of
-from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt, Terms
+from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.errors import ConfigError
 from router.inference.manifest import HeadFacts, facts_of
 

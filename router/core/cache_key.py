@@ -12,10 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from router.core.lookup import Question
 from router.core.openai.request import Body
 from router.core.openai.rewrite import effort_of
 from router.core.text.invisible import has_invisible
-from router.core.types import ChatRequest, Decision, Endpoint, Question, ReasoningFamily
+from router.core.types import ChatRequest, Decision, Endpoint, ReasoningFamily
 
 _NOT_THE_QUESTION = frozenset({"messages", "model", "stream", "stream_options", "metadata"})
 """Top-level fields that no answer depends on, or that are in the partition otherwise."""

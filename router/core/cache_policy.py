@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from router.core.cache_key import Limits
 from router.core.freshness import directives
-from router.core.types import Terms
+from router.core.lookup import Terms
 
 CONTROLS = ("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
 """What a client may ask for; the operator lists which of them count."""

@@ -13,33 +13,15 @@ from urllib.parse import unquote
 from router.core.cache_key import Ineligible, question_of
 from router.core.cache_policy import CachePlan, terms_for, wants_only_cached
 from router.core.freshness import EVENT_STREAM, backend_ttl_s, media_type
-from router.core.openai.bodysize import DEFAULTS, PIECE_BYTES, BodyBounds
-from router.core.openai.bodysize import count as count_body
-from router.core.openai.completion import Answer, AnswerReader, NotStorable, as_json, as_stream
-from router.core.openai.completion import decode as decode_answer
-from router.core.openai.replies import blocked, error_reply, models_reply, not_cached, overloaded, unknown_model, unreadable
-from router.core.openai.request import Body, parse
-from router.core.openai.rewrite import effort_of, rewrite
-from router.core.policy import Policy, Readings, Unread
-from router.core.prompt import prompt_of, reads_of
-from router.core.types import (
+from router.core.lookup import Hit, Miss, Terms
+from router.core.messages import (
     Action,
-    ChatRequest,
-    Classification,
     Continue,
-    Decision,
-    Endpoint,
     Event,
-    Hit,
     LookedUp,
     Lookup,
-    Miss,
-    Missing,
-    Model,
-    Outcome,
     Overloaded,
     Pause,
-    ReasoningFamily,
     Replace,
     Reply,
     RequestBody,
@@ -50,9 +32,19 @@ from router.core.types import (
     Route,
     Sense,
     Sensed,
-    Terms,
     Trailers,
 )
+from router.core.openai.bodysize import DEFAULTS, PIECE_BYTES, BodyBounds
+from router.core.openai.bodysize import count as count_body
+from router.core.openai.completion import Answer, AnswerReader, NotStorable, as_json, as_stream
+from router.core.openai.completion import decode as decode_answer
+from router.core.openai.replies import blocked, error_reply, models_reply, not_cached, overloaded, unknown_model, unreadable
+from router.core.openai.request import Body, parse
+from router.core.openai.rewrite import effort_of, rewrite
+from router.core.outcome import Outcome
+from router.core.policy import Policy, Readings, Unread
+from router.core.prompt import prompt_of, reads_of
+from router.core.types import ChatRequest, Classification, Decision, Endpoint, Missing, Model, ReasoningFamily
 from router.core.usage import UsageRecorder
 from router.errors import ProtocolError, RequestError
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from router.core.openai.sse import data_of, end_of_first_frame, end_of_last_frame, usage_in
-from router.core.types import Usage
+from router.core.outcome import Usage
 
 _MOST_HELD_BYTES = 2 * 1024 * 1024
 """Of an answer that is one document: a longer one passes unread."""

@@ -21,27 +21,23 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from router.core.exchange import Exchange, Snapshot
-from router.core.policy import Readings
-from router.core.types import (
+from router.core.lookup import Found, Miss, Question, Terms, Waiting
+from router.core.messages import (
     Action,
     Event,
-    Found,
     LookedUp,
     Lookup,
-    Miss,
-    Outcome,
     Overloaded,
     Pause,
-    Question,
     RequestHeaders,
     ResponseBody,
     Resumed,
     Route,
     Sense,
     Sensed,
-    Terms,
-    Waiting,
 )
+from router.core.outcome import Outcome
+from router.core.policy import Readings
 from router.errors import ConfigError, Problem, ProtocolError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.core.types import (
+from router.core.messages import (
     Action,
     Continue,
     Event,

@@ -17,9 +17,11 @@ from router.config.cache import CacheConfig
 from router.config.load import Config, TracingConfig
 from router.core.cache_policy import CachePlan
 from router.core.exchange import Snapshot
+from router.core.lookup import Found, Question, Terms
+from router.core.messages import Sense
 from router.core.policy import Readings
 from router.core.prompt import KEYWORDS, reads_of
-from router.core.types import Found, Question, Scores, Sense, Terms
+from router.core.types import Scores
 from router.errors import ConfigError, Problem
 from router.files import read_text
 from router.inference.cores import usable_cores

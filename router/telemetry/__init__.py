@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from router.core.types import Outcome
+from router.core.outcome import Outcome
 
 
 class Instrument(Protocol):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from router.core.types import Outcome, Usage
+from router.core.outcome import Outcome, Usage
 
 _MOST_WAITING = 10_000  # lines; at 500 bytes a line about 5 MB
 _CLOSE_S = 1.0

@@ -22,7 +22,7 @@ from router.cache.entries import Entry
 from router.cache.settings import Sizes
 from router.cache.verifier import Verifier
 from router.core.cache_key import digest
-from router.core.types import Question, Terms
+from router.core.lookup import Question, Terms
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder, Encoding
 from router.inference.pool import Passes

@@ -24,7 +24,7 @@ from router.cache.stores.rows import MAX_STORED_BYTES, packed
 from router.cache.stores.sync import Keeper
 from router.cache.verifier import Verifier
 from router.core.cache_key import digest
-from router.core.types import Found, Hit, Miss, Question, Terms, Waiting
+from router.core.lookup import Found, Hit, Miss, Question, Terms, Waiting
 from router.errors import ConfigError
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder

@@ -18,7 +18,7 @@ from router.cache.stores.sync import Keeper
 from router.config.cache import CacheConfig
 from router.core.cache_policy import ScopePlan
 from router.core.exchange import Snapshot
-from router.core.types import Hit, Miss, Question
+from router.core.lookup import Hit, Miss, Question
 from router.inference.encoder import Encoder
 from router.runtime.build import Caching
 from router.runtime.process import _open_cache as open_cache

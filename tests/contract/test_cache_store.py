@@ -22,7 +22,7 @@ from router.cache.entries import REFUSED, Entry, Notice, Selection
 from router.cache.settings import MilvusSettings
 from router.cache.stores.milvus import MilvusStore
 from router.cache.stores.sync import Keeper
-from router.core.types import Hit
+from router.core.lookup import Hit
 from router.errors import BackendError, ConfigError
 from router.inference.encoder import Encoder
 from tests.contract.test_cache import (  # noqa: F401 - fixtures

@@ -11,7 +11,7 @@ import pytest
 
 from router.cache.checks import GUARDS_BESIDE_VERIFIER
 from router.cache.verifier import Verifier
-from router.core.types import Terms, Verdict
+from router.core.lookup import Terms, Verdict
 from router.errors import BackendError
 from router.inference.bundle import Bundle
 from router.inference.cross_encoder import CrossEncoder

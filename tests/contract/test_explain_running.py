@@ -14,7 +14,8 @@ import pytest
 from router.admin.server import AdminServer
 from router.config.load import load
 from router.core.exchange import Exchange
-from router.core.types import Hit, Lookup, RequestBody, RequestHeaders, Waiting
+from router.core.lookup import Hit, Waiting
+from router.core.messages import Lookup, RequestBody, RequestHeaders
 from router.extproc.server import Processor, Server
 from router.runtime.build import Runtime, build
 from router.runtime.process import _open_cache, _routes

@@ -22,13 +22,14 @@ from router.config.patterns import compile_pattern, keyword_patterns
 from router.core.cache_key import Limits, question_of
 from router.core.cache_policy import CachePlan, ScopePlan, terms_for
 from router.core.freshness import backend_ttl_s
+from router.core.lookup import Terms
 from router.core.openai.bodysize import DEFAULTS, BodyBounds, count
 from router.core.openai.completion import AnswerReader, NotStorable, as_stream, checked, decode
 from router.core.openai.jsontext import read_array, read_document, read_object
 from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import rewrite
 from router.core.openai.sse import FrameSplitter, data_of, usage_in
-from router.core.types import Decision, Endpoint, Reasoning, SystemPrompt, Terms
+from router.core.types import Decision, Endpoint, Reasoning, SystemPrompt
 from router.core.usage import UsageRecorder
 from router.errors import RequestError
 from router.extproc import wire

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from router.core.types import Outcome, Usage
+from router.core.outcome import Outcome, Usage
 from router.telemetry import Telemetry
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics

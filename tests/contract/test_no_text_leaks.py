@@ -28,8 +28,10 @@ from router.cache.verifier import Verifier
 from router.config.patterns import compile_pattern
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan
+from router.core.lookup import Terms
+from router.core.messages import Sense
 from router.core.policy import Default, LabelIs, Policy, Readings, Rule, TextMatches
-from router.core.types import Block, ChatRequest, Classification, Scores, Sense, Terms
+from router.core.types import Block, ChatRequest, Classification, Scores
 from router.errors import BackendError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb

@@ -8,7 +8,7 @@ import pytest
 
 from router.cache.verifier import Verifier
 from router.config.load import parse
-from router.core.types import Terms
+from router.core.lookup import Terms
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.cross_encoder import CrossEncoder
 from router.inference.pool import Passes

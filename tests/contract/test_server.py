@@ -13,8 +13,10 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from router.core.messages import Sense
+from router.core.outcome import Outcome
 from router.core.policy import LabelIs, Readings, Rule
-from router.core.types import Block, Missing, Outcome, Scores, Sense
+from router.core.types import Block, Missing, Scores
 from router.errors import ConfigError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb

@@ -17,8 +17,8 @@ from router.cache.settings import Sizes
 from router.cache.verifier import Verifier
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan
+from router.core.lookup import Terms
 from router.core.policy import Default
-from router.core.types import Terms
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.server import Processor, Server
 from tests.contract.test_server import Record, body_message, ended, headers_message, sense_math, stream

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from router.core.exchange import Exchange
-from router.core.types import Outcome, Usage
+from router.core.outcome import Outcome, Usage
 from router.telemetry import Telemetry
 from router.telemetry.logs import Logs
 from router.telemetry.tracing import Tracing

@@ -22,6 +22,8 @@ from router.config.patterns import compile_pattern, keyword_patterns
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Snapshot
+from router.core.lookup import Found, Hit, Miss, Question, Terms, Waiting
+from router.core.messages import Sense
 from router.core.policy import (
     AllOf,
     AnyOf,
@@ -38,24 +40,7 @@ from router.core.policy import (
     TextMatches,
     TokensWithin,
 )
-from router.core.types import (
-    Block,
-    Classification,
-    Found,
-    Hit,
-    Miss,
-    Missing,
-    Model,
-    Question,
-    Reading,
-    Reasoning,
-    ReasoningFamily,
-    Scores,
-    Sense,
-    SystemPrompt,
-    Terms,
-    Waiting,
-)
+from router.core.types import Block, Classification, Missing, Model, Reading, Reasoning, ReasoningFamily, Scores, SystemPrompt
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.server import Processor

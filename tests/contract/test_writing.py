@@ -15,7 +15,7 @@ from router.cache.checks import GUARDS_BESIDE_VERIFIER
 from router.cache.verifier import Verifier
 from router.cache.wording import difference
 from router.config.calibration import CALIBRATION, FALSE_HIT_RATE, read_table
-from router.core.types import Terms
+from router.core.lookup import Terms
 from router.inference.bundle import SHIPPED, TOKENIZER, Bundle
 from router.inference.cross_encoder import CrossEncoder
 from router.inference.pool import Passes

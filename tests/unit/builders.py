@@ -6,22 +6,9 @@ import json
 from collections.abc import Mapping
 
 from router.core.exchange import Exchange, Snapshot
+from router.core.messages import Action, RequestBody, RequestHeaders, Sense, Sensed
 from router.core.policy import Default, LabelIs, Policy, Rule
-from router.core.types import (
-    Action,
-    ChatRequest,
-    Classification,
-    Endpoint,
-    Model,
-    Reading,
-    Reasoning,
-    ReasoningFamily,
-    RequestBody,
-    RequestHeaders,
-    Sense,
-    Sensed,
-    SystemPrompt,
-)
+from router.core.types import ChatRequest, Classification, Endpoint, Model, Reading, Reasoning, ReasoningFamily, SystemPrompt
 
 SMALL = Model("small", "cluster-small", "served-small", "qwen3")
 LARGE = Model("large", "cluster-large", "large", "gpt-oss")

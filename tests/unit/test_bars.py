@@ -9,7 +9,7 @@ import pytest
 from router.cache.checks import AMONG_STRANGERS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
 from router.config.calibration import CALIBRATION, Bars, Point, read_table
 from router.config.load import parse
-from router.core.types import Terms
+from router.core.lookup import Terms
 from router.errors import ConfigError
 
 POINTS = (Point(0.5, 0.2, 0.6), Point(0.8, 0.02, 0.4), Point(0.95, 0.004, 0.2))

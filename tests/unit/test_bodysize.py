@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.exchange import Exchange
+from router.core.messages import Overloaded, Pause, Reply, RequestBody, Resumed, Route
 from router.core.openai import bodysize
 from router.core.openai.bodysize import DEFAULTS, BodyBounds, count
 from router.core.openai.request import parse
-from router.core.types import Endpoint, Overloaded, Pause, Reply, RequestBody, Resumed, Route
+from router.core.types import Endpoint
 from router.errors import RequestError
 from tests.unit.builders import chat_body, request_headers, snapshot
 

@@ -10,7 +10,8 @@ import pytest
 from router.cache.eviction import make_order
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan, terms_for
-from router.core.types import RequestHeaders, Terms
+from router.core.lookup import Terms
+from router.core.messages import RequestHeaders
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.wire import decode
 

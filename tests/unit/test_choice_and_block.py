@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from router.core.exchange import Exchange
+from router.core.messages import Reply, RequestBody, Route, Sense, Sensed
 from router.core.policy import Choice, Default, LabelIs, Not, Policy, Rule, TextMatches, Truth, Unread
-from router.core.types import Block, Decision, Missing, Reply, RequestBody, Route, Scores, Sense, Sensed
+from router.core.types import Block, Decision, Missing, Scores
 from tests.unit.builders import CODER, LARGE, MATH_RULE, SMALL, ask, chat_body, request_headers, send, snapshot, sure
 
 CHEAP = replace(SMALL, price=0.2, answers_like="llama-8b")

@@ -17,7 +17,7 @@ from router.cache.checks import GUARDS
 from router.cache.wording import UNREAD
 from router.cli.help import commands_of
 from router.cli.main import _parser
-from router.core import exchange, types
+from router.core import exchange, messages
 from tests.unit.test_docs import DOCUMENTS, ROOT, identify
 
 ROUTER = ROOT / "router"
@@ -42,7 +42,7 @@ def test_the_table_of_states_is_the_exchange() -> None:
     text = (ROUTER / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## The exchange")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.*?)\|$", text, re.MULTILINE)
     states = {state.__name__ for state in get_args(exchange.State)}
-    events = {event.__name__ for event in get_args(types.Event)}
+    events = {event.__name__ for event in get_args(messages.Event)}
     assert [name for name, _, _ in rows] == [state.__name__ for state in get_args(exchange.State)]
     taken = {name for _, takes, _ in rows for name in re.findall(r"`(\w+)`", takes)}
     assert taken | {"Trailers"} == events

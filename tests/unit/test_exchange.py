@@ -7,11 +7,8 @@ import json
 import pytest
 
 from router.core.exchange import Exchange
-from router.core.policy import Default, Rule, TokensWithin
-from router.core.types import (
+from router.core.messages import (
     Continue,
-    Missing,
-    Reasoning,
     Replace,
     Reply,
     RequestBody,
@@ -22,8 +19,10 @@ from router.core.types import (
     Sense,
     Sensed,
     Trailers,
-    Usage,
 )
+from router.core.outcome import Usage
+from router.core.policy import Default, Rule, TokensWithin
+from router.core.types import Missing, Reasoning
 from router.errors import ProtocolError
 from tests.unit.builders import LARGE, MATH_RULE, SMALL, chat_body, request_headers, send, snapshot, sure
 

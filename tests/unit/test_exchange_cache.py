@@ -11,24 +11,10 @@ import pytest
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Answering, Exchange
+from router.core.lookup import Found, Hit, Miss, Terms
+from router.core.messages import Action, Continue, LookedUp, Lookup, Reply, RequestBody, ResponseBody, ResponseHeaders, Route
 from router.core.policy import Default
-from router.core.types import (
-    Action,
-    Continue,
-    Found,
-    Hit,
-    LookedUp,
-    Lookup,
-    Miss,
-    Reasoning,
-    ReasoningFamily,
-    Reply,
-    RequestBody,
-    ResponseBody,
-    ResponseHeaders,
-    Route,
-    Terms,
-)
+from router.core.types import Reasoning, ReasoningFamily
 from tests.unit.builders import SMALL, chat_body, request_headers, snapshot
 
 TERMS = Terms(0.8, 60.0, ())

@@ -16,8 +16,10 @@ from router.cli.explaintext import render
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Snapshot
+from router.core.lookup import Found, Hit, Miss, Question, Terms
+from router.core.messages import Sense
 from router.core.policy import Choice, Default, HeaderMatches, LabelIs, Rule
-from router.core.types import Block, Endpoint, Found, Hit, Miss, Missing, Question, Reading, Scores, Sense, Terms
+from router.core.types import Block, Endpoint, Missing, Reading, Scores
 from router.errors import RequestError
 from tests.unit.builders import LARGE, MATH_RULE, SMALL, chat_body, snapshot, sure
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from router.core.openai import completion as answers
 from router.core.openai import sse
 from router.core.openai.completion import AnswerReader, NotStorable
-from router.core.types import Usage
+from router.core.outcome import Usage
 from router.core.usage import UsageRecorder
 
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"usage":null}\n\n'

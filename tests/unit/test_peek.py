@@ -15,7 +15,7 @@ from router.cache.index import Vector
 from router.cache.peek import peek
 from router.cache.settings import Sizes
 from router.core.cache_key import digest
-from router.core.types import Hit, Question, Terms, Verdict
+from router.core.lookup import Hit, Question, Terms, Verdict
 
 TERMS = Terms(0.8, 60.0, ("numbers",))
 UNIT = np.eye(1, 384, dtype=np.float32)[0]

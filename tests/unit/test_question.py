@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.core.cache_key import Ineligible, Limits, question_of
+from router.core.lookup import Question
 from router.core.openai.request import parse
-from router.core.types import Decision, Endpoint, Model, Question, Reasoning, ReasoningFamily, SystemPrompt
+from router.core.types import Decision, Endpoint, Model, Reasoning, ReasoningFamily, SystemPrompt
 
 MODEL = Model("small", "cluster-small", "served-small")
 DECISION = Decision("default", MODEL, "no_match")

@@ -22,7 +22,7 @@ from router.cache.entries import Store
 from router.cache.settings import Pace, Sizes
 from router.cache.stores.sync import Keeper
 from router.cache.verifier import Verifier
-from router.core.types import Outcome, Usage
+from router.core.outcome import Outcome, Usage
 from router.telemetry import Telemetry
 from router.telemetry.merge import merge
 from router.telemetry.metrics import Metrics

@@ -9,7 +9,7 @@ import pytest
 from router.cache.checks import GUARDS_BESIDE_VERIFIER
 from router.cache.verifier import Verifier
 from router.cache.wording import UNREAD
-from router.core.types import Terms, Verdict
+from router.core.lookup import Terms, Verdict
 from router.errors import BackendError
 
 TERMS = Terms(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=0.9)

@@ -12,20 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.core.cache_key import Limits
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Exchange, Snapshot
+from router.core.lookup import Hit, Miss, Terms
+from router.core.messages import LookedUp, RequestBody, ResponseBody, ResponseHeaders, Sense
+from router.core.outcome import Outcome
 from router.core.policy import LabelIs, Rule
-from router.core.types import (
-    Block,
-    Hit,
-    LookedUp,
-    Miss,
-    Missing,
-    Outcome,
-    RequestBody,
-    ResponseBody,
-    ResponseHeaders,
-    Sense,
-    Terms,
-)
+from router.core.types import Block, Missing
 from router.telemetry.metrics import Metrics
 from tests.unit.builders import MATH_RULE, SMALL, chat_body, request_headers, send, snapshot, sure
 from tests.unit.test_exchange_cache import HIT, WHOLE

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from router.cache.entries import REFUSED, Entry, Notice, Selection, Store, pieces_of
 from router.cache.index import Vector
 from router.cache.settings import Pace
-from router.core.types import Question
+from router.core.lookup import Question
 from router.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:

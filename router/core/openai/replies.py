@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from router.core.types import Block, Reply
+from router.core.messages import Reply
+from router.core.types import Block
 from router.errors import RequestError
 
 OWNER = "semantic-router"

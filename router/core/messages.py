@@ -1,0 +1,144 @@
+"""What comes into an exchange and what goes out of it: one event for each of Envoy's messages, one action for each event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from router.core.lookup import Found, Question, Terms
+from router.core.types import ChatRequest, Prompt, Reading
+
+# -- events ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHeaders:
+    headers: Mapping[str, str]
+    """Lower-case names, pseudo-headers (`:path`, `:method`) included; repeated ones joined by `, `."""
+    is_end: bool
+    """No body follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    data: bytes
+    """The whole body: Envoy buffers it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sensed:
+    """The shell's answer to `Sense`."""
+
+    readings: Mapping[str, Reading]
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """The shell's answer to `Lookup`."""
+
+    found: Found
+    now_s: int
+    """Unix time, for the `created` of a replay."""
+    reply_id: str
+    """A new id, for the `id` of a replay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The shell's answer to `Pause`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overloaded:
+    """The shell's other answer to `Pause`: too many large bodies wait for their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHeaders:
+    headers: Mapping[str, str]
+    is_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBody:
+    data: bytes
+    """One chunk, split at any byte."""
+    is_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trailers:
+    """Trailers of either direction; never changed."""
+
+
+Event = RequestHeaders | RequestBody | Resumed | Overloaded | Sensed | LookedUp | ResponseHeaders | ResponseBody | Trailers
+
+
+# -- actions: one goes out for each event ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Go on, nothing changes."""
+
+    is_last: bool = False
+    """The core is done with this exchange: the shell ends the gRPC stream and the rest passes untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """There is more to do: let other exchanges have their turn and come back with `Resumed`. Never leaves the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sense:
+    """Measure this request and come back with `Sensed`. Never leaves the process."""
+
+    request: ChatRequest
+    wanted: frozenset[str]
+    """Names of the readings that the rules need for this request; see `core/prompt.py` for those of rules that block."""
+    prompt: Prompt | None = None
+    """Everything that the model will read, when a rule that blocks wants it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Look for a stored answer and come back with `LookedUp`. Never leaves the process."""
+
+    question: Question
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Send the request to a cluster, perhaps with a new body."""
+
+    cluster: str
+    set_headers: Mapping[str, str]
+    body: bytes | None = None
+    """The rewritten body; None leaves the client's bytes."""
+    remove_headers: tuple[str, ...] = ()
+    is_last: bool = True
+    """As in `Continue`: false when the response has to pass through us too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer the client ourselves; nothing reaches a backend."""
+
+    http_status: int
+    headers: Mapping[str, str]
+    body: bytes
+    details: str
+    """A fixed word for Envoy's access log (`%RESPONSE_CODE_DETAILS%`), such as `sr_model_not_found`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Pass this response chunk on with other bytes."""
+
+    data: bytes
+    is_last: bool = False
+
+
+Action = Continue | Pause | Sense | Lookup | Route | Reply | Replace

@@ -1,0 +1,79 @@
+"""How an exchange ended: the one record that logs, metrics and traces are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the backend reported them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The frozen record of one exchange, handed to every instrument. Holds no text of a prompt or an answer."""
+
+    ending: str
+    """`routed` (a model was asked, and our part ended before its answer or without reading it), `replied` (we answered),
+    `completed` (the whole answer passed us), `passed` (no path of ours: it goes on as it came), `abandoned` (it ended early:
+    client gone, backend gone, or Envoy gave up on us) or `failed` (a fault of ours)."""
+    endpoint: str = "other"
+    """`chat`, `completions`, `embeddings`, `models` or `other`."""
+    response_path: str = "upstream"
+    """As in the `x-vsr-response-path` header: `upstream` (a model was asked), `cache`, `models`, `error`, or `bypass` where we
+    neither routed nor answered."""
+    request_id: str = ""
+    """Envoy's `x-request-id`."""
+    requested_model: str = ""
+    """The configured name or alias that the client asked for; empty when it named none that we know."""
+    model: str = ""
+    """The configured model that was chosen; empty when none was."""
+    cluster: str = ""
+    decision: str = ""
+    reason: str = ""
+    """As in `Decision.reason`."""
+    category: str = "none"
+    """The intent's label; `none` when it was not measured, `unknown` when it could not be."""
+    confidence: float = 0.0
+    """Confidence of `category`, 0 to 1."""
+    reasoning: str = "unchanged"
+    """`on`, `off` or `unchanged`."""
+    effort: str = ""
+    is_stream: bool = False
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Signals that could not be read, each with its reason."""
+    cache: str = "off"
+    """`hit`, `shadow` (would have been one), `miss`, `skipped` (no question that may be cached) or `off`."""
+    cache_reason: str = ""
+    """The tier of a hit, or why there was none; a fixed word."""
+    cache_similarity: float = 0.0
+    cache_verified: float | None = None
+    """As in `Hit.verified`."""
+    cache_entry: str = ""
+    stored: str = ""
+    """`stored`, or why the answer was not; empty when it was not to be."""
+    block_reason: str = ""
+    """Of a request that a rule blocked: `matched`, or why it could not be read; empty of others."""
+    error_code: str = ""
+    """Machine-readable code of our own error reply, such as `model_not_found`."""
+    http_status: int = 0
+    """Status of our reply, or of the backend's when the response passed us; 0 when neither is known."""
+    usage: Usage | None = None
+    routing_s: float = 0.0
+    """From Envoy's first message to our answer to the request, in seconds; Envoy's buffering of the body included."""
+    sensing_s: float = 0.0
+    """Of that, spent waiting for signals."""
+    first_token_s: float | None = None
+    """From our routing answer to the first byte of a streamed answer; None when it was none, or did not pass us."""
+    duration_s: float = 0.0
+    """From the first message to the end of our part."""
+
+    @property
+    def is_routed(self) -> bool:
+        """A model was asked. Not so where the router answered itself, from the cache or with an error."""
+        return self.routing_s > 0
