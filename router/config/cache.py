@@ -26,7 +26,7 @@ _INDEXES: Mapping[str, Mapping[str, tuple[int, int]]] = {
 }
 """Index types with their parameters and ranges."""
 _SEARCH = {"HNSW": "ef", "IVF_FLAT": "nprobe"}
-SHIPPED_VERIFIER = Path(__file__).parent / "models" / "verifier"
+SHIPPED_VERIFIER = Path(__file__).parents[1] / "models" / "verifier"
 _LEVELS = ("Strong", "Session", "Bounded", "Eventually")
 _MOST_ANSWER_BYTES = 256 * 1024
 LITE_FOLDER, REJECTIONS_FILE = "semantic_cache.db", "semantic_cache.rejections"

@@ -11,7 +11,7 @@ from router.core.lookup import Terms
 from router.errors import ConfigError, Problem
 from router.files import read_text
 
-CALIBRATION = Path(__file__).parent / "models" / "calibration.json"
+CALIBRATION = Path(__file__).parents[1] / "models" / "calibration.json"
 """Of the shipped models. Made by `semantic-router calibrate cache`."""
 FALSE_HIT_RATE = 0.01
 """The bound that holds unless the operator names one."""

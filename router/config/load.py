@@ -37,7 +37,7 @@ FAMILIES: Mapping[str, ReasoningFamily] = {
 }
 """The reasoning families that are built in; a config may override or add."""
 
-SHIPPED_BUNDLE = Path(__file__).parent / "models" / "intent"
+SHIPPED_BUNDLE = Path(__file__).parents[1] / "models" / "intent"
 
 
 @dataclass(frozen=True, slots=True)

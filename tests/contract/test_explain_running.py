@@ -102,12 +102,12 @@ def counts(router: Router) -> Mapping[str, object]:
 async def test_explain_and_traffic_share_one_snapshot(router: Router) -> None:
     """What a client's question hits, `explain` hits: the same scope, the same partition, the same plan."""
     await router.store(CAPITAL)
-    document = await router.admin.explain(CAPITAL)
+    document = await router.explain(CAPITAL)
     assert (document["cache"]["status"], document["cache"]["reason"]) == ("hit", "exact")
     assert document["cache"]["scope"] == next(iter(router.cache.entries)).scope
     assert document["reply"]["status"] == 200
     assert SECRET not in json.dumps(document)
-    assert (await router.admin.explain(CAPITAL, "Bearer somebody-else"))["cache"]["reason"] == "empty"
+    assert (await router.explain(CAPITAL, "Bearer somebody-else"))["cache"]["reason"] == "empty"
 
 
 async def test_the_command_line_asks_the_running_router(router: Router) -> None:
@@ -136,7 +136,7 @@ async def test_a_document_that_makes_no_request_is_refused_by_its_field(router: 
 async def test_a_near_question_shows_what_was_held_against_it(router: Router) -> None:
     """The stored question's similarity, the check that objects, and the verdict of the one that counts."""
     await router.store("How many planets are within 10 light years of the sun?")
-    document = await router.admin.explain("How many planets are within 20 light years of the sun?")
+    document = await router.explain("How many planets are within 20 light years of the sun?")
     (candidate,) = document["cache"]["candidates"]
     assert (document["cache"]["status"], document["cache"]["reason"]) == ("miss", "numbers")
     assert (candidate["verdict"], candidate["tier"]) == ("numbers", "semantic")
@@ -144,7 +144,7 @@ async def test_a_near_question_shows_what_was_held_against_it(router: Router) ->
     assert candidate["similarity"] > document["cache"]["terms"]["min_similarity"]
     await router.store("How do I sort a list in Python?")
     await router.store("What is the best way to learn to swim?")
-    candidates = (await router.admin.explain("How can I learn to swim fast?"))["cache"]["candidates"]
+    candidates = (await router.explain("How can I learn to swim fast?"))["cache"]["candidates"]
     verified = [one for one in candidates if one["probability"] is not None]
     assert verified
     assert all(one["verdict"] in ("served", "verifier") for one in verified)
@@ -155,8 +155,8 @@ async def test_explaining_leaves_no_trace_in_the_cache(router: Router) -> None:
     await router.store("Who wrote Faust?")
     await router.store(CAPITAL)
     before = counts(router)
-    assert (await router.admin.explain("Who wrote Faust?"))["cache"]["status"] == "hit"
-    assert (await router.admin.explain("Who painted the Mona Lisa?"))["cache"]["status"] == "miss"
+    assert (await router.explain("Who wrote Faust?"))["cache"]["status"] == "hit"
+    assert (await router.explain("Who painted the Mona Lisa?"))["cache"]["status"] == "miss"
     assert counts(router) == before
     await router.store("What is a monad?")  # there is room for two
     assert not await router.finds("Who wrote Faust?")
@@ -166,12 +166,12 @@ async def test_explaining_leaves_no_trace_in_the_cache(router: Router) -> None:
 async def test_nobody_waits_for_a_question_that_was_only_explained(router: Router) -> None:
     """And one that is under way is told, without a wait."""
     terms_wait = [terms.wait_s for terms in router.processor.snapshot.cache.terms.values()]  # type: ignore[union-attr]
-    document = await router.admin.explain(CAPITAL)
+    document = await router.explain(CAPITAL)
     assert document["cache"]["waits_for_equal_question"] is False
     action = router._lookup(CAPITAL)
     found, ticket = await router.cache.look_up(action.question, action.terms)
     assert not isinstance(found, Waiting)
     async with asyncio.timeout(10):
-        document = await router.admin.explain(CAPITAL)
+        document = await router.explain(CAPITAL)
     assert document["cache"]["waits_for_equal_question"] is any(terms_wait)
     router.cache.settle(ticket, None)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from router.cli.main import cache as cachecli
+from router.cli import cache as cachecli
 from router.errors import ConfigError
 
 SECRET = "Bearer sk-secret"
@@ -48,14 +48,14 @@ class TestInvalidate:
         file.write_bytes(f"{SECRET}{end}".encode())
         router = Router(invalidate={"count": 3, "store": "written"})
         assert run(router, "invalidate", "--scope-value-file", str(file)) == 0
-        assert router.admin.asked == [("invalidate", {"scope_value": SECRET, "all": False, "dry_run": False})]
+        assert router.asked == [("invalidate", {"scope_value": SECRET, "all": False, "dry_run": False})]
 
     def test_or_by_standard_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Bytes that are no UTF-8 reach the router as they are."""
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"M\xfcller\n")))
         router = Router(invalidate={"count": 1})
         run(router, "invalidate", "--scope-value-file", "-")
-        assert router.admin.asked[0][1]["scope_value"].encode("utf-8", "surrogateescape") == b"M\xfcller"
+        assert router.asked[0][1]["scope_value"].encode("utf-8", "surrogateescape") == b"M\xfcller"
 
     @pytest.mark.parametrize(("text", "said"), [("", "is empty"), ("\n", "is empty"), ("a\nb\n", "holds more than one line")])
     def test_what_is_no_value_is_refused(self, tmp_path: Path, text: str, said: str) -> None:
@@ -81,7 +81,7 @@ class TestInvalidate:
         router = Router()
         with pytest.raises(ConfigError, match=r"say which entries: --id, .*--scope-value-file.* or --all"):
             run(router, "invalidate")
-        assert router.admin.asked == []
+        assert router.asked == []
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ class TestFiles:
         run(Router(export={"versions": "v1", "entries": entries, "next": None}), "export", str(file))
         router = Router(**{"import": {"count": 6, "expired": 0, "known": 0, "refused": []}})
         assert run(router, "import", str(file)) == 0
-        assert router.admin.asked == [("import", {"versions": "v1", "entries": entries})]
+        assert router.asked == [("import", {"versions": "v1", "entries": entries})]
 
     def test_a_shown_entry_may_hold_half_a_surrogate_pair(self, capsys: pytest.CaptureFixture[str]) -> None:
         """It is no UTF-8, which terminals want."""
