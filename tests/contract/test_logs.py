@@ -207,7 +207,7 @@ def test_a_reader_that_left_is_survived(pipe: Pipe) -> None:
 def test_a_process_whose_log_nobody_reads_still_exits(pipe: Pipe) -> None:
     """With its own status: no lock that the interpreter needs is held by the thread that waits."""
     code = (
-        "import logging; from router.telemetry.logs import Logs; from router.core.types import Outcome\n"
+        "import logging; from router.telemetry.logs import Logs; from router.core.outcome import Outcome\n"
         "logs = Logs('info', True); logging.getLogger('router').warning('x' * 100)\n"
         "logs.begin({}).end(Outcome('routed')); logs.close()"
     )

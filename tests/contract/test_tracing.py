@@ -277,7 +277,7 @@ def test_a_process_with_a_dead_collector_exits(collector: Collector) -> None:
     """In time, and with its own status."""
     collector.stop()
     code = (
-        "import sys; from router.telemetry.tracing import Tracing; from router.core.types import Outcome\n"
+        "import sys; from router.telemetry.tracing import Tracing; from router.core.outcome import Outcome\n"
         "tracing = Tracing(sys.argv[1], True, 1.0, 'x')\n"
         "for _ in range(3000): tracing.begin({}).end(Outcome('routed'))\n"
         "tracing.close()"
