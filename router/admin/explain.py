@@ -13,19 +13,19 @@ from typing import Any
 
 from router.admin.asked import Asked
 from router.core.exchange import Exchange, Snapshot
-from router.core.lookup import Found, Miss, Question, Terms
+from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
 from router.core.messages import (
     Action,
     LookedUp,
     Lookup,
     Pause,
+    ReadSignals,
     Reply,
     RequestBody,
     RequestHeaders,
     Resumed,
     Route,
-    Sense,
-    Sensed,
+    SignalsRead,
 )
 from router.core.policy import (
     OUTCOMES,
@@ -41,8 +41,8 @@ from router.core.policy import (
 )
 from router.core.types import ChatRequest, Classification, Decision, Reading, Scores
 
-Sensor = Callable[[Sense], Awaitable[Readings]]
-Peek = Callable[[Question, Terms], Awaitable[tuple[Found, Mapping[str, Any]]]]
+Sensor = Callable[[ReadSignals], Awaitable[Readings]]
+Peek = Callable[[CacheQuery, CachePolicy], Awaitable[tuple[Found, Mapping[str, Any]]]]
 """What the cache would answer, and what it weighed. Changes nothing there."""
 _TOP_LABELS = 3
 _MAX_DIFF_BYTES, _MAX_DIFF_LINES = 1024 * 1024, 10_000
@@ -65,14 +65,14 @@ async def explain(snapshot: Snapshot, sense: Sensor, asked: Asked, peek: Peek | 
     headers = {**asked.headers, ":method": "POST", ":path": asked.endpoint.value}
     exchange.receive(RequestHeaders(headers, is_end=False))
     action, lookup, weighed = exchange.receive(RequestBody(asked.body)), None, None
-    while isinstance(action, Pause | Sense | Lookup):
+    while isinstance(action, Pause | ReadSignals | Lookup):
         if isinstance(action, Pause):
             await asyncio.sleep(0)  # beside traffic, which has its turn
             action = exchange.receive(Resumed())
-        elif isinstance(action, Sense):
-            action = exchange.receive(Sensed(await sense(action)))
+        elif isinstance(action, ReadSignals):
+            action = exchange.receive(SignalsRead(await sense(action)))
         else:
-            found, weighed = await peek(action.question, action.terms) if peek else (_UNKNOWN, None)
+            found, weighed = await peek(action.question, action.cache_policy) if peek else (_UNKNOWN, None)
             lookup, action = action, exchange.receive(LookedUp(found, now_s=0, reply_id="explained"))
     is_cache_known = peek is not None or lookup is None
     document = _weighing(exchange, lookup, weighed) | _result(action, asked.body, is_cache_known=is_cache_known)
@@ -294,16 +294,16 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, Any]
         document = {**document, "status": "looked up", "reason": "unknown"}
     elif scope.header:
         document["scope"] = lookup.question.scope
-    terms = lookup.terms
+    cache_policy = lookup.cache_policy
     document["terms"] = {
-        "min_similarity": terms.threshold,
-        "min_probability": terms.at_least,
-        "lexical_checks": list(terms.guards),
-        "ttl_s": terms.ttl_s,
-        "max_age_s": terms.max_age_s,
-        "is_shadow": terms.shadow,
-        "may_look_up": terms.may_look_up,
-        "may_store": terms.may_store,
+        "min_similarity": cache_policy.threshold,
+        "min_probability": cache_policy.at_least,
+        "lexical_checks": list(cache_policy.guards),
+        "ttl_s": cache_policy.ttl_s,
+        "max_age_s": cache_policy.max_age_s,
+        "is_shadow": cache_policy.shadow,
+        "may_look_up": cache_policy.may_look_up,
+        "may_store": cache_policy.may_store,
     }
     return document | dict(weighed or {})
 

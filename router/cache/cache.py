@@ -18,13 +18,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol
 
-from router.cache.entries import Entry, Notice, Selection
-from router.cache.eviction import Order, make_order
+from router.cache.entries import Entry, EntryFilter, Invalidation
+from router.cache.eviction import EvictionPolicy, make_order
 from router.cache.index import Vector, VectorIndex
 from router.cache.invalidation import NO_PAIR, Rejections, Tombstones, digest_of_question, parse_reference, reference_of
-from router.cache.settings import DIMENSION, Sizes
-from router.cache.stores.sync import Keeper
-from router.core.lookup import Found, Hit, Miss, Question, Terms, Verdict, Waiting
+from router.cache.settings import DIMENSION, CacheLimits
+from router.cache.stores.sync import StoreSync
+from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss, Verdict, Waiting
 from router.errors import BackendError
 
 _CANDIDATES = 5  # of 407 questions among 6,407 prompts, the one of the same meaning was among the five nearest for 98.2%
@@ -43,7 +43,7 @@ class Encoded(Protocol):
 
 
 Encode = Callable[[str], Awaitable[Encoded]]
-Verify = Callable[[str, str, Terms], Awaitable[Verdict]]
+Verify = Callable[[str, str, CachePolicy], Awaitable[Verdict]]
 """Whether the answer to the second question may be given to the first."""
 
 
@@ -59,17 +59,17 @@ class Weighed:
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class PendingLookup:
     """A miss: what the answer will be stored under, and who waits for it."""
 
-    question: Question
-    terms: Terms
+    question: CacheQuery
+    cache_policy: CachePolicy
     asked_ms: int = 0
     """What is invalidated from then on is not stored."""
     vector: Vector | None = None
     waiting: asyncio.Future[Entry | None] | None = None
     """Set once this request leads others."""
-    leader: Ticket | None = None
+    leader: PendingLookup | None = None
     """Whom this request waits for."""
     weighed: list[Weighed] | None = None
     """Of one that only looks: what was weighed. Such a ticket leaves no trace in the cache."""
@@ -101,184 +101,186 @@ class Cache:
 
     def __init__(
         self,
-        sizes: Sizes,
+        sizes: CacheLimits,
         encode: Encode,
         verify: Verify,
-        keeper: Keeper | None,
+        store_sync: StoreSync | None,
         now: Callable[[], float] = time.time,
         rejections: Rejections | None = None,
     ) -> None:
         self.sizes, self.counts = sizes, Counts()
         self._encode, self._verify, self._now = encode, verify, now
-        self.keeper = keeper
+        self.store_sync = store_sync
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._by_key: dict[str, str] = {}
         self._by_number: list[str] = []
         """Ids by the numbers that the index knows them by; empty where a number is free."""
         self._free: list[int] = []
         self._index = VectorIndex(DIMENSION)
-        self._order: Order = make_order(sizes.eviction_policy, self._held)
+        self._order: EvictionPolicy = make_order(sizes.eviction_policy, self._held)
         self._answers: OrderedDict[str, bytes] = OrderedDict()
         self._answers_bytes = 0
-        self._leaders: dict[str, Ticket] = {}
-        self._leading: dict[str, list[Ticket]] = {}
+        self._leaders: dict[str, PendingLookup] = {}
+        self._leading: dict[str, list[PendingLookup]] = {}
         """Tickets under way by partition."""
         self._rejections = rejections if rejections is not None else Rejections()
         self._tombstones = Tombstones()
         self._invalidated_ms = 0
-        if keeper:
-            keeper.attach(self)
+        if store_sync:
+            store_sync.attach(self)
 
     # -- lookup --------------------------------------------------------------------------------------------------
 
-    async def look_up(self, question: Question, terms: Terms) -> tuple[Found | Waiting, Ticket]:
+    async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, PendingLookup]:
         """A hit, a miss with its reason, or word of an equal question under way, to be waited for with `follow`.
 
         The ticket has to be given to `settle` when the request is over. Never raises for what fails.
         """
-        ticket = Ticket(question, terms, max(int(self._now() * 1000), self._invalidated_ms))
+        pending = PendingLookup(question, cache_policy, max(int(self._now() * 1000), self._invalidated_ms))
         try:
             async with asyncio.timeout(self.sizes.lookup_s):
-                found = await self._find(ticket)
-                if isinstance(found, Miss) and terms.may_store and terms.may_look_up:
-                    ticket.leader = await self._leader_of(ticket)
+                found = await self._find(pending)
+                if isinstance(found, Miss) and cache_policy.may_store and cache_policy.may_look_up:
+                    pending.leader = await self._leader_of(pending)
         except TimeoutError:
             found = Miss("late")
-        if ticket.leader and terms.wait_s > 0:
-            return Waiting(terms.wait_s), ticket
-        if isinstance(found, Miss) and terms.may_store and not ticket.leader:
-            self._lead(ticket)
-        return self._counted(found), ticket
+        if pending.leader and cache_policy.wait_s > 0:
+            return Waiting(cache_policy.wait_s), pending
+        if isinstance(found, Miss) and cache_policy.may_store and not pending.leader:
+            self._lead(pending)
+        return self._counted(found), pending
 
-    async def peek(self, question: Question, terms: Terms) -> tuple[Found, Ticket]:
+    async def peek(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, PendingLookup]:
         """What `look_up` would find now; what was weighed, and whom it would wait for, stand in the ticket.
 
         Changes nothing: not what is held, nor its order, nor a count; nobody comes to wait for it. The ticket is not settled.
         Only that a store was late or failed counts, as it does of any request.
         """
-        ticket = Ticket(question, terms, weighed=[])
+        pending = PendingLookup(question, cache_policy, weighed=[])
         try:
             async with asyncio.timeout(self.sizes.lookup_s):
-                found = await self._find(ticket)
-                if isinstance(found, Miss) and terms.may_store and terms.may_look_up and terms.wait_s > 0:
-                    ticket.leader = await self._leader_of(ticket)
+                found = await self._find(pending)
+                if isinstance(found, Miss) and cache_policy.may_store and cache_policy.may_look_up and cache_policy.wait_s > 0:
+                    pending.leader = await self._leader_of(pending)
         except TimeoutError:
             found = Miss("late")
-        return found, ticket
+        return found, pending
 
-    async def follow(self, ticket: Ticket) -> Found:
+    async def follow(self, pending: PendingLookup) -> Found:
         """The answer of the request that this one waits for, or a miss when that fails or takes too long."""
-        leader = ticket.leader
+        leader = pending.leader
         if leader is None or leader.waiting is None:
             return self._counted(Miss("leader_failed"))
         try:
-            async with asyncio.timeout(ticket.terms.wait_s):
+            async with asyncio.timeout(pending.cache_policy.wait_s):
                 entry = await asyncio.shield(leader.waiting)
         except TimeoutError:
             return self._counted(Miss("waited"))
-        if entry is None or not self._is_fresh(entry, ticket.terms):
+        if entry is None or not self._is_fresh(entry, pending.cache_policy):
             return self._counted(Miss("leader_failed"))
-        similarity = 1.0 if ticket.vector is None or entry.vector is None else float(ticket.vector @ entry.vector)
-        return self._counted(await self._hit(entry, ticket, "flight", similarity) or Miss("leader_failed"))
+        similarity = 1.0 if pending.vector is None or entry.vector is None else float(pending.vector @ entry.vector)
+        return self._counted(await self._hit(entry, pending, "flight", similarity) or Miss("leader_failed"))
 
     def _counted(self, found: Found) -> Found:
         counts, name = (self.counts.hits, found.tier) if isinstance(found, Hit) else (self.counts.misses, found.reason)
         counts[name] = counts.get(name, 0) + 1
         return found
 
-    async def _find(self, ticket: Ticket) -> Found:
-        question, terms = ticket.question, ticket.terms
-        if not terms.may_look_up:
-            await self._sense(ticket)
+    async def _find(self, pending: PendingLookup) -> Found:
+        question, cache_policy = pending.question, pending.cache_policy
+        if not cache_policy.may_look_up:
+            await self._sense(pending)
             return Miss("not_asked")
         held = self._held.get(self._by_key.get(question.key, ""))
-        if held and self._is_fresh(held.entry, terms):
-            hit = await self._hit(held.entry, ticket, "exact", 1.0)
-            self._note(ticket, held.entry, 1.0, Verdict("" if hit else "answer_gone"), "exact")
+        if held and self._is_fresh(held.entry, cache_policy):
+            hit = await self._hit(held.entry, pending, "exact", 1.0)
+            self._note(pending, held.entry, 1.0, Verdict("" if hit else "answer_gone"), "exact")
             if hit:
                 return hit
-        reason = await self._sense(ticket)
+        reason = await self._sense(pending)
         if reason:
-            return await self._ask_store(ticket, Miss(reason))
-        assert ticket.vector is not None  # noqa: S101 - `_sense` gave no reason
-        found = await self._nearest(ticket, self._candidates(question.partition, ticket.vector))
-        return found if isinstance(found, Hit) else await self._ask_store(ticket, found)
+            return await self._ask_store(pending, Miss(reason))
+        assert pending.vector is not None  # noqa: S101 - `_sense` gave no reason
+        found = await self._nearest(pending, self._candidates(question.partition, pending.vector))
+        return found if isinstance(found, Hit) else await self._ask_store(pending, found)
 
-    async def _sense(self, ticket: Ticket) -> str:
+    async def _sense(self, pending: PendingLookup) -> str:
         """Fetch the question's vector; why there is none, or empty."""
-        if not ticket.terms.is_semantic:
+        if not pending.cache_policy.is_semantic:
             return "exact_only"
         try:
-            encoding = await self._encode(ticket.question.text)
+            encoding = await self._encode(pending.question.text)
         except BackendError as error:
             return error.word
         if encoding.is_truncated:
             return "too_long"
-        ticket.vector = encoding.vector
+        pending.vector = encoding.vector
         return ""
 
     def _candidates(self, partition: str, vector: Vector) -> list[tuple[Entry, float]]:
         found = self._index.search(partition, vector, _CANDIDATES)
         return [(self._held[self._by_number[number]].entry, similarity) for number, similarity in found]
 
-    async def _nearest(self, ticket: Ticket, candidates: Sequence[tuple[Entry, float]]) -> Found:
+    async def _nearest(self, pending: PendingLookup, candidates: Sequence[tuple[Entry, float]]) -> Found:
         """The first candidate that may be given."""
         reason, verified = "empty" if not candidates else "no_candidate", 0
         for entry, similarity in candidates:
-            if similarity < ticket.terms.floor or verified == _MOST_VERIFIED:
-                self._note(ticket, entry, similarity, Verdict("not_judged" if verified == _MOST_VERIFIED else "not_near"))
+            if similarity < pending.cache_policy.floor or verified == _MOST_VERIFIED:
+                self._note(pending, entry, similarity, Verdict("not_judged" if verified == _MOST_VERIFIED else "not_near"))
                 continue
-            if not self._is_fresh(entry, ticket.terms):
-                self._note(ticket, entry, similarity, Verdict("too_old"))
+            if not self._is_fresh(entry, pending.cache_policy):
+                self._note(pending, entry, similarity, Verdict("too_old"))
                 continue
-            near = similarity >= ticket.terms.threshold
-            verdict = await self._judge(ticket, entry.text) if near else Verdict("near_miss")
+            near = similarity >= pending.cache_policy.threshold
+            verdict = await self._judge(pending, entry.text) if near else Verdict("near_miss")
             verified += verdict.probability is not None
-            hit = None if verdict.refusal else await self._hit(entry, ticket, "semantic", similarity, verdict.probability)
-            self._note(ticket, entry, similarity, verdict if hit or verdict.refusal else replace(verdict, refusal="answer_gone"))
+            hit = None if verdict.refusal else await self._hit(entry, pending, "semantic", similarity, verdict.probability)
+            self._note(pending, entry, similarity, verdict if hit or verdict.refusal else replace(verdict, refusal="answer_gone"))
             if hit:
                 return hit
             reason = reason if reason not in ("empty", "no_candidate") else verdict.refusal or "answer_gone"
         return Miss(reason)
 
-    def _note(self, ticket: Ticket, entry: Entry, similarity: float, verdict: Verdict, tier: str = "") -> None:
-        if ticket.weighed is not None:
+    def _note(self, pending: PendingLookup, entry: Entry, similarity: float, verdict: Verdict, tier: str = "") -> None:
+        if pending.weighed is not None:
             tier = tier or ("semantic" if entry.id in self._held else "store")
-            ticket.weighed.append(Weighed(entry, tier, similarity, verdict))
+            pending.weighed.append(Weighed(entry, tier, similarity, verdict))
 
-    async def _judge(self, ticket: Ticket, text: str) -> Verdict:
-        if self._rejections.forbid(ticket.question.text, text):
+    async def _judge(self, pending: PendingLookup, text: str) -> Verdict:
+        if self._rejections.forbid(pending.question.text, text):
             return Verdict("reported")
-        return await self._verify(ticket.question.text, text, ticket.terms)
+        return await self._verify(pending.question.text, text, pending.cache_policy)
 
-    async def _ask_store(self, ticket: Ticket, miss: Miss) -> Found:
-        if self.keeper is None or not self.keeper.is_shared:
+    async def _ask_store(self, pending: PendingLookup, miss: Miss) -> Found:
+        if self.store_sync is None or not self.store_sync.is_shared:
             return miss
-        found = await self.keeper.nearest(ticket.question, ticket.vector, self.sizes.store_wait_s)
+        found = await self.store_sync.nearest(pending.question, pending.vector, self.sizes.store_wait_s)
         if not found:
             return miss
-        if ticket.weighed is None:
+        if pending.weighed is None:
             for entry, _ in found:
                 self.learn(entry)
         # Only what may be held may be given: a store can show what was invalidated for a moment longer.
-        only_looks = ticket.weighed is not None
+        only_looks = pending.weighed is not None
         found = [(entry, near) for entry, near in found if entry.id in self._held or (only_looks and not self.is_gone(entry))]
-        exact = [entry for entry, _ in found if entry.key == ticket.question.key and self._is_fresh(entry, ticket.terms)]
-        if exact and (hit := await self._hit(exact[0], ticket, "exact", 1.0)):
-            self._note(ticket, exact[0], 1.0, Verdict(""), "store")
+        exact = [entry for entry, _ in found if entry.key == pending.question.key and self._is_fresh(entry, pending.cache_policy)]
+        if exact and (hit := await self._hit(exact[0], pending, "exact", 1.0)):
+            self._note(pending, exact[0], 1.0, Verdict(""), "store")
             return hit
-        if ticket.vector is None:
+        if pending.vector is None:
             return miss
-        again = await self._nearest(ticket, found)
+        again = await self._nearest(pending, found)
         return again if isinstance(again, Hit) or miss.reason in ("empty", "no_candidate") else miss
 
-    def _is_fresh(self, entry: Entry, terms: Terms) -> bool:
+    def _is_fresh(self, entry: Entry, cache_policy: CachePolicy) -> bool:
         now_ms = self._now() * 1000
-        is_young = terms.max_age_s is None or now_ms - entry.created_ms <= terms.max_age_s * 1000
+        is_young = cache_policy.max_age_s is None or now_ms - entry.created_ms <= cache_policy.max_age_s * 1000
         return entry.expires_ms > now_ms and is_young
 
-    async def _hit(self, entry: Entry, ticket: Ticket, tier: str, similarity: float, verified: float | None = None) -> Hit | None:
-        question, only_looks = ticket.question, ticket.weighed is not None
+    async def _hit(
+        self, entry: Entry, pending: PendingLookup, tier: str, similarity: float, verified: float | None = None
+    ) -> Hit | None:
+        question, only_looks = pending.question, pending.weighed is not None
         answer = entry.answer or self._answers.get(entry.id) or await self._fetch(entry, holds=not only_looks)
         if not answer:
             return None
@@ -290,70 +292,70 @@ class Cache:
         return Hit(reference_of(entry.id, question.text, entry.text), answer, tier, min(similarity, 1.0), age_s, verified)
 
     async def _fetch(self, entry: Entry, *, holds: bool = True) -> bytes | None:
-        if self.keeper is None:
+        if self.store_sync is None:
             return None
-        answer = await self.keeper.answer(entry.id, self.sizes.store_wait_s)
+        answer = await self.store_sync.answer(entry.id, self.sizes.store_wait_s)
         if answer and holds and entry.id in self._held:
             self._hold_answer(entry.id, answer)
         return answer
 
     # -- single flight -------------------------------------------------------------------------------------------
 
-    async def _leader_of(self, ticket: Ticket) -> Ticket | None:
-        question = ticket.question
+    async def _leader_of(self, pending: PendingLookup) -> PendingLookup | None:
+        question = pending.question
         if same := self._leaders.get(question.key):
             return same
-        if ticket.vector is None or not ticket.terms.wait_s:
+        if pending.vector is None or not pending.cache_policy.wait_s:
             return None
         near = [
-            (float(ticket.vector @ other.vector), number, other)
+            (float(pending.vector @ other.vector), number, other)
             for number, other in enumerate(self._leading.get(question.partition, ()))
             if other.vector is not None
         ]
         for similarity, _, other in sorted(near, reverse=True)[:_MOST_VERIFIED]:
-            if similarity < ticket.terms.threshold:
+            if similarity < pending.cache_policy.threshold:
                 break
-            if not (await self._judge(ticket, other.question.text)).refusal:
+            if not (await self._judge(pending, other.question.text)).refusal:
                 return other if other.question.key in self._leaders else None
         return None
 
-    def _lead(self, ticket: Ticket) -> None:
-        if ticket.question.key in self._leaders:
+    def _lead(self, pending: PendingLookup) -> None:
+        if pending.question.key in self._leaders:
             return
-        ticket.waiting = asyncio.get_running_loop().create_future()
-        self._leaders[ticket.question.key] = ticket
-        self._leading.setdefault(ticket.question.partition, []).append(ticket)
+        pending.waiting = asyncio.get_running_loop().create_future()
+        self._leaders[pending.question.key] = pending
+        self._leading.setdefault(pending.question.partition, []).append(pending)
 
     # -- storing -------------------------------------------------------------------------------------------------
 
-    def settle(self, ticket: Ticket, answer: bytes | None, max_ttl_s: float | None = None) -> None:
+    def settle(self, pending: PendingLookup, answer: bytes | None, max_ttl_s: float | None = None) -> None:
         """The request of a ticket is over: keep its answer, if there is one that may be kept, and let go who waits for it.
 
         `max_ttl_s` is how long the backend lets it be kept; None for no bound of its own.
 
         Called exactly once for each ticket. Returns at once: the store is written to behind it.
         """
-        ttl_s = ticket.terms.ttl_s if max_ttl_s is None else min(ticket.terms.ttl_s, max_ttl_s)
-        entry = self._entry_of(ticket, answer, ttl_s) if answer and ticket.terms.may_store else None
-        if entry and self.is_gone(replace(entry, created_ms=ticket.asked_ms)):
+        ttl_s = pending.cache_policy.ttl_s if max_ttl_s is None else min(pending.cache_policy.ttl_s, max_ttl_s)
+        entry = self._entry_of(pending, answer, ttl_s) if answer and pending.cache_policy.may_store else None
+        if entry and self.is_gone(replace(entry, created_ms=pending.asked_ms)):
             entry = None  # it was asked before an invalidation that means it
         if entry:
             self.learn(entry)
             self.counts.stored += 1
-            if self.keeper:
-                self.keeper.add(entry)
-        if ticket.waiting is None:
+            if self.store_sync:
+                self.store_sync.add(entry)
+        if pending.waiting is None:
             return
-        del self._leaders[ticket.question.key]
-        leading = self._leading[ticket.question.partition]
-        leading.remove(ticket)
+        del self._leaders[pending.question.key]
+        leading = self._leading[pending.question.partition]
+        leading.remove(pending)
         if not leading:
-            del self._leading[ticket.question.partition]
-        ticket.waiting.set_result(entry)
+            del self._leading[pending.question.partition]
+        pending.waiting.set_result(entry)
 
-    def _entry_of(self, ticket: Ticket, answer: bytes, ttl_s: float) -> Entry:
+    def _entry_of(self, pending: PendingLookup, answer: bytes, ttl_s: float) -> Entry:
         # Never in the same millisecond as an invalidation: what comes after it must not fall under it.
-        question, now_ms = ticket.question, max(int(self._now() * 1000), self._invalidated_ms)
+        question, now_ms = pending.question, max(int(self._now() * 1000), self._invalidated_ms)
         return Entry(
             uuid.uuid4().hex,
             question.key,
@@ -365,7 +367,7 @@ class Cache:
             answer,
             now_ms,
             now_ms + int(ttl_s * 1000),
-            ticket.vector,
+            pending.vector,
         )
 
     def learn(self, entry: Entry) -> None:
@@ -418,7 +420,7 @@ class Cache:
         while self._answers_bytes > self.sizes.most_held_bytes and len(self._answers) > 1:
             oldest, dropped = self._answers.popitem(last=False)
             self._answers_bytes -= len(dropped)
-            if self.keeper is None:  # nobody else has it
+            if self.store_sync is None:  # nobody else has it
                 self._forget(oldest, evicts=True)
 
     def _forget(self, entry_id: str, *, evicts: bool = False) -> None:
@@ -438,8 +440,8 @@ class Cache:
         if evicts:
             self._tombstones.evict(entry_id)
             self.counts.evicted += 1
-            if self.keeper:
-                self.keeper.remove(Selection(ids=(entry_id,)))
+            if self.store_sync:
+                self.store_sync.remove(EntryFilter(ids=(entry_id,)))
 
     # -- operators -----------------------------------------------------------------------------------------------
 
@@ -476,20 +478,20 @@ class Cache:
         except BackendError:
             pass  # found by its key alone, then
         self.learn(entry)
-        if self.keeper:
-            self.keeper.add(entry)
+        if self.store_sync:
+            self.store_sync.add(entry)
         return True
 
-    def invalidate(self, selection: Selection) -> int:
+    def invalidate(self, entry_filter: EntryFilter) -> int:
         """Forget the entries that are meant, here at once and everywhere within a second or two; how many were held here."""
-        if selection.ids is None:
+        if entry_filter.ids is None:
             # Never of a moment to come: nothing would be kept until then.
             latest_ms = self._moment_after()
-            selection = replace(selection, before_ms=min(selection.before_ms or latest_ms, latest_ms))
-        notice = Notice(uuid.uuid4().hex, int(self._now() * 1000), selection)
-        if self.keeper:
-            self.keeper.publish(notice)
-        return self.heed(notice)
+            entry_filter = replace(entry_filter, before_ms=min(entry_filter.before_ms or latest_ms, latest_ms))
+        invalidation = Invalidation(uuid.uuid4().hex, int(self._now() * 1000), entry_filter)
+        if self.store_sync:
+            self.store_sync.publish(invalidation)
+        return self.heed(invalidation)
 
     def _moment_after(self) -> int:
         """After everything that is held: what a replica whose clock is ahead has stored is of a moment to come."""
@@ -510,48 +512,48 @@ class Cache:
         if not rejected:
             return ""
         if rejected != NO_PAIR:
-            notice = Notice(uuid.uuid4().hex, int(self._now() * 1000), rejected=rejected)
-            self.heed(notice)
-            if self.keeper:
-                self.keeper.publish(notice)
-        self.invalidate(Selection(ids=(entry_id,)))
+            invalidation = Invalidation(uuid.uuid4().hex, int(self._now() * 1000), rejected=rejected)
+            self.heed(invalidation)
+            if self.store_sync:
+                self.store_sync.publish(invalidation)
+        self.invalidate(EntryFilter(ids=(entry_id,)))
         return f"{entry_id}-{rejected}"
 
-    def heed(self, notice: Notice) -> int:
+    def heed(self, invalidation: Invalidation) -> int:
         """Do what a notice says; how many entries it took. One that is known does nothing."""
-        if notice.rejected:
-            self._rejections.add(notice.rejected)
-        if notice.selection is None:
+        if invalidation.rejected:
+            self._rejections.add(invalidation.rejected)
+        if invalidation.entry_filter is None:
             return 0
-        selection, before_ms = notice.selection, notice.selection.before_ms or notice.created_ms + 1
-        if selection.ids is not None:
-            for entry_id in selection.ids:
+        entry_filter, before_ms = invalidation.entry_filter, invalidation.entry_filter.before_ms or invalidation.created_ms + 1
+        if entry_filter.ids is not None:
+            for entry_id in entry_filter.ids:
                 self._tombstones.bury(entry_id)
-        elif not self._tombstones.mark(selection, before_ms):
+        elif not self._tombstones.mark(entry_filter, before_ms):
             return 0
         else:
             # What is stored from now on must not fall under it.
             self._invalidated_ms = max(self._invalidated_ms, before_ms)
-        gone = self.select(selection)
+        gone = self.select(entry_filter)
         for entry_id in gone:
             self._forget(entry_id)
         return len(gone)
 
-    def select(self, selection: Selection) -> list[str]:
+    def select(self, entry_filter: EntryFilter) -> list[str]:
         """The entries that are meant, of those that this process holds."""
-        if selection.ids is not None:
-            meant = [held for entry_id in dict.fromkeys(selection.ids) if (held := self._held.get(entry_id))]
-            selection = replace(selection, ids=None)
+        if entry_filter.ids is not None:
+            meant = [held for entry_id in dict.fromkeys(entry_filter.ids) if (held := self._held.get(entry_id))]
+            entry_filter = replace(entry_filter, ids=None)
         else:
             meant = list(self._held.values())
-        return [held.entry.id for held in meant if selection.takes(held.entry)]
+        return [held.entry.id for held in meant if entry_filter.takes(held.entry)]
 
     def forget_scopes(self) -> None:
         """The key that scopes are hidden with is another one: nobody can find what was held under the old one."""
         for entry_id in list(self._held):
             self._forget(entry_id)
-        if self.keeper:
-            self.keeper.forget_waiting()
+        if self.store_sync:
+            self.store_sync.forget_waiting()
 
     def sweep(self) -> int:
         """Forget what has expired; how many that were."""
@@ -559,8 +561,8 @@ class Cache:
         gone = [entry_id for entry_id, held in self._held.items() if held.entry.expires_ms <= now_ms]
         for entry_id in gone:
             self._forget(entry_id)
-        if gone and self.keeper:
-            self.keeper.remove(Selection(ids=tuple(gone)))
+        if gone and self.store_sync:
+            self.store_sync.remove(EntryFilter(ids=tuple(gone)))
         self.counts.expired += len(gone)
         return len(gone)
 
@@ -571,8 +573,8 @@ class Cache:
             "llm_cache_held_bytes": self._answers_bytes,
             "llm_cache_questions_under_way": len(self._leaders),
         }
-        if self.keeper:
-            state = self.keeper.state
+        if self.store_sync:
+            state = self.store_sync.state
             gauges["llm_cache_store_up"] = float(state.is_up)
             gauges["llm_cache_store_waiting"] = state.waiting
         return gauges
@@ -580,15 +582,15 @@ class Cache:
     def counters(self) -> dict[str, float]:
         """What was counted since the process began, by metric name."""
         counters: dict[str, float] = {"llm_cache_evictions": self.counts.evicted, "llm_cache_expirations": self.counts.expired}
-        if self.keeper:
-            counters["llm_cache_store_dropped"] = self.keeper.state.dropped
-            counters["llm_cache_store_refused"] = self.keeper.state.refused
+        if self.store_sync:
+            counters["llm_cache_store_dropped"] = self.store_sync.state.dropped
+            counters["llm_cache_store_refused"] = self.store_sync.state.refused
         return counters
 
     def stats(self) -> dict[str, object]:
         """The same, and the counts, for operators to read."""
         counts = self.counts
-        store = asdict(self.keeper.state) if self.keeper else None
+        store = asdict(self.store_sync.state) if self.store_sync else None
         sums = {"hits": counts.hits, "misses": counts.misses, "stored": counts.stored}
         figures = {**self.gauges(), **self.counters()}
         return {**{name.removeprefix("llm_cache_"): value for name, value in figures.items()}, **sums, "store": store}

@@ -19,7 +19,7 @@ class Entry:
     id: str
     """32 hex digits, its own."""
     key: str
-    """`Question.key`: partition and text."""
+    """`CacheQuery.key`: partition and text."""
     partition: str
     scope: str
     decision: str
@@ -36,7 +36,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class EntryFilter:
     """Which entries an invalidation means. What is None does not narrow it; with all of them None it means every entry."""
 
     ids: tuple[str, ...] | None = None
@@ -61,30 +61,30 @@ _MAX_PIECE_CHARS = 40_000
 """Of ids in one request to a store: as a document it has to fit a column of 65,535 bytes, names and quotes included."""
 
 
-def pieces_of(selection: Selection) -> Iterator[Selection]:
+def pieces_of(entry_filter: EntryFilter) -> Iterator[EntryFilter]:
     """The same selection in parts that a store can take."""
-    if selection.ids is None:
-        yield selection
+    if entry_filter.ids is None:
+        yield entry_filter
         return
     piece: list[str] = []
     chars = 0
-    for entry_id in selection.ids:
+    for entry_id in entry_filter.ids:
         if piece and chars + len(entry_id) > _MAX_PIECE_CHARS:
-            yield replace(selection, ids=tuple(piece))
+            yield replace(entry_filter, ids=tuple(piece))
             piece, chars = [], 0
         piece.append(entry_id)
         chars += len(entry_id) + 4  # quotes, a comma, a blank
-    yield replace(selection, ids=tuple(piece))
+    yield replace(entry_filter, ids=tuple(piece))
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class Invalidation:
     """What all replicas have to know: entries that are gone, or questions that must not share an answer."""
 
     id: str
     created_ms: int
     """When it was written down for the others; the selection has the moment that counts."""
-    selection: Selection | None = None
+    entry_filter: EntryFilter | None = None
     rejected: str | None = None
     """Digest of a reported pair or question; see `invalidation`."""
 
@@ -94,7 +94,7 @@ class Changes:
     """What others have written since a moment."""
 
     entries: Sequence[Entry]
-    notices: Sequence[Notice]
+    invalidations: Sequence[Invalidation]
 
 
 class Store(Protocol):
@@ -137,11 +137,11 @@ class Store(Protocol):
         """The entry with this key, if there is one."""
         ...
 
-    async def remove(self, selection: Selection) -> None:
+    async def remove(self, entry_filter: EntryFilter) -> None:
         """Delete entries."""
         ...
 
-    async def publish(self, notice: Notice) -> None:
+    async def publish(self, invalidation: Invalidation) -> None:
         """Let all replicas know."""
         ...
 

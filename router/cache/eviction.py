@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Any, Protocol
 
 
-class Order(Protocol):
+class EvictionPolicy(Protocol):
     """The order in which entries leave. Every call takes constant time."""
 
     def add(self, entry_id: str) -> None:
@@ -81,6 +81,6 @@ class _ByUse:
         self._ids.setdefault(uses, OrderedDict())[entry_id] = None
 
 
-def make_order(policy: str, entries: OrderedDict[str, Any]) -> Order:
+def make_order(policy: str, entries: OrderedDict[str, Any]) -> EvictionPolicy:
     """The order of one of `settings.POLICIES`; `entries` are kept by their owner, new ones at the end."""
     return _ByUse() if policy == "lfu" else _ByAge(entries, counts_use=policy == "lru")

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 
-from router.cache.entries import Entry, Selection
+from router.cache.entries import Entry, EntryFilter
 from router.core.cache_key import digest
 
 log = logging.getLogger(__name__)
@@ -55,9 +55,9 @@ class Tombstones:
         if len(self._evicted) > _MAX_EVICTED:
             self._evicted.popitem(last=False)
 
-    def mark(self, selection: Selection, before_ms: int) -> bool:
+    def mark(self, entry_filter: EntryFilter, before_ms: int) -> bool:
         """Entries of a selection that were created before a moment are gone; false when that was known."""
-        key = (selection.decision, selection.model, selection.scope)
+        key = (entry_filter.decision, entry_filter.model, entry_filter.scope)
         if self._marks.get(key, 0) >= before_ms:
             return False
         self._marks[key] = before_ms

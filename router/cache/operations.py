@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from router.cache.cache import Cache
-from router.cache.entries import Entry, Selection
+from router.cache.entries import Entry, EntryFilter
 from router.cache.invalidation import parse_reference
 from router.cache.soundness import fault_of
 from router.core.openai.completion import NotStorable, decode
@@ -25,7 +25,7 @@ _WRITE_WAIT_S = 1.0
 _EXPORTED = ("id", "key", "partition", "scope", "decision", "model", "text", "created_ms", "expires_ms")
 
 
-class Control:
+class CacheOperations:
     """Operations by name, each from a document to a document.
 
     Every operation may raise `RequestError` for a document that it cannot carry out.
@@ -89,13 +89,13 @@ class Control:
             raise _bad("dry_run", "true or false")
         before_ms = _number(document, "before_ms", 0, 2**62) if "before_ms" in document else None
         names = {name: _name(document, name) for name in ("decision", "model") if name in document}
-        selection = Selection(_ids(document), scope=self._scope(document), before_ms=before_ms, **names)
-        if selection == Selection() and document.get("all") is not True:
+        entry_filter = EntryFilter(_ids(document), scope=self._scope(document), before_ms=before_ms, **names)
+        if entry_filter == EntryFilter() and document.get("all") is not True:
             message = "say which entries: ids, decision, model, scope, scope_value, before_ms, or all: true"
             raise RequestError(400, message, code="missing_field")
         if is_dry:
-            return {"count": len(self._cache.select(selection)), "store": "none"}
-        return {"count": self._cache.invalidate(selection), "store": await self._written()}
+            return {"count": len(self._cache.select(entry_filter)), "store": "none"}
+        return {"count": self._cache.invalidate(entry_filter), "store": await self._written()}
 
     def _scope(self, document: Document) -> str | None:
         if "scope_value" in document:
@@ -116,9 +116,9 @@ class Control:
         return scope
 
     async def _written(self) -> str:
-        if self._cache.keeper is None:
+        if self._cache.store_sync is None:
             return "none"
-        return "written" if await self._cache.keeper.flushed(_WRITE_WAIT_S) else "waiting"
+        return "written" if await self._cache.store_sync.flushed(_WRITE_WAIT_S) else "waiting"
 
     async def report(self, document: Document) -> Document:
         """The hit of this `id` was a wrong answer: forget it, and do not pair those questions again.

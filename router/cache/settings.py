@@ -12,7 +12,7 @@ POLICIES = ("fifo", "lru", "lfu")
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class CacheLimits:
     """What the cache may take up, and how long it may take."""
 
     max_entries: int = 1000
@@ -25,7 +25,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class SyncSettings:
     """How often the store is worked with, and how much at once."""
 
     batch: int = 1000

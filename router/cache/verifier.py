@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from router.cache.checks import conflict, with_agreement
 from router.cache.wording import UNREAD, difference
-from router.core.lookup import Terms, Verdict
+from router.core.lookup import CachePolicy, Verdict
 from router.errors import BackendError
 
 GUARDS_VERSION = "guards-4"
@@ -22,9 +22,9 @@ class Verifier:
     def __init__(self, score: Score | None = None) -> None:
         self._score = score
 
-    async def __call__(self, asked: str, stored: str, terms: Terms) -> Verdict:
+    async def __call__(self, asked: str, stored: str, cache_policy: CachePolicy) -> Verdict:
         """Whether the answer to `stored` may be given to `asked`. What fails refuses: a miss is cheap, a wrong hit is not."""
-        if refusal := conflict(asked, stored, terms.guards):
+        if refusal := conflict(asked, stored, cache_policy.guards):
             return Verdict(refusal)
         written = difference(asked, stored)
         if written == "unread":
@@ -35,4 +35,4 @@ class Verifier:
             probability = with_agreement(await self._score(asked, stored), asked, stored)
         except BackendError as error:
             return Verdict(f"verifier_{error.word}")
-        return Verdict("" if probability >= terms.at_least else "verifier", probability)
+        return Verdict("" if probability >= cache_policy.at_least else "verifier", probability)

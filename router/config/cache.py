@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from router.cache.checks import AMONG_STRANGERS, GUARDS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
-from router.cache.settings import DIMENSION, POLICIES, MilvusSettings, Pace, Sizes
-from router.config.calibration import Bars, read_bars
+from router.cache.settings import DIMENSION, POLICIES, CacheLimits, MilvusSettings, SyncSettings
+from router.config.calibration import CalibrationTable, read_bars
 from router.config.reader import Notes, Section
 from router.config.reader import parse as parse_yaml
-from router.core.cache_key import Limits
+from router.core.cache_key import Eligibility
 from router.core.cache_policy import CONTROLS, CachePlan, ScopePlan
-from router.core.lookup import Terms
+from router.core.lookup import CachePolicy
 from router.files import read_text
 
 _INDEXES: Mapping[str, Mapping[str, tuple[int, int]]] = {
@@ -42,20 +42,20 @@ class CacheConfig:
     backend: str = "milvus"
     """`memory` or `milvus`."""
     milvus: MilvusSettings = field(default_factory=MilvusSettings)
-    sizes: Sizes = field(default_factory=Sizes)
-    pace: Pace = field(default_factory=Pace)
-    default: Terms = field(default_factory=lambda: Terms(0.8, 3600.0, GUARDS_ALONE))
+    sizes: CacheLimits = field(default_factory=CacheLimits)
+    pace: SyncSettings = field(default_factory=SyncSettings)
+    default: CachePolicy = field(default_factory=lambda: CachePolicy(0.8, 3600.0, GUARDS_ALONE))
     """Of decisions that say nothing of their own."""
     verifier: Path | None = None
     """The bundle of the model that confirms candidates; None when the guards judge alone."""
-    bars: Bars = field(default_factory=Bars)
-    terms: Mapping[str, Terms] = field(default_factory=dict)
+    bars: CalibrationTable = field(default_factory=CalibrationTable)
+    cache_policy: Mapping[str, CachePolicy] = field(default_factory=dict)
     """By decision; one that is not here is not cached."""
     scope_header: str = "authorization"
     """Empty: all share."""
     required_header: str = ""
     """As of `ScopePlan`."""
-    limits: Limits = field(default_factory=Limits)
+    limits: Eligibility = field(default_factory=Eligibility)
     controls: frozenset[str] = frozenset(CONTROLS)
     most_ttl_s: float = 86_400.0
     most_answer_bytes: int = _MOST_ANSWER_BYTES
@@ -65,7 +65,7 @@ class CacheConfig:
     def plan(self, key: bytes, versions: str) -> CachePlan:
         """What exchanges need of it."""
         scope = ScopePlan(self.scope_header, key, self.required_header)
-        return CachePlan(scope, self.limits, self.terms, versions, self.most_answer_bytes, self.controls, self.most_ttl_s)
+        return CachePlan(scope, self.limits, self.cache_policy, versions, self.most_answer_bytes, self.controls, self.most_ttl_s)
 
 
 def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
@@ -77,7 +77,7 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
     default = CacheConfig()
     enabled = section.flag("enabled", default=False)
     backend = section.choice("backend_type", default.backend, ("memory", "milvus", "hybrid"))
-    sizes = Sizes(
+    sizes = CacheLimits(
         section.integer("max_entries", default.sizes.max_entries, 1, 100_000_000),
         section.choice("eviction_policy", default.sizes.eviction_policy, POLICIES),
         section.integer("max_held_bytes", default.sizes.most_held_bytes, 1, 2**40),
@@ -88,13 +88,13 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
     verifier = _verifier(section.section("verifier"), enabled)
     bars = read_bars(section, has_verifier=verifier is not None, is_caching=enabled)
     scope_header, required_header = _scope(section)
-    terms = _default_terms(section, bars, shares_with_all=not scope_header)
+    cache_policy = _default_terms(section, bars, shares_with_all=not scope_header)
     limits = _limits(section.section("eligibility"))
     controls, most_ttl_s = _controls(section.section("client_controls"), default)
     milvus, pace = _store(section, backend, enabled, state_path)
     section.close()
     return CacheConfig(
-        enabled, "memory" if backend == "memory" else "milvus", milvus, sizes, pace, terms, verifier, bars, {},
+        enabled, "memory" if backend == "memory" else "milvus", milvus, sizes, pace, cache_policy, verifier, bars, {},
         scope_header, required_header, limits, controls, most_ttl_s, most_answer_bytes,
         state_path / REJECTIONS_FILE if backend == "memory" else None,
     )  # fmt: skip
@@ -114,12 +114,12 @@ def _verifier(section: Section, is_caching: bool) -> Path | None:
     return bundle
 
 
-def _default_terms(section: Section, bars: Bars, *, shares_with_all: bool) -> Terms:
+def _default_terms(section: Section, bars: CalibrationTable, *, shares_with_all: bool) -> CachePolicy:
     usual = GUARDS_BESIDE_VERIFIER if bars.has_verifier else GUARDS_ALONE
     guards = _guards(section, (*usual, *AMONG_STRANGERS) if shares_with_all else usual)
-    default = Terms(bars.similarity, 3600.0, guards, bars.at_least, false_hit_budget=bars.default_budget)
+    default = CachePolicy(bars.similarity, 3600.0, guards, bars.at_least, false_hit_budget=bars.default_budget)
     threshold, at_least, budget = bars.read(section, default, guards)
-    return Terms(
+    return CachePolicy(
         threshold,
         section.number("ttl_seconds", default.ttl_s, 1, 10 * 365 * 86_400),
         guards,
@@ -160,9 +160,9 @@ def _scope(section: Section) -> tuple[str, str]:
     return ("", name) if key == "require_header" else (name or "authorization", "")
 
 
-def _limits(section: Section) -> Limits:
-    default = Limits()
-    limits = Limits(
+def _limits(section: Section) -> Eligibility:
+    default = Eligibility()
+    limits = Eligibility(
         section.number("max_temperature", default.max_temperature, 0, 2),
         section.integer("max_text_chars", default.max_text_chars, 1, 4000),
         section.flag("tools", default.allows_tools),
@@ -188,14 +188,14 @@ def _controls(section: Section, default: CacheConfig) -> tuple[frozenset[str], f
     return (frozenset(name.text() for name in names) if item else default.controls), most_ttl_s
 
 
-def decision_terms(section: Section, cache: CacheConfig) -> Terms | None:
+def decision_terms(section: Section, cache: CacheConfig) -> CachePolicy | None:
     """The key `cache` of a rule or of the default: its own terms, or None when it is not to be cached."""
     part = section.section("cache")
     enabled = part.flag("enabled", default=cache.enabled)
     default = cache.default
     guards = _guards(part, default.guards)
     threshold, at_least, budget = cache.bars.read(part, default, guards)
-    terms = replace(
+    cache_policy = replace(
         default,
         threshold=threshold,
         at_least=at_least,
@@ -209,39 +209,39 @@ def decision_terms(section: Section, cache: CacheConfig) -> Terms | None:
     if part.has("enabled") and enabled and not cache.enabled:
         part.problem("enabled", "the cache is off: set semantic_cache.enabled to true")
     part.close()
-    return terms if enabled else None
+    return cache_policy if enabled else None
 
 
 # -- the store -------------------------------------------------------------------------------------------------------
 
 
-def _store(section: Section, backend: str, enabled: bool, state_path: Path) -> tuple[MilvusSettings, Pace]:
+def _store(section: Section, backend: str, enabled: bool, state_path: Path) -> tuple[MilvusSettings, SyncSettings]:
     """The Milvus file; Milvus Lite in the folder for state when none is named."""
     folder = Path(section.notes.file).parent
     path = section.text("backend_config_path", "")
     if backend == "memory":
         if path:
             section.problem("backend_config_path", "could do nothing: backend_type 'memory' has no store")
-        return MilvusSettings(), Pace()
+        return MilvusSettings(), SyncSettings()
     if not path:
-        return MilvusSettings(file=state_path / LITE_FOLDER), Pace()
+        return MilvusSettings(file=state_path / LITE_FOLDER), SyncSettings()
     file = folder / path
     if not enabled:
-        return MilvusSettings(), Pace()
+        return MilvusSettings(), SyncSettings()
     try:
         text = read_text(file)
     except (OSError, UnicodeDecodeError):
         section.problem("backend_config_path", f"there is no file {file} that can be read")
-        return MilvusSettings(), Pace()
+        return MilvusSettings(), SyncSettings()
     notes = Notes(str(file))
     settings, pace = read_milvus(parse_yaml(text, notes), state_path)
     section.notes.problems.extend(notes.problems)
     return settings, pace
 
 
-def read_milvus(top: Section, state_path: Path | None = None) -> tuple[MilvusSettings, Pace]:
+def read_milvus(top: Section, state_path: Path | None = None) -> tuple[MilvusSettings, SyncSettings]:
     """Every key of the Milvus file. Milvus Lite's folder is looked for from `state_path` on, or from this file's folder."""
-    default, pace = MilvusSettings(), Pace()
+    default, pace = MilvusSettings(), SyncSettings()
     settings = _connection(top.section("connection"), default, state_path)
     settings = _collection(top.section("collection"), settings)
     settings = _search(top.section("search"), settings)
@@ -396,7 +396,7 @@ def _pool(section: Section, settings: MilvusSettings) -> MilvusSettings:
     return settings
 
 
-def _data(section: Section, settings: MilvusSettings, pace: Pace) -> tuple[MilvusSettings, Pace]:
+def _data(section: Section, settings: MilvusSettings, pace: SyncSettings) -> tuple[MilvusSettings, SyncSettings]:
     ttl, compaction = section.section("ttl"), section.section("compaction")
     settings = replace(
         settings,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.config.reader import Section
-from router.core.lookup import Terms
+from router.core.lookup import CachePolicy
 from router.errors import ConfigError, Problem
 from router.files import read_text
 
@@ -19,7 +19,7 @@ _SIMILARITY_BESIDE_VERIFIER, _SIMILARITY_ALONE = 0.75, 0.80
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class OperatingPoint:
     """What one bar was measured to do."""
 
     bar: float
@@ -30,7 +30,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Bars:
+class CalibrationTable:
     """Beside a verifier the bound chooses its least probability, and the similarity only says which candidates it sees.
 
     Without one the bound chooses the similarity itself.
@@ -40,7 +40,7 @@ class Bars:
     file: Path = CALIBRATION
     guards: tuple[str, ...] = ()
     """That the table was measured with."""
-    points: tuple[Point, ...] = ()
+    points: tuple[OperatingPoint, ...] = ()
     """By rising bar."""
 
     @property
@@ -61,11 +61,11 @@ class Bars:
         """The bound that `at_least` keeps."""
         return FALSE_HIT_RATE if self.has_verifier else None
 
-    def point(self, budget: float) -> Point | None:
+    def point(self, budget: float) -> OperatingPoint | None:
         """The lowest bar that keeps a bound; None when none does."""
         return next((point for point in self.points if point.false_hit_rate_at_most <= budget), None)
 
-    def read(self, section: Section, default: Terms, guards: tuple[str, ...]) -> tuple[float, float, float | None]:
+    def read(self, section: Section, default: CachePolicy, guards: tuple[str, ...]) -> tuple[float, float, float | None]:
         """Similarity, the verifier's bar, and the bound that they keep: None when nothing is promised."""
         similarity = section.number("similarity_threshold", default.threshold, 0.5, 1)
         is_calibrated = set(guards) >= set(self.guards)  # more of them only keep more back
@@ -93,24 +93,24 @@ class Bars:
         return (similarity, bar, budget) if self.has_verifier else (bar, 0.0, budget)
 
 
-def read_bars(section: Section, *, has_verifier: bool, is_caching: bool) -> Bars:
+def read_bars(section: Section, *, has_verifier: bool, is_caching: bool) -> CalibrationTable:
     """The table that the key `calibration` names, or the shipped one. A cache that is off needs none."""
     file = Path(section.notes.file).parent / section.text("calibration", str(CALIBRATION))
     if not is_caching:
-        return Bars(has_verifier, file)
+        return CalibrationTable(has_verifier, file)
     try:
         return read_table(file, has_verifier=has_verifier)
     except ConfigError as error:
         section.problem("calibration", error.problems[0].message)
-        return Bars(has_verifier, file)
+        return CalibrationTable(has_verifier, file)
 
 
-def read_table(file: Path, *, has_verifier: bool) -> Bars:
+def read_table(file: Path, *, has_verifier: bool) -> CalibrationTable:
     """The part of a table for a cache with or without verifier. Raises `ConfigError` when it is no such table."""
     try:
         table = json.loads(read_text(file))["with_verifier" if has_verifier else "guards_alone"]
-        points = tuple(Point(*map(float, point)) for point in table["points"])
-        return Bars(has_verifier, file, tuple(map(str, table["guards"])), points)
+        points = tuple(OperatingPoint(*map(float, point)) for point in table["points"])
+        return CalibrationTable(has_verifier, file, tuple(map(str, table["guards"])), points)
     except (OSError, ValueError, KeyError, TypeError):
         message = f"{file} is no table that `semantic-router calibrate cache` made for these models"
         raise ConfigError([Problem(str(file), 0, "", message)]) from None

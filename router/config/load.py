@@ -13,7 +13,7 @@ from typing import Any
 from router.config.cache import CacheConfig, read_cache
 from router.config.reader import Notes, Section, suggest
 from router.config.reader import parse as parse_yaml
-from router.config.rules import EFFORTS, NAME, Heads, Words, check_name, read_custom, read_keywords, read_policy
+from router.config.rules import EFFORTS, NAME, ModelCapabilities, RuleContext, check_name, read_custom, read_keywords, read_policy
 from router.core.openai.bodysize import DEFAULTS, BodyBounds
 from router.core.policy import Policy, TextMatches
 from router.core.types import Model, ReasoningFamily
@@ -203,11 +203,13 @@ def read(text: str, file: str) -> tuple[Config, Notes]:
     auto_models = _auto_models(top, models)
     cache = _cache(top.section("semantic_cache"), server)
     intent = signals.intent
-    policy, terms = read_policy(top, Words(models, families, words, heads, custom, intent.enabled, intent.threshold, cache))
+    policy, cache_policy = read_policy(
+        top, RuleContext(models, families, words, heads, custom, intent.enabled, intent.threshold, cache)
+    )
     if cache.limits.allows_concrete_models:
-        terms["direct"] = cache.default
+        cache_policy["direct"] = cache.default
     top.close()
-    cache = replace(cache, terms=terms)
+    cache = replace(cache, cache_policy=cache_policy)
     return Config(server, admin, telemetry, auto_models, families, models, simulated, signals, policy, cache, words), notes
 
 
@@ -333,7 +335,9 @@ def _families(section: Section) -> dict[str, ReasoningFamily]:
     return families
 
 
-def _models(section: Section, families: Mapping[str, ReasoningFamily], heads: Heads) -> tuple[dict[str, Model], frozenset[str]]:
+def _models(
+    section: Section, families: Mapping[str, ReasoningFamily], heads: ModelCapabilities
+) -> tuple[dict[str, Model], frozenset[str]]:
     models, simulated = {}, set()
     for name, item in section.named():
         check_name(name, item)
@@ -373,7 +377,7 @@ def _auto_models(top: Section, models: Mapping[str, Model]) -> tuple[str, ...]:
     return tuple(name.text() for name in names)
 
 
-def _signals(section: Section) -> tuple[SignalsConfig, Heads]:
+def _signals(section: Section) -> tuple[SignalsConfig, ModelCapabilities]:
     default = SignalsConfig()
     deadline_ms = section.integer("deadline_ms", default.deadline_ms, 1, 60_000)
     part = section.section("intent")
@@ -388,7 +392,7 @@ def _signals(section: Section) -> tuple[SignalsConfig, Heads]:
     part.close()
     intent, guards = IntentConfig(enabled, threshold, bundle, waiting, windows), _guards(section.section("guards"))
     section.close()
-    return SignalsConfig(deadline_ms, intent, guards), Heads.of(manifest)
+    return SignalsConfig(deadline_ms, intent, guards), ModelCapabilities.of(manifest)
 
 
 def _guards(section: Section) -> GuardsConfig:

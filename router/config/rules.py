@@ -12,7 +12,7 @@ from router.config.cache import CacheConfig, decision_terms
 from router.config.logic import contradiction, follows, in_words, never_holds
 from router.config.patterns import LinearPattern, PatternError, compile_pattern, keyword_patterns
 from router.config.reader import Item, Section, suggest
-from router.core.lookup import Terms
+from router.core.lookup import CachePolicy
 from router.core.policy import (
     AllOf,
     AnyOf,
@@ -32,7 +32,7 @@ from router.core.policy import (
 from router.core.prompt import KEYWORDS, READS, name_of
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.errors import ConfigError
-from router.inference.manifest import HeadFacts, facts_of
+from router.inference.manifest import HeadManifest, facts_of
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}"
 NAME_WORDS = "a name of letters, digits and ._:/@+- (at most 100)"
@@ -50,7 +50,7 @@ def check_name(name: str, item: Item) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
+class ModelCapabilities:
     """What the bundle's model tells apart."""
 
     labels: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class Heads:
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> Heads:
+    def of(cls, manifest: Mapping[str, Any]) -> ModelCapabilities:
         """From a bundle's manifest.json."""
         labels, attacks, kinds, models = (
             tuple(map(str, manifest.get(key) or ())) for key in ("labels", "attacks", "personal", "models")
@@ -92,8 +92,8 @@ def read_custom(section: Section) -> dict[str, Custom]:
         if part.has("bundle"):
             try:
                 facts = facts_of(folder)
-                labels, threshold = facts.names, facts.threshold if isinstance(facts, HeadFacts) else 0.5
-                looks = not isinstance(facts, HeadFacts)
+                labels, threshold = facts.names, facts.threshold if isinstance(facts, HeadManifest) else 0.5
+                looks = not isinstance(facts, HeadManifest)
             except ConfigError as error:
                 part.problem("bundle", f"{error.problems[0].file} {error.problems[0].message}")
         found[name] = Custom(folder, labels, part.number("threshold", threshold, 0, 1), looks)
@@ -139,13 +139,13 @@ def _regex(item: Item, is_case_sensitive: bool) -> LinearPattern | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class RuleContext:
     """What rules may refer to."""
 
     models: Mapping[str, Model]
     families: Mapping[str, ReasoningFamily]
     keywords: Mapping[str, TextMatches]
-    heads: Heads
+    heads: ModelCapabilities
     custom: Mapping[str, Custom]
     intent_enabled: bool
     intent_threshold: float
@@ -156,12 +156,12 @@ _NO_MODEL = Model("", "", "")
 _NO_CONDITION = AllOf(())
 
 
-def read_policy(top: Section, words: Words) -> tuple[Policy, dict[str, Terms]]:
+def read_policy(top: Section, words: RuleContext) -> tuple[Policy, dict[str, CachePolicy]]:
     """The rules; and on which terms the answers to what they decide are cached, by their names."""
     listed = top.item("rules")
     items = listed.items("a list of rules") if listed else []
-    terms: dict[str, Terms] = {}
-    rules = [_rule(item, words, terms) for item in items]
+    cache_policy: dict[str, CachePolicy] = {}
+    rules = [_rule(item, words, cache_policy) for item in items]
     _check_rules(rules, items)
     section = top.section("default")
     if not top.has("default"):
@@ -169,9 +169,9 @@ def read_policy(top: Section, words: Words) -> tuple[Policy, dict[str, Terms]]:
     model = _model(section, words)
     default = Default(model, _reasoning(section, model, words), _system_prompt(section), _choice(section, words))
     if default_terms := decision_terms(section, words.cache):
-        terms["default"] = default_terms
+        cache_policy["default"] = default_terms
     section.close()
-    return Policy.of(tuple(rules), default, words.intent_threshold), terms
+    return Policy.of(tuple(rules), default, words.intent_threshold), cache_policy
 
 
 def _check_rules(rules: list[Rule], items: list[Item]) -> None:
@@ -199,7 +199,7 @@ def _shadows(other: Rule, rule: Rule) -> bool:
     return not is_told and not is_stricter and follows(rule.when, other.when)
 
 
-def _rule(item: Item, words: Words, terms: dict[str, Terms]) -> Rule:
+def _rule(item: Item, words: RuleContext, cache_policy: dict[str, CachePolicy]) -> Rule:
     section = item.section()
     name = section.text("name", pattern=NAME, what=NAME_WORDS)
     if name in _RESERVED_RULES:
@@ -225,7 +225,7 @@ def _rule(item: Item, words: Words, terms: dict[str, Terms]) -> Rule:
             if section.has(key):
                 section.problem(key, "could do nothing: the rule blocks, no model is asked")
     if own_terms := decision_terms(section, words.cache):
-        terms[name] = own_terms
+        cache_policy[name] = own_terms
     section.close()
     return rule
 
@@ -241,7 +241,7 @@ def _block(section: Section) -> tuple[Block | None, str]:
     return block, reads
 
 
-def _of_prompt(condition: Condition, reads: str, words: Words) -> Condition:
+def _of_prompt(condition: Condition, reads: str, words: RuleContext) -> Condition:
     """The condition of a rule that blocks: what looks for something looks through all that `reads` says.
 
     What tells the subject of a message (the intent, heads) stays with the last user message, and so does what must not be there:
@@ -258,7 +258,7 @@ def _of_prompt(condition: Condition, reads: str, words: Words) -> Condition:
             return condition
 
 
-def _choice(section: Section, words: Words) -> Choice | None:
+def _choice(section: Section, words: RuleContext) -> Choice | None:
     """Models to choose among by price and chance; each has to say what it costs and whose chances stand for its own."""
     if not section.has("choose"):
         return None
@@ -285,7 +285,7 @@ def _choice(section: Section, words: Words) -> Choice | None:
     return Choice(tuple(models), weight) if models else None
 
 
-def _model(section: Section, words: Words, what: str = "the name of a model") -> Model:
+def _model(section: Section, words: RuleContext, what: str = "the name of a model") -> Model:
     if section.node is None:
         return _NO_MODEL
     name = section.text("model", what=what)
@@ -294,7 +294,7 @@ def _model(section: Section, words: Words, what: str = "the name of a model") ->
     return words.models.get(name, _NO_MODEL)
 
 
-def _reasoning(section: Section, model: Model, words: Words) -> Reasoning | None:
+def _reasoning(section: Section, model: Model, words: RuleContext) -> Reasoning | None:
     if not section.has("reasoning"):
         return None
     part = section.section("reasoning")
@@ -325,7 +325,7 @@ def _system_prompt(section: Section) -> SystemPrompt | None:
 # -- conditions ------------------------------------------------------------------------------------------------------
 
 
-def _condition(item: Item, words: Words) -> Condition:
+def _condition(item: Item, words: RuleContext) -> Condition:
     """A mapping of one condition, or of several that all have to hold."""
     section = item.section()
     found = [
@@ -338,7 +338,7 @@ def _condition(item: Item, words: Words) -> Condition:
     return found[0] if len(found) == 1 else AllOf(tuple(found))
 
 
-def _tree(key: str, item: Item, words: Words) -> list[Condition]:
+def _tree(key: str, item: Item, words: RuleContext) -> list[Condition]:
     parts = tuple(_condition(part, words) for part in item.items("a list of conditions"))
     if not parts:
         item.problem("at least one condition was expected")
@@ -355,11 +355,11 @@ def _check_possible(parts: Sequence[Condition], item: Item) -> None:
         item.problem(f"could never hold: '{in_words(found[0])}' and '{in_words(found[1])}' exclude each other")
 
 
-def _not(key: str, item: Item, words: Words) -> list[Condition]:
+def _not(key: str, item: Item, words: RuleContext) -> list[Condition]:
     return [Not(_condition(item, words))]
 
 
-def _label_is(key: str, item: Item, words: Words) -> list[Condition]:
+def _label_is(key: str, item: Item, words: RuleContext) -> list[Condition]:
     at_least, labels = words.intent_threshold, item
     if item.is_mapping:
         section = item.section()
@@ -376,7 +376,7 @@ def _label_is(key: str, item: Item, words: Words) -> list[Condition]:
     return [LabelIs("intent", frozenset(name.text() for name in names), at_least)]
 
 
-def _any_scores(key: str, item: Item, words: Words) -> list[Condition]:
+def _any_scores(key: str, item: Item, words: RuleContext) -> list[Condition]:
     """`jailbreak` and `pii`: true for any, a list of some, or a section with both."""
     known = words.heads.attacks[1:] if key == "jailbreak" else words.heads.kinds
     at_least, labels = float(words.heads.thresholds.get(key, 0.5)), item
@@ -400,7 +400,7 @@ def _any_scores(key: str, item: Item, words: Words) -> list[Condition]:
     return [LabelIs(key, frozenset(name.text() for name in names), at_least)]
 
 
-def _custom(key: str, item: Item, words: Words) -> list[Condition]:
+def _custom(key: str, item: Item, words: RuleContext) -> list[Condition]:
     """`signal`: one of the operator's own signals gives one of these labels."""
     section = item.section()
     name = section.text("name", what="the name of a signal in signals.custom")
@@ -419,7 +419,7 @@ def _custom(key: str, item: Item, words: Words) -> list[Condition]:
     return [LabelIs(name, frozenset(label.text() for label in labels), at_least)]
 
 
-def _text_matches(key: str, item: Item, words: Words) -> list[Condition]:
+def _text_matches(key: str, item: Item, words: RuleContext) -> list[Condition]:
     name = item.text("the name of a keyword set")
     if name in words.keywords:
         return [words.keywords[name]]
@@ -428,7 +428,7 @@ def _text_matches(key: str, item: Item, words: Words) -> list[Condition]:
     return []
 
 
-def _tokens_within(key: str, item: Item, words: Words) -> list[Condition]:
+def _tokens_within(key: str, item: Item, words: RuleContext) -> list[Condition]:
     section = item.section()
     least = section.integer("min", 0, 0, 1_000_000_000)
     most = section.integer("max", 1_000_000_000, 0, 1_000_000_000) if section.has("max") else None
@@ -442,14 +442,14 @@ def _tokens_within(key: str, item: Item, words: Words) -> list[Condition]:
     return [TokensWithin(least, most)]
 
 
-def _flag_is(key: str, item: Item, words: Words) -> list[Condition]:
+def _flag_is(key: str, item: Item, words: RuleContext) -> list[Condition]:
     value = item.value
     if not isinstance(value, bool):
         item.problem("true or false was expected")
     return [FlagIs(key, value is True)]
 
 
-def _header_matches(key: str, item: Item, words: Words) -> list[Condition]:
+def _header_matches(key: str, item: Item, words: RuleContext) -> list[Condition]:
     section = item.section()
     name = section.text("name", pattern=r"[A-Za-z0-9-]{1,100}", what="a header's name").lower()
     tests = [test for test in ("equals", "regex", "present") if section.has(test)]

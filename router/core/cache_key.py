@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.core.lookup import Question
+from router.core.lookup import CacheQuery
 from router.core.openai.request import Body
 from router.core.openai.rewrite import effort_of
 from router.core.text.invisible import has_invisible
@@ -60,7 +60,7 @@ class Ineligible:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Eligibility:
     """Which requests count as questions. Each may be widened by the operator."""
 
     max_temperature: float = 1.0
@@ -85,10 +85,10 @@ def question_of(
     body: Body,
     decision: Decision,
     scope: str,
-    limits: Limits,
+    limits: Eligibility,
     versions: str,
     family: ReasoningFamily | None = None,
-) -> Question | Ineligible:
+) -> CacheQuery | Ineligible:
     """The question that a request asks, or why it asks none that an answer could be kept for.
 
     `versions` names the encoder and the guards, as `build` puts them together: answers stored by others are out of reach.
@@ -127,10 +127,10 @@ def question_of(
     }
     partition = digest(_canonical(about))
     # No Unicode normal form: it makes one of characters that mean two things, such as the sign of kelvin and the letter K.
-    return Question(text, partition, digest(f"{partition}\n{text.strip(_SPACE)}"), scope, decision.name, decision.model.name)
+    return CacheQuery(text, partition, digest(f"{partition}\n{text.strip(_SPACE)}"), scope, decision.name, decision.model.name)
 
 
-def _why_not(request: ChatRequest, body: Body, limits: Limits) -> str:
+def _why_not(request: ChatRequest, body: Body, limits: Eligibility) -> str:
     if len(body.text) > MAX_BODY_CHARS:
         return "too_long"
     if request.endpoint is not Endpoint.CHAT:

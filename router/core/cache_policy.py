@@ -6,9 +6,9 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from router.core.cache_key import Limits
+from router.core.cache_key import Eligibility
 from router.core.freshness import directives
-from router.core.lookup import Terms
+from router.core.lookup import CachePolicy
 
 CONTROLS = ("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
 """What a client may ask for; the operator lists which of them count."""
@@ -49,8 +49,8 @@ class CachePlan:
     """The cache as exchanges see it."""
 
     scope: ScopePlan
-    limits: Limits
-    terms: Mapping[str, Terms]
+    limits: Eligibility
+    cache_policy: Mapping[str, CachePolicy]
     """By the decision's name; a decision that is not named is not cached."""
     versions: str
     """The encoder and the guards, as `build` puts them together."""
@@ -69,14 +69,14 @@ def _asked(plan: CachePlan, headers: Mapping[str, str]) -> dict[str, float]:
     return {name: seconds for name, seconds in directives(headers).items() if name in plan.controls}
 
 
-def terms_for(terms: Terms, plan: CachePlan, headers: Mapping[str, str]) -> Terms:
+def apply_client_controls(cache_policy: CachePolicy, plan: CachePlan, headers: Mapping[str, str]) -> CachePolicy:
     """The decision's terms with the client's own wishes, as far as the operator lets them count."""
     asked = _asked(plan, headers)
     ttl = headers.get(TTL_HEADER, "").strip() if "ttl" in plan.controls else ""
     return replace(
-        terms,
-        may_look_up=terms.may_look_up and "no-cache" not in asked and asked.get("max-age") != 0,
-        may_store=terms.may_store and "no-store" not in asked and ttl != "0",
-        max_age_s=asked.get("max-age", terms.max_age_s),
-        ttl_s=min(float(ttl), plan.most_ttl_s) if ttl.isdecimal() and len(ttl) < 10 else terms.ttl_s,
+        cache_policy,
+        may_look_up=cache_policy.may_look_up and "no-cache" not in asked and asked.get("max-age") != 0,
+        may_store=cache_policy.may_store and "no-store" not in asked and ttl != "0",
+        max_age_s=asked.get("max-age", cache_policy.max_age_s),
+        ttl_s=min(float(ttl), plan.most_ttl_s) if ttl.isdecimal() and len(ttl) < 10 else cache_policy.ttl_s,
     )

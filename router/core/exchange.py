@@ -11,9 +11,9 @@ from functools import partial
 from urllib.parse import unquote
 
 from router.core.cache_key import Ineligible, question_of
-from router.core.cache_policy import CachePlan, terms_for, wants_only_cached
+from router.core.cache_policy import CachePlan, apply_client_controls, wants_only_cached
 from router.core.freshness import EVENT_STREAM, backend_ttl_s, media_type
-from router.core.lookup import Hit, Miss, Terms
+from router.core.lookup import CachePolicy, Hit, Miss
 from router.core.messages import (
     Action,
     Continue,
@@ -22,6 +22,7 @@ from router.core.messages import (
     Lookup,
     Overloaded,
     Pause,
+    ReadSignals,
     Replace,
     Reply,
     RequestBody,
@@ -30,8 +31,7 @@ from router.core.messages import (
     ResponseHeaders,
     Resumed,
     Route,
-    Sense,
-    Sensed,
+    SignalsRead,
     Trailers,
 )
 from router.core.openai.bodysize import DEFAULTS, PIECE_BYTES, BodyBounds
@@ -42,7 +42,7 @@ from router.core.openai.replies import blocked, error_reply, models_reply, not_c
 from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import effort_of, rewrite
 from router.core.outcome import Outcome
-from router.core.policy import Policy, Readings, Unread
+from router.core.policy import NeedsSignals, Policy, Readings
 from router.core.prompt import prompt_of, reads_of
 from router.core.types import ChatRequest, Classification, Decision, Endpoint, Missing, Model, ReasoningFamily
 from router.core.usage import UsageRecorder
@@ -87,7 +87,7 @@ class Snapshot:
     @property
     def longest_wait_s(self) -> float:
         """For a request whose guards take long: Envoy can be asked for more time once, so the cache's waiting is included."""
-        waits = [terms.wait_s for terms in self.cache.terms.values()] if self.cache else []
+        waits = [cache_policy.wait_s for cache_policy in self.cache.cache_policy.values()] if self.cache else []
         return self.guard_deadline_s + max(waits, default=0.0)
 
     @property
@@ -122,7 +122,7 @@ class Paused:
 
 
 @dataclass(frozen=True, slots=True)
-class Sensing:
+class ReadingSignals:
     """The shell is measuring."""
 
     request: ChatRequest
@@ -135,7 +135,7 @@ class LookingUp:
 
     request: ChatRequest
     body: Body
-    terms: Terms
+    cache_policy: CachePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ class Answering:
 
 
 @dataclass(slots=True)
-class CacheNote:
+class CacheResult:
     """What became of the cache in this exchange; see `Outcome`."""
 
     status: str = "off"
@@ -168,7 +168,7 @@ class Done:
     """The rest passes without us."""
 
 
-State = Start | AwaitingBody | Paused | Sensing | LookingUp | AwaitingResponse | Answering | Done
+State = Start | AwaitingBody | Paused | ReadingSignals | LookingUp | AwaitingResponse | Answering | Done
 
 
 @dataclass(slots=True)
@@ -193,7 +193,7 @@ class Exchange:
     """A Unix time, from the lookup on."""
     _backend_ttl_s: float | None = None
     _is_cut_short: bool = False
-    _cache: CacheNote = field(default_factory=CacheNote)
+    _cache: CacheResult = field(default_factory=CacheResult)
 
     def receive(self, event: Event) -> Action:
         """The one answer to an event.
@@ -215,10 +215,10 @@ class Exchange:
                 return self._on_request_body(endpoint, data)
             case Paused(then), (Resumed() | Overloaded()):
                 return self._on_turn(then, event)
-            case Sensing(request, body), Sensed(readings):
+            case ReadingSignals(request, body), SignalsRead(readings):
                 return self._on_sensed(request, body, readings)
-            case LookingUp(request, body, terms), LookedUp():
-                return self._on_looked_up(request, body, terms, event)
+            case LookingUp(request, body, cache_policy), LookedUp():
+                return self._on_looked_up(request, body, cache_policy, event)
             case AwaitingResponse(request, stores), ResponseHeaders():
                 return self._on_response_headers(request, stores, event)
             case Answering(recorder, reader), ResponseBody(data, is_end):
@@ -287,11 +287,11 @@ class Exchange:
             message = f"'{request.model}' chooses among chat models; name an embedding model itself. Known models: {names}"
             raise RequestError(400, message, param="model", code="model_not_supported")
         decided = self._decided(request)
-        if isinstance(decided, Unread):
+        if isinstance(decided, NeedsSignals):
             return self._sense(request, body, decided)
         return self._decide(request, body, decided)
 
-    def _decided(self, request: ChatRequest) -> Decision | Unread:
+    def _decided(self, request: ChatRequest) -> Decision | NeedsSignals:
         """The rules' choice; of a request that names its model, its own, unless a rule blocks it."""
         policy = self.snapshot.policy
         if request.model in self.snapshot.auto_models:
@@ -309,23 +309,23 @@ class Exchange:
         brought = readings.keys() - self._readings.keys()
         self._readings = {**self._readings, **readings}
         decided = self._decided(request)
-        if isinstance(decided, Unread):
+        if isinstance(decided, NeedsSignals):
             if not brought or decided.signals & readings.keys():
                 raise ProtocolError(f"the shell brought no reading of {', '.join(sorted(decided.signals))}")
             return self._sense(request, body, decided)
         return self._decide(request, body, decided)
 
-    def _sense(self, request: ChatRequest, body: Body, unread: Unread) -> Action:
+    def _sense(self, request: ChatRequest, body: Body, unread: NeedsSignals) -> Action:
         """What is to be read; of a prompt that is refused because not all of it can be, nothing is."""
-        self.state = Sensing(request, body)
+        self.state = ReadingSignals(request, body)
         guards = [name for name in unread.signals if reads_of(name)[0] != "message"]
         if not guards:
-            return Sense(request, unread.signals)
+            return ReadSignals(request, unread.signals)
         prompt, policy = prompt_of(request.endpoint, body.members, self.snapshot.max_guard_chars), self.snapshot.policy
         hopeless = [name for name in guards if prompt.unread and policy.fails_closed(name)]
         if hopeless:
             return self._on_sensed(request, body, dict.fromkeys(hopeless, Missing(prompt.unread)))
-        return Sense(request, unread.signals, prompt)
+        return ReadSignals(request, unread.signals, prompt)
 
     def _decide(self, request: ChatRequest, body: Body, decision: Decision) -> Action:
         """The route is chosen; it is taken at once, unless the answer may be at hand already."""
@@ -338,9 +338,9 @@ class Exchange:
             return self._without_cache(request, body, decision, None, stores=False)
         lookup = _lookup(plan, request, body, decision, self.snapshot.family_of(decision))
         if isinstance(lookup, Ineligible):
-            self._cache = CacheNote("skipped", lookup.reason)
+            self._cache = CacheResult("skipped", lookup.reason)
             return self._without_cache(request, body, decision, plan, stores=False)
-        self.state = LookingUp(request, body, lookup.terms)
+        self.state = LookingUp(request, body, lookup.cache_policy)
         return lookup
 
     def _refuse(self, error: RequestError, decision: Decision) -> Reply:
@@ -351,7 +351,7 @@ class Exchange:
             del headers[name]
         return self._finish_with(replace(reply, headers=headers | dict(reply.headers)))
 
-    def _on_looked_up(self, request: ChatRequest, body: Body, terms: Terms, event: LookedUp) -> Action:
+    def _on_looked_up(self, request: ChatRequest, body: Body, cache_policy: CachePolicy, event: LookedUp) -> Action:
         decision, found, plan = self._decision, event.found, self.snapshot.cache
         self._looked_up_s = event.now_s
         assert decision is not None and plan is not None  # noqa: S101, PT018 - this state comes after them
@@ -361,13 +361,13 @@ class Exchange:
             except NotStorable:
                 found = Miss("damaged")
         if isinstance(found, Miss):
-            self._cache = CacheNote("miss", found.reason)
+            self._cache = CacheResult("miss", found.reason)
         else:
-            status = "shadow" if terms.shadow else "hit"
-            self._cache = CacheNote(status, found.tier, found.similarity, found.verified, found.entry_id)
-            if not terms.shadow:
+            status = "shadow" if cache_policy.shadow else "hit"
+            self._cache = CacheResult(status, found.tier, found.similarity, found.verified, found.entry_id)
+            if not cache_policy.shadow:
                 return self._finish_with(self._replay(request, decision, found, answer, event))
-        return self._without_cache(request, body, decision, plan, stores=terms.may_store)
+        return self._without_cache(request, body, decision, plan, stores=cache_policy.may_store)
 
     def _replay(self, request: ChatRequest, decision: Decision, hit: Hit, answer: Answer, event: LookedUp) -> Reply:
         reply_id = f"chatcmpl-{event.reply_id}"
@@ -499,7 +499,7 @@ class Exchange:
         return self._decision
 
     @property
-    def cache(self) -> CacheNote:
+    def cache(self) -> CacheResult:
         """What became of the cache."""
         return self._cache
 
@@ -570,14 +570,14 @@ def _lookup(
     plan: CachePlan, request: ChatRequest, body: Body, decision: Decision, family: ReasoningFamily | None
 ) -> Lookup | Ineligible:
     """What to look up, or why nothing is."""
-    terms, scope = plan.terms.get(decision.name), plan.scope.of(request.headers)
-    if terms is None or scope is None:
-        return Ineligible("decision" if terms is None else "no_scope")
-    terms = terms_for(terms, plan, request.headers)
+    cache_policy, scope = plan.cache_policy.get(decision.name), plan.scope.of(request.headers)
+    if cache_policy is None or scope is None:
+        return Ineligible("decision" if cache_policy is None else "no_scope")
+    cache_policy = apply_client_controls(cache_policy, plan, request.headers)
     asked = question_of(request, body, decision, scope, plan.limits, plan.versions, family)
     if isinstance(asked, Ineligible):
         return asked
-    return Lookup(asked, terms) if terms.may_look_up or terms.may_store else Ineligible("client")
+    return Lookup(asked, cache_policy) if cache_policy.may_look_up or cache_policy.may_store else Ineligible("client")
 
 
 def decision_headers(decision: Decision, readings: Readings) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CacheQuery:
     """What is looked up, and under which its answer is stored."""
 
     text: str
@@ -23,7 +23,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class CachePolicy:
     """On which terms one question is looked up and its answer stored."""
 
     threshold: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.core.lookup import Found, Question, Terms
+from router.core.lookup import CachePolicy, CacheQuery, Found
 from router.core.types import ChatRequest, Prompt, Reading
 
 # -- events ----------------------------------------------------------------------------------------------------------
@@ -26,8 +26,8 @@ class RequestBody:
 
 
 @dataclass(frozen=True, slots=True)
-class Sensed:
-    """The shell's answer to `Sense`."""
+class SignalsRead:
+    """The shell's answer to `ReadSignals`."""
 
     readings: Mapping[str, Reading]
 
@@ -71,7 +71,7 @@ class Trailers:
     """Trailers of either direction; never changed."""
 
 
-Event = RequestHeaders | RequestBody | Resumed | Overloaded | Sensed | LookedUp | ResponseHeaders | ResponseBody | Trailers
+Event = RequestHeaders | RequestBody | Resumed | Overloaded | SignalsRead | LookedUp | ResponseHeaders | ResponseBody | Trailers
 
 
 # -- actions: one goes out for each event ----------------------------------------------------------------------------
@@ -91,8 +91,8 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Sense:
-    """Measure this request and come back with `Sensed`. Never leaves the process."""
+class ReadSignals:
+    """Measure this request and come back with `SignalsRead`. Never leaves the process."""
 
     request: ChatRequest
     wanted: frozenset[str]
@@ -105,8 +105,8 @@ class Sense:
 class Lookup:
     """Look for a stored answer and come back with `LookedUp`. Never leaves the process."""
 
-    question: Question
-    terms: Terms
+    question: CacheQuery
+    cache_policy: CachePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,4 +141,4 @@ class Replace:
     is_last: bool = False
 
 
-Action = Continue | Pause | Sense | Lookup | Route | Reply | Replace
+Action = Continue | Pause | ReadSignals | Lookup | Route | Reply | Replace

@@ -295,7 +295,7 @@ class Default:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class NeedsSignals:
     """The decision hangs on signals that were not read yet."""
 
     signals: frozenset[str]
@@ -331,27 +331,27 @@ class Policy:
         """Every rule that asks for this reading blocks where it is missing."""
         return all(rule.block and rule.block.fails_closed for rule in self.rules if name in signals_of(rule.when))
 
-    def decide(self, request: ChatRequest, readings: Readings) -> Decision | Unread:
+    def decide(self, request: ChatRequest, readings: Readings) -> Decision | NeedsSignals:
         """The first rule that holds, or the default.
 
         Signals are read late: a rule of higher priority that needs none may settle the matter without them. The answer
-        is `Unread` only when a rule that could still win hangs on a signal absent from `readings`.
+        is `NeedsSignals` only when a rule that could still win hangs on a signal absent from `readings`.
         """
         return self._first(self.rules, request, readings) or _decision(
             "default", self.default, self._why_default(readings), readings
         )
 
-    def refuse(self, request: ChatRequest, readings: Readings) -> Decision | Unread | None:
+    def refuse(self, request: ChatRequest, readings: Readings) -> Decision | NeedsSignals | None:
         """The first rule that blocks and holds. Asked of requests that name their model, too, where no other rule is."""
         return self._first([rule for rule in self.rules if rule.block], request, readings)
 
-    def _first(self, rules: Iterable[Rule], request: ChatRequest, readings: Readings) -> Decision | Unread | None:
+    def _first(self, rules: Iterable[Rule], request: ChatRequest, readings: Readings) -> Decision | NeedsSignals | None:
         for rule in rules:
             truth = rule.when.judge(request, readings)
             if truth is Truth.YES:
                 return _decision(rule.name, rule, "matched", readings, rule.block)
             if truth is Truth.UNKNOWN and (unread := signals_of(rule.when) - readings.keys()):
-                return Unread(unread | self._guards(request, readings) if rule.block else unread)
+                return NeedsSignals(unread | self._guards(request, readings) if rule.block else unread)
             if truth is Truth.UNKNOWN and rule.block and rule.block.fails_closed and (missing := _missing(rule.when, readings)):
                 return Decision(rule.name, rule.model, "signal_missing", block=rule.block, missing=missing)
         return None
@@ -373,11 +373,11 @@ class Policy:
 
 def _decision(
     name: str, chosen: Rule | Default, reason: str, readings: Readings, block: Block | None = None
-) -> Decision | Unread:
+) -> Decision | NeedsSignals:
     model = chosen.model
     if chosen.choice:
         if OUTCOMES not in readings:
-            return Unread(frozenset({OUTCOMES}))
+            return NeedsSignals(frozenset({OUTCOMES}))
         scores = readings[OUTCOMES]
         if isinstance(scores, Scores):
             model, reason = chosen.choice.among(scores), "chosen"

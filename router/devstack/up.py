@@ -43,7 +43,7 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StackPlan:
     """What runs, and how to tell that it is there."""
 
     commands: dict[str, Sequence[str]]
@@ -56,7 +56,7 @@ class Plan:
     """Have to be free before anything is started."""
 
 
-def plan_of(config_path: Path, envoy_path: Path) -> tuple[Plan, int]:
+def plan_of(config_path: Path, envoy_path: Path) -> tuple[StackPlan, int]:
     """What runs for these two files, and the port that clients use.
 
     A model marked `simulated` gets a stand-in where its cluster points at this machine.
@@ -86,7 +86,7 @@ def plan_of(config_path: Path, envoy_path: Path) -> tuple[Plan, int]:
             addresses.append(Address(host, int(port), "config.yaml"))
     facing, client_port = envoy.listener
     routed_url = f"http://{'127.0.0.1' if facing == '0.0.0.0' else facing}:{client_port}{MODELS_PATH}"  # noqa: S104 - asked, not listened on
-    return Plan(commands, tuple(ready), routed_url, tuple(addresses)), client_port
+    return StackPlan(commands, tuple(ready), routed_url, tuple(addresses)), client_port
 
 
 def _stand_ins(config: Config, envoy: EnvoyFile) -> list[tuple[str, str, int]]:
@@ -99,7 +99,7 @@ def _stand_ins(config: Config, envoy: EnvoyFile) -> list[tuple[str, str, int]]:
     return found
 
 
-async def run(plan: Plan, on_ready: Callable[[], None]) -> int:
+async def run(plan: StackPlan, on_ready: Callable[[], None]) -> int:
     """Start everything, call `on_ready` when all of it answers, and run until a signal or until a part ends.
 
     Returns the exit status: 0 after SIGINT or SIGTERM, 1 when a part ended on its own.
@@ -122,7 +122,7 @@ async def run(plan: Plan, on_ready: Callable[[], None]) -> int:
 
 
 async def _watch(
-    processes: dict[str, asyncio.subprocess.Process], plan: Plan, on_ready: Callable[[], None], stopped: asyncio.Event
+    processes: dict[str, asyncio.subprocess.Process], plan: StackPlan, on_ready: Callable[[], None], stopped: asyncio.Event
 ) -> int:
     ended: dict[asyncio.Task[Any], str] = {asyncio.create_task(process.wait()): name for name, process in processes.items()}
     stop, ready = asyncio.create_task(stopped.wait()), asyncio.create_task(_wait_ready(plan))
@@ -153,7 +153,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-async def _wait_ready(plan: Plan) -> None:
+async def _wait_ready(plan: StackPlan) -> None:
     deadline = asyncio.get_running_loop().time() + _START_TIMEOUT_S
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1)) as session:
         for url in (*plan.ready_urls, plan.routed_url):

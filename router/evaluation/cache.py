@@ -19,7 +19,7 @@ from router.evaluation.measures import clopper_pearson, recall_at_precision, roc
 from router.inference.bundle import Bundle
 from router.inference.cross_encoder import CrossEncoder
 from router.inference.encoder import Encoder
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 
 SIMILARITIES = (0.70, 0.75, 0.80, 0.85, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
 PROBABILITIES = (0.50, 0.60, 0.70, 0.75, 0.80, 0.85, 0.88, 0.90, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98)
@@ -52,7 +52,7 @@ class Judge:
     """Judges pairs as the cache does, with the models that it uses."""
 
     def __init__(self, encoder: Bundle, verifier: Bundle | None, guards: Sequence[str]) -> None:
-        passes = Passes(1, 1)
+        passes = InferencePool(1, 1)
         self._encoder = Encoder(encoder, passes)
         self._verifier = CrossEncoder(verifier, passes) if verifier else None
         self._guards = tuple(guards)

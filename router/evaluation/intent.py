@@ -18,8 +18,8 @@ from router.evaluation.measures import Estimate, bootstrap, share
 from router.evaluation.texts import WANTED, labelled_text
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder
-from router.inference.manifest import HeadFacts
-from router.inference.pool import Passes
+from router.inference.manifest import HeadManifest
+from router.inference.pool import InferencePool
 from router.signals.own.head import WEIGHTS, Head
 
 SCIENCES = ("biology", "chemistry", "computer science", "engineering", "health", "math", "physics", "psychology")
@@ -42,12 +42,12 @@ class Classifier:
         if not (folder / WEIGHTS).is_file():
             bundle = Bundle.load(folder)
             return cls(f"{bundle.name} {bundle.version}", bundle.labels, bundle.thresholds["intent"], bundle)
-        encoder, facts = Bundle.load(SHIPPED), HeadFacts.of(folder)
+        encoder, facts = Bundle.load(SHIPPED), HeadManifest.of(folder)
         return cls(folder.name, facts.names, facts.threshold, encoder, Head.load(folder, encoder))
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """(texts, labels); what a head knows to lie outside has all its probability there."""
-        encoder = Encoder(self.encoder, Passes(1, 1))
+        encoder = Encoder(self.encoder, InferencePool(1, 1))
         encodings = [encoder.run(text) for text in texts]
         if self.head is None:
             return np.array([encoding.intent for encoding in encodings], dtype=np.float64)

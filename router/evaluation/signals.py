@@ -17,7 +17,7 @@ from router.evaluation.measures import recall_at_precision, roc_area, share
 from router.evaluation.spans import Place, span_figures
 from router.inference.bundle import Bundle
 from router.inference.encoder import Encoder
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 
 _FEW = 0.02  # false alarms at which the recall is told
 
@@ -27,7 +27,7 @@ def evaluate_routing(path: Path, bundle: Bundle) -> Iterator[str]:
     names = bundle.models
     cases, warnings = _cases(path, bundle, _outcomes, 'a JSON object with "text" and "outcomes", such as {"llama-8b": 1}')
     yield from warnings
-    encoder = Encoder(bundle, Passes(1, 1))
+    encoder = Encoder(bundle, InferencePool(1, 1))
     outcomes = np.array([[known.get(name, np.nan) for name in names] for _, known in cases], dtype=np.float64)
     right = np.array([encoder.run(text).outcomes for text, _ in cases], dtype=np.float64)
     yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts"
@@ -70,7 +70,7 @@ def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> I
     if unknown := sorted({label for _, label in cases} - set(attacks)):
         raise ConfigError([Problem(str(path), 0, "attack", f"{unknown[0]!r} is none of {', '.join(attacks)}")])
     bar = bundle.thresholds.get("jailbreak", 0.5) if threshold is None else threshold
-    encoder = Encoder(bundle, Passes(1, 1), max_windows=64)
+    encoder = Encoder(bundle, InferencePool(1, 1), max_windows=64)
     scores = np.array([_worst(encoder, text) for text, _ in cases])
     labels = np.array([label for _, label in cases])
     yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts, at {bar:.2f}"
@@ -96,7 +96,7 @@ def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
     """How well personal data is found. Lines: `text` and `spans`, a list of [start, end, kind]."""
     cases, warnings = _cases(path, bundle, _spans, 'a JSON object with "text" and "spans", a list of [start, end, kind]')
     yield from warnings
-    encoder = Encoder(bundle, Passes(1, 1), max_windows=64)
+    encoder = Encoder(bundle, InferencePool(1, 1), max_windows=64)
     pairs: list[tuple[set[Place], set[Place]]] = []
     for text, truth in cases:
         try:

@@ -21,7 +21,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from router.core.exchange import Exchange, Snapshot
-from router.core.lookup import Found, Miss, Question, Terms, Waiting
+from router.core.lookup import CachePolicy, CacheQuery, Found, Miss, Waiting
 from router.core.messages import (
     Action,
     Event,
@@ -29,12 +29,12 @@ from router.core.messages import (
     Lookup,
     Overloaded,
     Pause,
+    ReadSignals,
     RequestHeaders,
     ResponseBody,
     Resumed,
     Route,
-    Sense,
-    Sensed,
+    SignalsRead,
 )
 from router.core.outcome import Outcome
 from router.core.policy import Readings
@@ -52,11 +52,11 @@ _HEALTH_SERVICES = ("", "liveness", "readiness", wire.SERVICE)  # the names that
 
 Messages = AsyncIterator[pb.ProcessingRequest]
 Context = grpc.aio.ServicerContext[pb.ProcessingRequest, pb.ProcessingResponse]
-Sensor = Callable[[Sense], Awaitable[Readings]]
-"""Takes every reading that a `Sense` wants, within its own deadline; never raises for a signal that fails."""
+Sensor = Callable[[ReadSignals], Awaitable[Readings]]
+"""Takes every reading that a `ReadSignals` wants, within its own deadline; never raises for a signal that fails."""
 
 
-class Scope(Protocol):
+class Observation(Protocol):
     """What the instruments hold while one exchange lasts."""
 
     def upstream_headers(self) -> Mapping[str, str]:
@@ -69,7 +69,7 @@ class Scope(Protocol):
 
 
 class Instruments(Protocol):
-    def begin(self, headers: Mapping[str, str]) -> Scope:
+    def begin(self, headers: Mapping[str, str]) -> Observation:
         """Called with the request's headers, when an exchange begins."""
         ...
 
@@ -77,31 +77,31 @@ class Instruments(Protocol):
 class Answers(Protocol):
     """The cache, as the shell uses it. What it hands out as a ticket comes back to it unread."""
 
-    async def look_up(self, question: Question, terms: Terms) -> tuple[Found | Waiting, Any]:
+    async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, Any]:
         """A hit, a miss, or word of an equal question under way. Never raises for what fails."""
         ...
 
-    async def follow(self, ticket: Any) -> Found:
+    async def follow(self, pending: Any) -> Found:
         """Wait for the equal question."""
         ...
 
-    def settle(self, ticket: Any, answer: bytes | None, max_ttl_s: float | None = None) -> None:
+    def settle(self, pending: Any, answer: bytes | None, max_ttl_s: float | None = None) -> None:
         """The request is over; called exactly once for each ticket. `answer` may be stored, for `max_ttl_s` seconds at most."""
         ...
 
 
 @dataclass(slots=True)
-class Run:
+class ActiveExchange:
     """One exchange under way, and when things happened in it, in seconds of `perf_counter`; zero for what has not."""
 
     exchange: Exchange
-    scope: Scope
+    scope: Observation
     began: float = field(default_factory=perf_counter)
     routed: float = 0.0
     sensing_s: float = 0.0
     first_token: float = 0.0
     ending: str = "abandoned"
-    ticket: Any = None
+    pending: Any = None
 
     def finish(self) -> None:
         """Hand the record, with its durations, to the instruments."""
@@ -128,18 +128,18 @@ class Processor:
 
     async def process(self, messages: Messages, context: Context) -> AsyncIterator[pb.ProcessingResponse]:
         """One gRPC stream: the whole life of one exchange."""
-        run: Run | None = None
+        run: ActiveExchange | None = None
         try:
             async for message in messages:
                 phase, event = wire.decode(message)
                 run = run or self._begin(event)
                 action = await self._past_pauses(run, run.exchange.receive(event))
-                while isinstance(action, Sense):
+                while isinstance(action, ReadSignals):
                     async with self._sensing(run, action) as readings:
                         shot = run.exchange.snapshot
                         if action.prompt and not await _is_done(readings, shot.guard_patience_s):
                             yield wire.more_time(shot.longest_wait_s + _WAITING_ROOM_S)
-                        action = run.exchange.receive(Sensed(await readings))
+                        action = run.exchange.receive(SignalsRead(await readings))
                     action = await self._past_pauses(run, action)
                 action = self._noted(run, event, action)
                 if isinstance(action, Lookup):
@@ -162,12 +162,12 @@ class Processor:
                 self._settle(run)
                 run.finish()
 
-    def _begin(self, event: Event) -> Run:
+    def _begin(self, event: Event) -> ActiveExchange:
         headers = event.headers if isinstance(event, RequestHeaders) else {}
-        return Run(Exchange(self.snapshot), self._instruments.begin(headers))
+        return ActiveExchange(Exchange(self.snapshot), self._instruments.begin(headers))
 
     @contextlib.asynccontextmanager
-    async def _sensing(self, run: Run, action: Sense) -> AsyncIterator[Awaitable[Readings]]:
+    async def _sensing(self, run: ActiveExchange, action: ReadSignals) -> AsyncIterator[Awaitable[Readings]]:
         """The readings under way, in a task of their own if they may take long; they never go on behind this."""
         began = perf_counter()
         readings = self._sense(action)
@@ -179,7 +179,7 @@ class Processor:
                 task.cancel()
             run.sensing_s += perf_counter() - began
 
-    async def _past_pauses(self, run: Run, action: Action) -> Action:
+    async def _past_pauses(self, run: ActiveExchange, action: Action) -> Action:
         """Large bodies are worked on one at a time and in steps: whoever sends many of them holds up large ones alone."""
         if not isinstance(action, Pause):
             return action
@@ -199,7 +199,7 @@ class Processor:
         finally:
             self._is_reading.release()
 
-    def _noted(self, run: Run, event: Event, action: Action) -> Action:
+    def _noted(self, run: ActiveExchange, event: Event, action: Action) -> Action:
         """Take the times; a route carries the trace on."""
         if isinstance(action, Route):
             run.routed = perf_counter()
@@ -208,25 +208,25 @@ class Processor:
             run.first_token = perf_counter()
         return action
 
-    async def _look_up(self, run: Run, action: Lookup) -> Found | Waiting:
+    async def _look_up(self, run: ActiveExchange, action: Lookup) -> Found | Waiting:
         if self._answers is None:
             return Miss("off")
-        found, run.ticket = await self._answers.look_up(action.question, action.terms)
+        found, run.pending = await self._answers.look_up(action.question, action.cache_policy)
         return found
 
-    async def _follow(self, run: Run) -> Found:
+    async def _follow(self, run: ActiveExchange) -> Found:
         # Not by its truth: an empty cache is false, and the first of equal questions come to an empty one.
-        return Miss("off") if self._answers is None else await self._answers.follow(run.ticket)
+        return Miss("off") if self._answers is None else await self._answers.follow(run.pending)
 
-    def _settle(self, run: Run) -> None:
+    def _settle(self, run: ActiveExchange) -> None:
         """Keep the answer if it may be kept, after the client has its last byte; let go who waits for it in any case."""
-        if self._answers is None or run.ticket is None:
+        if self._answers is None or run.pending is None:
             return
         answer = None
         try:
             answer = run.exchange.answer(run.ending)
         finally:
-            self._answers.settle(run.ticket, answer, run.exchange.backend_ttl_s)
+            self._answers.settle(run.pending, answer, run.exchange.backend_ttl_s)
 
     async def _abort(self, context: Context, error: Exception) -> None:
         if isinstance(error, ProtocolError):
@@ -237,7 +237,7 @@ class Processor:
         await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
 
-def _is_last(run: Run, action: Action) -> bool:
+def _is_last(run: ActiveExchange, action: Action) -> bool:
     """Called before the answer goes out: Envoy may end the stream the moment it has it."""
     if wire.is_last(action):
         run.ending = run.exchange.ending

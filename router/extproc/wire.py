@@ -14,6 +14,7 @@ from router.core.messages import (
     Event,
     Lookup,
     Pause,
+    ReadSignals,
     Replace,
     Reply,
     RequestBody,
@@ -21,7 +22,6 @@ from router.core.messages import (
     ResponseBody,
     ResponseHeaders,
     Route,
-    Sense,
     Trailers,
 )
 from router.errors import ProtocolError
@@ -74,7 +74,7 @@ def encode(phase: str, action: Action) -> pb.ProcessingResponse:
             getattr(response, phase).response.body_mutation.body = action.data
         case Reply():
             _encode_reply(response.immediate_response, action)
-        case Pause() | Sense() | Lookup():
+        case Pause() | ReadSignals() | Lookup():
             raise ProtocolError(f"{type(action).__name__} is for the shell, not for Envoy")
     return response
 

@@ -6,16 +6,16 @@ import numpy as np
 
 from router.errors import BackendError
 from router.inference.bundle import MODEL, TOKENIZER, Bundle
-from router.inference.pool import FAILURES, Passes, open_session
-from router.inference.tokens import PairReader
+from router.inference.pool import FAILURES, InferencePool, open_session
+from router.inference.tokens import PairTokenizer
 
 
 class CrossEncoder:
     """Scores pairs of questions; one instance serves all requests of a process."""
 
-    def __init__(self, bundle: Bundle, passes: Passes) -> None:
+    def __init__(self, bundle: Bundle, passes: InferencePool) -> None:
         self._session = open_session(bundle.folder / MODEL)
-        self._reader = PairReader(bundle.folder / TOKENIZER, bundle.max_tokens)
+        self._reader = PairTokenizer(bundle.folder / TOKENIZER, bundle.max_tokens)
         self._passes = passes
         self.run("warm up", "warm up")  # allocates; no request should pay for it
 
@@ -23,7 +23,7 @@ class CrossEncoder:
         """Probability, 0 to 1, that the answer to `stored` answers `asked`.
 
         Raises:
-            BackendError: as `PairReader.read` does, `overloaded`, `closed`, `model_failed`.
+            BackendError: as `PairTokenizer.read` does, `overloaded`, `closed`, `model_failed`.
         """
         return await self._passes.submit(lambda: self.run(asked, stored))
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from router.errors import BackendError, ConfigError, Problem
 from router.inference.bundle import MODEL, TOKENIZER, Bundle
 from router.inference.forms import with_patterns
-from router.inference.pool import FAILURES, Passes, Shared, SharedSteps, Steps, open_session, to_end
+from router.inference.pool import FAILURES, CoalescingMemo, CoalescingSteps, InferencePool, Steps, open_session, to_end
 from router.inference.spans import Span, spans_of
-from router.inference.tokens import NARROW, NARROW_A_WIDE, WINDOW_CHARS, Reader, Tokens
+from router.inference.tokens import NARROW, NARROW_A_WIDE, WINDOW_CHARS, Tokens, WindowTokenizer
 
 _MOST_REMEMBERED = 1024  # about 8 KB each; agent loops send the same last user message again and again
 _SPECIAL_TOKENS = 2
@@ -67,18 +67,18 @@ Window = tuple[str, Tokens]
 class Encoder:
     """Encodes texts. Equal texts under way share a pass, and recent texts are remembered by a digest."""
 
-    def __init__(self, bundle: Bundle, passes: Passes, max_windows: int = 16) -> None:
+    def __init__(self, bundle: Bundle, passes: InferencePool, max_windows: int = 16) -> None:
         self._session = open_session(bundle.folder / MODEL)
         given = {output.name for output in self._session.get_outputs()}
         called = {name: bundle.outputs.get(name, name) for name in _OUTPUTS}
         self._outputs = {name: output for name, output in called.items() if output in given}
-        self._reader = Reader(bundle.folder / TOKENIZER, bundle.max_tokens)
+        self._reader = WindowTokenizer(bundle.folder / TOKENIZER, bundle.max_tokens)
         self._max_windows, self.kinds = max_windows, bundle.kinds
         # Not the bound methods: tests put others in their place.
-        self._encode = Shared(passes, lambda text: self.run(text), _MOST_REMEMBERED)
+        self._encode = CoalescingMemo(passes, lambda text: self.run(text), _MOST_REMEMBERED)
         most_chars = max_windows * WINDOW_CHARS
-        self._attack = SharedSteps(passes, lambda text: self.attack_steps(text), _MOST_REMEMBERED, most_chars)
-        self._personal = SharedSteps(passes, lambda text: self.personal_steps(text), _MOST_REMEMBERED, most_chars)
+        self._attack = CoalescingSteps(passes, lambda text: self.attack_steps(text), _MOST_REMEMBERED, most_chars)
+        self._personal = CoalescingSteps(passes, lambda text: self.personal_steps(text), _MOST_REMEMBERED, most_chars)
         first = self.run("warm up")  # allocates; no request should pay for it
         counts = {"labels": first.intent, "models": first.outcomes, "attacks": first.attack}
         for key, named in (("labels", bundle.labels), ("models", bundle.models), ("attacks", bundle.attacks)):

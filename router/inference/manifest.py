@@ -22,7 +22,7 @@ _PLACES = re.compile(r"^[BILUES]-")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ModelManifest:
     """What the config.json of an exported Hugging Face model says."""
 
     labels: tuple[str, ...]
@@ -39,7 +39,7 @@ class Facts:
         )
 
     @classmethod
-    def of(cls, folder: Path) -> Facts:
+    def of(cls, folder: Path) -> ModelManifest:
         """Read config.json.
 
         Raises:
@@ -69,7 +69,7 @@ def kind_of(label: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadFacts:
+class HeadManifest:
     """What the manifest.json of a head says."""
 
     labels: tuple[str, ...]
@@ -88,7 +88,7 @@ class HeadFacts:
         return (*self.labels, OUTSIDE) if self.known_at_least > -1 else self.labels
 
     @classmethod
-    def of(cls, folder: Path) -> HeadFacts:
+    def of(cls, folder: Path) -> HeadManifest:
         """Read manifest.json.
 
         Raises:
@@ -107,11 +107,11 @@ class HeadFacts:
             raise ConfigError([Problem(str(file), 0, "", message)]) from None
 
 
-def facts_of(folder: Path) -> HeadFacts | Facts:
+def facts_of(folder: Path) -> HeadManifest | ModelManifest:
     """A head has a manifest.json, an exported model a config.json. Raises `ConfigError` for what is neither."""
     if (folder / "manifest.json").is_file():
-        return HeadFacts.of(folder)
+        return HeadManifest.of(folder)
     if (folder / "config.json").is_file():
-        return Facts.of(folder)
+        return ModelManifest.of(folder)
     message = "holds neither manifest.json (`semantic-router train intent`) nor config.json (an exported Hugging Face model)"
     raise ConfigError([Problem(str(folder), 0, "", message)])

@@ -41,7 +41,7 @@ class _Job(Generic[Result]):
     future: Future[Result]
 
 
-class Passes:
+class InferencePool:
     """Runs passes in `threads` threads, one thread a pass: on CPUs two half-speed passes beat one shared one.
 
     All models of a process share one, so that their passes together take no more than the cores there are. More than
@@ -101,16 +101,16 @@ def digest_of(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-class Shared(Generic[Result]):
+class CoalescingMemo(Generic[Result]):
     """Passes by text: equal texts under way share one, and recent texts are remembered by a digest."""
 
-    def __init__(self, passes: Passes, run: Callable[[str], Result], most_remembered: int) -> None:
+    def __init__(self, passes: InferencePool, run: Callable[[str], Result], most_remembered: int) -> None:
         self._passes, self._run, self._most = passes, run, most_remembered
         self._memo: OrderedDict[bytes, Result] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Future[Result]] = {}
 
     async def __call__(self, text: str) -> Result:
-        """What `run` gives for `text`. Raises as `Passes.submit` and `run` do."""
+        """What `run` gives for `text`. Raises as `InferencePool.submit` and `run` do."""
         key = digest_of(text)
         if key in self._memo:
             self._memo.move_to_end(key)
@@ -139,10 +139,12 @@ Steps = Generator[None, None, Result]
 """Work of many passes: it runs to the next `yield` in each, and what it returns is the result."""
 
 
-class SharedSteps(Shared[Result]):
+class CoalescingSteps(CoalescingMemo[Result]):
     """The same for work of many passes, which takes turns as scans do: in one pass it would keep a thread from everybody else."""
 
-    def __init__(self, passes: Passes, begin: Callable[[str], Steps[Result]], most_remembered: int, most_chars: int) -> None:
+    def __init__(
+        self, passes: InferencePool, begin: Callable[[str], Steps[Result]], most_remembered: int, most_chars: int
+    ) -> None:
         """`most_chars`: about what is read of a longer text."""
         super().__init__(passes, lambda text: to_end(begin(text)), most_remembered)
         self._steps_of, self._most_chars = begin, most_chars

@@ -39,7 +39,7 @@ class Tokens:
     """The text is longer than what is read of it."""
 
 
-class Reader:
+class WindowTokenizer:
     """Turns texts into tokens: a text that fits whole, of a longer one its start and its end.
 
     Tokenising megabytes would take seconds, so of a very long text only the ends are looked at.
@@ -87,7 +87,7 @@ class Reader:
         return Tokens(whole, ((0, 0), *offsets, (0, 0)), is_truncated)
 
 
-class PairReader:
+class PairTokenizer:
     """Turns two texts into the tokens of one pass. Nothing is left out: it could be where they differ."""
 
     def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:

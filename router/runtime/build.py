@@ -17,8 +17,8 @@ from router.config.cache import CacheConfig
 from router.config.load import Config, TracingConfig
 from router.core.cache_policy import CachePlan
 from router.core.exchange import Snapshot
-from router.core.lookup import Found, Question, Terms
-from router.core.messages import Sense
+from router.core.lookup import CachePolicy, CacheQuery, Found
+from router.core.messages import ReadSignals
 from router.core.policy import Readings
 from router.core.prompt import KEYWORDS, reads_of
 from router.core.types import Scores
@@ -32,14 +32,14 @@ from router.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from router.cache.cache import Cache
-    from router.cache.operations import Control
+    from router.cache.operations import CacheOperations
     from router.inference.bundle import Bundle
     from router.inference.encoder import Encoder
-    from router.inference.pool import Passes
+    from router.inference.pool import InferencePool
 
 
 @dataclass(frozen=True, slots=True)
-class Senses:
+class SignalReader:
     """Takes the readings that an exchange asks for, all within one deadline."""
 
     signals: Mapping[str, Signal]
@@ -48,7 +48,7 @@ class Senses:
     """By the names of signals, `keywords NAME` among them."""
     guard_deadline_s: float = 30.0
 
-    async def __call__(self, wanted: Sense) -> Readings:
+    async def __call__(self, wanted: ReadSignals) -> Readings:
         """A reading, or `Missing`, for every name that is wanted."""
         own = [self.signals[name] for name in sorted(wanted.wanted) if name in self.signals]
         scans = {name: self._scan(name, wanted) for name in sorted(wanted.wanted) if name not in self.signals}
@@ -57,7 +57,7 @@ class Senses:
         found = await asyncio.gather(read_all(own, wanted.request, self.deadline_s), collect(scans, self.guard_deadline_s))
         return {name: reading for readings in found for name, reading in readings.items()}
 
-    def _scan(self, name: str, wanted: Sense) -> Coroutine[Any, Any, Scores]:
+    def _scan(self, name: str, wanted: ReadSignals) -> Coroutine[Any, Any, Scores]:
         reads, signal = reads_of(name)
         if wanted.prompt is None:
             raise TypeError(f"{name} wants the prompt")
@@ -70,7 +70,7 @@ class Caching:
     """The cache, and what exchanges need to know of it once the key for scopes is there."""
 
     cache: Cache
-    control: Control
+    control: CacheOperations
     config: CacheConfig
     versions: str
     store_requests: Mapping[tuple[str, str], int] | None = None
@@ -80,11 +80,11 @@ class Caching:
         """For `Snapshot.cache`."""
         return self.config.plan(key, self.versions)
 
-    async def peek(self, question: Question, terms: Terms) -> tuple[Found, Mapping[str, Any]]:
+    async def peek(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, Any]]:
         """For `explain`: what would be found, and what would be weighed, without a trace in the cache."""
         from router.cache.peek import peek
 
-        return await peek(self.cache, question, terms)
+        return await peek(self.cache, question, cache_policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Runtime:
 
     config: Config
     snapshot: Snapshot
-    senses: Senses
+    senses: SignalReader
     telemetry: Telemetry
     metrics: Metrics | None
     caching: Caching | None = None
@@ -114,10 +114,10 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
     guarded = frozenset(signal for reads, signal in read if reads != "message")
     bundle = encoder = passes = None
     if wanted or is_caching:
-        from router.inference.pool import Passes
+        from router.inference.pool import InferencePool
 
         threads, waiting = pass_threads(config), config.signals.guards
-        passes = Passes(threads, config.signals.intent.max_waiting, threads * waiting.max_waiting * waiting.max_chars)
+        passes = InferencePool(threads, config.signals.intent.max_waiting, threads * waiting.max_waiting * waiting.max_chars)
     if is_caching or any(not signal.startswith(f"{KEYWORDS} ") for _, signal in read):
         from router.inference.bundle import Bundle
         from router.inference.encoder import Encoder
@@ -132,7 +132,7 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
     guards = _guards(guarded, config, bundle, encoder, passes, made) if passes and guarded else {}
     signals |= {name: signal for name, signal in made.items() if name in wanted}
     guards_s = config.signals.guards.deadline_ms / 1000
-    senses = Senses(signals, config.signals.deadline_ms / 1000, guards, guards_s)
+    senses = SignalReader(signals, config.signals.deadline_ms / 1000, guards, guards_s)
     caching = _caching(config.cache, bundle, encoder, passes) if bundle and encoder and passes and is_caching else None
     if caching and metrics:
         metrics.show_cache(caching.cache.gauges)
@@ -162,15 +162,17 @@ def _guards(
     config: Config,
     bundle: Bundle | None,
     encoder: Encoder | None,
-    passes: Passes,
+    passes: InferencePool,
     own: Mapping[str, Signal],
 ) -> dict[str, Guard]:
     """What rules that block look for in everything that the model reads."""
     from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PersonalGuard
-    from router.signals.own.huggingface import Exported
+    from router.signals.own.huggingface import HuggingFaceSignal
 
     made: dict[str, Guard] = {
-        name: ExportedGuard(signal, passes) for name, signal in own.items() if name in wanted and isinstance(signal, Exported)
+        name: ExportedGuard(signal, passes)
+        for name, signal in own.items()
+        if name in wanted and isinstance(signal, HuggingFaceSignal)
     }
     for name, words in config.keywords.items():
         if f"{KEYWORDS} {name}" in wanted:
@@ -183,27 +185,27 @@ def _guards(
 
 
 def _own_signals(
-    folders: Mapping[str, Path], bundle: Bundle, encoder: Encoder, passes: Passes, max_windows: int
+    folders: Mapping[str, Path], bundle: Bundle, encoder: Encoder, passes: InferencePool, max_windows: int
 ) -> dict[str, Signal]:
     """The operator's own signals: heads on the encoder's vector, and models of their own."""
-    from router.inference.manifest import HeadFacts, facts_of
+    from router.inference.manifest import HeadManifest, facts_of
     from router.signals.own.head import Head, HeadSignal
-    from router.signals.own.huggingface import Exported
+    from router.signals.own.huggingface import HuggingFaceSignal
 
     made: dict[str, Signal] = {}
     for name, folder in folders.items():
-        if isinstance(facts_of(folder), HeadFacts):
+        if isinstance(facts_of(folder), HeadManifest):
             made[name] = HeadSignal(name, encoder, Head.load(folder, bundle))
         else:
-            made[name] = Exported(name, folder, passes, max_windows)
+            made[name] = HuggingFaceSignal(name, folder, passes, max_windows)
     return made
 
 
-def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: Passes) -> Caching:
+def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: InferencePool) -> Caching:
     from router.cache.cache import Cache
     from router.cache.invalidation import Rejections
-    from router.cache.operations import Control
-    from router.cache.stores.sync import Keeper
+    from router.cache.operations import CacheOperations
+    from router.cache.stores.sync import StoreSync
     from router.cache.verifier import GUARDS_VERSION, Verifier
     from router.inference.bundle import MODEL
 
@@ -216,20 +218,22 @@ def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: Pass
         score = CrossEncoder(second, passes).score
     _check_calibration(config, bundle.sha256[MODEL], second.sha256[MODEL] if second else None)
     versions = f"{bundle.name}-{bundle.sha256[MODEL][:16]}/{GUARDS_VERSION}"
-    keeper = requests = None
+    store_sync = requests = None
     if config.backend == "milvus":
         from router.cache.stores.milvus import MilvusStore
 
         store = MilvusStore(config.milvus, versions)
-        keeper, requests = Keeper(store, config.pace), store.requests
+        store_sync, requests = StoreSync(store, config.pace), store.requests
     rejections = Rejections(config.rejections_file)
-    cache = Cache(config.sizes, encoder.encode, Verifier(score), keeper, rejections=rejections)
-    return Caching(cache, Control(cache, versions), config, versions, requests)
+    cache = Cache(config.sizes, encoder.encode, Verifier(score), store_sync, rejections=rejections)
+    return Caching(cache, CacheOperations(cache, versions), config, versions, requests)
 
 
 def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) -> None:
     """A table made with other models says nothing about these. `encoder` and `verifier` are SHA-256."""
-    if not config.bars.has_verifier and all(terms.false_hit_budget is None for terms in config.terms.values()):
+    if not config.bars.has_verifier and all(
+        cache_policy.false_hit_budget is None for cache_policy in config.cache_policy.values()
+    ):
         return
     table = json.loads(read_text(config.bars.file))
     if table["encoder_sha256"] == encoder and (verifier is None or table["verifier_sha256"] == verifier):

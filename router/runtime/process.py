@@ -71,8 +71,8 @@ async def serve(runtime: Runtime, by: Supervised) -> int:
         await admin.stop()
         if end.is_orphan:
             _remove_folder(by.admin_address)
-        if caching and caching.cache.keeper:
-            await caching.cache.keeper.close()
+        if caching and caching.cache.store_sync:
+            await caching.cache.store_sync.close()
         runtime.telemetry.close()
 
 
@@ -92,8 +92,8 @@ async def _open_cache(caching: Caching, processor: Processor) -> None:
         processor.snapshot = replace(processor.snapshot, cache=plan)
 
     take(os.urandom(32))
-    if caching.cache.keeper:
-        await caching.cache.keeper.open(take, _STORE_START_S)
+    if caching.cache.store_sync:
+        await caching.cache.store_sync.open(take, _STORE_START_S)
 
 
 async def _sweep(caching: Caching) -> None:

@@ -140,12 +140,12 @@ class Supervisor:
         """Have a worker leave, by force if it takes too long, and give its place up."""
         worker.leaving.set()
         worker.send(signum)
-        keeper = self._keepers[worker]
-        _, late = await asyncio.wait([keeper], timeout=worker.program.stop_s)
+        store_sync = self._keepers[worker]
+        _, late = await asyncio.wait([store_sync], timeout=worker.program.stop_s)
         if late:
             log.error("worker %d did not leave within %.0f s; killing it", worker.index, worker.program.stop_s)
             worker.send(signal.SIGKILL)
-            await asyncio.wait([keeper])
+            await asyncio.wait([store_sync])
         if not self._over.is_set():  # at the end they stay, with what they have to say
             self.workers.remove(worker)
         del self._keepers[worker]

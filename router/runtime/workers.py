@@ -31,7 +31,7 @@ _OK = 200
 _BODY_BYTES = 16 * 1024 * 1024
 
 
-class Front:
+class AggregatedAdmin:
     """The admin port of all workers together."""
 
     def __init__(
@@ -239,7 +239,9 @@ async def supervise(program: Program, admin_address: str | None, read: Callable[
             "restarts": restarts.counts,
         }
 
-    front = Front(supervisor.workers, restarts, state, admin_address or "unix:", lambda: supervisor.program.allowed_hosts)
+    front = AggregatedAdmin(
+        supervisor.workers, restarts, state, admin_address or "unix:", lambda: supervisor.program.allowed_hosts
+    )
     await front.runner.setup()
     try:
         if admin_address:

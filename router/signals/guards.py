@@ -15,10 +15,10 @@ from router.core.types import Classification, Prompt, Scores
 from router.errors import BackendError
 from router.inference.encoder import Encoder, Encoding, Window
 from router.inference.forms import with_patterns
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 from router.inference.tokens import NARROW
 from router.signals.evidence import weighed, with_words
-from router.signals.own.huggingface import Exported
+from router.signals.own.huggingface import HuggingFaceSignal
 from router.signals.scans import Scans, highest
 
 _SPECIAL_TOKENS = 2
@@ -55,7 +55,7 @@ class Looking:
 class _OnEncoder(Looking, ABC):
     """A guard that stands on the one encoder. What it needs of a short message, the pass for the intent tells, too."""
 
-    def __init__(self, encoder: Encoder, passes: Passes, least: float, width: int | None) -> None:
+    def __init__(self, encoder: Encoder, passes: InferencePool, least: float, width: int | None) -> None:
         self._encoder, self._width = encoder, width
         super().__init__(
             Scans(passes, self._cut, lambda window: self.scores(window[0], encoder.run_window(window)), across=stretches), least
@@ -92,7 +92,7 @@ class _OnEncoder(Looking, ABC):
 class JailbreakGuard(_OnEncoder):
     """How probable each kind of attack is, in the window that looks worst."""
 
-    def __init__(self, encoder: Encoder, passes: Passes, attacks: Sequence[str], threshold: float) -> None:
+    def __init__(self, encoder: Encoder, passes: InferencePool, attacks: Sequence[str], threshold: float) -> None:
         super().__init__(encoder, passes, threshold, NARROW)
         self._attacks = tuple(attacks)
 
@@ -119,7 +119,7 @@ class JailbreakGuard(_OnEncoder):
 class PersonalGuard(_OnEncoder):
     """How sure each kind of personal data stands somewhere."""
 
-    def __init__(self, encoder: Encoder, passes: Passes) -> None:
+    def __init__(self, encoder: Encoder, passes: InferencePool) -> None:
         super().__init__(encoder, passes, 0.0, None)
 
     def scores(self, text: str, encoding: Encoding) -> Scores:
@@ -131,7 +131,7 @@ class PersonalGuard(_OnEncoder):
 class KeywordGuard(Looking):
     """Whether a set of keywords occurs, under the set's own name."""
 
-    def __init__(self, name: str, patterns: Sequence[Pattern], passes: Passes) -> None:
+    def __init__(self, name: str, patterns: Sequence[Pattern], passes: InferencePool) -> None:
         super().__init__(Scans(passes, readings_of, self._read, across=stretches))
         self._name, self._patterns = name, tuple(patterns)
 
@@ -142,7 +142,7 @@ class KeywordGuard(Looking):
 class ExportedGuard(Looking):
     """Somebody else's classifier. Of one that names one label, each label's confidence where it is the most probable one."""
 
-    def __init__(self, signal: Exported, passes: Passes) -> None:
+    def __init__(self, signal: HuggingFaceSignal, passes: InferencePool) -> None:
         super().__init__(Scans(passes, self._cut, self._read, across=stretches))
         self._signal = signal
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from router.core.types import Scores
-from router.inference.pool import Passes, digest_of
+from router.inference.pool import InferencePool, digest_of
 from router.inference.turns import Line, Room
 
 Part = TypeVar("Part")
@@ -61,7 +61,7 @@ class Scans(Generic[Part]):
 
     def __init__(
         self,
-        passes: Passes,
+        passes: InferencePool,
         cut: Callable[[str], Sequence[Part]],
         read: Callable[[Part], Scores],
         chunk_chars: int = CHUNK_CHARS,
@@ -76,7 +76,7 @@ class Scans(Generic[Part]):
         self._under_way: dict[bytes, _UnderWay] = {}
 
     async def __call__(self, texts: Sequence[str]) -> list[Scores]:
-        """The scores of each text. Raises as `Passes.submit` and what is run do."""
+        """The scores of each text. Raises as `InferencePool.submit` and what is run do."""
         chunks = [chunk for place, text in enumerate(texts) for chunk in self._chunks(place, text)]
         async with self._room.line(self._price(chunks)) as line:
             for place, text in enumerate(texts):

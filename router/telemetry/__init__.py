@@ -11,7 +11,7 @@ from router.core.outcome import Outcome
 class Instrument(Protocol):
     """One way of telling operators."""
 
-    def begin(self, headers: Mapping[str, str]) -> Mark:
+    def begin(self, headers: Mapping[str, str]) -> Recording:
         """An exchange begins with these request headers."""
         ...
 
@@ -20,7 +20,7 @@ class Instrument(Protocol):
         ...
 
 
-class Mark(Protocol):
+class Recording(Protocol):
     """What an instrument holds while one exchange lasts."""
 
     def upstream_headers(self) -> Mapping[str, str]:
@@ -32,12 +32,12 @@ class Mark(Protocol):
         ...
 
 
-class Scope:
+class Observation:
     """All instruments' marks of one exchange."""
 
     __slots__ = ("_marks", "_upstream")
 
-    def __init__(self, marks: Sequence[Mark], upstream: Mapping[str, str]) -> None:
+    def __init__(self, marks: Sequence[Recording], upstream: Mapping[str, str]) -> None:
         self._marks, self._upstream = marks, upstream
 
     def upstream_headers(self) -> Mapping[str, str]:
@@ -60,16 +60,16 @@ class Telemetry:
     def __init__(self, instruments: Sequence[Instrument]) -> None:
         self._instruments = tuple(instruments)
 
-    def begin(self, headers: Mapping[str, str]) -> Scope:
+    def begin(self, headers: Mapping[str, str]) -> Observation:
         """Called with the request's headers, when an exchange begins."""
-        marks: list[Mark] = []
+        marks: list[Recording] = []
         upstream: Mapping[str, str] = {}
         for instrument in self._instruments:
             mark = instrument.begin(headers)
             marks.append(mark)
             if more := mark.upstream_headers():
                 headers, upstream = {**headers, **more}, {**upstream, **more}
-        return Scope(marks, upstream)
+        return Observation(marks, upstream)
 
     def close(self) -> None:
         """Hand on what is still held; called once, when the process ends."""

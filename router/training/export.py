@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from router.inference.bundle import FORMAT, MODEL, TOKENIZER, TRAINED_ON, digest, sha256_of
 from router.inference.pool import open_session
-from router.inference.tokens import Reader
+from router.inference.tokens import WindowTokenizer
 from router.training.encoder import Model, Verifier
 
 OPSET = 17
@@ -139,7 +139,7 @@ def _times_faster(one: Path, other: Path, names: Sequence[str], tokens: int) -> 
     return statistics.median(times[1]) / statistics.median(times[0])
 
 
-def run(path: Path, texts: Sequence[str], reader: Reader) -> dict[str, NDArray[np.float32]]:
+def run(path: Path, texts: Sequence[str], reader: WindowTokenizer) -> dict[str, NDArray[np.float32]]:
     """The outputs of texts by name, one pass each, as they are served; `personal` is left out."""
     session = open_session(path)
     names = [name for name in OUTPUTS if name != "personal"]
@@ -150,7 +150,7 @@ def run(path: Path, texts: Sequence[str], reader: Reader) -> dict[str, NDArray[n
     return {name: np.concatenate(part) for name, part in zip(names, zip(*found, strict=True), strict=True)}
 
 
-def verify(path: Path, vectors: Tensor, texts: Sequence[str], reader: Reader) -> float:
+def verify(path: Path, vectors: Tensor, texts: Sequence[str], reader: WindowTokenizer) -> float:
     """Mean cosine between the int8 vectors and the float ones, 0 to 1.
 
     Raises:

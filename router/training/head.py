@@ -21,7 +21,7 @@ from router.inference.bundle import MODEL, Bundle, sha256_of
 from router.inference.cores import usable_cores
 from router.inference.encoder import Encoder
 from router.inference.manifest import HEAD_FORMAT, OUTSIDE
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 from router.signals.own.head import VECTOR, WEIGHTS, Head, features_of
 
 Vectors = NDArray[np.float32]
@@ -124,7 +124,7 @@ def _check(path: Path, labels: Sequence[str], groups: Places) -> None:
 
 def encode(texts: Sequence[str], bundle: Bundle) -> Vectors:
     """The vectors of four layers (n, 1536), on all cores. A text with nothing to read is all zeros."""
-    encoder = Encoder(bundle, Passes(1, 1))
+    encoder = Encoder(bundle, InferencePool(1, 1))
 
     blank = encoder.run("blank").layers
 

@@ -20,9 +20,9 @@ from router.evaluation.measures import Estimate, bootstrap, share
 from router.evaluation.spans import span_figures
 from router.inference.bundle import MODEL, TOKENIZER, Bundle
 from router.inference.encoder import Encoder
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 from router.inference.spans import joined
-from router.inference.tokens import Reader
+from router.inference.tokens import WindowTokenizer
 from router.training.attacks import amid, safety_held_back
 from router.training.card import model_card
 from router.training.data import SOURCES, read, recorded_models
@@ -50,7 +50,7 @@ def make(
     train, held_back = read(data, without)
     models = recorded_models(data)
     say(f"{len(train)} texts to train on, {len(held_back)} held back")
-    model = fit(encoder, train, len(models), Reader(out / TOKENIZER, TRAINING_TOKENS), recipe, say)
+    model = fit(encoder, train, len(models), WindowTokenizer(out / TOKENIZER, TRAINING_TOKENS), recipe, say)
     finish(model, data, out, train, held_back, tokenizer, recipe, without, say)
 
 
@@ -59,7 +59,7 @@ def finish(
     without: frozenset[str], say: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Calibrate, export, measure and describe a trained model."""
-    reader = Reader(out / TOKENIZER, SERVING_TOKENS)
+    reader = WindowTokenizer(out / TOKENIZER, SERVING_TOKENS)
     for_calibration = [example for example in held_back if is_for_calibration(example.text)]
     calibration, thresholds = calibrate(model, for_calibration, reader)
     say(f"{calibration}, {thresholds}")
@@ -91,7 +91,7 @@ def finish(
     say(f"wrote {out}")
 
 
-def calibrate(model: Model, examples: Sequence[Example], reader: Reader) -> tuple[Calibration, dict[str, float]]:
+def calibrate(model: Model, examples: Sequence[Example], reader: WindowTokenizer) -> tuple[Calibration, dict[str, float]]:
     """Temperatures by maximum likelihood; thresholds that keep false alarms on everyday talk at most at 1%.
 
     The intent's threshold is the least of 0.40, 0.45 ... 0.90 at which at most 1% of everyday texts are confidently in a
@@ -148,7 +148,7 @@ def _in_science(probabilities: Any, threshold: float) -> Any:
 
 
 def measure(
-    path: Path, model: Model, examples: Sequence[Example], reader: Reader, thresholds: Mapping[str, float],
+    path: Path, model: Model, examples: Sequence[Example], reader: WindowTokenizer, thresholds: Mapping[str, float],
     models: Sequence[str], table: NDArray[np.float64],
 ) -> Mapping[str, Estimate]:  # fmt: skip
     """Figures of the int8 graph, as it is served, on texts that nothing was fitted to."""
@@ -178,7 +178,7 @@ def measure(
 
 def _personal(path: Path, examples: Sequence[Example]) -> dict[str, Estimate]:
     """By exact ends and kind."""
-    encoder, pairs = Encoder(Bundle.load(path.parent), Passes(1, 1)), []
+    encoder, pairs = Encoder(Bundle.load(path.parent), InferencePool(1, 1)), []
     for example in examples:
         found = {(span.start, span.end, span.kind) for span in encoder.run_personal(example.text).spans}
         pairs.append((set(example.spans or ()), joined(example.text, found)))
@@ -230,7 +230,7 @@ def _safety(path: Path, examples: Sequence[Example], threshold: float) -> dict[s
         "exam_questions_alarmed": exam,
         "four_exam_questions_in_one_alarmed": [" ".join(chance.sample(fillers, 4)) for _ in range(300)],
     }
-    encoder = Encoder(Bundle.load(path.parent), Passes(1, 1), max_windows=64)
+    encoder = Encoder(Bundle.load(path.parent), InferencePool(1, 1), max_windows=64)
     figures = {}
     for name, some in texts.items():
         hits = sum(float(encoder.run_attack(text).chances[1:].max()) >= threshold for text in some)

@@ -18,8 +18,8 @@ from router.errors import BackendError
 from router.evaluation.measures import recall_at_precision, roc_area
 from router.inference.bundle import MODEL, TOKENIZER, Bundle
 from router.inference.cross_encoder import CrossEncoder
-from router.inference.pool import Passes
-from router.inference.tokens import PairReader
+from router.inference.pool import InferencePool
+from router.inference.tokens import PairTokenizer
 from router.training.card import verifier_card
 from router.training.encoder import Verifier, load_pretrained
 from router.training.export import export_verifier, provenance, write_bundle
@@ -108,7 +108,7 @@ def measure(folder: Path, model: Verifier, sets: dict[str, list[Pair]], batches:
         ValueError: the export lost more than rounding can explain.
     """
     bundle = Bundle.load(folder)
-    served, reader = CrossEncoder(bundle, Passes(1, 1)), PairReader(folder / TOKENIZER, bundle.max_tokens)
+    served, reader = CrossEncoder(bundle, InferencePool(1, 1)), PairTokenizer(folder / TOKENIZER, bundle.max_tokens)
     figures: dict[str, dict[str, float]] = {}
     for name, members in sets.items():
         pairs = [pair for pair in members if _is_readable(reader, pair)]
@@ -122,7 +122,7 @@ def measure(folder: Path, model: Verifier, sets: dict[str, list[Pair]], batches:
     return figures
 
 
-def _is_readable(reader: PairReader, pair: Pair) -> bool:
+def _is_readable(reader: PairTokenizer, pair: Pair) -> bool:
     try:
         reader.read(pair.asked, pair.stored)
     except BackendError:

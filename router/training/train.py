@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
-from router.inference.tokens import Reader
+from router.inference.tokens import WindowTokenizer
 from router.training.data import epoch, vary
 from router.training.encoder import Encoder, Model, Outputs
 from router.training.examples import ATTACKS, KINDS, LABELS, NO_LABEL, Example
@@ -84,7 +84,12 @@ def subjects_of(examples: Sequence[Example]) -> list[str]:
 
 
 def fit(
-    encoder: Encoder, examples: Sequence[Example], models: int, reader: Reader, recipe: Recipe, say: Callable[[str], None]
+    encoder: Encoder,
+    examples: Sequence[Example],
+    models: int,
+    reader: WindowTokenizer,
+    recipe: Recipe,
+    say: Callable[[str], None],
 ) -> Model:
     """The trained model. Same data, recipe and kind of machine, same weights."""
     torch.manual_seed(recipe.seed)
@@ -153,7 +158,7 @@ def loss_parts(outputs: Outputs, targets: Targets, recipe: Recipe) -> dict[str, 
 class Batcher:
     """Examples as tensors."""
 
-    def __init__(self, reader: Reader, subjects: Sequence[str], models: int) -> None:
+    def __init__(self, reader: WindowTokenizer, subjects: Sequence[str], models: int) -> None:
         self._reader = reader
         self._subjects = {name: index for index, name in enumerate(subjects)}
         self._models = models
@@ -212,7 +217,7 @@ def _optimizer(model: Model, recipe: Recipe, steps: int) -> tuple[torch.optim.Ad
 
 
 @torch.no_grad()
-def predict(model: Model, texts: Sequence[str], reader: Reader, batch: int = 64) -> Outputs:
+def predict(model: Model, texts: Sequence[str], reader: WindowTokenizer, batch: int = 64) -> Outputs:
     """The outputs of texts, in their order; `personal` is left empty, for its length differs."""
     read = [(torch.from_numpy(reader.read(text).ids), index) for index, text in enumerate(texts)]
     read.sort(key=lambda item: len(item[0]))

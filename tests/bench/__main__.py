@@ -21,7 +21,7 @@ import uvloop
 
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 from tests.bench import bodies, cache, examples, models
 from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import LiteLLM, Rig, make_rig
@@ -81,7 +81,7 @@ def ms(seconds: float) -> str:
 
 async def latency(rig: Rig, rounds: int, count: int) -> None:
     """One client: Envoy alone, a concrete model, and a fresh question that needs the encoder, in turn."""
-    encoder = Encoder(Bundle.load(SHIPPED), Passes(1, 1))
+    encoder = Encoder(Bundle.load(SHIPPED), InferencePool(1, 1))
     variants = {
         "Envoy alone": (rig.plain_port, fresh("small")),
         "router, concrete model": (rig.envoy_port, fresh("small")),

@@ -19,18 +19,18 @@ import numpy as np
 from router.cache.cache import Cache
 from router.cache.checks import GUARDS
 from router.cache.entries import Entry
-from router.cache.settings import Sizes
+from router.cache.settings import CacheLimits
 from router.cache.verifier import Verifier
 from router.core.cache_key import digest
-from router.core.lookup import Question, Terms
+from router.core.lookup import CachePolicy, CacheQuery
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder, Encoding
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import Rig, make_rig
 
 CHAT = "/v1/chat/completions"
-TERMS = Terms(0.8, 3600.0, tuple(GUARDS))
+TERMS = CachePolicy(0.8, 3600.0, tuple(GUARDS))
 _fresh = itertools.count(1)
 
 
@@ -76,7 +76,7 @@ async def hits(folder: Path, rounds: int, count: int) -> None:
             "miss, answered by the model": ((asked(f"What is the meaning of number {n} in numerology?") for n in _fresh), 200),
         }
         await recording(rig, rounds)
-        encoder = Encoder(Bundle.load(SHIPPED), Passes(1, 1))
+        encoder = Encoder(Bundle.load(SHIPPED), InferencePool(1, 1))
         alone: list[float] = []
         medians: dict[str, list[float]] = {name: [] for name in variants}
         every: dict[str, list[float]] = {name: [] for name in variants}
@@ -135,7 +135,7 @@ async def growth(sizes: list[int]) -> None:
         nothing = np.empty(0, np.float32)
         return Encoding(vectors[text], nothing, nothing, nothing, nothing, (), 10, is_truncated=False)
 
-    cache = Cache(Sizes(max_entries=10**9, most_held_bytes=2**60), encode, Verifier(), None)
+    cache = Cache(CacheLimits(max_entries=10**9, most_held_bytes=2**60), encode, Verifier(), None)
     part = digest("bench")
     print("\nThe cache in the process, one partition      by key p50   by meaning p50      p99 us   bytes an entry")
     centres = unit(random.standard_normal((5_000, 384)))
@@ -160,7 +160,7 @@ async def growth(sizes: list[int]) -> None:
             cache._by_key.get(one.entry.key)
             exact.append(time.perf_counter() - began)
             began = time.perf_counter()
-            await cache.look_up(Question("q", part, digest("x"), "alice", "default", "small"), TERMS)
+            await cache.look_up(CacheQuery("q", part, digest("x"), "alice", "default", "small"), TERMS)
             near.append(time.perf_counter() - began)
         near.sort()
         gc.collect()

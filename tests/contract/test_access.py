@@ -14,7 +14,7 @@ from aiohttp import web
 from router.admin.access import guard, name_in
 from router.admin.server import AdminServer, errors_as_json
 from router.runtime.supervisor import Worker
-from router.runtime.workers import Front
+from router.runtime.workers import AggregatedAdmin
 from tests.contract.test_admin import Behind
 
 ALLOWED = ["router.monitoring.svc"]
@@ -137,7 +137,7 @@ async def real(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     server = AdminServer("127.0.0.1:0" if is_own else f"unix:{socket}", Behind().routes())
     port = await server.start()
     workers = cast("list[Worker]", [SimpleNamespace(index=0, socket=socket, is_up=True, failures=0, status=None, problems=[])])
-    front = Front(workers, address="127.0.0.1:0")
+    front = AggregatedAdmin(workers, address="127.0.0.1:0")
     await front.runner.setup()
     if request.param == "the port of all workers":
         await web.TCPSite(front.runner, "127.0.0.1", 0).start()

@@ -16,35 +16,35 @@ import pytest
 
 from router.cache.cache import Cache
 from router.cache.checks import GUARDS
-from router.cache.entries import Entry, Selection
+from router.cache.entries import Entry, EntryFilter
 from router.cache.invalidation import Rejections
-from router.cache.settings import MilvusSettings, Pace, Sizes
+from router.cache.settings import CacheLimits, MilvusSettings, SyncSettings
 from router.cache.stores.milvus import MilvusStore
 from router.cache.stores.rows import MAX_STORED_BYTES, packed
-from router.cache.stores.sync import Keeper
+from router.cache.stores.sync import StoreSync
 from router.cache.verifier import Verifier
 from router.core.cache_key import digest
-from router.core.lookup import Found, Hit, Miss, Question, Terms, Waiting
+from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss, Waiting
 from router.errors import ConfigError
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 from tests.contract.milvus_server import PROGRAM, Door, shared
 
-TERMS = Terms(0.8, 3600.0, tuple(GUARDS))
+TERMS = CachePolicy(0.8, 3600.0, tuple(GUARDS))
 ANSWER = json.dumps({"choices": [{"message": {"content": "Paris.\n"}, "finish_reason": "stop"}]}).encode()
 CAPITAL = "What is the capital of France?"
 SAME = "What's the capital of France?"
-PACE = Pace(follow_s=0.1, sweep_s=3600)
+PACE = SyncSettings(follow_s=0.1, sweep_s=3600)
 
 needs_server = pytest.mark.skipif(PROGRAM is None, reason="the Milvus server's wheel is not made for this machine")
 
 
-def question(text: str = CAPITAL, partition: str = "p", **others: str) -> Question:
+def question(text: str = CAPITAL, partition: str = "p", **others: str) -> CacheQuery:
     """In a partition by its short name."""
     part = digest(partition)
     values = {"scope": "alice", "decision": "default", "model": "small", **others}
-    return Question(text, part, digest(f"{part}\n{text}"), **values)
+    return CacheQuery(text, part, digest(f"{part}\n{text}"), **values)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -54,21 +54,26 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
             await asyncio.sleep(0.02)
 
 
-async def ask(cache: Cache, text: str = CAPITAL, partition: str = "p", terms: Terms = TERMS) -> Found:
+async def ask(cache: Cache, text: str = CAPITAL, partition: str = "p", cache_policy: CachePolicy = TERMS) -> Found:
     """Look a question up, as a request that comes to nothing."""
-    found, ticket = await cache.look_up(question(text, partition), terms)
+    found, pending = await cache.look_up(question(text, partition), cache_policy)
     if isinstance(found, Waiting):
-        found = await cache.follow(ticket)
-    cache.settle(ticket, None)
+        found = await cache.follow(pending)
+    cache.settle(pending, None)
     return found
 
 
 async def store(
-    cache: Cache, text: str = CAPITAL, partition: str = "p", terms: Terms = TERMS, answer: bytes = ANSWER, **others: str
+    cache: Cache,
+    text: str = CAPITAL,
+    partition: str = "p",
+    cache_policy: CachePolicy = TERMS,
+    answer: bytes = ANSWER,
+    **others: str,
 ) -> None:
     """Ask, miss, and store the answer."""
-    _, ticket = await cache.look_up(question(text, partition, **others), replace(terms, may_look_up=False))
-    cache.settle(ticket, answer)
+    _, pending = await cache.look_up(question(text, partition, **others), replace(cache_policy, may_look_up=False))
+    cache.settle(pending, answer)
 
 
 async def vector_of(site: Site, text: str = CAPITAL) -> Any:
@@ -78,7 +83,7 @@ async def vector_of(site: Site, text: str = CAPITAL) -> Any:
 
 def written(cache: Cache) -> bool:
     """The store has all that it was given."""
-    return cache.keeper is None or (cache.keeper.state.is_up and not cache.keeper.state.waiting)
+    return cache.store_sync is None or (cache.store_sync.state.is_up and not cache.store_sync.state.waiting)
 
 
 class Clock:
@@ -101,25 +106,25 @@ class Site:
 
     async def open(self, versions: str = "v1", **sizes: Any) -> Cache:
         """One more cache, ready."""
-        keeper = Keeper(MilvusStore(self.settings, versions), PACE, self.clock) if self.settings else None
+        store_sync = StoreSync(MilvusStore(self.settings, versions), PACE, self.clock) if self.settings else None
         values = {"max_entries": 100, "lookup_s": 2.0, "store_wait_s": 1.0, **sizes}
-        cache = Cache(Sizes(**values), self.encoder.encode, Verifier(), keeper, self.clock, Rejections(self.rejections))
-        if keeper:
-            await keeper.open(self.keys.append, 60)
+        cache = Cache(CacheLimits(**values), self.encoder.encode, Verifier(), store_sync, self.clock, Rejections(self.rejections))
+        if store_sync:
+            await store_sync.open(self.keys.append, 60)
         self.caches.append(cache)
         return cache
 
     async def close(self, cache: Cache) -> None:
         """As a process that ends does."""
         self.caches.remove(cache)
-        if cache.keeper:
-            await cache.keeper.close()
+        if cache.store_sync:
+            await cache.store_sync.close()
 
 
 @pytest.fixture(scope="module")
 def encoder() -> Iterator[Encoder]:
     """The shipped one."""
-    passes = Passes(2, 1000)
+    passes = InferencePool(2, 1000)
     yield Encoder(Bundle.load(SHIPPED), passes)
     passes.close()
 
@@ -159,10 +164,10 @@ async def empty(settings: MilvusSettings) -> None:
     """Delete every entry and every notice of a collection, and wait until nobody sees them any more."""
     store = MilvusStore(settings, "v1")
     await store.open()
-    await store.remove(Selection())
+    await store.remove(EntryFilter())
     await store._do("delete", f"{settings.collection}_control", filter='kind in ["notice", "rejection"]')
     async with asyncio.timeout(20):
-        while (await store.changes(1)).entries or (await store.changes(1)).notices:
+        while (await store.changes(1)).entries or (await store.changes(1)).invalidations:
             await asyncio.sleep(0.1)
     await store.close()
 
@@ -201,12 +206,12 @@ class TestEveryStore:
         """Counted, not served."""
         cache = await site.open()
         await store(cache)
-        assert await ask(cache, SAME, terms=replace(TERMS, threshold=0.9999)) == Miss("near_miss")
+        assert await ask(cache, SAME, cache_policy=replace(TERMS, threshold=0.9999)) == Miss("near_miss")
 
     async def test_an_entry_expires_and_is_swept(self, site: Site) -> None:
         """At the moment of reading, whether swept or not."""
         cache = await site.open()
-        await store(cache, terms=replace(TERMS, ttl_s=600))
+        await store(cache, cache_policy=replace(TERMS, ttl_s=600))
         await until(lambda: written(cache))
         site.clock.ahead_s = 500
         assert isinstance(await ask(cache), Hit)
@@ -222,15 +227,15 @@ class TestEveryStore:
         cache = await site.open()
         await store(cache)
         site.clock.ahead_s = 30
-        assert isinstance(await ask(cache, terms=replace(TERMS, max_age_s=20)), Miss)
-        assert isinstance(await ask(cache, terms=replace(TERMS, max_age_s=40)), Hit)
+        assert isinstance(await ask(cache, cache_policy=replace(TERMS, max_age_s=20)), Miss)
+        assert isinstance(await ask(cache, cache_policy=replace(TERMS, max_age_s=40)), Hit)
 
     async def test_what_is_not_to_be_stored_is_not(self, site: Site) -> None:
         """`no-store`, a failed request."""
         cache = await site.open()
-        await store(cache, terms=replace(TERMS, may_store=False))
-        _, ticket = await cache.look_up(question(), TERMS)
-        cache.settle(ticket, None)
+        await store(cache, cache_policy=replace(TERMS, may_store=False))
+        _, pending = await cache.look_up(question(), TERMS)
+        cache.settle(pending, None)
         assert len(cache) == 0
 
     async def test_a_newer_answer_takes_the_place_of_the_older(self, site: Site) -> None:
@@ -271,11 +276,11 @@ class TestEveryStore:
         await store(cache, "b", scope="bob")
         await store(cache, "c")
         await store(cache, "d")
-        assert cache.invalidate(Selection(decision="faq")) == 1
-        assert cache.invalidate(Selection(scope="bob")) == 1
+        assert cache.invalidate(EntryFilter(decision="faq")) == 1
+        assert cache.invalidate(EntryFilter(scope="bob")) == 1
         assert {entry.text for entry in cache.entries} == {"c", "d"}
-        assert cache.invalidate(Selection(ids=(cache.entries[0].id,))) == 1
-        assert cache.invalidate(Selection()) == 1
+        assert cache.invalidate(EntryFilter(ids=(cache.entries[0].id,))) == 1
+        assert cache.invalidate(EntryFilter()) == 1
         assert len(cache) == 0
         await until(lambda: written(cache))
         await store(cache, "c")
@@ -315,28 +320,28 @@ class TestSingleFlight:
 
     async def lead(self, cache: Cache, text: str = CAPITAL) -> Any:
         """A question under way."""
-        found, ticket = await cache.look_up(question(text), self.WAITING)
+        found, pending = await cache.look_up(question(text), self.WAITING)
         assert isinstance(found, Miss)
-        return ticket
+        return pending
 
     def waiting(self, cache: Cache) -> list[Any]:
         """Grows by each question that comes to wait for another."""
         found, follow = list[Any](), cache.follow
 
-        def noted(ticket: Any) -> Any:
-            found.append(ticket)
-            return follow(ticket)
+        def noted(pending: Any) -> Any:
+            found.append(pending)
+            return follow(pending)
 
         cache.follow = noted  # type: ignore[method-assign]
         return found
 
     async def test_equal_questions_wait_for_the_first(self, cache: Cache) -> None:
         """By text or by meaning; all get its answer."""
-        ticket, waiting = await self.lead(cache), self.waiting(cache)
-        others = [asyncio.create_task(ask(cache, text, terms=self.WAITING)) for text in [CAPITAL, SAME] * 100]
+        pending, waiting = await self.lead(cache), self.waiting(cache)
+        others = [asyncio.create_task(ask(cache, text, cache_policy=self.WAITING)) for text in [CAPITAL, SAME] * 100]
         await until(lambda: len(waiting) == 200)
         assert not any(other.done() for other in others)
-        cache.settle(ticket, ANSWER)
+        cache.settle(pending, ANSWER)
         found = await asyncio.gather(*others)
         assert {(each.tier, each.answer) for each in found if isinstance(each, Hit)} == {("flight", ANSWER)}
         assert len(found) == 200
@@ -344,28 +349,28 @@ class TestSingleFlight:
 
     async def test_a_failed_leader_releases_them_at_once(self, cache: Cache) -> None:
         """Each goes on by itself."""
-        ticket, waiting = await self.lead(cache), self.waiting(cache)
-        others = [asyncio.create_task(ask(cache, terms=self.WAITING)) for _ in range(5)]
+        pending, waiting = await self.lead(cache), self.waiting(cache)
+        others = [asyncio.create_task(ask(cache, cache_policy=self.WAITING)) for _ in range(5)]
         await until(lambda: len(waiting) == 5)
-        cache.settle(ticket, None)
+        cache.settle(pending, None)
         async with asyncio.timeout(1):
             assert await asyncio.gather(*others) == [Miss("leader_failed")] * 5
 
     async def test_waiting_has_an_end(self, cache: Cache) -> None:
         """The request then goes on by itself."""
-        ticket = await self.lead(cache)
-        assert await ask(cache, terms=replace(self.WAITING, wait_s=0.1)) == Miss("waited")
-        cache.settle(ticket, None)
+        pending = await self.lead(cache)
+        assert await ask(cache, cache_policy=replace(self.WAITING, wait_s=0.1)) == Miss("waited")
+        cache.settle(pending, None)
 
     async def test_other_questions_do_not_wait(self, cache: Cache) -> None:
         """Nor those of another partition, nor those that do not want to."""
-        ticket = await self.lead(cache)
+        pending = await self.lead(cache)
         async with asyncio.timeout(1):
-            assert isinstance(await ask(cache, "What is the capital of Germany?", terms=self.WAITING), Miss)
-            assert isinstance(await ask(cache, partition="other", terms=self.WAITING), Miss)
-            assert isinstance(await ask(cache, terms=TERMS), Miss)
-            assert isinstance(await ask(cache, terms=replace(self.WAITING, may_look_up=False)), Miss)
-        cache.settle(ticket, None)
+            assert isinstance(await ask(cache, "What is the capital of Germany?", cache_policy=self.WAITING), Miss)
+            assert isinstance(await ask(cache, partition="other", cache_policy=self.WAITING), Miss)
+            assert isinstance(await ask(cache, cache_policy=TERMS), Miss)
+            assert isinstance(await ask(cache, cache_policy=replace(self.WAITING, may_look_up=False)), Miss)
+        cache.settle(pending, None)
 
     async def test_after_it_nothing_is_left_of_it(self, cache: Cache) -> None:
         """A later question leads anew."""
@@ -402,14 +407,14 @@ class TestStoresThatLast:
     async def test_what_was_forgotten_stays_forgotten(self, stored: Site) -> None:
         """Expired, invalidated, reported."""
         cache = await stored.open()
-        await store(cache, "a", terms=replace(TERMS, ttl_s=1))
+        await store(cache, "a", cache_policy=replace(TERMS, ttl_s=1))
         await store(cache, "b", decision="faq")
         await store(cache)
         await store(cache, "d")
         wrong = await ask(cache, SAME)
         assert isinstance(wrong, Hit)
         cache.report(wrong.entry_id)
-        cache.invalidate(Selection(decision="faq"))
+        cache.invalidate(EntryFilter(decision="faq"))
         await stored.close(cache)
         stored.clock.ahead_s = 2
         again = await stored.open()
@@ -530,16 +535,16 @@ class TestReplicas:
     async def test_one_asks_the_store_for_what_it_has_not_heard_of(self, replicas: Site) -> None:
         """Before it has followed what others wrote."""
         one, other = await replicas.open(), await replicas.open()
-        assert other.keeper is not None
-        followed, follow = list[None](), other.keeper._follow
+        assert other.store_sync is not None
+        followed, follow = list[None](), other.store_sync._follow
 
         async def noted() -> None:
             await follow()
             followed.append(None)
 
-        other.keeper._follow = noted  # type: ignore[method-assign]
-        other.keeper._pace = replace(PACE, follow_s=3600)
-        other.keeper._woken.set()
+        other.store_sync._follow = noted  # type: ignore[method-assign]
+        other.store_sync._pace = replace(PACE, follow_s=3600)
+        other.store_sync._woken.set()
         await until(lambda: bool(followed))  # and not again within this hour
         await store(one)
         await until(lambda: written(one))
@@ -553,11 +558,11 @@ class TestReplicas:
         cache = await replicas.open()
         await store(cache)
         await until(lambda: written(cache))
-        assert cache.keeper is not None
-        store_itself = cache.keeper._store
+        assert cache.store_sync is not None
+        store_itself = cache.store_sync._store
         stale = await store_itself.nearest(question().partition, await vector_of(replicas), 5, 0)
         assert stale
-        cache.invalidate(Selection())
+        cache.invalidate(EntryFilter())
 
         async def nearest(*_: object) -> Any:
             return stale
@@ -576,7 +581,7 @@ class TestReplicas:
         assert isinstance(wrong, Hit)
         other.report(wrong.entry_id)
         await until(lambda: len(one) == 2)
-        other.invalidate(Selection())
+        other.invalidate(EntryFilter())
         await until(lambda: len(one) == 0)
         replicas.clock.ahead_s = 1
         await store(one)
@@ -604,8 +609,8 @@ class TestServerTroubles:
         """Under load, without an error; the state is visible, and nothing is lost."""
         site = Site(encoder, self.settings(door))
         cache = await site.open()
-        keeper = cache.keeper
-        assert keeper is not None
+        store_sync = cache.store_sync
+        assert store_sync is not None
         await store(cache, "before")
         await until(lambda: written(cache))
         running, count = True, 0
@@ -622,14 +627,14 @@ class TestServerTroubles:
         loading = asyncio.create_task(load())
         await until(lambda: count > 20)
         await door.shut()
-        await until(lambda: not keeper.state.is_up)
+        await until(lambda: not store_sync.state.is_up)
         assert isinstance(await ask(cache, "before"), Hit)
-        assert keeper.state.error
+        assert store_sync.state.error
         running = False
         assert await loading > 20
         await door.open()
-        await until(lambda: keeper.state.is_up and not keeper.state.waiting, 60)
-        assert (keeper.state.dropped, keeper.state.refused) == (0, 0)
+        await until(lambda: store_sync.state.is_up and not store_sync.state.waiting, 60)
+        assert (store_sync.state.dropped, store_sync.state.refused) == (0, 0)
         await site.close(cache)
         again = await site.open()
         assert {entry.text for entry in cache.entries} == {entry.text for entry in again.entries}
@@ -655,11 +660,11 @@ async def test_a_store_that_was_never_there_is_no_obstacle(encoder: Encoder) -> 
     """The router starts, and caches in memory."""
     site = Site(encoder, MilvusSettings(host="127.0.0.1", port=1))
     cache = await site.open()
-    assert cache.keeper is not None
-    assert not cache.keeper.state.is_up
+    assert cache.store_sync is not None
+    assert not cache.store_sync.state.is_up
     await store(cache)
     assert isinstance(await ask(cache, SAME), Hit)
-    assert cache.keeper.state.waiting == 1
+    assert cache.store_sync.state.waiting == 1
     await site.close(cache)
 
 
@@ -668,12 +673,12 @@ async def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(encoder: 
     monkeypatch.setattr("tests.contract.test_cache.PACE", replace(PACE, queue=3))
     site = Site(encoder, MilvusSettings(host="127.0.0.1", port=1))
     cache = await site.open()
-    assert cache.keeper is not None
+    assert cache.store_sync is not None
     for number in range(5):
         await store(cache, f"question {number}")
-    assert (cache.keeper.state.waiting, cache.keeper.state.dropped) == (3, 2)
-    cache.invalidate(Selection())
-    assert (cache.keeper.state.waiting, cache.keeper.state.dropped) == (4, 2)
+    assert (cache.store_sync.state.waiting, cache.store_sync.state.dropped) == (3, 2)
+    cache.invalidate(EntryFilter())
+    assert (cache.store_sync.state.waiting, cache.store_sync.state.dropped) == (4, 2)
     await site.close(cache)
 
 
@@ -686,7 +691,7 @@ def test_no_value_can_leave_the_quotes_of_a_filter(tmp_path: Path) -> None:
         store = MilvusStore(MilvusSettings(file=tmp_path / "x.db"), "v1")
         await store.open()
         with pytest.raises(BackendError, match="refused"):
-            await store.remove(Selection(decision='x" or id != "'))
+            await store.remove(EntryFilter(decision='x" or id != "'))
         await store.close()
 
     asyncio.run(remove())
@@ -695,8 +700,8 @@ def test_no_value_can_leave_the_quotes_of_a_filter(tmp_path: Path) -> None:
 def test_an_entry_is_selected_by_all_that_is_named() -> None:
     """Several conditions narrow it."""
     entry = Entry("i", "k", "p", "alice", "faq", "small", "t", b"", 100, 200)
-    assert Selection().takes(entry)
-    assert Selection(decision="faq", scope="alice", before_ms=101).takes(entry)
-    assert not Selection(decision="faq", scope="bob").takes(entry)
-    assert not Selection(before_ms=100).takes(entry)
-    assert not Selection(ids=("j",)).takes(entry)
+    assert EntryFilter().takes(entry)
+    assert EntryFilter(decision="faq", scope="alice", before_ms=101).takes(entry)
+    assert not EntryFilter(decision="faq", scope="bob").takes(entry)
+    assert not EntryFilter(before_ms=100).takes(entry)
+    assert not EntryFilter(ids=("j",)).takes(entry)

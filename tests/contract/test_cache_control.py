@@ -12,14 +12,14 @@ import pytest
 
 from router.admin.server import AdminRoutes, AdminServer
 from router.cache.cache import Cache
-from router.cache.operations import Control
-from router.cache.settings import Sizes
+from router.cache.operations import CacheOperations
+from router.cache.settings import CacheLimits
 from router.cache.verifier import Verifier
 from router.core.cache_policy import ScopePlan
 from router.errors import RequestError
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 from tests.contract.test_cache import CAPITAL, store
 
 WHOLE = json.dumps(
@@ -38,26 +38,26 @@ WRONG: list[tuple[str, Any]] = [
 @pytest.fixture(scope="module")
 def encoder() -> Iterator[Encoder]:
     """The shipped one."""
-    passes = Passes(1, 100)
+    passes = InferencePool(1, 100)
     yield Encoder(Bundle.load(SHIPPED), passes)
     passes.close()
 
 
 @pytest.fixture
-async def control(encoder: Encoder) -> Control:
+async def control(encoder: Encoder) -> CacheOperations:
     """Over a cache in memory that knows two answers."""
-    cache = Cache(Sizes(lookup_s=2), encoder.encode, Verifier(), None)
+    cache = Cache(CacheLimits(lookup_s=2), encoder.encode, Verifier(), None)
     await store(cache, answer=WHOLE)
     await store(cache, "How do I reset my password?", decision="faq", answer=WHOLE)
-    return Control(cache, "v1")
+    return CacheOperations(cache, "v1")
 
 
-async def do(control: Control, name: str, **document: Any) -> dict[str, Any]:
+async def do(control: CacheOperations, name: str, **document: Any) -> dict[str, Any]:
     """One operation."""
     return dict(await control.operations[name](document))
 
 
-async def test_search_finds_by_words_and_by_meaning(control: Control) -> None:
+async def test_search_finds_by_words_and_by_meaning(control: CacheOperations) -> None:
     """The nearest first."""
     by_word = (await do(control, "search", text="password"))["entries"]
     assert by_word[0]["text"] == "How do I reset my password?"
@@ -67,7 +67,7 @@ async def test_search_finds_by_words_and_by_meaning(control: Control) -> None:
     assert [entry["decision"] for entry in (await do(control, "search", decision="faq"))["entries"]] == ["faq"]
 
 
-async def test_an_entry_is_shown_with_its_answer(control: Control) -> None:
+async def test_an_entry_is_shown_with_its_answer(control: CacheOperations) -> None:
     """And nothing by an id that is none."""
     (entry,) = (await do(control, "search", decision="default"))["entries"]
     (shown,) = (await do(control, "get", id=entry["id"]))["entries"]
@@ -75,7 +75,7 @@ async def test_an_entry_is_shown_with_its_answer(control: Control) -> None:
     assert (await do(control, "get", id="0"))["entries"] == []
 
 
-async def test_invalidation_counts_and_can_be_tried(control: Control) -> None:
+async def test_invalidation_counts_and_can_be_tried(control: CacheOperations) -> None:
     """By what is named, or all."""
     assert (await do(control, "invalidate", decision="faq", dry_run=True))["count"] == 1
     assert (await do(control, "invalidate", decision="faq"))["count"] == 1
@@ -84,10 +84,10 @@ async def test_invalidation_counts_and_can_be_tried(control: Control) -> None:
     assert (await do(control, "stats"))["entries"] == 0
 
 
-async def test_export_and_import_carry_everything_over(control: Control, encoder: Encoder) -> None:
+async def test_export_and_import_carry_everything_over(control: CacheOperations, encoder: Encoder) -> None:
     """Page by page, to another cache."""
-    other = Cache(Sizes(lookup_s=2), encoder.encode, Verifier(), None)
-    target, after = Control(other, "v1"), ""
+    other = Cache(CacheLimits(lookup_s=2), encoder.encode, Verifier(), None)
+    target, after = CacheOperations(other, "v1"), ""
     for count in (1, 1):
         page = await do(control, "export", after=after, limit=1)
         assert len(page["entries"]) == count
@@ -98,7 +98,7 @@ async def test_export_and_import_carry_everything_over(control: Control, encoder
     assert again == {"count": 0, "expired": 0, "known": 1, "refused": []}
 
 
-async def test_a_customer_is_purged_by_the_headers_own_value(control: Control) -> None:
+async def test_a_customer_is_purged_by_the_headers_own_value(control: CacheOperations) -> None:
     """The router alone can tell what digest it is hidden behind."""
     plan = ScopePlan("authorization", b"k" * 32)
     control.scope_header, control.scope_of = plan.header, lambda value: plan.of({plan.header: value})
@@ -111,7 +111,7 @@ async def test_a_customer_is_purged_by_the_headers_own_value(control: Control) -
     assert (await do(control, "stats"))["scope_header"] == "authorization"
 
 
-async def test_a_wrong_entry_is_left_out_of_an_import_and_the_others_are_taken(control: Control) -> None:
+async def test_a_wrong_entry_is_left_out_of_an_import_and_the_others_are_taken(control: CacheOperations) -> None:
     """Each with the field that is wrong. Ids may occur twice: entries get new ones."""
     (good,) = (await do(control, "export", limit=1))["entries"]
     now_ms = good["created_ms"]
@@ -134,14 +134,14 @@ async def test_a_wrong_entry_is_left_out_of_an_import_and_the_others_are_taken(c
     assert all(one["must"] for one in answer["refused"])
 
 
-async def test_expired_entries_are_left_out_of_an_import_and_counted(control: Control) -> None:
+async def test_expired_entries_are_left_out_of_an_import_and_counted(control: CacheOperations) -> None:
     """An old export."""
     (good,) = (await do(control, "export", limit=1))["entries"]
     old = good | {"key": "f" * 32, "created_ms": 1, "expires_ms": 2}
     assert await do(control, "import", versions="v1", entries=[old]) == {"count": 0, "expired": 1, "known": 0, "refused": []}
 
 
-async def test_a_question_with_half_a_surrogate_pair_is_found_and_exported(control: Control) -> None:
+async def test_a_question_with_half_a_surrogate_pair_is_found_and_exported(control: CacheOperations) -> None:
     """JSON can hold it, UTF-8 cannot: the port answers all the same."""
     await store(control._cache, "half \ud800 a pair", answer=WHOLE)
     server = AdminServer("127.0.0.1:0", AdminRoutes(*[None] * 4, "1", control.operations))  # type: ignore[arg-type]
@@ -186,7 +186,9 @@ async def test_a_question_with_half_a_surrogate_pair_is_found_and_exported(contr
         ("stats", {"x": 1}, "unknown field"),
     ],
 )
-async def test_a_mistake_is_named_and_nothing_is_done(control: Control, name: str, document: dict[str, Any], said: str) -> None:
+async def test_a_mistake_is_named_and_nothing_is_done(
+    control: CacheOperations, name: str, document: dict[str, Any], said: str
+) -> None:
     """An empty invalidation above all: it must not mean everything."""
     with pytest.raises(RequestError) as caught:
         await control.operations[name](document)
@@ -196,7 +198,7 @@ async def test_a_mistake_is_named_and_nothing_is_done(control: Control, name: st
 
 class TestPort:
     @pytest.fixture
-    async def port(self, request: pytest.FixtureRequest, control: Control) -> AsyncIterator[int]:
+    async def port(self, request: pytest.FixtureRequest, control: CacheOperations) -> AsyncIterator[int]:
         """With the cache's operations, or without."""
         routes = AdminRoutes(*[None] * 4, "1", getattr(request, "param", None) or control.operations)  # type: ignore[arg-type]
         server = AdminServer("127.0.0.1:0", routes)
@@ -211,7 +213,7 @@ class TestPort:
         ):
             return response.status, await response.json()
 
-    async def test_half_a_surrogate_pair_in_any_field_is_no_fault_of_ours(self, port: int, control: Control) -> None:
+    async def test_half_a_surrogate_pair_in_any_field_is_no_fault_of_ours(self, port: int, control: CacheOperations) -> None:
         """JSON can hold it where UTF-8 cannot: nothing is found by it, or a 400 names the field."""
         scopes = ScopePlan("authorization", b"key")
         control.scope_header, control.scope_of = "authorization", lambda value: scopes.of({"authorization": value})

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from router.cache.cache import Cache, Ticket
-from router.cache.entries import Selection
-from router.cache.operations import Control
-from router.cache.stores.sync import Keeper
+from router.cache.cache import Cache, PendingLookup
+from router.cache.entries import EntryFilter
+from router.cache.operations import CacheOperations
+from router.cache.stores.sync import StoreSync
 from router.config.cache import CacheConfig
 from router.core.cache_policy import ScopePlan
 from router.core.exchange import Snapshot
-from router.core.lookup import Hit, Miss, Question
+from router.core.lookup import CacheQuery, Hit, Miss
 from router.inference.encoder import Encoder
 from router.runtime.build import Caching
 from router.runtime.process import _open_cache as open_cache
@@ -126,11 +126,11 @@ async def test_a_reported_pair_does_not_share_an_answer_under_way_either(encoder
     hit = await wrong_hit(cache)
     cache.report(hit.entry_id)
     waiting = replace(TERMS, wait_s=5.0)
-    _, ticket = await cache.look_up(question(CAPITAL, "under way"), waiting)
+    _, pending = await cache.look_up(question(CAPITAL, "under way"), waiting)
     async with asyncio.timeout(2):
         found, other = await cache.look_up(question(SAME, "under way"), waiting)
     assert isinstance(found, Miss)
-    cache.settle(ticket, None)
+    cache.settle(pending, None)
     cache.settle(other, None)
 
 
@@ -143,8 +143,8 @@ async def test_a_million_hits_leave_no_trace_in_memory(encoder: Encoder) -> None
     for rounds in (100, 3000):
         began = time.process_time()
         for number in range(rounds):
-            asked = Question(f"{CAPITAL} {number}", entry.partition, "k", "alice", "default", "small")
-            assert await cache._hit(entry, Ticket(asked, TERMS), "semantic", 0.9)
+            asked = CacheQuery(f"{CAPITAL} {number}", entry.partition, "k", "alice", "default", "small")
+            assert await cache._hit(entry, PendingLookup(asked, TERMS), "semantic", 0.9)
         sizes.append((time.process_time() - began) / rounds)
     assert sizes[1] < 3 * sizes[0] + 50e-6
     assert sum(len(value) for value in vars(cache).values() if isinstance(value, dict | list | set)) < 20
@@ -176,14 +176,14 @@ class TestReplicas:
         """A report waits in the queue; the moment that counts for others is when it was written."""
         one, other = await replicas.open(), await replicas.open()
         hit = await wrong_hit(one)
-        keeper: Keeper | None = one.keeper
-        assert keeper is not None
+        store_sync: StoreSync | None = one.store_sync
+        assert store_sync is not None
         await until(lambda: written(one) and len(other) == 1)
-        store_itself = keeper._store
+        store_itself = store_sync._store
         publish, store_itself.publish = store_itself.publish, _away  # type: ignore[method-assign]
         one.report(hit.entry_id)
         replicas.clock.ahead_s += 60  # far beyond what a look goes back
-        await until(lambda: keeper.state.error != "")
+        await until(lambda: store_sync.state.error != "")
         store_itself.publish = publish  # type: ignore[method-assign]
         await until(lambda: not len(other))
         await assert_not_paired(replicas, other)
@@ -205,12 +205,12 @@ class TestInvalidations:
 
     async def test_an_answer_that_was_under_way_is_not_stored_after_it(self, cache: Cache) -> None:
         """It was asked for before: what it says may be what had to go."""
-        _, ticket = await cache.look_up(question(), TERMS)
+        _, pending = await cache.look_up(question(), TERMS)
         _, other = await cache.look_up(question(decision="faq"), replace(TERMS, may_look_up=False))
         asked_ms = int(time.time() * 1000)
         await until(lambda: int(time.time() * 1000) > asked_ms)
-        cache.invalidate(Selection(decision="default"))
-        cache.settle(ticket, ANSWER)
+        cache.invalidate(EntryFilter(decision="default"))
+        cache.settle(pending, ANSWER)
         assert len(cache) == 0
         cache.settle(other, ANSWER)
         await store(cache, "asked after it")
@@ -222,13 +222,13 @@ class TestInvalidations:
         (entry,) = cache.entries
         ahead_ms = entry.created_ms + 90_000
         cache.learn(replace(entry, id="a" * 32, key="k", created_ms=ahead_ms))
-        assert cache.invalidate(Selection()) == 2
+        assert cache.invalidate(EntryFilter()) == 2
         await store(cache)
         assert isinstance(await ask(cache), Hit)
 
     async def test_none_is_of_a_moment_to_come(self, cache: Cache) -> None:
         """Nothing would be kept until then."""
-        cache.invalidate(Selection(before_ms=2**60))
+        cache.invalidate(EntryFilter(before_ms=2**60))
         await store(cache)
         assert isinstance(await ask(cache), Hit)
 
@@ -237,7 +237,7 @@ class TestInvalidations:
         await store(cache)
         began = time.process_time()
         ids = tuple(f"{number:032x}" for number in range(100_000))
-        assert cache.invalidate(Selection(ids=(*ids, cache.entries[0].id))) == 1
+        assert cache.invalidate(EntryFilter(ids=(*ids, cache.entries[0].id))) == 1
         assert time.process_time() - began < 2
 
 
@@ -246,12 +246,12 @@ class TestTheKeyOfTheScopes:
         """Until the store has given its key one of our own serves; nobody could find those entries, nor purge them."""
         cache = await Site(encoder, None).open()
         keys: list[bytes] = []
-        caching = Caching(cache, Control(cache, "v1"), CacheConfig(enabled=True), "v1")
+        caching = Caching(cache, CacheOperations(cache, "v1"), CacheConfig(enabled=True), "v1")
         processor = SimpleNamespace(snapshot=Snapshot(*[None] * 5))  # type: ignore[arg-type]
-        keeper = SimpleNamespace(
+        store_sync = SimpleNamespace(
             open=self.opener(cache, keys, [b"store" * 8, b"store" * 8, b"other" * 8]), forget_waiting=lambda: None
         )
-        cache.keeper = keeper  # type: ignore[assignment]
+        cache.store_sync = store_sync  # type: ignore[assignment]
         await open_cache(caching, processor)  # type: ignore[arg-type]
         assert keys == [b"1 before", b"0 after", b"1 before", b"1 after", b"1 before", b"0 after"]
         scope = caching.control.scope_of("Bearer x")
@@ -263,15 +263,15 @@ class TestTheKeyOfTheScopes:
         """Gives one key after the other, and counts what the cache holds around each."""
 
         async def open_(take: Any, wait_s: float) -> None:
-            keeper, cache.keeper = cache.keeper, None
+            store_sync, cache.store_sync = cache.store_sync, None
             for key in keys:
                 if not len(cache):
                     await store(cache)
                 seen.append(f"{len(cache)} before".encode())
-                cache.keeper = keeper
+                cache.store_sync = store_sync
                 take(key)
-                cache.keeper = None
+                cache.store_sync = None
                 seen.append(f"{len(cache)} after".encode())
-            cache.keeper = keeper
+            cache.store_sync = store_sync
 
         return open_

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from pymilvus.exceptions import MilvusException, ParamError
 
-from router.cache.entries import REFUSED, Entry, Notice, Selection
+from router.cache.entries import REFUSED, Entry, EntryFilter, Invalidation
 from router.cache.settings import MilvusSettings
 from router.cache.stores.milvus import MilvusStore
-from router.cache.stores.sync import Keeper
+from router.cache.stores.sync import StoreSync
 from router.core.lookup import Hit
 from router.errors import BackendError, ConfigError
 from router.inference.encoder import Encoder
@@ -85,13 +85,13 @@ async def test_more_entries_than_a_page_are_all_read_after_a_restart(milvus: Mil
     now_ms = int(time.time() * 1000)
     rows = [milvus_row(uuid.uuid4().hex, "notice", now_ms, {"selection": {"scope": f"s{number}"}}) for number in range(1200)]
     await milvus._do("insert", milvus._control, data=rows)
-    await milvus.publish(Notice("z" * 32, now_ms, rejected="f" * 32))
+    await milvus.publish(Invalidation("z" * 32, now_ms, rejected="f" * 32))
     await milvus.close()
     await milvus.open()
     await assert_loaded(milvus, set(names))
-    notices = (await milvus.changes(0)).notices
-    assert len(notices) == 1201
-    assert [notice.rejected for notice in notices if notice.rejected] == ["f" * 32]
+    invalidations = (await milvus.changes(0)).invalidations
+    assert len(invalidations) == 1201
+    assert [invalidation.rejected for invalidation in invalidations if invalidation.rejected] == ["f" * 32]
 
 
 def milvus_row(row_id: str, kind: str, created: int, document: object) -> dict[str, Any]:
@@ -106,9 +106,9 @@ IDS = ['x" or id != "', "a\\", "\n\r\t", "\u2028", "zz", "", "'", "\x01", "\U000
 async def test_rows_that_others_wrote_do_not_stop_a_router_from_following_what_is_new(stored: Site) -> None:  # noqa: F811
     """Another replica of another time, or somebody with access: it starts, serves and hears of invalidations all the same."""
     cache = await stored.open()
-    keeper = cache.keeper
-    assert keeper is not None
-    milvus = keeper._store
+    store_sync = cache.store_sync
+    assert store_sync is not None
+    milvus = store_sync._store
     assert isinstance(milvus, MilvusStore)
     now_ms = int(time.time() * 1000)
     documents: list[Any] = ["", "[" * 60_000, "5", {"selection": {"ids": 5}}, {"selection": {"before_ms": 2**62}}, {"pair": [1]}]
@@ -125,12 +125,12 @@ async def test_rows_that_others_wrote_do_not_stop_a_router_from_following_what_i
     again = await stored.open()
     await until(lambda: {one.text for one in again.entries} == {"ours", "good"})
     assert isinstance(await ask(again, "ours"), Hit)
-    assert again.keeper is not None
+    assert again.store_sync is not None
     await until(lambda: written(again))
-    assert again.invalidate(Selection()) == 2
+    assert again.invalidate(EntryFilter()) == 2
     await until(lambda: written(again))
-    assert again.keeper.state.is_up
-    assert again.keeper._store.unreadable >= len(bad)  # type: ignore[attr-defined]
+    assert again.store_sync.state.is_up
+    assert again.store_sync._store.unreadable >= len(bad)  # type: ignore[attr-defined]
 
 
 BAD_FIELDS: list[dict[str, Any]] = [
@@ -154,8 +154,8 @@ async def test_what_a_column_cannot_hold_is_refused_and_not_taken_for_a_store_th
         await milvus._do("upsert", milvus._control, data=[long])
     with pytest.raises(BackendError, match=REFUSED):
         await milvus._do("upsert", milvus._control, data=[milvus_row("x", "notice", 2**70, {})])
-    await milvus.publish(Notice("n" * 32, int(time.time() * 1000), Selection(scope="s")))
-    assert [notice.id for notice in (await milvus.changes(0)).notices] == ["n" * 32]
+    await milvus.publish(Invalidation("n" * 32, int(time.time() * 1000), EntryFilter(scope="s")))
+    assert [invalidation.id for invalidation in (await milvus.changes(0)).invalidations] == ["n" * 32]
 
 
 @pytest.mark.parametrize(
@@ -176,23 +176,23 @@ async def test_only_what_is_wrong_with_a_write_refuses_it(milvus: MilvusStore, e
 
     milvus._client.upsert = fail  # type: ignore[union-attr, method-assign]
     with pytest.raises(BackendError, match=f"^{word}$"):
-        await milvus.publish(Notice("n" * 32, 1, None))
+        await milvus.publish(Invalidation("n" * 32, 1, None))
 
 
 async def test_an_invalidation_of_five_thousand_ids_reaches_the_store(stored: Site) -> None:  # noqa: F811
     """And what is written behind it as well; after a restart all of it is still gone."""
     cache = await stored.open(max_entries=6000)
-    keeper: Keeper | None = cache.keeper
-    assert keeper is not None
+    store_sync: StoreSync | None = cache.store_sync
+    assert store_sync is not None
     for number in range(5000):
         made = entry(number)
         cache.learn(made)
-        keeper.add(made)
+        store_sync.add(made)
     await until(lambda: written(cache), 60)
-    assert cache.invalidate(Selection(ids=tuple(f"{number:032x}" for number in range(5000)))) == 5000
+    assert cache.invalidate(EntryFilter(ids=tuple(f"{number:032x}" for number in range(5000)))) == 5000
     await store(cache, "behind it")
     await until(lambda: written(cache), 60)
-    assert (keeper.state.refused, keeper.state.aside) == (0, 0)
+    assert (store_sync.state.refused, store_sync.state.aside) == (0, 0)
     await stored.close(cache)
     again = await stored.open(max_entries=6000)
     await until(lambda: {one.text for one in again.entries} == {"behind it"})

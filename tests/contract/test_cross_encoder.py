@@ -11,26 +11,26 @@ import pytest
 
 from router.cache.checks import GUARDS_BESIDE_VERIFIER
 from router.cache.verifier import Verifier
-from router.core.lookup import Terms, Verdict
+from router.core.lookup import CachePolicy, Verdict
 from router.errors import BackendError
 from router.inference.bundle import Bundle
 from router.inference.cross_encoder import CrossEncoder
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 
 TINY = Path(__file__).parents[1] / "tiny_models" / "verifier"
 KIND, ALSO_KIND, RUDE = "help with my order please", "thanks for the order", "this is a stupid order"
 
 
 @pytest.fixture
-def passes() -> Iterator[Passes]:
+def passes() -> Iterator[InferencePool]:
     """Of one process."""
-    made = Passes(1, 2)
+    made = InferencePool(1, 2)
     yield made
     made.close()
 
 
 @pytest.fixture
-def model(passes: Passes) -> CrossEncoder:
+def model(passes: InferencePool) -> CrossEncoder:
     """Holds the tone of two texts against each other."""
     return CrossEncoder(Bundle.load(TINY), passes)
 
@@ -65,7 +65,9 @@ async def test_no_text_breaks_it(model: CrossEncoder, text: str) -> None:
     assert 0 <= await model.score(text, text) <= 1
 
 
-async def test_all_models_share_the_bound_on_passes(model: CrossEncoder, passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_models_share_the_bound_on_passes(
+    model: CrossEncoder, passes: InferencePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two under way are all that this process takes."""
     go = threading.Event()
     monkeypatch.setattr(model, "run", lambda *_: float(go.wait(5)))
@@ -79,7 +81,7 @@ async def test_all_models_share_the_bound_on_passes(model: CrossEncoder, passes:
 
 async def test_the_cache_asks_it_behind_the_guards(model: CrossEncoder) -> None:
     """Its probability goes with the verdict."""
-    verify, terms = Verifier(model.score), Terms(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=0.5)
+    verify, terms = Verifier(model.score), CachePolicy(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=0.5)
     served, refused = await verify(KIND, ALSO_KIND, terms), await verify(KIND, RUDE, terms)
     assert served.refusal == ""
     assert served.probability is not None

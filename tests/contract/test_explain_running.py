@@ -46,14 +46,14 @@ class Router:
     async def store(self, text: str) -> None:
         """As traffic does: ask, miss, answer."""
         action = self._lookup(text)
-        _, ticket = await self.cache.look_up(action.question, action.terms)
-        self.cache.settle(ticket, ANSWER)
+        _, pending = await self.cache.look_up(action.question, action.cache_policy)
+        self.cache.settle(pending, ANSWER)
 
     async def finds(self, text: str) -> bool:
         """Whether a client's question is a hit."""
         action = self._lookup(text)
-        found, ticket = await self.cache.look_up(action.question, action.terms)
-        self.cache.settle(ticket, None)
+        found, pending = await self.cache.look_up(action.question, action.cache_policy)
+        self.cache.settle(pending, None)
         return isinstance(found, Hit)
 
     def _lookup(self, text: str) -> Lookup:
@@ -165,13 +165,13 @@ async def test_explaining_leaves_no_trace_in_the_cache(router: Router) -> None:
 
 async def test_nobody_waits_for_a_question_that_was_only_explained(router: Router) -> None:
     """And one that is under way is told, without a wait."""
-    terms_wait = [terms.wait_s for terms in router.processor.snapshot.cache.terms.values()]  # type: ignore[union-attr]
+    terms_wait = [cache_policy.wait_s for cache_policy in router.processor.snapshot.cache.cache_policy.values()]  # type: ignore[union-attr]
     document = await router.explain(CAPITAL)
     assert document["cache"]["waits_for_equal_question"] is False
     action = router._lookup(CAPITAL)
-    found, ticket = await router.cache.look_up(action.question, action.terms)
+    found, pending = await router.cache.look_up(action.question, action.cache_policy)
     assert not isinstance(found, Waiting)
     async with asyncio.timeout(10):
         document = await router.explain(CAPITAL)
     assert document["cache"]["waits_for_equal_question"] is any(terms_wait)
-    router.cache.settle(ticket, None)
+    router.cache.settle(pending, None)

@@ -16,10 +16,10 @@ from router.core.types import Piece, Prompt, Scores
 from router.errors import BackendError
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 from router.signals.base import Guard
 from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PersonalGuard
-from router.signals.own.huggingface import Exported
+from router.signals.own.huggingface import HuggingFaceSignal
 from router.signals.scans import CHUNK_CHARS, SHARED_CHARS, Scans, chunks_of
 from tests.waiting import until
 
@@ -35,28 +35,28 @@ def prompt(*texts: str, unread: str = "") -> Prompt:
 
 
 @pytest.fixture(scope="module")
-def passes() -> Iterator[Passes]:
+def passes() -> Iterator[InferencePool]:
     """Of one process."""
-    made = Passes(2, 64)
+    made = InferencePool(2, 64)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def encoder(passes: Passes) -> Encoder:
+def encoder(passes: InferencePool) -> Encoder:
     """The shipped model."""
     return Encoder(Bundle.load(SHIPPED), passes)
 
 
 @pytest.fixture(scope="module")
-def guards(passes: Passes, encoder: Encoder) -> dict[str, Guard]:
+def guards(passes: InferencePool, encoder: Encoder) -> dict[str, Guard]:
     """One of each kind."""
     bundle = Bundle.load(SHIPPED)
     return {
         "jailbreak": JailbreakGuard(encoder, passes, bundle.attacks, bundle.thresholds["jailbreak"]),
         "pii": PersonalGuard(encoder, passes),
         "keywords": KeywordGuard("secret", [re.compile("xylophon")], passes),
-        "tone": ExportedGuard(Exported("tone", TINY / "tone", passes, max_windows=16), passes),
+        "tone": ExportedGuard(HuggingFaceSignal("tone", TINY / "tone", passes, max_windows=16), passes),
     }
 
 
@@ -178,7 +178,7 @@ def test_chunks_cover_a_text(length: int) -> None:
 class Counting:
     """A scan of words that counts what it is asked to read, and can be held."""
 
-    def __init__(self, passes: Passes) -> None:
+    def __init__(self, passes: InferencePool) -> None:
         self.begun: list[str] = []
         self.read: list[str] = []
         self.go = threading.Event()
@@ -193,7 +193,7 @@ class Counting:
 
 
 @pytest.fixture
-def counting(passes: Passes) -> Counting:
+def counting(passes: InferencePool) -> Counting:
     """On the shared passes."""
     return Counting(passes)
 
@@ -229,7 +229,7 @@ async def test_a_scan_ends_when_nobody_waits_for_it(counting: Counting) -> None:
     assert len(counting.read) <= 5
 
 
-async def test_short_passes_do_not_wait_for_a_scan(passes: Passes, counting: Counting) -> None:
+async def test_short_passes_do_not_wait_for_a_scan(passes: InferencePool, counting: Counting) -> None:
     """Whatever is urgent runs before the next part of a scan."""
     scan = asyncio.create_task(counting.scans([" ".join(f"w{number}" for number in range(400))]))
     while not counting.read:
@@ -242,7 +242,7 @@ async def test_short_passes_do_not_wait_for_a_scan(passes: Passes, counting: Cou
     assert len(counting.read) == 400
 
 
-async def test_many_long_scans_refuse_none_that_is_short(passes: Passes, counting: Counting) -> None:
+async def test_many_long_scans_refuse_none_that_is_short(passes: InferencePool, counting: Counting) -> None:
     """Forty floods of passes beside it: it is read whole, long before them, and no pass of anybody's is refused."""
     counting.go.clear()
     floods = [asyncio.create_task(counting.scans([" ".join(f"w{flood}.{n}" for n in range(99))])) for flood in range(40)]
@@ -256,7 +256,7 @@ async def test_many_long_scans_refuse_none_that_is_short(passes: Passes, countin
 
 async def test_when_too_much_is_to_be_read_the_long_ones_are_refused() -> None:
     """As a reading that is missing; their passes run no more, and the next one finds room again."""
-    passes = Passes(1, 2, max_scan_chars=2000)
+    passes = InferencePool(1, 2, max_scan_chars=2000)
     counting = Counting(passes)
     counting.go.clear()
     texts = [" ".join(f"{name}{n}" for n in range(count)) for name, count in (("a", 300), ("b", 200), ("c", 2), ("d", 400))]
@@ -272,7 +272,7 @@ async def test_when_too_much_is_to_be_read_the_long_ones_are_refused() -> None:
     passes.close()
 
 
-async def test_a_short_message_is_read_though_the_urgent_queue_is_full(encoder: Encoder, passes: Passes) -> None:
+async def test_a_short_message_is_read_though_the_urgent_queue_is_full(encoder: Encoder, passes: InferencePool) -> None:
     """A crowd of short requests costs others their category; no guard refuses for it."""
     go = threading.Event()
     bundle = Bundle.load(SHIPPED)

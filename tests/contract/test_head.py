@@ -15,8 +15,8 @@ from router.core.types import Classification
 from router.errors import ConfigError
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder
-from router.inference.manifest import OUTSIDE, HeadFacts
-from router.inference.pool import Passes
+from router.inference.manifest import OUTSIDE, HeadManifest
+from router.inference.pool import InferencePool
 from router.signals.own.head import WEIGHTS, Head, HeadSignal
 from router.training.head import fit, minimise, train
 from tests.unit.builders import ask
@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def signal(folder: Path, encoder: Bundle) -> Iterator[HeadSignal]:
     """As it is served."""
-    passes = Passes(1, 16)
+    passes = InferencePool(1, 16)
     yield HeadSignal("department", Encoder(encoder, passes), Head.load(folder, encoder))
     passes.close()
 
@@ -93,7 +93,7 @@ async def test_eight_texts_a_label_are_enough_for_clear_cases(signal: HeadSignal
 
 def test_the_manifest_tells_what_it_is(folder: Path, encoder: Bundle) -> None:
     """Labels, encoder, figures from cross-validation; no text of the operator's."""
-    facts = HeadFacts.of(folder)
+    facts = HeadManifest.of(folder)
     assert facts.labels == ("billing", "sales", "technical")
     assert facts.names == (*facts.labels, OUTSIDE)
     assert facts.encoder_sha256 == encoder.sha256["model.onnx"]

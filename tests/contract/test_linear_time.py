@@ -19,10 +19,10 @@ from router.cache import checks as guards
 from router.cache import wording
 from router.config.load import SHIPPED_BUNDLE
 from router.config.patterns import compile_pattern, keyword_patterns
-from router.core.cache_key import Limits, question_of
-from router.core.cache_policy import CachePlan, ScopePlan, terms_for
+from router.core.cache_key import Eligibility, question_of
+from router.core.cache_policy import CachePlan, ScopePlan, apply_client_controls
 from router.core.freshness import backend_ttl_s
-from router.core.lookup import Terms
+from router.core.lookup import CachePolicy
 from router.core.openai.bodysize import DEFAULTS, BodyBounds, count
 from router.core.openai.completion import AnswerReader, NotStorable, as_stream, checked, decode
 from router.core.openai.jsontext import read_array, read_document, read_object
@@ -36,7 +36,7 @@ from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
 from router.inference.forms import with_patterns
 from router.inference.spans import spans_of
-from router.inference.tokens import Reader
+from router.inference.tokens import WindowTokenizer
 from tests.unit.builders import FAMILIES, SMALL, ask
 
 SHORT, LONG = 1024, 4096
@@ -51,16 +51,16 @@ PIECES = (
     "max-age=", "a,", '="', "1.1.1.", "\u2019s ", "::1", "a\n", "no-cache,", "data: ", "my order my ",
 )  # fmt: skip
 """What runs through a regular expression's repetitions, one or two for each in the code."""
-TERMS = Terms(0.8, 60.0, ())
-PLAN = CachePlan(ScopePlan("authorization", b"key"), Limits(), {}, "v1")
+TERMS = CachePolicy(0.8, 60.0, ())
+PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {}, "v1")
 KINDS = ("EMAIL_ADDRESS", "IBAN_CODE", "CREDIT_CARD", "US_SSN", "IP_ADDRESS")
 WORDS = keyword_patterns(["sql", "c++", "a b", "\u00fcber"], [r"\bdef \w+\(", "(a+)+$", "a.{0,60}b"], is_case_sensitive=False)
 
 
 @cache
-def reader() -> Reader:
+def reader() -> WindowTokenizer:
     """The shipped model's."""
-    return Reader(SHIPPED_BUNDLE / "tokenizer.json", 128)
+    return WindowTokenizer(SHIPPED_BUNDLE / "tokenizer.json", 128)
 
 
 def body_of(document: object) -> Body:
@@ -81,7 +81,7 @@ def judge_wording(text: str) -> None:
 def ask_cache(text: str) -> None:
     """The question's own patterns, key and partition."""
     body = body_of({"model": "auto", "messages": [{"role": "system", "content": text}, {"role": "user", "content": text}]})
-    limits = Limits(max_text_chars=100_000)
+    limits = Eligibility(max_text_chars=100_000)
     question_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", limits, "v1")
 
 
@@ -103,7 +103,7 @@ def heed(text: str) -> None:
 OF_TEXT: dict[str, Callable[[str], object]] = {
     "guards": judge_wording,
     "question": ask_cache,
-    "cache control": lambda text: terms_for(TERMS, PLAN, {"cache-control": text, "x-vsr-cache-ttl": text}),
+    "cache control": lambda text: apply_client_controls(TERMS, PLAN, {"cache-control": text, "x-vsr-cache-ttl": text}),
     "a backend's headers": heed,
     "chat": lambda text: parse(Endpoint.CHAT, json.dumps({"model": text, "messages": [{"role": text, "x": text}]}).encode(), {}),
     "keywords": lambda text: [pattern.search(text) for pattern in WORDS],
@@ -170,7 +170,7 @@ def read_chat(data: bytes) -> None:
     request, body = parse(Endpoint.CHAT, data, {}, WIDE)
     for decision in (DECISION, INSERT):
         rewrite(body, request, decision, FAMILIES["qwen3"], needs_usage=True)
-    limits = Limits(10**9, 10**9, True, True, True)
+    limits = Eligibility(10**9, 10**9, True, True, True)
     question_of(request, body, DECISION, "scope", limits, "v1")
 
 

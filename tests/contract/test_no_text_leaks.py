@@ -23,13 +23,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.admin.server import AdminServer
 from router.cache.cache import Cache
-from router.cache.settings import Sizes
+from router.cache.settings import CacheLimits
 from router.cache.verifier import Verifier
 from router.config.patterns import compile_pattern
-from router.core.cache_key import Limits
+from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
-from router.core.lookup import Terms
-from router.core.messages import Sense
+from router.core.lookup import CachePolicy
+from router.core.messages import ReadSignals
 from router.core.policy import Default, LabelIs, Policy, Readings, Rule, TextMatches
 from router.core.types import Block, ChatRequest, Classification, Scores
 from router.errors import BackendError
@@ -116,9 +116,11 @@ class Site:
             [self.metrics, Tracing(collector.endpoint, insecure=True, sample_ratio=1, service_name="x"), self.logs]
         )
         self.signals = {name: Signal(name) for name in ("intent", "jailbreak")}
-        self.cache = Cache(Sizes(), self.encode, Verifier(), None)
+        self.cache = Cache(CacheLimits(), self.encode, Verifier(), None)
         self.encoding_error: Exception | None = None
-        plan = CachePlan(ScopePlan("authorization", b"key"), Limits(max_temperature=2), {"default": Terms(0.8, 60.0, ())}, "v1")
+        plan = CachePlan(
+            ScopePlan("authorization", b"key"), Eligibility(max_temperature=2), {"default": CachePolicy(0.8, 60.0, ())}, "v1"
+        )
         policy = Policy.of(RULES, Default(SMALL), 0.5)
         shot = replace(snapshot(max_body_bytes=1 << 20, records_usage=True), policy=policy, cache=plan)
         self.server = Server("127.0.0.1:0", Processor(shot, self.sense, self.telemetry, self.cache), 1 << 20)
@@ -128,7 +130,7 @@ class Site:
         while data := os.read(self.reading, 65536):
             self.written += data
 
-    async def sense(self, wanted: Sense) -> Readings:
+    async def sense(self, wanted: ReadSignals) -> Readings:
         """As `build` wires it."""
         names = sorted({name.partition(":")[0] for name in wanted.wanted})
         found = await read_all([self.signals[name] for name in names], wanted.request, 5.0)

@@ -11,36 +11,36 @@ import pytest
 
 from router.core.types import Classification, Scores
 from router.errors import BackendError, ConfigError
-from router.inference.manifest import Facts, facts_of
-from router.inference.pool import Passes
-from router.signals.own.huggingface import Exported
+from router.inference.manifest import ModelManifest, facts_of
+from router.inference.pool import InferencePool
+from router.signals.own.huggingface import HuggingFaceSignal
 from tests.unit.builders import ask
 
 TINY = Path(__file__).parents[1] / "tiny_models"
 
 
 @pytest.fixture(scope="module")
-def passes() -> Iterator[Passes]:
+def passes() -> Iterator[InferencePool]:
     """Shared by all models here, as in a process."""
-    made = Passes(2, 64)
+    made = InferencePool(2, 64)
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
-def tone(passes: Passes) -> Exported:
+def tone(passes: InferencePool) -> HuggingFaceSignal:
     """Tells polite from rude."""
-    return Exported("tone", TINY / "tone", passes, max_windows=4)
+    return HuggingFaceSignal("tone", TINY / "tone", passes, max_windows=4)
 
 
 @pytest.fixture(scope="module")
-def tickets(passes: Passes) -> Exported:
+def tickets(passes: InferencePool) -> HuggingFaceSignal:
     """Finds ticket numbers."""
-    return Exported("tickets", TINY / "tickets", passes, max_windows=4)
+    return HuggingFaceSignal("tickets", TINY / "tickets", passes, max_windows=4)
 
 
 @pytest.mark.parametrize(("text", "label"), [("this is a stupid order", "rude"), ("help me with my order please", "polite")])
-async def test_a_sequence_classifier_classifies(tone: Exported, text: str, label: str) -> None:
+async def test_a_sequence_classifier_classifies(tone: HuggingFaceSignal, text: str, label: str) -> None:
     """With a probability of every label."""
     reading = await tone.read(ask(text))
     assert isinstance(reading, Classification)
@@ -49,7 +49,7 @@ async def test_a_sequence_classifier_classifies(tone: Exported, text: str, label
     assert sum(reading.probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
-async def test_a_token_classifier_scores_each_kind_of_entity(tickets: Exported) -> None:
+async def test_a_token_classifier_scores_each_kind_of_entity(tickets: HuggingFaceSignal) -> None:
     """Begin and inside are one kind, and outside is none."""
     found, nothing = await tickets.read(ask("help with tic-4711 for me")), await tickets.read(ask("help with my order"))
     assert isinstance(found, Scores)
@@ -58,7 +58,7 @@ async def test_a_token_classifier_scores_each_kind_of_entity(tickets: Exported) 
     assert found.values["TICKET"] > 0.9 > 0.1 > nothing.values["TICKET"]
 
 
-async def test_long_texts_are_read_in_windows(tone: Exported, tickets: Exported) -> None:
+async def test_long_texts_are_read_in_windows(tone: HuggingFaceSignal, tickets: HuggingFaceSignal) -> None:
     """What stands at the end counts, and beyond the last window a text is too long instead of cut."""
     filler = "the order is for my help and it " * 15  # 120 tokens; a window has 64
     late = await tickets.read(ask(f"{filler} tic-12"))
@@ -70,21 +70,21 @@ async def test_long_texts_are_read_in_windows(tone: Exported, tickets: Exported)
 
 
 @pytest.mark.parametrize("text", ["", "  \n "])
-async def test_nothing_to_read_is_a_backend_error(tone: Exported, text: str) -> None:
+async def test_nothing_to_read_is_a_backend_error(tone: HuggingFaceSignal, text: str) -> None:
     """It becomes `Missing`."""
     with pytest.raises(BackendError, match="no_text"):
         await tone.read(ask(text))
 
 
-async def test_half_a_character_breaks_nothing(tone: Exported) -> None:
+async def test_half_a_character_breaks_nothing(tone: HuggingFaceSignal) -> None:
     """JSON can carry it."""
     assert isinstance(await tone.read(ask("stupid \ud83d")), Classification)
 
 
-def test_a_multi_label_model_scores_each_label(passes: Passes, tmp_path: Path) -> None:
+def test_a_multi_label_model_scores_each_label(passes: InferencePool, tmp_path: Path) -> None:
     """By its `problem_type`; the scores need not sum to one."""
     folder = copy(tmp_path, problem_type="multi_label_classification")
-    reading = Exported("both", folder, passes, 4).run("stupid please")
+    reading = HuggingFaceSignal("both", folder, passes, 4).run("stupid please")
     assert isinstance(reading, Scores)
     assert set(reading.values) == {"polite", "rude"}
 
@@ -98,10 +98,10 @@ def copy(tmp_path: Path, **changes: object) -> Path:
     return folder
 
 
-def test_labels_that_do_not_fit_the_graph_are_refused(passes: Passes, tmp_path: Path) -> None:
+def test_labels_that_do_not_fit_the_graph_are_refused(passes: InferencePool, tmp_path: Path) -> None:
     """Else a rule would act on the wrong one."""
     with pytest.raises(ConfigError, match="do not fit the 3 labels"):
-        Exported("x", copy(tmp_path, id2label={"0": "a", "1": "b", "2": "c"}), passes, 4)
+        HuggingFaceSignal("x", copy(tmp_path, id2label={"0": "a", "1": "b", "2": "c"}), passes, 4)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,9 @@ def test_labels_that_do_not_fit_the_graph_are_refused(passes: Passes, tmp_path: 
         ("model.onnx", "no graph", "no model that can be run"),
     ],
 )
-def test_a_broken_folder_is_refused_by_name(passes: Passes, tmp_path: Path, file: str, content: str | None, said: str) -> None:
+def test_a_broken_folder_is_refused_by_name(
+    passes: InferencePool, tmp_path: Path, file: str, content: str | None, said: str
+) -> None:
     """With what was expected there."""
     folder = copy(tmp_path)
     if content is None:
@@ -127,13 +129,13 @@ def test_a_broken_folder_is_refused_by_name(passes: Passes, tmp_path: Path, file
         load(folder, passes)
 
 
-def load(folder: Path, passes: Passes) -> Exported:
+def load(folder: Path, passes: InferencePool) -> HuggingFaceSignal:
     """As `check` and the router do."""
-    assert isinstance(facts_of(folder), Facts)
-    return Exported("x", folder, passes, 4)
+    assert isinstance(facts_of(folder), ModelManifest)
+    return HuggingFaceSignal("x", folder, passes, 4)
 
 
 def test_roberta_counts_its_positions_from_two(tmp_path: Path) -> None:
     """514 of them are room for 512 tokens."""
-    assert Facts.of(copy(tmp_path, max_position_embeddings=514)).max_tokens == 512
-    assert Facts.of(tmp_path / "model").max_tokens == 512
+    assert ModelManifest.of(copy(tmp_path, max_position_embeddings=514)).max_tokens == 512
+    assert ModelManifest.of(tmp_path / "model").max_tokens == 512

@@ -8,10 +8,10 @@ import pytest
 
 from router.cache.verifier import Verifier
 from router.config.load import parse
-from router.core.lookup import Terms
+from router.core.lookup import CachePolicy
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.cross_encoder import CrossEncoder
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 
 ASKED = {
     "What is the capital of France?": "What's the capital of France?",
@@ -38,19 +38,19 @@ HARMLESS = ("{1}", "{0} Thanks!", "Please tell me: {0}", "Hello! {0}")
 @pytest.fixture
 def verifier() -> Iterator[Verifier]:
     """The shipped one."""
-    passes = Passes(1, 8)
+    passes = InferencePool(1, 8)
     yield Verifier(CrossEncoder(Bundle.load(SHIPPED.parent / "verifier"), passes).score)
     passes.close()
 
 
-def terms(scope: str) -> Terms:
+def cache_policy(scope: str) -> CachePolicy:
     """The default ones."""
     cache = f"semantic_cache: {{ enabled: true, backend_type: memory{scope} }}"
     text = f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{cache}\ndefault: {{ model: small }}\n"
-    return parse(text, "config.yaml").cache.terms["default"]
+    return parse(text, "config.yaml").cache.cache_policy["default"]
 
 
-async def served(verifier: Verifier, settings: Terms, forms: tuple[str, ...]) -> list[str]:
+async def served(verifier: Verifier, settings: CachePolicy, forms: tuple[str, ...]) -> list[str]:
     """Stored questions whose answer the plain question gets."""
     pairs = [(asked, form.format(asked, again, order)) for asked, again in ASKED.items() for form in forms for order in ORDERS]
     return [stored for asked, stored in dict.fromkeys(pairs) if not (await verifier(asked, stored, settings)).refusal]
@@ -58,10 +58,10 @@ async def served(verifier: Verifier, settings: Terms, forms: tuple[str, ...]) ->
 
 async def test_nobody_is_given_what_a_stranger_ordered(verifier: Verifier) -> None:
     """In front, behind, in a paraphrase, between plain words. Without the guard for strangers many are."""
-    assert await served(verifier, terms(", scope: global"), FORMS) == []
-    assert len(await served(verifier, terms(""), FORMS)) > len(ASKED) * len(FORMS) * len(ORDERS) / 10
+    assert await served(verifier, cache_policy(", scope: global"), FORMS) == []
+    assert len(await served(verifier, cache_policy(""), FORMS)) > len(ASKED) * len(FORMS) * len(ORDERS) / 10
 
 
 async def test_who_asks_the_same_in_other_words_is_still_served(verifier: Verifier) -> None:
     """Or the guard would only have switched the cache off."""
-    assert len(await served(verifier, terms(", scope: global"), HARMLESS)) >= len(ASKED) * len(HARMLESS) * 3 / 4
+    assert len(await served(verifier, cache_policy(", scope: global"), HARMLESS)) >= len(ASKED) * len(HARMLESS) * 3 / 4

@@ -16,7 +16,7 @@ from router.files import Files
 from router.runtime.program import Program, refuse_moves
 from router.runtime.restart import Restart
 from router.runtime.supervisor import Supervisor, Worker
-from router.runtime.workers import Front, restart_number
+from router.runtime.workers import AggregatedAdmin, restart_number
 from tests.contract.test_workers import Start, end_of, is_alive, lives, program, start, until
 
 __all__ = ["start"]
@@ -211,7 +211,7 @@ async def test_the_command_says_what_happened(
 ) -> None:
     """Status 0 only when the new configuration serves; over TCP or a unix socket."""
     supervisor = await started(count=1)
-    front = Front(supervisor.workers, supervisor.restarts)  # type: ignore[attr-defined]
+    front = AggregatedAdmin(supervisor.workers, supervisor.restarts)  # type: ignore[attr-defined]
     await front.runner.setup()
     from router.admin.server import listen
 
@@ -243,9 +243,9 @@ def test_an_address_cannot_be_changed_by_a_restart() -> None:
 async def test_a_milvus_lite_that_the_worker_before_still_holds_is_taken_over_when_it_leaves(tmp_path: Path) -> None:
     """Its file belongs to one process. Until then the new worker caches in memory, and what it stored is written afterwards."""
     from router.cache.cache import Cache
-    from router.cache.settings import MilvusSettings, Pace, Sizes
+    from router.cache.settings import CacheLimits, MilvusSettings, SyncSettings
     from router.cache.stores.milvus import MilvusStore
-    from router.cache.stores.sync import Keeper
+    from router.cache.stores.sync import StoreSync
     from router.cache.verifier import Verifier
 
     async def no_vector(text: str) -> object:
@@ -253,8 +253,8 @@ async def test_a_milvus_lite_that_the_worker_before_still_holds_is_taken_over_wh
 
     folder = tmp_path / "cache.db"
     folder.mkdir()
-    keeper = Keeper(MilvusStore(MilvusSettings(file=folder), "v1"), Pace())
-    Cache(Sizes(), no_vector, Verifier(), keeper)  # type: ignore[arg-type]
+    keeper = StoreSync(MilvusStore(MilvusSettings(file=folder), "v1"), SyncSettings())
+    Cache(CacheLimits(), no_vector, Verifier(), keeper)  # type: ignore[arg-type]
     keys: list[bytes] = []
     with (folder / "LOCK").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

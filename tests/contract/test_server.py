@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from router.core.messages import Sense
+from router.core.messages import ReadSignals
 from router.core.outcome import Outcome
 from router.core.policy import LabelIs, Readings, Rule
 from router.core.types import Block, Missing, Scores
@@ -49,7 +49,7 @@ class Record:
         self.ended.set()
 
 
-async def sense_math(wanted: Sense) -> Readings:
+async def sense_math(wanted: ReadSignals) -> Readings:
     """Everything is mathematics."""
     return dict.fromkeys(wanted.wanted, sure("math"))
 
@@ -62,7 +62,9 @@ async def serve() -> AsyncIterator[Serve]:
     """Starts servers and stops them."""
     servers = []
 
-    async def start(sense: Callable[[Sense], Awaitable[Readings]] = sense_math, **options: object) -> tuple[Server, int, Record]:
+    async def start(
+        sense: Callable[[ReadSignals], Awaitable[Readings]] = sense_math, **options: object
+    ) -> tuple[Server, int, Record]:
         record = Record()
         shot = snapshot(*options.pop("rules", (MATH_RULE,)), **{"max_body_bytes": 12 << 20, **options})
         server = Server("127.0.0.1:0", Processor(shot, sense, record), shot.max_body_bytes)
@@ -194,7 +196,7 @@ async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(s
     """Nothing goes on for nobody."""
     began, cancelled = asyncio.Event(), asyncio.Event()
 
-    async def sense_for_ever(wanted: Sense) -> Readings:
+    async def sense_for_ever(wanted: ReadSignals) -> Readings:
         began.set()
         try:
             await asyncio.Event().wait()
@@ -229,7 +231,7 @@ async def test_a_stream_that_ends_after_the_headers_is_abandoned(serve: Serve) -
 async def test_a_fault_of_ours_tells_nobody_what_was_asked(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """The stream fails, so that Envoy's policy acts; neither the log nor the status quotes the prompt."""
 
-    async def fail(wanted: Sense) -> Readings:
+    async def fail(wanted: ReadSignals) -> Readings:
         raise ValueError(f"cannot read {SECRET}")
 
     _, port, record = await serve(fail)
@@ -261,7 +263,7 @@ async def test_a_message_out_of_order_ends_the_stream(serve: Serve) -> None:
 async def test_a_missing_signal_still_routes(serve: Serve) -> None:
     """The default decision goes out."""
 
-    async def miss(wanted: Sense) -> Readings:
+    async def miss(wanted: ReadSignals) -> Readings:
         return dict.fromkeys(wanted.wanted, Missing("deadline"))
 
     _, port, record = await serve(miss)
@@ -278,7 +280,7 @@ async def test_a_guard_that_takes_long_asks_envoy_for_the_time(serve: Serve) -> 
     """Once, when it has not come to an end soon: most requests need no such message."""
     go = asyncio.Event()
 
-    async def scan(wanted: Sense) -> Readings:
+    async def scan(wanted: ReadSignals) -> Readings:
         await go.wait()
         return {name: Scores({}) for name in wanted.wanted}
 
@@ -300,7 +302,7 @@ async def test_a_client_that_leaves_ends_the_scan(serve: Serve) -> None:
     """Nobody would read what it finds."""
     cancelled = asyncio.Event()
 
-    async def scan(wanted: Sense) -> Readings:
+    async def scan(wanted: ReadSignals) -> Readings:
         try:
             await asyncio.Event().wait()
         finally:

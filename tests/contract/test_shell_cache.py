@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 
 from router.cache.cache import Cache
-from router.cache.settings import Sizes
+from router.cache.settings import CacheLimits
 from router.cache.verifier import Verifier
-from router.core.cache_key import Limits
+from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
-from router.core.lookup import Terms
+from router.core.lookup import CachePolicy
 from router.core.policy import Default
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.server import Processor, Server
 from tests.contract.test_server import Record, body_message, ended, headers_message, sense_math, stream
 from tests.unit.builders import SMALL, chat_body, snapshot
 
-TERMS = Terms(0.8, 60.0, (), wait_s=20.0)
-PLAN = CachePlan(ScopePlan("authorization", b"key"), Limits(), {"default": TERMS}, "v1")
+TERMS = CachePolicy(0.8, 60.0, (), wait_s=20.0)
+PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": TERMS}, "v1")
 MESSAGE = {"role": "assistant", "content": "Paris."}
 ANSWER = json.dumps({"choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}]}).encode()
 
@@ -45,7 +45,7 @@ class Site:
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     """With an empty cache."""
-    cache, record = Cache(Sizes(), encode, Verifier(), None), Record()
+    cache, record = Cache(CacheLimits(), encode, Verifier(), None), Record()
     shot = replace(snapshot(default=Default(SMALL)), cache=PLAN)
     server = Server("127.0.0.1:0", Processor(shot, sense_math, record, cache), 1 << 20)
     yield Site(await server.start(), cache, record)

@@ -16,8 +16,8 @@ from router.core.types import ChatRequest, Classification, Missing
 from router.errors import BackendError, ConfigError
 from router.inference.bundle import MODEL, SHIPPED, TOKENIZER, Bundle
 from router.inference.encoder import Encoder
-from router.inference.pool import Passes
-from router.inference.tokens import Reader
+from router.inference.pool import InferencePool
+from router.inference.tokens import WindowTokenizer
 from router.signals.base import Signal, read_all
 from router.signals.intent import Intent
 from router.signals.quality import Outcomes
@@ -76,7 +76,7 @@ def bundle() -> Bundle:
 @pytest.fixture(scope="module")
 def encoder(bundle: Bundle) -> Iterator[Encoder]:
     """The shipped model, loaded once."""
-    passes = Passes(2, 64)
+    passes = InferencePool(2, 64)
     yield Encoder(bundle, passes)
     passes.close()
 
@@ -126,7 +126,7 @@ async def test_equal_texts_under_way_share_a_pass(encoder: Encoder, monkeypatch:
 
 async def test_too_many_waiting_passes_are_refused_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A late reading is worth nothing; what is under way is not disturbed."""
-    passes, go = Passes(1, 2), threading.Event()
+    passes, go = InferencePool(1, 2), threading.Event()
     encoder = Encoder(bundle, passes)
     run = encoder.run
     monkeypatch.setattr(encoder, "run", lambda text: go.wait(5) and run(text))
@@ -143,7 +143,7 @@ async def test_too_many_waiting_passes_are_refused_at_once(bundle: Bundle, monke
 
 async def test_long_texts_hold_no_thread_from_others(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read for attacks and personal data by rules that choose a route: between two of their windows, others have their turn."""
-    passes = Passes(1, 64)
+    passes = InferencePool(1, 64)
     encoder = Encoder(bundle, passes)
     read: list[str] = []
     run = encoder._pass
@@ -219,7 +219,7 @@ async def test_a_cancelled_caller_stops_its_readings() -> None:
 @pytest.mark.parametrize(("chars", "is_truncated"), [(20, False), (500, True), (100_000, True)])
 def test_a_long_text_is_read_at_both_ends(bundle: Bundle, chars: int, is_truncated: bool) -> None:
     """Never cut silently: the flag says so, the start and the end are both there."""
-    reader = Reader(bundle.folder / TOKENIZER, bundle.max_tokens)
+    reader = WindowTokenizer(bundle.folder / TOKENIZER, bundle.max_tokens)
     tokens = reader.read("alpha " + "filler " * (chars // 7) + "omega")
     ids = tokens.ids.tolist()
     assert tokens.is_truncated is is_truncated
@@ -274,7 +274,7 @@ def test_labels_that_do_not_fit_the_model_are_refused_at_start(copy: Path) -> No
     """Not at the first request."""
     edit_manifest(copy, labels=["a", "b"])
     with pytest.raises(ConfigError, match="2 labels"):
-        Encoder(Bundle.load(copy), Passes(1, 1))
+        Encoder(Bundle.load(copy), InferencePool(1, 1))
 
 
 # -- the other heads of the same pass ------------------------------------------------------------------------------------
@@ -392,7 +392,7 @@ async def test_chances_are_told_for_every_recorded_model(encoder: Encoder, bundl
 
 def test_windows_cover_the_whole_text_and_overlap(bundle: Bundle) -> None:
     """Every word stands in a window; what stands at an edge stands whole in one of them."""
-    reader = Reader(bundle.folder / TOKENIZER, 128)
+    reader = WindowTokenizer(bundle.folder / TOKENIZER, 128)
     text = " ".join(f"word{number}" for number in range(300))
     windows, is_complete = reader.windows(text, 100)
     assert is_complete

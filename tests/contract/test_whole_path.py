@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.config.patterns import compile_pattern, keyword_patterns
-from router.core.cache_key import Limits
+from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Snapshot
-from router.core.lookup import Found, Hit, Miss, Question, Terms, Waiting
-from router.core.messages import Sense
+from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss, Waiting
+from router.core.messages import ReadSignals
 from router.core.policy import (
     AllOf,
     AnyOf,
@@ -89,20 +89,20 @@ def _rules(prompt: SystemPrompt | None) -> Iterator[Rule]:
         yield Rule(f"rule-{number}", condition, model, number, Reasoning(number % 3 != 0), prompt, choice)
 
 
-def _snapshot(prompt: SystemPrompt | None, *, caches: bool, records_usage: bool, limits: Limits) -> Snapshot:
+def _snapshot(prompt: SystemPrompt | None, *, caches: bool, records_usage: bool, limits: Eligibility) -> Snapshot:
     policy = Policy.of(tuple(_rules(prompt)), Default(SMALL, Reasoning(enabled=False), prompt), 0.5)
-    terms = Terms(0.8, 60.0, (), wait_s=1.0)
+    cache_policy = CachePolicy(0.8, 60.0, (), wait_s=1.0)
     named = ("default", "direct", *(rule.name for rule in policy.rules))
-    plan = CachePlan(ScopePlan("authorization", b"key"), limits, dict.fromkeys(named, terms), "v1") if caches else None
+    plan = CachePlan(ScopePlan("authorization", b"key"), limits, dict.fromkeys(named, cache_policy), "v1") if caches else None
     models = {model.name: model for model in (SMALL, LARGE)}
     return Snapshot(policy, models, ("auto",), FAMILIES, 1 << 20, records_usage, 1, plan)
 
 
-WIDE = Limits(2.0, 100_000, True, True, True, True, True, True)
+WIDE = Eligibility(2.0, 100_000, True, True, True, True, True, True)
 SNAPSHOTS = (
     _snapshot(None, caches=False, records_usage=False, limits=WIDE),
     _snapshot(SystemPrompt("Think.", "insert"), caches=True, records_usage=True, limits=WIDE),
-    _snapshot(SystemPrompt("Think.", "replace"), caches=True, records_usage=False, limits=Limits()),
+    _snapshot(SystemPrompt("Think.", "replace"), caches=True, records_usage=False, limits=Eligibility()),
 )
 
 # -- what may come in ------------------------------------------------------------------------------------------------------
@@ -422,16 +422,16 @@ class Stored:
     found: Found | Waiting
     kept: list[bytes | None] = field(default_factory=list)
 
-    async def look_up(self, question: Question, terms: Terms) -> tuple[Found | Waiting, object]:
+    async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, object]:
         """A question that can be encoded, as a store would."""
         json.dumps([question.text, question.partition, question.key, question.scope])
         return self.found, "ticket"
 
-    async def follow(self, ticket: object) -> Found:
+    async def follow(self, pending: object) -> Found:
         """The one that was waited for has failed."""
         return Miss("waited")
 
-    def settle(self, ticket: object, answer: bytes | None, max_ttl_s: float | None = None) -> None:
+    def settle(self, pending: object, answer: bytes | None, max_ttl_s: float | None = None) -> None:
         """Keep it."""
         self.kept.append(answer)
 
@@ -452,7 +452,7 @@ def serve(case: Case) -> tuple[list[pb.ProcessingResponse], Stored]:
     """The exchange, from bytes to bytes."""
     stored = Stored(case.found)
 
-    async def sense(wanted: Sense) -> Readings:
+    async def sense(wanted: ReadSignals) -> Readings:
         return {name: case.readings[name] for name in wanted.wanted}
 
     async def arriving() -> AsyncIterator[pb.ProcessingRequest]:

@@ -15,6 +15,7 @@ from router.core.messages import (
     Action,
     Continue,
     Event,
+    ReadSignals,
     Replace,
     Reply,
     RequestBody,
@@ -22,7 +23,6 @@ from router.core.messages import (
     ResponseBody,
     ResponseHeaders,
     Route,
-    Sense,
     Trailers,
 )
 from router.errors import ProtocolError
@@ -200,12 +200,12 @@ def test_no_header_value_can_break_the_response(value: str) -> None:
 def test_sense_never_leaves_the_process() -> None:
     """It is the shell's to carry out."""
     with pytest.raises(ProtocolError):
-        wire.encode("request_body", Sense(ask(), frozenset()))
+        wire.encode("request_body", ReadSignals(ask(), frozenset()))
 
 
 def test_the_stream_ends_with_replies_and_last_actions_alone() -> None:
     """What decides how long Envoy keeps us in the exchange."""
     last = [Reply(400, {}, b"", ""), Continue(is_last=True), Route("c", {}), Replace(b"", is_last=True)]
-    open_ = [Continue(), Route("c", {}, is_last=False), Replace(b""), Sense(ask(), frozenset())]
+    open_ = [Continue(), Route("c", {}, is_last=False), Replace(b""), ReadSignals(ask(), frozenset())]
     assert [wire.is_last(action) for action in last] == [True] * 4
     assert [wire.is_last(action) for action in open_] == [False] * 4

@@ -20,7 +20,7 @@ from router.files import Files
 from router.runtime.program import Program
 from router.runtime.restart import Restarts
 from router.runtime.supervisor import CONFIG_STATUS, Supervisor, Worker
-from router.runtime.workers import Front, ask_about
+from router.runtime.workers import AggregatedAdmin, ask_about
 from tests.e2e.stack import ROOT, wait_for
 
 WORKER = """
@@ -217,14 +217,14 @@ async def test_a_worker_that_does_not_leave_is_killed(start: Start, tmp_path: Pa
 
 
 @pytest.fixture
-async def front(start: Start, tmp_path: Path) -> AsyncIterator[Callable[[str], Awaitable[Front]]]:
+async def front(start: Start, tmp_path: Path) -> AsyncIterator[Callable[[str], Awaitable[AggregatedAdmin]]]:
     """Starts the common admin port of two workers of a kind, once both listen."""
-    fronts: list[Front] = []
+    fronts: list[AggregatedAdmin] = []
 
-    async def front(how: str) -> Front:
+    async def front(how: str) -> AggregatedAdmin:
         supervisor = start(how)
         await until(lambda: len(lives(tmp_path, 0)) == len(lives(tmp_path, 1)) == 1)
-        made = Front(supervisor.workers)
+        made = AggregatedAdmin(supervisor.workers)
         await made.runner.setup()
         await aiohttp.web.TCPSite(made.runner, "127.0.0.1", 0).start()
         fronts.append(made)
@@ -235,14 +235,14 @@ async def front(start: Start, tmp_path: Path) -> AsyncIterator[Callable[[str], A
         await made.runner.cleanup()
 
 
-async def ask(front: Front, path: str) -> tuple[int, str]:
+async def ask(front: AggregatedAdmin, path: str) -> tuple[int, str]:
     """Status and text of one request to the common port."""
     port = front.runner.addresses[0][1]
     async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as response:
         return response.status, await response.text()
 
 
-async def test_the_common_port_speaks_for_all(front: Callable[[str], Awaitable[Front]]) -> None:
+async def test_the_common_port_speaks_for_all(front: Callable[[str], Awaitable[AggregatedAdmin]]) -> None:
     """Metrics of every worker, told apart; readiness with process ids; anything else from whoever is ready."""
     port = await front("")
     status, page = await ask(port, "/metrics")
@@ -257,7 +257,9 @@ async def test_the_common_port_speaks_for_all(front: Callable[[str], Awaitable[F
     assert (await ask(port, "/version"))[0] == 200
 
 
-async def test_one_ready_worker_is_enough_and_is_the_one_that_is_asked(front: Callable[[str], Awaitable[Front]]) -> None:
+async def test_one_ready_worker_is_enough_and_is_the_one_that_is_asked(
+    front: Callable[[str], Awaitable[AggregatedAdmin]],
+) -> None:
     """Envoy's health check leaves the other out as well."""
     port = await front("0 not ready")
     status, text = await ask(port, "/readyz")
@@ -266,14 +268,14 @@ async def test_one_ready_worker_is_enough_and_is_the_one_that_is_asked(front: Ca
     assert await ask(port, "/version") == (200, '{"worker": 1}')
 
 
-async def operate(front: Front, operation: str) -> tuple[int, dict[str, Any]]:
+async def operate(front: AggregatedAdmin, operation: str) -> tuple[int, dict[str, Any]]:
     """An operation on the cache, through the common port."""
     port = front.runner.addresses[0][1]
     async with aiohttp.ClientSession() as session, session.post(f"http://127.0.0.1:{port}/cache/{operation}") as response:
         return response.status, await response.json()
 
 
-async def test_what_is_done_to_the_cache_is_done_in_every_worker(front: Callable[[str], Awaitable[Front]]) -> None:
+async def test_what_is_done_to_the_cache_is_done_in_every_worker(front: Callable[[str], Awaitable[AggregatedAdmin]]) -> None:
     """Each may have a cache of its own; and what is looked for is looked for in all."""
     port = await front("")
     assert await operate(port, "invalidate") == (200, {"count": 2})
@@ -283,7 +285,7 @@ async def test_what_is_done_to_the_cache_is_done_in_every_worker(front: Callable
     assert {entry["id"] for entry in found["entries"]} == {"shared", "of 0", "of 1"}
 
 
-async def test_readiness_says_why_a_worker_is_away(front: Callable[[str], Awaitable[Front]], tmp_path: Path) -> None:
+async def test_readiness_says_why_a_worker_is_away(front: Callable[[str], Awaitable[AggregatedAdmin]], tmp_path: Path) -> None:
     """In the words of the worker that could not start."""
     port = await front("")
     (tmp_path / "around").write_text("0 cannot start")
@@ -296,7 +298,7 @@ async def test_readiness_says_why_a_worker_is_away(front: Callable[[str], Awaita
 
 
 async def test_liveness_is_lost_when_no_worker_answers(
-    front: Callable[[str], Awaitable[Front]], monkeypatch: pytest.MonkeyPatch
+    front: Callable[[str], Awaitable[AggregatedAdmin]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever watches the container may end it: the supervisor answers for workers, not for itself."""
     monkeypatch.setattr("router.runtime.workers._ASK_S", 0.3)
@@ -326,7 +328,7 @@ async def test_a_report_reaches_the_workers_that_do_not_know_the_entry(
         return 200, json.dumps({"count": int(knows), "reference": reference, "store": states[worker.index]}).encode(), "json"
 
     monkeypatch.setattr("router.runtime.workers._ask", answer)
-    front = Front(workers)
+    front = AggregatedAdmin(workers)
     await front.runner.setup()
     await aiohttp.web.TCPSite(front.runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{front.runner.addresses[0][1]}/cache/report"
@@ -338,7 +340,7 @@ async def test_a_report_reaches_the_workers_that_do_not_know_the_entry(
 
 async def test_with_no_worker_nothing_is_said_to_be_done(tmp_path: Path) -> None:
     """Whoever has entries forgotten must not be told that there were none."""
-    made = Front([])
+    made = AggregatedAdmin([])
     await made.runner.setup()
     await aiohttp.web.TCPSite(made.runner, "127.0.0.1", 0).start()
     try:
@@ -348,7 +350,7 @@ async def test_with_no_worker_nothing_is_said_to_be_done(tmp_path: Path) -> None
         await made.runner.cleanup()
 
 
-async def test_a_worker_that_refuses_is_heard(front: Callable[[str], Awaitable[Front]]) -> None:
+async def test_a_worker_that_refuses_is_heard(front: Callable[[str], Awaitable[AggregatedAdmin]]) -> None:
     """With its own words."""
     assert await operate(await front("cache off"), "invalidate") == (404, {"error": {"message": "off"}})
 

@@ -15,10 +15,10 @@ from router.cache.checks import GUARDS_BESIDE_VERIFIER
 from router.cache.verifier import Verifier
 from router.cache.wording import difference
 from router.config.calibration import CALIBRATION, FALSE_HIT_RATE, read_table
-from router.core.lookup import Terms
+from router.core.lookup import CachePolicy
 from router.inference.bundle import SHIPPED, TOKENIZER, Bundle
 from router.inference.cross_encoder import CrossEncoder
-from router.inference.pool import Passes
+from router.inference.pool import InferencePool
 
 VERIFIER = SHIPPED.parent / "verifier"
 PLACES = (
@@ -35,7 +35,7 @@ HARMLESS = {" ", "\t", "\n", "\r", "\ufe0f"}
 @pytest.fixture
 def score() -> Iterator[CrossEncoder]:
     """The shipped verifier."""
-    passes = Passes(1, 8)
+    passes = InferencePool(1, 8)
     yield CrossEncoder(Bundle.load(VERIFIER), passes)
     passes.close()
 
@@ -73,7 +73,7 @@ async def test_pairs_written_by_hand(score: CrossEncoder) -> None:
     table = read_table(CALIBRATION, has_verifier=True)
     point = table.point(FALSE_HIT_RATE)
     assert point
-    verify, terms = Verifier(score.score), Terms(table.similarity, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=point.bar)
+    verify, terms = Verifier(score.score), CachePolicy(table.similarity, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=point.bar)
     lines = (Path(__file__).parents[1] / "writing.jsonl").read_text(encoding="utf-8").splitlines()
     pairs = [json.loads(line) for line in lines]
     served = {0: 0, 1: 0}

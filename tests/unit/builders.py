@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from router.core.exchange import Exchange, Snapshot
-from router.core.messages import Action, RequestBody, RequestHeaders, Sense, Sensed
+from router.core.messages import Action, ReadSignals, RequestBody, RequestHeaders, SignalsRead
 from router.core.policy import Default, LabelIs, Policy, Rule
 from router.core.types import ChatRequest, Classification, Endpoint, Model, Reading, Reasoning, ReasoningFamily, SystemPrompt
 
@@ -63,4 +63,4 @@ def send(exchange: Exchange, body: bytes, readings: Mapping[str, Reading] | None
     """Headers, body and, if the exchange asks, the readings; the action that answers the request."""
     exchange.receive(request_headers(**headers))
     action = exchange.receive(RequestBody(body))
-    return exchange.receive(Sensed(readings or {})) if isinstance(action, Sense) else action
+    return exchange.receive(SignalsRead(readings or {})) if isinstance(action, ReadSignals) else action

@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 
 from router.cache.checks import AMONG_STRANGERS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
-from router.config.calibration import CALIBRATION, Bars, Point, read_table
+from router.config.calibration import CALIBRATION, CalibrationTable, OperatingPoint, read_table
 from router.config.load import parse
-from router.core.lookup import Terms
+from router.core.lookup import CachePolicy
 from router.errors import ConfigError
 
-POINTS = (Point(0.5, 0.2, 0.6), Point(0.8, 0.02, 0.4), Point(0.95, 0.004, 0.2))
-BARS = Bars(True, CALIBRATION, GUARDS_BESIDE_VERIFIER, POINTS)
+POINTS = (OperatingPoint(0.5, 0.2, 0.6), OperatingPoint(0.8, 0.02, 0.4), OperatingPoint(0.95, 0.004, 0.2))
+BARS = CalibrationTable(True, CALIBRATION, GUARDS_BESIDE_VERIFIER, POINTS)
 
 
 TINY = Path(__file__).parents[1] / "tiny_models"
 ON = f"verifier: {{ enabled: true, bundle: {TINY / 'verifier'} }}, "
 
 
-def terms(cache: str, rule: str = "") -> Terms:
+def cache_policy(cache: str, rule: str = "") -> CachePolicy:
     """Of the default decision, with a table whose points are those above."""
     text = f"""
 version: 1
@@ -29,7 +29,7 @@ signals: {{ intent: {{ enabled: false }} }}
 semantic_cache: {{ enabled: true, backend_type: memory, calibration: {TINY / "calibration.json"}, {cache} }}
 default: {{ model: small{rule} }}
 """
-    return parse(text, "config.yaml").cache.terms["default"]
+    return parse(text, "config.yaml").cache.cache_policy["default"]
 
 
 @pytest.mark.parametrize(("budget", "bar"), [(0.5, 0.5), (0.2, 0.5), (0.1, 0.8), (0.02, 0.8), (0.01, 0.95), (0.004, 0.95)])
@@ -47,23 +47,23 @@ def test_what_no_bar_keeps_has_no_bar() -> None:
 
 def test_beside_a_verifier_the_bound_sets_its_bar() -> None:
     """And the similarity says which candidates it sees."""
-    found = terms(ON + "max_false_hit_rate: 0.02, similarity_threshold: 0.85")
+    found = cache_policy(ON + "max_false_hit_rate: 0.02, similarity_threshold: 0.85")
     assert (found.at_least, found.threshold, found.false_hit_budget) == (0.8, 0.85, 0.02)
     assert found.guards == GUARDS_BESIDE_VERIFIER
 
 
 def test_one_percent_is_promised_unless_another_bound_is_named() -> None:
     """A default that nobody has to know."""
-    found = terms(ON)
+    found = cache_policy(ON)
     assert (found.at_least, found.threshold, found.false_hit_budget) == (0.95, 0.75, 0.01)
 
 
 def test_other_guards_than_the_measured_promise_nothing() -> None:
     """The bar stays; the bound is not claimed, and cannot be asked for."""
-    found = terms(ON + "guards: [numbers]")
+    found = cache_policy(ON + "guards: [numbers]")
     assert (found.at_least, found.false_hit_budget) == (0.95, None)
     with pytest.raises(ConfigError, match="was calibrated with the guards"):
-        terms(ON + "guards: [numbers], max_false_hit_rate: 0.02")
+        cache_policy(ON + "guards: [numbers], max_false_hit_rate: 0.02")
 
 
 @pytest.mark.parametrize("scope", ["global", "{ require_header: authorization }"])
@@ -71,34 +71,34 @@ def test_where_strangers_share_nothing_unasked_is_served(scope: str) -> None:
     """One more guard, with and without a verifier, also for rules; the bound is kept. The operator's own list stands."""
     shared = f"scope: {scope}, "
     for rule in ("", ", cache: { ttl_seconds: 5 }"):
-        found = terms(ON + shared + "max_false_hit_rate: 0.02", rule)
+        found = cache_policy(ON + shared + "max_false_hit_rate: 0.02", rule)
         assert (found.guards, found.at_least, found.false_hit_budget) == ((*GUARDS_BESIDE_VERIFIER, *AMONG_STRANGERS), 0.8, 0.02)
-    assert terms(shared + "verifier: { enabled: false }").guards == (*GUARDS_ALONE, *AMONG_STRANGERS)
-    assert terms(ON + shared + f"guards: [{', '.join(GUARDS_BESIDE_VERIFIER)}]").guards == GUARDS_BESIDE_VERIFIER
-    assert terms(ON + "scope: { header: x-team }").guards == GUARDS_BESIDE_VERIFIER
+    assert cache_policy(shared + "verifier: { enabled: false }").guards == (*GUARDS_ALONE, *AMONG_STRANGERS)
+    assert cache_policy(ON + shared + f"guards: [{', '.join(GUARDS_BESIDE_VERIFIER)}]").guards == GUARDS_BESIDE_VERIFIER
+    assert cache_policy(ON + "scope: { header: x-team }").guards == GUARDS_BESIDE_VERIFIER
 
 
 def test_without_a_verifier_the_bound_sets_the_similarity() -> None:
     """One of the two, not both."""
     off = "verifier: { enabled: false }"
-    found = terms(f"{off}, max_false_hit_rate: 0.01")
+    found = cache_policy(f"{off}, max_false_hit_rate: 0.01")
     assert (found.at_least, found.threshold, found.false_hit_budget, found.guards) == (0.0, 0.9, 0.01, GUARDS_ALONE)
-    plain = terms(off)
+    plain = cache_policy(off)
     assert (plain.at_least, plain.threshold, plain.false_hit_budget) == (0.0, 0.8, None)
     with pytest.raises(ConfigError, match="remove one of them"):
-        terms(f"{off}, max_false_hit_rate: 0.01, similarity_threshold: 0.9")
+        cache_policy(f"{off}, max_false_hit_rate: 0.01, similarity_threshold: 0.9")
 
 
 def test_a_rule_has_bounds_of_its_own() -> None:
     """The rest is as the cache has it."""
-    found = terms(ON + "max_false_hit_rate: 0.02", ", cache: { max_false_hit_rate: 0.3 }")
+    found = cache_policy(ON + "max_false_hit_rate: 0.02", ", cache: { max_false_hit_rate: 0.3 }")
     assert (found.at_least, found.false_hit_budget, found.threshold) == (0.5, 0.3, 0.75)
 
 
 def test_a_bound_that_nothing_keeps_is_refused() -> None:
     """With the least that can be promised."""
     with pytest.raises(ConfigError, match=r"cannot be promised below 0\.004"):
-        terms(ON + "max_false_hit_rate: 0.001")
+        cache_policy(ON + "max_false_hit_rate: 0.001")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"with_verifier": {"guards": [], "points": [[1]]}}', "{"])

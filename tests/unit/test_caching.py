@@ -8,19 +8,19 @@ from collections.abc import Mapping
 import pytest
 
 from router.cache.eviction import make_order
-from router.core.cache_key import Limits
-from router.core.cache_policy import CachePlan, ScopePlan, terms_for
-from router.core.lookup import Terms
+from router.core.cache_key import Eligibility
+from router.core.cache_policy import CachePlan, ScopePlan, apply_client_controls
+from router.core.lookup import CachePolicy
 from router.core.messages import RequestHeaders
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.wire import decode
 
-TERMS = Terms(0.9, 3600.0, ())
+TERMS = CachePolicy(0.9, 3600.0, ())
 
 
 def plan(*controls: str, most_ttl_s: float = 86_400.0) -> CachePlan:
     """With these of the client's controls."""
-    return CachePlan(ScopePlan(), Limits(), {}, "v", controls=frozenset(controls), most_ttl_s=most_ttl_s)
+    return CachePlan(ScopePlan(), Eligibility(), {}, "v", controls=frozenset(controls), most_ttl_s=most_ttl_s)
 
 
 ALL = plan("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
@@ -48,16 +48,18 @@ ALL = plan("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
 )
 def test_a_clients_wishes(headers: dict[str, str], changed: dict[str, object]) -> None:
     """Within what HTTP means by them, and the operator's bounds."""
-    terms = terms_for(TERMS, ALL, headers)
-    assert {name: getattr(terms, name) for name in Terms.__slots__ if getattr(terms, name) != getattr(TERMS, name)} == changed
+    cache_policy = apply_client_controls(TERMS, ALL, headers)
+    assert {
+        name: getattr(cache_policy, name) for name in CachePolicy.__slots__ if getattr(cache_policy, name) != getattr(TERMS, name)
+    } == changed
 
 
 def test_a_wish_that_the_operator_does_not_allow_does_nothing() -> None:
     """An empty list allows none."""
     headers = {"cache-control": "no-cache, no-store, max-age=1, only-if-cached", "x-vsr-cache-ttl": "5"}
-    assert terms_for(TERMS, plan(), headers) == TERMS
-    assert terms_for(TERMS, plan("no-cache"), headers).may_look_up is False
-    assert terms_for(TERMS, plan("no-cache"), headers).may_store is True
+    assert apply_client_controls(TERMS, plan(), headers) == TERMS
+    assert apply_client_controls(TERMS, plan("no-cache"), headers).may_look_up is False
+    assert apply_client_controls(TERMS, plan("no-cache"), headers).may_store is True
 
 
 class TestScope:

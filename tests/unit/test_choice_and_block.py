@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from router.core.exchange import Exchange
-from router.core.messages import Reply, RequestBody, Route, Sense, Sensed
-from router.core.policy import Choice, Default, LabelIs, Not, Policy, Rule, TextMatches, Truth, Unread
+from router.core.messages import ReadSignals, Reply, RequestBody, Route, SignalsRead
+from router.core.policy import Choice, Default, LabelIs, NeedsSignals, Not, Policy, Rule, TextMatches, Truth
 from router.core.types import Block, Decision, Missing, Scores
 from tests.unit.builders import CODER, LARGE, MATH_RULE, SMALL, ask, chat_body, request_headers, send, snapshot, sure
 
@@ -73,7 +73,7 @@ def test_a_rule_with_a_choice_reads_the_chances_only_when_it_wins() -> None:
     policy = Policy.of((rule,), Default(SMALL), 0.5)
     law, math = {"intent": sure("law")}, {"intent": sure("math")}
     assert policy.decide(ask(), law).model is SMALL
-    assert policy.decide(ask(), math) == Unread(frozenset({"outcomes"}))
+    assert policy.decide(ask(), math) == NeedsSignals(frozenset({"outcomes"}))
     chosen = policy.decide(ask(), math | scored(llama_8b=0.9, llama_70b=0.9))
     assert isinstance(chosen, Decision)
     assert (chosen.model, chosen.reason, chosen.name) == (CHEAP, "chosen", "proofs")
@@ -86,7 +86,7 @@ def test_a_rule_with_a_choice_reads_the_chances_only_when_it_wins() -> None:
 def test_the_default_may_choose_too() -> None:
     """Its reason stays in the decision's name."""
     policy = Policy.of((), Default(SMALL, choice=Choice((CHEAP, DEAR), 0.0)), 0.5)
-    assert policy.decide(ask(), {}) == Unread(frozenset({"outcomes"}))
+    assert policy.decide(ask(), {}) == NeedsSignals(frozenset({"outcomes"}))
     decision = policy.decide(ask(), scored(llama_8b=0.1, llama_70b=0.9))
     assert (decision.name, decision.model, decision.reason) == ("default", DEAR, "chosen")
 
@@ -97,12 +97,12 @@ def test_an_exchange_senses_twice_when_a_choice_needs_more() -> None:
     exchange = Exchange(snapshot(rule))
     exchange.receive(request_headers())
     first = exchange.receive(RequestBody(chat_body("Prove it.")))
-    assert isinstance(first, Sense)
+    assert isinstance(first, ReadSignals)
     assert first.wanted == {"intent"}
-    second = exchange.receive(Sensed({"intent": sure("math")}))
-    assert isinstance(second, Sense)
+    second = exchange.receive(SignalsRead({"intent": sure("math")}))
+    assert isinstance(second, ReadSignals)
     assert second.wanted == {"outcomes"}
-    route = exchange.receive(Sensed(scored(llama_8b=0.9, llama_70b=0.2)))
+    route = exchange.receive(SignalsRead(scored(llama_8b=0.9, llama_70b=0.2)))
     assert isinstance(route, Route)
     assert (route.cluster, route.set_headers["x-vsr-decision-reason"]) == ("cluster-small", "chosen")
     assert route.set_headers["x-vsr-selected-category"] == "math"
@@ -183,8 +183,8 @@ def test_all_rules_that_block_are_read_for_side_by_side() -> None:
     private = Rule("private", LabelIs("prompt pii", frozenset({"PERSON"}), 0.5), SMALL, block=Block("no"))
     law = Rule("law", LabelIs("intent", frozenset({"law"}), 0.5), LARGE)
     policy = Policy.of((law, GUARD, private), Default(SMALL), 0.5)
-    assert policy.decide(ask(), {}) == Unread(frozenset({"jailbreak", "prompt pii"}))
-    assert policy.decide(ask(), {"jailbreak": Scores({}), "prompt pii": Scores({})}) == Unread(frozenset({"intent"}))
+    assert policy.decide(ask(), {}) == NeedsSignals(frozenset({"jailbreak", "prompt pii"}))
+    assert policy.decide(ask(), {"jailbreak": Scores({}), "prompt pii": Scores({})}) == NeedsSignals(frozenset({"intent"}))
 
 
 @pytest.mark.parametrize("fails_closed", [True, False])
@@ -195,7 +195,7 @@ def test_what_is_refused_for_its_length_is_not_read_first(fails_closed: bool) ->
     exchange = Exchange(replace(snapshot(guard, max_body_bytes=1 << 20), max_guard_chars=1000))
     exchange.receive(request_headers())
     action = exchange.receive(RequestBody(chat_body("hello " * 1000)))
-    assert isinstance(action, Reply if fails_closed else Sense)
+    assert isinstance(action, Reply if fails_closed else ReadSignals)
     if isinstance(action, Reply):
         assert json.loads(action.body)["error"]["code"] == "unreadable"
 
@@ -211,10 +211,10 @@ def test_only_a_rule_that_reads_the_prompt_is_given_it() -> None:
         exchange = Exchange(snapshot(rule))
         exchange.receive(request_headers())
         wanted.append(exchange.receive(RequestBody(body.encode())))
-    assert isinstance(wanted[0], Sense)
+    assert isinstance(wanted[0], ReadSignals)
     assert wanted[0].prompt is not None
     assert [piece.text for piece in wanted[0].prompt.pieces] == ["hi", "be kind"]
-    assert isinstance(wanted[1], Sense)
+    assert isinstance(wanted[1], ReadSignals)
     assert wanted[1].prompt is None
 
 

@@ -9,6 +9,7 @@ import pytest
 from router.core.exchange import Exchange
 from router.core.messages import (
     Continue,
+    ReadSignals,
     Replace,
     Reply,
     RequestBody,
@@ -16,8 +17,7 @@ from router.core.messages import (
     ResponseBody,
     ResponseHeaders,
     Route,
-    Sense,
-    Sensed,
+    SignalsRead,
     Trailers,
 )
 from router.core.outcome import Usage
@@ -43,9 +43,9 @@ def test_a_question_is_sensed_and_goes_where_the_rule_says() -> None:
     exchange = Exchange(snapshot(MATH_RULE))
     assert exchange.receive(request_headers()) == Continue()
     wanted = exchange.receive(RequestBody(chat_body("prove it")))
-    assert isinstance(wanted, Sense)
+    assert isinstance(wanted, ReadSignals)
     assert (wanted.wanted, wanted.request.text) == (frozenset({"intent"}), "prove it")
-    action = exchange.receive(Sensed({"intent": sure("math", 0.876543)}))
+    action = exchange.receive(SignalsRead({"intent": sure("math", 0.876543)}))
     assert isinstance(action, Route)
     assert action.cluster == "cluster-large"
     assert action.is_last
@@ -102,7 +102,7 @@ def test_a_missing_reading_goes_to_the_default_and_says_so() -> None:
 
 
 def test_a_shell_that_brings_no_reading_is_a_fault() -> None:
-    """`Sensed` has to settle what `Sense` asked for."""
+    """`SignalsRead` has to settle what `ReadSignals` asked for."""
     with pytest.raises(ProtocolError, match="intent"):
         send(Exchange(snapshot(MATH_RULE)), chat_body(), {})
 
@@ -309,18 +309,18 @@ def test_trailers_pass() -> None:
 EVENTS = {
     "RequestHeaders": request_headers(),
     "RequestBody": RequestBody(chat_body()),
-    "Sensed": Sensed({"intent": sure("math")}),
+    "SignalsRead": SignalsRead({"intent": sure("math")}),
     "ResponseHeaders": ResponseHeaders({":status": "200"}, is_end=False),
     "ResponseBody": ResponseBody(b"x", is_end=False),
     "Trailers": Trailers(),
 }
-STEPS = ["RequestHeaders", "RequestBody", "Sensed", "ResponseHeaders", "ResponseBody"]
+STEPS = ["RequestHeaders", "RequestBody", "SignalsRead", "ResponseHeaders", "ResponseBody"]
 FOREIGN = ["ResponseHeaders", "ResponseBody"]
 """Of an answer that Envoy gives itself."""
 ALLOWED = {
     0: ["RequestHeaders", *FOREIGN],
     1: ["RequestBody", "Trailers", *FOREIGN],
-    2: ["Sensed"],
+    2: ["SignalsRead"],
     3: ["ResponseHeaders", "Trailers"],
 }
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from router.core.cache_key import Limits
+from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Answering, Exchange
-from router.core.lookup import Found, Hit, Miss, Terms
+from router.core.lookup import CachePolicy, Found, Hit, Miss
 from router.core.messages import Action, Continue, LookedUp, Lookup, Reply, RequestBody, ResponseBody, ResponseHeaders, Route
 from router.core.policy import Default
 from router.core.types import Reasoning, ReasoningFamily
 from tests.unit.builders import SMALL, chat_body, request_headers, snapshot
 
-TERMS = Terms(0.8, 60.0, ())
-PLAN = CachePlan(ScopePlan("authorization", b"key"), Limits(), {"default": TERMS}, "v1")
+TERMS = CachePolicy(0.8, 60.0, ())
+PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": TERMS}, "v1")
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hi\n  there"}, "finish_reason": "stop"}
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2}
 WHOLE = {"id": "x", "object": "chat.completion", "model": "m", "choices": [CHOICE], "usage": USAGE}
@@ -52,7 +52,7 @@ def test_a_question_is_looked_up_before_it_is_routed() -> None:
     assert action.question.text == "What is a monad?"
     assert (action.question.decision, action.question.model) == ("default", "small")
     assert action.question.scope != "Bearer a"
-    assert action.terms == TERMS
+    assert action.cache_policy == TERMS
 
 
 def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
@@ -183,7 +183,7 @@ def test_the_backend_bounds_how_long_its_answer_is_kept(headers: dict[str, str])
 
 def test_shadow_routes_what_would_have_been_a_hit() -> None:
     """And says so."""
-    exchange, _ = ask(replace(PLAN, terms={"default": replace(TERMS, shadow=True)}))
+    exchange, _ = ask(replace(PLAN, cache_policy={"default": replace(TERMS, shadow=True)}))
     route = found(exchange, HIT)
     assert isinstance(route, Route)
     assert route.set_headers["x-vsr-cache-status"] == "shadow:semantic"
@@ -202,9 +202,9 @@ def test_a_damaged_entry_is_a_miss() -> None:
     ("plan", "headers", "status"),
     [
         (PLAN, {"authorization": ""}, "skipped:no_scope"),
-        (replace(PLAN, terms={}), {}, "skipped:decision"),
+        (replace(PLAN, cache_policy={}), {}, "skipped:decision"),
         (PLAN, {"cache_control": "no-cache, no-store"}, "skipped:client"),
-        (replace(PLAN, limits=Limits(max_text_chars=3)), {}, "skipped:too_long"),
+        (replace(PLAN, limits=Eligibility(max_text_chars=3)), {}, "skipped:too_long"),
     ],
 )
 def test_what_is_no_question_is_routed_at_once_and_not_recorded(plan: CachePlan, headers: dict[str, str], status: str) -> None:
@@ -229,8 +229,8 @@ def test_without_a_cache_nothing_is_said_of_one() -> None:
     [
         (PLAN, {}),
         (PLAN, {"authorization": ""}),
-        (replace(PLAN, terms={}), {}),
-        (replace(PLAN, limits=Limits(max_text_chars=3)), {}),
+        (replace(PLAN, cache_policy={}), {}),
+        (replace(PLAN, limits=Eligibility(max_text_chars=3)), {}),
     ],
     ids=["looked_up", "no_scope", "decision", "too_long"],
 )

@@ -13,11 +13,11 @@ import pytest
 from router.admin.asked import Asked, joined, prompt_body, read_asked, read_header
 from router.admin.explain import explain
 from router.cli.explaintext import render
-from router.core.cache_key import Limits
+from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Snapshot
-from router.core.lookup import Found, Hit, Miss, Question, Terms
-from router.core.messages import Sense
+from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss
+from router.core.messages import ReadSignals
 from router.core.policy import Choice, Default, HeaderMatches, LabelIs, Rule
 from router.core.types import Block, Endpoint, Missing, Reading, Scores
 from router.errors import RequestError
@@ -29,7 +29,7 @@ TEAM = Rule("team", HeaderMatches("x-team", re.compile("research")), LARGE, prio
 CHEAP = replace(SMALL, price=0.2, answers_like="llama-8b")
 DEAR = replace(LARGE, price=2.0, answers_like="llama-70b")
 CHOOSING = Default(CHEAP, choice=Choice((CHEAP, DEAR), 0.1))
-PLAN = CachePlan(ScopePlan("authorization", b"key"), Limits(), {"default": Terms(0.8, 60.0, ("numbers",), 0.9)}, "v1")
+PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": CachePolicy(0.8, 60.0, ("numbers",), 0.9)}, "v1")
 SECRET = "Bearer tell-nobody"
 STORED = json.dumps({"choices": [{"index": 0, "message": {"content": "Paris"}, "finish_reason": "stop"}]}).encode()
 
@@ -39,10 +39,10 @@ async def run(
 ) -> dict[str, Any]:
     """The document; `found` is what the cache would say, and `readings` are all that could be read."""
 
-    async def sense(wanted: Sense) -> Mapping[str, Reading]:
+    async def sense(wanted: ReadSignals) -> Mapping[str, Reading]:
         return {name: (readings or {})[name] for name in wanted.wanted}
 
-    async def peek(question: Question, terms: Terms) -> tuple[Found, Mapping[str, Any]]:
+    async def peek(question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, Any]]:
         assert found
         seen = {"id": "e" * 32, "tier": "semantic", "similarity": 0.91, "objections": ["numbers"]}
         return found, {"candidates": [{**seen, "probability": 0.5, "verdict": "numbers"}], "waits_for_equal_question": False}
@@ -118,7 +118,7 @@ class TestHeaders:
     async def test_secrets_are_never_printed(self, name: str) -> None:
         """Not those that are known as such, nor the value that keeps answers apart: its digest stands for it."""
         rule = Rule("keyed", HeaderMatches(name, re.compile(".*nobody")), SMALL)
-        plan = replace(PLAN, scope=ScopePlan("x-user", b"key"), terms={"keyed": Terms(0.8, 60.0, ())})
+        plan = replace(PLAN, scope=ScopePlan("x-user", b"key"), cache_policy={"keyed": CachePolicy(0.8, 60.0, ())})
         configured = replace(snapshot(rule), cache=plan)
         document = await run(configured, asked=Asked(chat_body(), {"x-user": SECRET, name: SECRET}), found=Miss("empty"))
         assert document["decision"]["name"] == "keyed"

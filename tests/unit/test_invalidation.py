@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from router.cache import invalidation
-from router.cache.entries import Entry, Selection, pieces_of
+from router.cache.entries import Entry, EntryFilter, pieces_of
 from router.cache.invalidation import (
     Rejections,
     Tombstones,
@@ -24,30 +24,30 @@ ENTRY = Entry("e" * 32, "k", "p", "alice", "faq", "small", "t", b"", 100, 2**62)
 
 
 @pytest.mark.parametrize(
-    ("selection", "before_ms", "is_gone"),
+    ("entry_filter", "before_ms", "is_gone"),
     [
-        (Selection(), 101, True),
-        (Selection(), 100, False),
-        (Selection(decision="faq"), 101, True),
-        (Selection(decision="faq", model="small", scope="alice"), 101, True),
-        (Selection(decision="faq", scope="bob"), 101, False),
-        (Selection(model="large"), 101, False),
+        (EntryFilter(), 101, True),
+        (EntryFilter(), 100, False),
+        (EntryFilter(decision="faq"), 101, True),
+        (EntryFilter(decision="faq", model="small", scope="alice"), 101, True),
+        (EntryFilter(decision="faq", scope="bob"), 101, False),
+        (EntryFilter(model="large"), 101, False),
     ],
 )
-def test_what_was_invalidated_is_turned_away_when_it_arrives(selection: Selection, before_ms: int, is_gone: bool) -> None:
+def test_what_was_invalidated_is_turned_away_when_it_arrives(entry_filter: EntryFilter, before_ms: int, is_gone: bool) -> None:
     """As far as the invalidation meant it."""
     tombstones = Tombstones()
-    tombstones.mark(selection, before_ms)
+    tombstones.mark(entry_filter, before_ms)
     assert tombstones.cover(ENTRY) is is_gone
 
 
 def test_an_invalidation_is_news_once() -> None:
     """It is read again and again; an older one adds nothing to a newer."""
     tombstones = Tombstones()
-    assert tombstones.mark(Selection(scope="alice"), 101)
-    assert not tombstones.mark(Selection(scope="alice"), 101)
-    assert not tombstones.mark(Selection(scope="alice"), 50)
-    assert tombstones.mark(Selection(scope="alice"), 102)
+    assert tombstones.mark(EntryFilter(scope="alice"), 101)
+    assert not tombstones.mark(EntryFilter(scope="alice"), 101)
+    assert not tombstones.mark(EntryFilter(scope="alice"), 50)
+    assert tombstones.mark(EntryFilter(scope="alice"), 102)
 
 
 def test_however_many_invalidations_there_were_none_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_however_many_invalidations_there_were_none_is_forgotten(monkeypatch: py
     monkeypatch.setattr(invalidation, "_MAX_MARKS", 10)
     tombstones = Tombstones()
     for number in range(100):
-        tombstones.mark(Selection(scope=f"customer {number}"), 101)
+        tombstones.mark(EntryFilter(scope=f"customer {number}"), 101)
     assert all(tombstones.cover(replace(ENTRY, scope=f"customer {number}")) for number in range(100))
     assert not tombstones.cover(replace(ENTRY, created_ms=101))
 
@@ -130,12 +130,12 @@ def test_a_reference_is_an_entry_and_a_pair() -> None:
 def test_what_an_invalidation_names_is_cut_into_pieces_that_fit_a_column() -> None:
     """All of it, each id once, in order."""
     ids = tuple(f"{number:032x}" for number in range(100_000))
-    pieces = list(pieces_of(Selection(ids=ids, decision="faq")))
+    pieces = list(pieces_of(EntryFilter(ids=ids, decision="faq")))
     assert tuple(entry_id for piece in pieces for entry_id in piece.ids or ()) == ids
     assert max(len(str(piece)) for piece in pieces) < 60_000
     assert {piece.decision for piece in pieces} == {"faq"}
-    assert list(pieces_of(Selection(scope="x"))) == [Selection(scope="x")]
-    assert list(pieces_of(Selection(ids=()))) == [Selection(ids=())]
+    assert list(pieces_of(EntryFilter(scope="x"))) == [EntryFilter(scope="x")]
+    assert list(pieces_of(EntryFilter(ids=()))) == [EntryFilter(ids=())]
 
 
 def test_asking_takes_as_long_after_ten_thousand_invalidations_as_after_one() -> None:
@@ -144,7 +144,7 @@ def test_asking_takes_as_long_after_ten_thousand_invalidations_as_after_one() ->
     def time_of(count: int) -> float:
         tombstones = Tombstones()
         for number in range(count):
-            tombstones.mark(Selection(scope=f"customer {number}"), 101)
+            tombstones.mark(EntryFilter(scope=f"customer {number}"), 101)
         best = 1e9
         for _ in range(20):
             began = time.perf_counter()

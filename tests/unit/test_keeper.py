@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from router.cache.cache import Cache
-from router.cache.entries import REFUSED, Changes, Entry, Notice, Selection
-from router.cache.settings import Pace, Sizes
+from router.cache.entries import REFUSED, Changes, Entry, EntryFilter, Invalidation
+from router.cache.settings import CacheLimits, SyncSettings
 from router.cache.stores import sync as keeper_module
-from router.cache.stores.sync import Keeper
+from router.cache.stores.sync import StoreSync
 from router.cache.verifier import Verifier
 from router.errors import BackendError, ConfigError, Problem
 
@@ -27,7 +27,7 @@ class Picky:
     def __init__(self) -> None:
         self.taken: list[str] = []
         self.removed: list[str] = []
-        self.notices: list[Notice] = []
+        self.invalidations: list[Invalidation] = []
         self.requests = 0
         self.read = 0
         self.opened = 0
@@ -35,7 +35,7 @@ class Picky:
         self.fails_notice: Exception | None = None
         self.fails_open: list[Exception] = []
         self.fails_changes: list[Exception] = []
-        self.others: list[Notice] = []
+        self.others: list[Invalidation] = []
 
     async def open(self) -> bytes:
         """A key."""
@@ -63,16 +63,16 @@ class Picky:
             raise self.fails_entry
         self.taken += [entry.text for entry in entries]
 
-    async def remove(self, selection: Selection) -> None:
+    async def remove(self, entry_filter: EntryFilter) -> None:
         """Whatever it is."""
         self.requests += 1
-        self.removed += selection.ids or ()
+        self.removed += entry_filter.ids or ()
 
-    async def publish(self, notice: Notice) -> None:
+    async def publish(self, invalidation: Invalidation) -> None:
         """Keep it."""
         if self.fails_notice:
             raise self.fails_notice
-        self.notices.append(notice)
+        self.invalidations.append(invalidation)
 
     async def answer(self, entry_id: str) -> bytes | None:
         """None."""
@@ -107,17 +107,17 @@ class Rig:
 
     def __init__(self, **pace: Any) -> None:
         self.store = Picky()
-        self.keeper = Keeper(self.store, Pace(**{"follow_s": 0.01, **pace}))
-        self.cache = Cache(Sizes(), no_encoder, Verifier(), self.keeper)
+        self.store_sync = StoreSync(self.store, SyncSettings(**{"follow_s": 0.01, **pace}))
+        self.cache = Cache(CacheLimits(), no_encoder, Verifier(), self.store_sync)
 
-    async def open(self) -> Keeper:
+    async def open(self) -> StoreSync:
         """Connected."""
-        await self.keeper.open(lambda key: None, 5)
-        return self.keeper
+        await self.store_sync.open(lambda key: None, 5)
+        return self.store_sync
 
     def is_done(self) -> bool:
         """All is written."""
-        return not self.keeper.state.waiting and self.keeper.state.is_up
+        return not self.store_sync.state.waiting and self.store_sync.state.is_up
 
 
 @pytest.fixture(autouse=True)
@@ -139,15 +139,15 @@ async def test_an_entry_that_the_store_cannot_take_is_left_out_alone_wherever_it
     texts = [f"t{number}" for number in range(100)]
     texts[place] = "poison"
     for text in texts:
-        rig.keeper.add(entry(text, created_ms=2**61))
-    rig.cache.invalidate(Selection(decision="x"))
+        rig.store_sync.add(entry(text, created_ms=2**61))
+    rig.cache.invalidate(EntryFilter(decision="x"))
     await rig.open()
-    await until(lambda: rig.is_done() and bool(rig.store.notices))
+    await until(lambda: rig.is_done() and bool(rig.store.invalidations))
     assert sorted(rig.store.taken) == sorted(set(texts) - {"poison"})
-    assert (rig.keeper.state.refused, rig.keeper.state.dropped) == (1, 0)
+    assert (rig.store_sync.state.refused, rig.store_sync.state.dropped) == (1, 0)
     assert "does not take Entry" in caplog.text
     assert "poison" not in caplog.text
-    await rig.keeper.close()
+    await rig.store_sync.close()
 
 
 async def test_a_refused_entry_does_not_cut_the_store_off() -> None:
@@ -155,13 +155,13 @@ async def test_a_refused_entry_does_not_cut_the_store_off() -> None:
     rig = Rig()
     rig.store.fails_entry = BackendError(REFUSED)
     for number in range(1000):
-        rig.keeper.add(entry("poison" if number == 777 else f"t{number}"))
+        rig.store_sync.add(entry("poison" if number == 777 else f"t{number}"))
     await rig.open()
     await until(rig.is_done)
     assert len(rig.store.taken) == 999
     assert rig.store.opened == 1
     assert rig.store.requests < 40
-    await rig.keeper.close()
+    await rig.store_sync.close()
 
 
 async def test_an_invalidation_of_any_size_is_written_in_pieces() -> None:
@@ -169,14 +169,18 @@ async def test_an_invalidation_of_any_size_is_written_in_pieces() -> None:
     rig = Rig()
     ids = [f"{number:032x}" for number in range(5000)]
     await rig.open()
-    rig.cache.invalidate(Selection(ids=tuple(ids)))
-    rig.keeper.add(entry("behind", created_ms=2**61))
+    rig.cache.invalidate(EntryFilter(ids=tuple(ids)))
+    rig.store_sync.add(entry("behind", created_ms=2**61))
     await until(lambda: rig.store.taken == ["behind"])
-    written = [one for notice in rig.store.notices for one in (notice.selection and notice.selection.ids) or ()]
+    written = [
+        one
+        for invalidation in rig.store.invalidations
+        for one in (invalidation.entry_filter and invalidation.entry_filter.ids) or ()
+    ]
     assert written == ids
-    assert len(rig.store.notices) > 3
-    assert len({notice.id for notice in rig.store.notices}) == len(rig.store.notices)
-    await rig.keeper.close()
+    assert len(rig.store.invalidations) > 3
+    assert len({invalidation.id for invalidation in rig.store.invalidations}) == len(rig.store.invalidations)
+    await rig.store_sync.close()
 
 
 @pytest.mark.parametrize("word", [REFUSED, "unavailable"])
@@ -185,15 +189,15 @@ async def test_an_invalidation_that_the_store_does_not_take_holds_up_nothing_and
     rig = Rig()
     await rig.open()
     rig.store.fails_notice = BackendError(word)
-    rig.cache.invalidate(Selection(decision="x"))
-    rig.keeper.add(entry("behind", created_ms=2**61))
+    rig.cache.invalidate(EntryFilter(decision="x"))
+    rig.store_sync.add(entry("behind", created_ms=2**61))
     await until(lambda: rig.store.taken == ["behind"])
-    assert rig.keeper.state.refused
-    assert not await rig.keeper.flushed(0.01)
+    assert rig.store_sync.state.refused
+    assert not await rig.store_sync.flushed(0.01)
     rig.store.fails_notice = None
-    await until(lambda: len(rig.store.notices) == 1)
-    assert await rig.keeper.flushed(5)
-    await rig.keeper.close()
+    await until(lambda: len(rig.store.invalidations) == 1)
+    assert await rig.store_sync.flushed(5)
+    await rig.store_sync.close()
 
 
 async def test_an_invalidation_that_was_never_written_is_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
@@ -201,8 +205,8 @@ async def test_an_invalidation_that_was_never_written_is_told_at_the_end(caplog:
     rig = Rig(drain_s=0.2)
     await rig.open()
     rig.store.fails_notice = BackendError("unavailable")
-    rig.cache.invalidate(Selection(decision="x"))
-    await rig.keeper.close()
+    rig.cache.invalidate(EntryFilter(decision="x"))
+    await rig.store_sync.close()
     assert "1 invalidations were never written" in caplog.text
 
 
@@ -210,60 +214,60 @@ async def test_an_invalidation_is_stamped_when_it_is_written() -> None:
     """Who looks for what is new must find it, however long it had to wait; what it means does not change."""
     rig = Rig()
     clock = [1000.0]
-    rig.keeper._now = rig.cache._now = lambda: clock[0]
-    rig.cache.invalidate(Selection(decision="x"))
+    rig.store_sync._now = rig.cache._now = lambda: clock[0]
+    rig.cache.invalidate(EntryFilter(decision="x"))
     clock[0] = 5000.0
     await rig.open()
-    await until(lambda: bool(rig.store.notices))
-    (notice,) = rig.store.notices
-    assert notice.created_ms == 5_000_000
-    assert notice.selection == Selection(decision="x", before_ms=1_000_001)
-    await rig.keeper.close()
+    await until(lambda: bool(rig.store.invalidations))
+    (invalidation,) = rig.store.invalidations
+    assert invalidation.created_ms == 5_000_000
+    assert invalidation.entry_filter == EntryFilter(decision="x", before_ms=1_000_001)
+    await rig.store_sync.close()
 
 
 async def test_what_is_invalidated_while_it_waits_is_not_written() -> None:
     """It would come back at the next start."""
     rig = Rig()
-    rig.keeper.add(entry("old"))
-    rig.cache.invalidate(Selection(decision="d"))
-    rig.keeper.add(entry("new", created_ms=2**61))
+    rig.store_sync.add(entry("old"))
+    rig.cache.invalidate(EntryFilter(decision="d"))
+    rig.store_sync.add(entry("new", created_ms=2**61))
     await rig.open()
     await until(rig.is_done)
     assert rig.store.taken == ["new"]
-    await rig.keeper.close()
+    await rig.store_sync.close()
 
 
 async def test_evictions_do_not_cost_a_request_each() -> None:
     """A full cache evicts with every entry that it takes; both go in one write."""
     rig = Rig()
     for number in range(500):
-        rig.keeper.add(entry(f"t{number}"))
-        rig.keeper.remove(Selection(ids=(f"old{number}",)))
-    rig.keeper.add(entry("gone again"))
-    rig.keeper.remove(Selection(ids=("gone again",)))
+        rig.store_sync.add(entry(f"t{number}"))
+        rig.store_sync.remove(EntryFilter(ids=(f"old{number}",)))
+    rig.store_sync.add(entry("gone again"))
+    rig.store_sync.remove(EntryFilter(ids=("gone again",)))
     await rig.open()
     await until(rig.is_done)
     assert len(rig.store.taken) == 500
     assert "gone again" not in rig.store.taken
     assert len(rig.store.removed) == 501
     assert rig.store.requests < 10
-    await rig.keeper.close()
+    await rig.store_sync.close()
 
 
 async def test_what_waits_is_bounded_in_bytes_too() -> None:
     """Ten thousand large answers would be gigabytes."""
     rig = Rig(queue_bytes=10_000)
     for _ in range(20):
-        rig.keeper.add(entry("t", bytes(1000)))
-    assert rig.keeper.state.waiting == 3
-    assert rig.keeper.state.dropped == 17
-    rig.cache.invalidate(Selection(decision="x"))
-    assert rig.keeper.state.waiting == 4
+        rig.store_sync.add(entry("t", bytes(1000)))
+    assert rig.store_sync.state.waiting == 3
+    assert rig.store_sync.state.dropped == 17
+    rig.cache.invalidate(EntryFilter(decision="x"))
+    assert rig.store_sync.state.waiting == 4
     await rig.open()
     await until(rig.is_done)
-    rig.keeper.add(entry("later", bytes(5000)))
+    rig.store_sync.add(entry("later", bytes(5000)))
     await until(lambda: "later" in rig.store.taken)
-    await rig.keeper.close()
+    await rig.store_sync.close()
 
 
 @pytest.mark.parametrize("error", [KeyError("secret"), RecursionError(), AttributeError("secret"), ValueError("secret")])
@@ -273,13 +277,13 @@ async def test_no_error_of_whatever_kind_ends_the_stores_task(error: Exception, 
     rig.store.fails_open = [error]
     rig.store.fails_changes = [error]
     await rig.open()
-    rig.keeper.add(entry("a"))
+    rig.store_sync.add(entry("a"))
     await until(lambda: rig.store.taken == ["a"] and not rig.store.fails_changes)
-    rig.keeper.add(entry("b"))
+    rig.store_sync.add(entry("b"))
     await until(lambda: rig.store.taken == ["a", "b"])
     assert f"{type(error).__name__} at test_keeper.py:" in caplog.text
     assert "secret" not in caplog.text
-    await rig.keeper.close()
+    await rig.store_sync.close()
 
 
 async def test_a_store_that_is_refused_later_is_used_again_when_it_may_be() -> None:
@@ -293,12 +297,12 @@ async def test_a_store_that_is_refused_later_is_used_again_when_it_may_be() -> N
     rig.store.fails_changes = [BackendError("unavailable")]
     await rig.open()
     rig.store.fails_open = [refusal] * 3
-    rig.keeper.add(entry("a"))
-    await until(lambda: rig.keeper.state.is_refused)
-    rig.keeper.add(entry("b"))
+    rig.store_sync.add(entry("a"))
+    await until(lambda: rig.store_sync.state.is_refused)
+    rig.store_sync.add(entry("b"))
     await until(lambda: rig.store.taken == ["a", "b"])
-    assert not rig.keeper.state.is_refused
-    await rig.keeper.close()
+    assert not rig.store_sync.state.is_refused
+    await rig.store_sync.close()
 
 
 async def test_why_the_store_is_away_is_told_once_and_again_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
@@ -308,28 +312,28 @@ async def test_why_the_store_is_away_is_told_once_and_again_when_it_changes(capl
     rig.store.fails_open = [refused, refused, refused, slow, slow]
     with caplog.at_level("INFO"):
         await rig.open()
-        await until(lambda: rig.keeper.state.is_up)
+        await until(lambda: rig.store_sync.state.is_up)
     told = [record.getMessage() for record in caplog.records if record.name == "router.cache.stores.sync"]
     assert [line.split(" (")[1].split(")")[0] for line in told[:2]] == [str(refused), "slow"]
     assert told[2:] == ["the cache's store is back"]
-    await rig.keeper.close()
+    await rig.store_sync.close()
 
 
 async def test_the_same_invalidation_read_again_and_again_costs_nothing() -> None:
     """It is heeded once; what is stored after it stays."""
     rig = Rig()
     await rig.open()
-    rig.store.others = [Notice("n", int(time.time() * 1000), Selection(decision="d", before_ms=int(time.time() * 1000)))]
+    rig.store.others = [Invalidation("n", int(time.time() * 1000), EntryFilter(decision="d", before_ms=int(time.time() * 1000)))]
     await until(lambda: rig.cache.is_gone(entry("old")))
     await until(lambda: int(time.time() * 1000) > rig.store.others[0].created_ms + 1)
     rig.cache.learn(replace(entry("new"), created_ms=int(time.time() * 1000)))
-    selected: list[Selection] = []
-    rig.cache.select = lambda selection: selected.append(selection) or []  # type: ignore[method-assign,func-returns-value]
+    selected: list[EntryFilter] = []
+    rig.cache.select = lambda entry_filter: selected.append(entry_filter) or []  # type: ignore[method-assign,func-returns-value]
     opened = rig.store.requests
-    rig.keeper.add(entry("x", created_ms=2**61))
+    rig.store_sync.add(entry("x", created_ms=2**61))
     await until(lambda: rig.store.requests > opened and rig.is_done())
     read = rig.store.read
     await until(lambda: rig.store.read > read + 2)
     assert selected == []
     assert len(rig.cache) == 1
-    await rig.keeper.close()
+    await rig.store_sync.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from router.cache.settings import MilvusSettings, Pace
+from router.cache.settings import MilvusSettings, SyncSettings
 from router.config.cache import read_milvus
 from router.config.reader import Notes
 from router.config.reader import parse as parse_yaml
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "config" / "cache" / "milvus.yaml"
 
 
-def read(document: dict[str, Any], file: str = "milvus.yaml") -> tuple[MilvusSettings, Pace, Notes]:
+def read(document: dict[str, Any], file: str = "milvus.yaml") -> tuple[MilvusSettings, SyncSettings, Notes]:
     """What becomes of a Milvus file."""
     notes = Notes(file)
     settings, pace = read_milvus(parse_yaml(yaml.safe_dump(document), notes))

@@ -13,11 +13,11 @@ from router.cache.cache import Cache
 from router.cache.entries import Entry
 from router.cache.index import Vector
 from router.cache.peek import peek
-from router.cache.settings import Sizes
+from router.cache.settings import CacheLimits
 from router.core.cache_key import digest
-from router.core.lookup import Hit, Question, Terms, Verdict
+from router.core.lookup import CachePolicy, CacheQuery, Hit, Verdict
 
-TERMS = Terms(0.8, 60.0, ("numbers",))
+TERMS = CachePolicy(0.8, 60.0, ("numbers",))
 UNIT = np.eye(1, 384, dtype=np.float32)[0]
 PARTITION = digest("p")
 
@@ -38,26 +38,26 @@ class Shared:
         """It has gone meanwhile."""
         return None
 
-    async def nearest(self, question: Question, vector: Vector | None, wait_s: float) -> Sequence[tuple[Entry, float]]:
+    async def nearest(self, question: CacheQuery, vector: Vector | None, wait_s: float) -> Sequence[tuple[Entry, float]]:
         """The one, as near as can be."""
         return [(self.entry, 0.95)]
 
 
-def cache_with(keeper: Any, verdict: Verdict) -> Cache:
+def cache_with(store_sync: Any, verdict: Verdict) -> Cache:
     """At second 2, empty."""
 
     async def encode(text: str) -> Any:
         return SimpleNamespace(vector=UNIT, is_truncated=False)
 
-    async def verify(asked: str, stored: str, terms: Terms) -> Verdict:
+    async def verify(asked: str, stored: str, cache_policy: CachePolicy) -> Verdict:
         return verdict
 
-    return Cache(Sizes(), encode, verify, keeper, now=lambda: 2.0)
+    return Cache(CacheLimits(), encode, verify, store_sync, now=lambda: 2.0)
 
 
-def question(text: str) -> Question:
+def question(text: str) -> CacheQuery:
     """Of the same partition."""
-    return Question(text, PARTITION, digest(f"{PARTITION}\n{text}"), "alice", "default", "small")
+    return CacheQuery(text, PARTITION, digest(f"{PARTITION}\n{text}"), "alice", "default", "small")
 
 
 async def test_what_another_replica_stored_is_weighed_and_not_taken_over() -> None:
@@ -85,7 +85,7 @@ async def test_all_checks_that_object_are_named_beside_the_verdict() -> None:
     """The verdict names the first."""
     cache = cache_with(Shared("How do 2 monads compose?"), Verdict("numbers"))
     found, document = await peek(
-        cache, question("How do 3 cats not compose?"), Terms(0.8, 60.0, ("numbers", "negation", "order"))
+        cache, question("How do 3 cats not compose?"), CachePolicy(0.8, 60.0, ("numbers", "negation", "order"))
     )
     assert found.reason == "numbers"  # type: ignore[union-attr]
     assert document["candidates"][0]["objections"] == ["numbers", "negation"]
@@ -93,8 +93,8 @@ async def test_all_checks_that_object_are_named_beside_the_verdict() -> None:
 
 async def test_an_answer_that_has_gone_is_no_hit_and_says_so() -> None:
     """The verifier's word alone would show it as served."""
-    keeper = Shared("What is a monad?")
-    keeper.entry = replace(keeper.entry, answer=b"")
-    found, document = await peek(cache_with(keeper, Verdict("", 0.97)), question("What's a monad?"), TERMS)
+    store_sync = Shared("What is a monad?")
+    store_sync.entry = replace(store_sync.entry, answer=b"")
+    found, document = await peek(cache_with(store_sync, Verdict("", 0.97)), question("What's a monad?"), TERMS)
     assert not isinstance(found, Hit)
     assert (document["candidates"][0]["verdict"], document["candidates"][0]["probability"]) == ("answer_gone", 0.97)

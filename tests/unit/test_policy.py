@@ -17,13 +17,13 @@ from router.core.policy import (
     FlagIs,
     HeaderMatches,
     LabelIs,
+    NeedsSignals,
     Not,
     Policy,
     Rule,
     TextMatches,
     TokensWithin,
     Truth,
-    Unread,
     parts_of,
     signals_of,
 )
@@ -124,7 +124,7 @@ def test_a_rule_that_needs_no_signal_spares_the_reading_of_lower_rules() -> None
     rules = (Rule("stream", IS_STREAM, CODER, 20), MATH_RULE)
     policy = Policy.of(rules, Default(SMALL), 0.5)
     assert isinstance(policy.decide(ask(is_stream=True), {}), Decision)
-    assert policy.decide(ask(), {}) == Unread(frozenset({"intent"}))
+    assert policy.decide(ask(), {}) == NeedsSignals(frozenset({"intent"}))
 
 
 def test_a_condition_that_is_settled_without_its_signal_is_not_read() -> None:
@@ -147,7 +147,7 @@ def test_the_default_says_why_no_rule_fired(reading: object, reason: str) -> Non
 
 
 def test_signals_and_parts_are_found_at_any_depth() -> None:
-    """`Unread` names every signal inside a tree."""
+    """`NeedsSignals` names every signal inside a tree."""
     tree = AllOf((Not(AnyOf((IS_STREAM, LabelIs("safety", frozenset({"bad"}), 0.9)))), IS_MATH))
     assert signals_of(tree) == {"intent", "safety"}
     assert parts_of(Not(IS_STREAM)) == (IS_STREAM,)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.core.cache_key import Ineligible, Limits, question_of
-from router.core.lookup import Question
+from router.core.cache_key import Eligibility, Ineligible, question_of
+from router.core.lookup import CacheQuery
 from router.core.openai.request import parse
 from router.core.types import Decision, Endpoint, Model, Reasoning, ReasoningFamily, SystemPrompt
 
@@ -26,11 +26,11 @@ BASE: dict[str, Any] = {
 def ask(
     changes: dict[str, Any] | None = None,
     decision: Decision = DECISION,
-    limits: Limits = Limits(),  # noqa: B008 - frozen
+    limits: Eligibility = Eligibility(),  # noqa: B008 - frozen
     scope: str = "s",
     versions: str = "v1",
     family: ReasoningFamily | None = None,
-) -> Question | Ineligible:
+) -> CacheQuery | Ineligible:
     """The question of a request that differs from the usual one."""
     data = json.dumps({**BASE, **(changes or {})}).encode()
     request, body = parse(Endpoint.CHAT, data, {})
@@ -45,7 +45,7 @@ def user(text: object, **message: Any) -> dict[str, Any]:
 def partition(*args: Any, **kwargs: Any) -> str:
     """Of an eligible request."""
     asked = ask(*args, **kwargs)
-    assert isinstance(asked, Question), asked
+    assert isinstance(asked, CacheQuery), asked
     return asked.partition
 
 
@@ -88,7 +88,7 @@ def test_whatever_may_change_the_answer_is_another_partition(changes: dict[str, 
         {"decision": Decision("default", MODEL, "no_match", None, SystemPrompt("x"))},
         {"scope": "t"},
         {"versions": "v2"},
-        {"limits": Limits(revision="2")},
+        {"limits": Eligibility(revision="2")},
     ],
     ids=repr,
 )
@@ -153,8 +153,8 @@ def test_the_order_of_keys_does_not_matter_and_values_do(values: dict[str, Any])
 def test_the_text_is_not_in_the_partition_and_is_in_the_key() -> None:
     """Or nothing would ever be found by meaning."""
     one, other = ask(), ask(user("Explain monads."))
-    assert isinstance(one, Question)
-    assert isinstance(other, Question)
+    assert isinstance(one, CacheQuery)
+    assert isinstance(other, CacheQuery)
     assert one.partition == other.partition
     assert one.key != other.key
 
@@ -211,8 +211,8 @@ def test_what_says_nothing_to_a_model_may_stand_beside_a_text(more: dict[str, An
 def test_where_a_text_is_split_is_part_of_the_question(one: list[str], other: list[str]) -> None:
     """Templates join parts with nothing or with a line break. By meaning, too, only equal splits meet."""
     first, second = (ask(user([{"type": "text", "text": text} for text in texts])) for texts in (one, other))
-    assert isinstance(first, Question)
-    assert isinstance(second, Question)
+    assert isinstance(first, CacheQuery)
+    assert isinstance(second, CacheQuery)
     assert first.partition != second.partition
     assert first.key != second.key
 
@@ -220,7 +220,7 @@ def test_where_a_text_is_split_is_part_of_the_question(one: list[str], other: li
 def key_of(text: str) -> str:
     """Of the usual request with this question."""
     asked = ask(user(text))
-    assert isinstance(asked, Question), asked
+    assert isinstance(asked, CacheQuery), asked
     return asked.key
 
 
@@ -251,7 +251,7 @@ def test_characters_that_differ_are_different_keys(one: str, other: str) -> None
 @pytest.mark.parametrize("hidden", ["\u200b", "\U000e0069\U000e0067", "\u202e", "\ue000", "\x07"])
 def test_hidden_text_is_neither_looked_up_nor_kept(hidden: str) -> None:
     """Who asks the plain question must not get the answer to the hidden one. Whatever the operator allows."""
-    limits = Limits(allows_tools=True, allows_timely=True, allows_personal=True)
+    limits = Eligibility(allows_tools=True, allows_timely=True, allows_personal=True)
     for text in (f"What is a monad?{hidden}", f"What is{hidden} a monad?"):
         assert ask(user(text), limits=limits) == Ineligible("invisible_text")
         assert ask(user([{"type": "text", "text": text}]), limits=limits) == Ineligible("invisible_text")
@@ -292,34 +292,34 @@ def test_no_question_for_the_cache(changes: dict[str, Any], reason: str) -> None
 @pytest.mark.parametrize("text", ["What is an IP address?", "How do I reset my password?", "Explain how orders are shipped"])
 def test_a_question_like_any_other(text: str) -> None:
     """Guards against a filter that takes everything."""
-    assert isinstance(ask(user(text)), Question)
+    assert isinstance(ask(user(text)), CacheQuery)
 
 
 @pytest.mark.parametrize(
     ("changes", "limits"),
     [
-        ({"tools": TOOLS}, Limits(allows_tools=True)),
-        (user("What is the weather in Paris?"), Limits(allows_timely=True)),
-        (user("Where is my order?"), Limits(allows_personal=True)),
-        ({"temperature": 1.2}, Limits(max_temperature=2)),
-        (user("x" * 2001), Limits(max_text_chars=4000)),
+        ({"tools": TOOLS}, Eligibility(allows_tools=True)),
+        (user("What is the weather in Paris?"), Eligibility(allows_timely=True)),
+        (user("Where is my order?"), Eligibility(allows_personal=True)),
+        ({"temperature": 1.2}, Eligibility(max_temperature=2)),
+        (user("x" * 2001), Eligibility(max_text_chars=4000)),
     ],
 )
-def test_the_operator_may_widen_it(changes: dict[str, Any], limits: Limits) -> None:
+def test_the_operator_may_widen_it(changes: dict[str, Any], limits: Eligibility) -> None:
     """Each on its own."""
-    assert isinstance(ask(changes, limits=limits), Question)
+    assert isinstance(ask(changes, limits=limits), CacheQuery)
 
 
 def test_tool_results_are_never_looked_up() -> None:
     """An agent's loop would get its first answer again and again."""
     messages = [BASE["messages"][1], CALL, RESULT, BASE["messages"][1]]
-    assert ask({"messages": messages, "tools": TOOLS}, limits=Limits(allows_tools=True)) == Ineligible("tool_results")
+    assert ask({"messages": messages, "tools": TOOLS}, limits=Eligibility(allows_tools=True)) == Ineligible("tool_results")
 
 
 def test_conversations_may_be_left_out() -> None:
     """And system prompts are no conversation."""
-    limits = Limits(allows_multi_turn=False)
-    assert isinstance(ask(limits=limits), Question)
+    limits = Eligibility(allows_multi_turn=False)
+    assert isinstance(ask(limits=limits), CacheQuery)
     assert ask(
         {"messages": [*BASE["messages"], {"role": "assistant", "content": "A."}, BASE["messages"][1]]}, limits=limits
     ) == Ineligible("multi_turn")
@@ -329,10 +329,10 @@ def test_a_model_that_the_client_named_is_left_alone_unless_the_operator_says_ot
     """It asked for that model's answer."""
     direct = Decision("direct", MODEL, "concrete_model")
     assert ask(decision=direct) == Ineligible("concrete_model")
-    assert isinstance(ask(decision=direct, limits=Limits(allows_concrete_models=True)), Question)
+    assert isinstance(ask(decision=direct, limits=Eligibility(allows_concrete_models=True)), CacheQuery)
 
 
 def test_users_of_one_key_may_share_if_the_operator_says_so() -> None:
     """The request's own `user`."""
-    limits = Limits(shares_users=True)
+    limits = Eligibility(shares_users=True)
     assert partition({"user": "alice"}, limits=limits) == partition({"user": "bob"}, limits=limits)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.cache.entries import Entry, Notice, Selection
+from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.soundness import fault_of
 from router.cache.stores.rows import MAX_STORED_BYTES, entry_of, entry_row, notice_document, notice_of, packed, unpacked
 
@@ -106,23 +106,23 @@ def test_an_answer_that_is_none_is_empty_and_a_small_one_cannot_grow_without_bou
 
 
 @pytest.mark.parametrize(
-    "notice",
+    "invalidation",
     [
-        Notice("n", NOW_MS, Selection(ids=("a", "b"))),
-        Notice("n", NOW_MS, Selection(decision="faq", scope="s", before_ms=NOW_MS + 1)),
-        Notice("n", NOW_MS, rejected="a" * 32),
+        Invalidation("n", NOW_MS, EntryFilter(ids=("a", "b"))),
+        Invalidation("n", NOW_MS, EntryFilter(decision="faq", scope="s", before_ms=NOW_MS + 1)),
+        Invalidation("n", NOW_MS, rejected="a" * 32),
     ],
 )
-def test_a_notice_is_read_as_it_was_written(notice: Notice) -> None:
+def test_a_notice_is_read_as_it_was_written(invalidation: Invalidation) -> None:
     """Entries that are gone, or a pair."""
-    assert notice_of(control(notice_document(notice)), NOW_MS) == notice
+    assert notice_of(control(notice_document(invalidation)), NOW_MS) == invalidation
 
 
 def test_an_invalidation_without_a_moment_means_what_was_there_when_it_was_written() -> None:
     """Not what is stored later."""
     read_back = notice_of(control({"selection": {}}), NOW_MS)
     assert read_back is not None
-    assert read_back.selection == Selection(before_ms=NOW_MS + 1)
+    assert read_back.entry_filter == EntryFilter(before_ms=NOW_MS + 1)
 
 
 GARBAGE: list[Any] = [
@@ -159,8 +159,8 @@ def test_reading_never_raises_whatever_a_row_holds() -> None:
     ]  # fmt: skip
     control_row = control({"selection": {"ids": ["a"]}, "rejected": "a" * 32})
     for _ in range(10_000):
-        row, notice = dict(good), dict(control_row)
-        for target in (row, notice):
+        row, invalidation = dict(good), dict(control_row)
+        for target in (row, invalidation):
             for name in generator.sample(sorted(target), generator.randint(1, 3)):
                 if generator.random() < 0.2:
                     del target[name]
@@ -168,4 +168,4 @@ def test_reading_never_raises_whatever_a_row_holds() -> None:
                     target[name] = generator.choice(values)
         entry = read(row)
         assert entry is None or fault_of(entry, NOW_MS) is None
-        notice_of(notice, NOW_MS)
+        notice_of(invalidation, NOW_MS)

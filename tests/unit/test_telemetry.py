@@ -19,8 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.cache.cache import Cache, Encoded
 from router.cache.entries import Store
-from router.cache.settings import Pace, Sizes
-from router.cache.stores.sync import Keeper
+from router.cache.settings import CacheLimits, SyncSettings
+from router.cache.stores.sync import StoreSync
 from router.cache.verifier import Verifier
 from router.core.outcome import Outcome, Usage
 from router.telemetry import Telemetry
@@ -123,8 +123,8 @@ async def everything(metrics: Metrics) -> str:
     watching = asyncio.create_task(metrics.watch_loop())
     await until(lambda: "llm_router_event_loop_lag_seconds" in metrics.render().decode())
     watching.cancel()
-    keeper = Keeper(cast("Store", SimpleNamespace(is_shared=True)), Pace())
-    cache = Cache(Sizes(), encode, Verifier(), keeper)
+    keeper = StoreSync(cast("Store", SimpleNamespace(is_shared=True)), SyncSettings())
+    cache = Cache(CacheLimits(), encode, Verifier(), keeper)
     metrics.show_cache(cache.gauges)
     metrics.show_cache_counts(cache.counters)
     metrics.show_store({("search", "ok"): 3})

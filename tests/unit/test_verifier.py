@@ -9,10 +9,10 @@ import pytest
 from router.cache.checks import GUARDS_BESIDE_VERIFIER
 from router.cache.verifier import Verifier
 from router.cache.wording import UNREAD
-from router.core.lookup import Terms, Verdict
+from router.core.lookup import CachePolicy, Verdict
 from router.errors import BackendError
 
-TERMS = Terms(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=0.9)
+TERMS = CachePolicy(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=0.9)
 
 
 class Scorer:
@@ -74,11 +74,11 @@ async def test_without_a_verifier_the_guards_judge_alone() -> None:
 @pytest.mark.parametrize("scorer", [None, Scorer(1.0)])
 async def test_what_no_model_reads_is_refused_whoever_judges(guards: tuple[str, ...], scorer: Scorer | None) -> None:
     """No guard that is switched off, no missing verifier and no score lets it pass."""
-    verify, terms = Verifier(scorer), replace(TERMS, guards=guards)
+    verify, cache_policy = Verifier(scorer), replace(TERMS, guards=guards)
     for asked, stored in (
         ("What is Co?", "What is CO?"),
         ("I failed :)", "I failed :("),
         ("Is résumé a word?", "Is resume a word?"),
     ):
-        assert await verify(asked, stored, terms) == Verdict(UNREAD)
+        assert await verify(asked, stored, cache_policy) == Verdict(UNREAD)
     assert scorer is None or scorer.pairs == []

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.core.cache_key import Limits
+from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Exchange, Snapshot
-from router.core.lookup import Hit, Miss, Terms
-from router.core.messages import LookedUp, RequestBody, ResponseBody, ResponseHeaders, Sense
+from router.core.lookup import CachePolicy, Hit, Miss
+from router.core.messages import LookedUp, ReadSignals, RequestBody, ResponseBody, ResponseHeaders
 from router.core.outcome import Outcome
 from router.core.policy import LabelIs, Rule
 from router.core.types import Block, Missing
@@ -30,7 +30,7 @@ MATH = {"intent": sure("math")}
 
 def caching(shadow: bool = False) -> Snapshot:
     """Nothing but a default, whose answers are cached."""
-    plan = CachePlan(ScopePlan(""), Limits(), {"default": Terms(0.8, 60.0, (), shadow=shadow)}, "v1")
+    plan = CachePlan(ScopePlan(""), Eligibility(), {"default": CachePolicy(0.8, 60.0, (), shadow=shadow)}, "v1")
     return replace(snapshot(), cache=plan)
 
 
@@ -65,7 +65,7 @@ def waiting(shot: Snapshot, body: bytes) -> Outcome:
 def begin(exchange: Exchange, body: bytes) -> None:
     """Headers and body, and no readings."""
     exchange.receive(request_headers())
-    assert isinstance(exchange.receive(RequestBody(body)), Sense)
+    assert isinstance(exchange.receive(RequestBody(body)), ReadSignals)
 
 
 def answered(status: str = "200", kind: str = "application/json", *, is_stream: bool = False, is_whole: bool = True) -> Outcome:

@@ -16,7 +16,7 @@ import grpc
 from pymilvus import AsyncMilvusClient
 from pymilvus.exceptions import ConnectError, ConnectionNotExistException, MilvusException, MilvusUnavailableException
 
-from router.cache.entries import REFUSED, Changes, Entry, Notice, Selection, pieces_of
+from router.cache.entries import REFUSED, Changes, Entry, EntryFilter, Invalidation, pieces_of
 from router.cache.index import Vector
 from router.cache.settings import MilvusSettings
 from router.cache.stores.reach import why_not
@@ -180,13 +180,13 @@ class MilvusStore:
             moment = self._settings.timestamp_field
             async for rows in self._pages(self._name, f"{moment} >= {since_ms} and {moment} <= {latest}", columns):
                 entries += self._entries(rows)
-        notices: list[Notice] = []
+        invalidations: list[Invalidation] = []
         condition = f"created >= {max(since_ms, 1)} and created <= {latest}"
         async for rows in self._pages(self._control, condition, ["id", "created", "document"]):
             read = [notice_of(row, now_ms) for row in rows]
             self._pass_over(read.count(None))
-            notices += [notice for notice in read if notice]
-        return Changes(entries, sorted(notices, key=lambda notice: notice.created_ms))
+            invalidations += [invalidation for invalidation in read if invalidation]
+        return Changes(entries, sorted(invalidations, key=lambda invalidation: invalidation.created_ms))
 
     def _entries(self, rows: Sequence[Mapping[str, Any]]) -> list[Entry]:
         now_ms, settings = _now_ms(), self._settings
@@ -211,28 +211,28 @@ class MilvusStore:
         settings = self._settings
         return entry_row(entry, settings.timestamp_field, settings.vector_field, settings.dimension, _now_ms())
 
-    async def remove(self, selection: Selection) -> None:
+    async def remove(self, entry_filter: EntryFilter) -> None:
         """See `Store.remove`."""
-        if selection.ids is not None and selection == Selection(ids=selection.ids):
-            for piece in pieces_of(selection):
+        if entry_filter.ids is not None and entry_filter == EntryFilter(ids=entry_filter.ids):
+            for piece in pieces_of(entry_filter):
                 await self._do("delete", self._name, ids=[_literal(entry_id) for entry_id in piece.ids or ()])
             return
-        parts = [f'{name} == "{_literal(value)}"' for name, value in self._named(selection) if value is not None]
-        if selection.ids is not None:
-            ids = ", ".join(f'"{_literal(entry_id)}"' for entry_id in selection.ids)
+        parts = [f'{name} == "{_literal(value)}"' for name, value in self._named(entry_filter) if value is not None]
+        if entry_filter.ids is not None:
+            ids = ", ".join(f'"{_literal(entry_id)}"' for entry_id in entry_filter.ids)
             parts.append(f"id in [{ids}]")
-        if selection.before_ms is not None:
-            parts.append(f"{self._settings.timestamp_field} < {selection.before_ms}")
+        if entry_filter.before_ms is not None:
+            parts.append(f"{self._settings.timestamp_field} < {entry_filter.before_ms}")
         await self._do("delete", self._name, filter=" and ".join(parts) or f"expires < {_LATER_MS}")
 
     @staticmethod
-    def _named(selection: Selection) -> list[tuple[str, str | None]]:
-        return [("decision", selection.decision), ("model", selection.model), ("scope", selection.scope)]
+    def _named(entry_filter: EntryFilter) -> list[tuple[str, str | None]]:
+        return [("decision", entry_filter.decision), ("model", entry_filter.model), ("scope", entry_filter.scope)]
 
-    async def publish(self, notice: Notice) -> None:
+    async def publish(self, invalidation: Invalidation) -> None:
         """See `Store.publish`."""
-        kind = "rejection" if notice.rejected else "notice"
-        row = control_row(notice.id, kind, notice.created_ms, notice_document(notice))
+        kind = "rejection" if invalidation.rejected else "notice"
+        row = control_row(invalidation.id, kind, invalidation.created_ms, notice_document(invalidation))
         await self._do("upsert", self._control, data=[row])
 
     async def sweep(self, now_ms: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from router.cache.entries import Entry, Notice, Selection
+from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.soundness import fault_of, is_moment
 
 MAX_STORED_BYTES = 65_535
@@ -69,21 +69,21 @@ def entry_row(entry: Entry, timestamp_field: str, vector_field: str, dimension: 
     }
 
 
-def notice_of(row: Mapping[str, Any], now_ms: int) -> Notice | None:
+def notice_of(row: Mapping[str, Any], now_ms: int) -> Invalidation | None:
     """A notice, or None when the row holds what no router of ours has written."""
     try:
         created_ms, document = int(row["created"]), json.loads(row["document"])
         if not isinstance(document, dict) or not is_moment(created_ms, now_ms, _SLACK_MS):
             return None
-        rejected, selection = document.get("rejected"), _selection_of(document.get("selection"), created_ms, now_ms)
+        rejected, entry_filter = document.get("rejected"), _selection_of(document.get("selection"), created_ms, now_ms)
         if rejected is not None and not (isinstance(rejected, str) and _DIGEST.fullmatch(rejected)):
             return None
-        return Notice(str(row["id"]), created_ms, selection, rejected) if selection or rejected else None
+        return Invalidation(str(row["id"]), created_ms, entry_filter, rejected) if entry_filter or rejected else None
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return None
 
 
-def _selection_of(found: object, created_ms: int, now_ms: int) -> Selection | None:
+def _selection_of(found: object, created_ms: int, now_ms: int) -> EntryFilter | None:
     """Raises ValueError for what is no selection. One without a moment means what was there when it was written."""
     if found is None:
         return None
@@ -99,12 +99,15 @@ def _selection_of(found: object, created_ms: int, now_ms: int) -> Selection | No
         raise ValueError
     if ids is not None and not (isinstance(ids, list) and all(isinstance(one, str) for one in ids)):
         raise ValueError
-    return Selection(tuple(ids) if ids is not None else None, decision, model, scope, before_ms)
+    return EntryFilter(tuple(ids) if ids is not None else None, decision, model, scope, before_ms)
 
 
-def notice_document(notice: Notice) -> dict[str, Any]:
+def notice_document(invalidation: Invalidation) -> dict[str, Any]:
     """What `notice_of` reads."""
-    return {"selection": asdict(notice.selection) if notice.selection else None, "rejected": notice.rejected}
+    return {
+        "selection": asdict(invalidation.entry_filter) if invalidation.entry_filter else None,
+        "rejected": invalidation.rejected,
+    }
 
 
 def packed(answer: bytes) -> str:

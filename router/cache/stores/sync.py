@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from router.cache.entries import REFUSED, Entry, Notice, Selection, Store, pieces_of
+from router.cache.entries import REFUSED, Entry, EntryFilter, Invalidation, Store, pieces_of
 from router.cache.index import Vector
-from router.cache.settings import Pace
-from router.core.lookup import Question
+from router.cache.settings import SyncSettings
+from router.core.lookup import CacheQuery
 from router.errors import BackendError, ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _MAX_ASIDE = 10_000
 _OVERLAP_MS = 10_000  # replicas' clocks differ, and a write becomes visible a moment after it was stamped
 _DEEP_OVERLAP_MS, _DEEP_S = 600_000, 30.0
 """So far back goes every look after so many seconds: a clock may be minutes off, a write may take long."""
-_Job = Entry | Notice | Selection
+_Job = Entry | Invalidation | EntryFilter
 
 
 @dataclass(slots=True)
@@ -66,14 +66,14 @@ class KeeperState:
     """What is stored there was made by another encoder: it is not touched."""
 
 
-class Keeper:
+class StoreSync:
     """Owns one store."""
 
-    def __init__(self, store: Store, pace: Pace, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, pace: SyncSettings, now: Callable[[], float] = time.time) -> None:
         self._store, self._pace, self._now = store, pace, now
         self._jobs: deque[_Job] = deque()
         self._jobs_bytes = 0
-        self._aside: list[Notice] = []
+        self._aside: list[Invalidation] = []
         self._aside_due = 0.0
         self._woken, self._written, self._closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._written.set()
@@ -121,8 +121,8 @@ class Keeper:
         self._since_ms = int(self._now() * 1000) - _OVERLAP_MS
         assert self._cache is not None  # noqa: S101 - attached by the cache itself
         changes = await self._store.changes(0)
-        for notice in changes.notices:
-            self._cache.heed(notice)
+        for invalidation in changes.invalidations:
+            self._cache.heed(invalidation)
         self.state.loaded = 0
         async for entries in self._store.load(int(self._now() * 1000)):
             for entry in entries:
@@ -144,7 +144,7 @@ class Keeper:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         self.state.dropped += len(self._jobs)
-        if lost := sum(isinstance(job, Notice) for job in self._jobs) + len(self._aside):
+        if lost := sum(isinstance(job, Invalidation) for job in self._jobs) + len(self._aside):
             log.error("%d invalidations were never written to the cache's store: others have not heard of them", lost)
         with contextlib.suppress(BackendError):
             await self._store.close()
@@ -183,8 +183,8 @@ class Keeper:
         self._tried.set()
         if self._aside and self._now() >= self._aside_due:
             aside, self._aside = self._aside, []
-            for notice in aside:
-                self._put(notice)
+            for invalidation in aside:
+                self._put(invalidation)
         await self._write()
         if not self._closing.is_set():
             await self._follow()
@@ -244,7 +244,7 @@ class Keeper:
     def _give_up(self, job: _Job) -> None:
         """One job that the store does not take. An invalidation is kept for later, out of the way of the others."""
         self.state.refused += 1
-        if isinstance(job, Notice) and len(self._aside) < _MAX_ASIDE:
+        if isinstance(job, Invalidation) and len(self._aside) < _MAX_ASIDE:
             self._aside.append(job)
             self._aside_due = self._now() + _ASIDE_S
             log.error("the cache's store does not take an invalidation; others have not heard of it; it is tried again")
@@ -274,13 +274,13 @@ class Keeper:
         try:
             async with asyncio.timeout(self._pace.write_s):
                 match batch[0]:
-                    case Notice(selection=selection) as notice:
-                        if selection:
-                            await self._store.remove(selection)
+                    case Invalidation(entry_filter=entry_filter) as invalidation:
+                        if entry_filter:
+                            await self._store.remove(entry_filter)
                         # Stamped now: who looks for what is new must find it, however long it has waited here.
-                        await self._store.publish(replace(notice, created_ms=int(self._now() * 1000)))
-                    case Selection(ids=None) as selection:
-                        await self._store.remove(selection)
+                        await self._store.publish(replace(invalidation, created_ms=int(self._now() * 1000)))
+                    case EntryFilter(ids=None) as entry_filter:
+                        await self._store.remove(entry_filter)
                     case _:
                         await self._write_entries(batch)
         except TimeoutError:
@@ -292,12 +292,12 @@ class Keeper:
         for job in batch:
             if isinstance(job, Entry) and not (self._cache is not None and self._cache.is_gone(job)):
                 added[job.id] = job
-            elif isinstance(job, Selection):
+            elif isinstance(job, EntryFilter):
                 removed += job.ids or ()
                 for entry_id in job.ids or ():
                     added.pop(entry_id, None)
         if removed:
-            await self._store.remove(Selection(ids=tuple(removed)))
+            await self._store.remove(EntryFilter(ids=tuple(removed)))
         if added:
             await self._store.add(list(added.values()))
 
@@ -307,8 +307,8 @@ class Keeper:
         began_ms = int(self._now() * 1000)
         is_deep = self._now() - self._looked_deep >= _DEEP_S
         changes = await self._store.changes(self._since_ms - (_DEEP_OVERLAP_MS if is_deep else 0))
-        for notice in changes.notices:
-            self._cache.heed(notice)
+        for invalidation in changes.invalidations:
+            self._cache.heed(invalidation)
         for entry in changes.entries:
             self._cache.learn(entry)
         self._since_ms = began_ms - _OVERLAP_MS
@@ -328,18 +328,18 @@ class Keeper:
         """Have an entry written."""
         self._put(entry)
 
-    def remove(self, selection: Selection) -> None:
+    def remove(self, entry_filter: EntryFilter) -> None:
         """Have entries deleted."""
-        self._put(selection)
+        self._put(entry_filter)
 
-    def publish(self, notice: Notice) -> None:
+    def publish(self, invalidation: Invalidation) -> None:
         """Have entries deleted everywhere. Never dropped."""
-        for piece in pieces_of(notice.selection) if notice.selection else (None,):
-            self._put(replace(notice, id=uuid.uuid4().hex, selection=piece))
+        for piece in pieces_of(invalidation.entry_filter) if invalidation.entry_filter else (None,):
+            self._put(replace(invalidation, id=uuid.uuid4().hex, entry_filter=piece))
 
     def _put(self, job: _Job) -> None:
         is_full = len(self._jobs) >= self._pace.queue or self._jobs_bytes + _size_of(job) > self._pace.queue_bytes
-        if is_full and not isinstance(job, Notice):
+        if is_full and not isinstance(job, Invalidation):
             self.state.dropped += 1
             return
         self._jobs.append(job)
@@ -364,7 +364,7 @@ class Keeper:
         """The answer of an entry, or None if it cannot be had in time."""
         return await self._ask(lambda: self._store.answer(entry_id), wait_s)
 
-    async def nearest(self, question: Question, vector: Vector | None, wait_s: float) -> Sequence[tuple[Entry, float]]:
+    async def nearest(self, question: CacheQuery, vector: Vector | None, wait_s: float) -> Sequence[tuple[Entry, float]]:
         """What the store knows of this question: the same text, and neighbours."""
 
         async def look() -> list[tuple[Entry, float]]:
@@ -398,14 +398,14 @@ class Keeper:
 
 def _is_small(job: _Job) -> bool:
     """A write of single entries; many of them make one request."""
-    return isinstance(job, Entry) or (isinstance(job, Selection) and job.ids is not None)
+    return isinstance(job, Entry) or (isinstance(job, EntryFilter) and job.ids is not None)
 
 
 def _size_of(job: _Job) -> int:
     """Bytes, about."""
     if isinstance(job, Entry):
         return len(job.answer) + len(job.text) + 2048  # the vector, the rest
-    return 40 * len(job.ids) if isinstance(job, Selection) and job.ids else 100
+    return 40 * len(job.ids) if isinstance(job, EntryFilter) and job.ids else 100
 
 
 def _place_of(error: Exception) -> str:

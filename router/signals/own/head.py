@@ -12,7 +12,7 @@ from router.core.types import ChatRequest, Classification
 from router.errors import ConfigError, Problem
 from router.inference.bundle import MODEL, Bundle, sha256_of
 from router.inference.encoder import Encoder
-from router.inference.manifest import OUTSIDE, HeadFacts
+from router.inference.manifest import OUTSIDE, HeadManifest
 
 WEIGHTS = "head.npz"
 VECTOR = 384
@@ -55,7 +55,7 @@ class Head:
         Raises:
             ConfigError: a file is missing or damaged, or the head was fitted to another encoder.
         """
-        facts = HeadFacts.of(folder)
+        facts = HeadManifest.of(folder)
         try:
             if sha256_of(folder / WEIGHTS) != facts.sha256:
                 raise _broken(folder / WEIGHTS, "is damaged: its sha256 is not the manifest's; restore it, or train it again")

@@ -11,8 +11,8 @@ from tokenizers import Encoding, Tokenizer
 
 from router.core.types import ChatRequest, Classification, Scores
 from router.errors import BackendError, ConfigError, Problem
-from router.inference.manifest import Facts, kind_of
-from router.inference.pool import FAILURES, Passes, SharedSteps, Steps, open_session, to_end
+from router.inference.manifest import ModelManifest, kind_of
+from router.inference.pool import FAILURES, CoalescingSteps, InferencePool, Steps, open_session, to_end
 
 FILES = ("model.onnx", "onnx/model.onnx", "model_quantized.onnx", "onnx/model_quantized.onnx")
 """Where exporters put the graph; the first that is there counts."""
@@ -22,12 +22,12 @@ _MOST_REMEMBERED = 1024
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-class Exported:
+class HuggingFaceSignal:
     """A signal by the name that the configuration gives it. Long texts are read in windows, at most `max_windows`."""
 
-    def __init__(self, name: str, folder: Path, passes: Passes, max_windows: int) -> None:
+    def __init__(self, name: str, folder: Path, passes: InferencePool, max_windows: int) -> None:
         self.name = name
-        self._facts = Facts.of(folder)
+        self._facts = ModelManifest.of(folder)
         self._tokenizer = _tokenizer(folder / "tokenizer.json", self._facts.max_tokens)
         self._max_windows = max_windows
         file = next((folder / file for file in FILES if (folder / file).is_file()), None)
@@ -42,7 +42,7 @@ class Exported:
             message = f"wants inputs that a text does not give: {', '.join(sorted(unknown))}"
             raise ConfigError([Problem(str(file), 0, "", message)])
         most_chars = max_windows * self._facts.max_tokens * _CHARS_A_TOKEN
-        self._read = SharedSteps(passes, self.steps, _MOST_REMEMBERED, most_chars)
+        self._read = CoalescingSteps(passes, self.steps, _MOST_REMEMBERED, most_chars)
         width = self._logits(self._tokenizer.encode("warm up")).shape
         if len(width) != (2 if self._facts.is_of_tokens else 1) or width[-1] != len(self._facts.labels):
             message = (
