@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from router.admin.asked import Asked
-from router.core.exchange import Exchange, Snapshot
+from router.core.exchange import Exchange
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
 from router.core.messages import (
     Action,
@@ -39,6 +39,7 @@ from router.core.policy import (
     parts_of,
     signals_of,
 )
+from router.core.snapshot import Snapshot
 from router.core.types import ChatRequest, Classification, Decision, Reading, Scores
 
 Sensor = Callable[[ReadSignals], Awaitable[Readings]]

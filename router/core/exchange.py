@@ -13,6 +13,16 @@ from urllib.parse import unquote
 from router.core.cache_key import Ineligible, question_of
 from router.core.cache_policy import CachePlan, apply_client_controls, wants_only_cached
 from router.core.freshness import EVENT_STREAM, backend_ttl_s, media_type
+from router.core.headers import (
+    CLUSTER_HEADER,
+    PATH_HEADER,
+    category_of,
+    check_headers,
+    check_size,
+    decision_headers,
+    number_of,
+    reasoning_word,
+)
 from router.core.lookup import CachePolicy, Hit, Miss
 from router.core.messages import (
     Action,
@@ -34,141 +44,26 @@ from router.core.messages import (
     SignalsRead,
     Trailers,
 )
-from router.core.openai.bodysize import DEFAULTS, PIECE_BYTES, BodyBounds
+from router.core.openai.bodysize import PIECE_BYTES
 from router.core.openai.bodysize import count as count_body
 from router.core.openai.completion import Answer, AnswerReader, NotStorable, as_json, as_stream
 from router.core.openai.completion import decode as decode_answer
 from router.core.openai.replies import blocked, error_reply, models_reply, not_cached, overloaded, unknown_model, unreadable
 from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import effort_of, rewrite
-from router.core.outcome import Outcome
-from router.core.policy import NeedsSignals, Policy, Readings
+from router.core.outcome import CacheResult, Outcome
+from router.core.policy import NeedsSignals, Readings
 from router.core.prompt import prompt_of, reads_of
-from router.core.types import ChatRequest, Classification, Decision, Endpoint, Missing, Model, ReasoningFamily
+from router.core.snapshot import Snapshot
+from router.core.states import Answering, AwaitingBody, AwaitingResponse, Done, LookingUp, Paused, ReadingSignals, Start, State
+from router.core.types import ChatRequest, Decision, Endpoint, Missing, ReasoningFamily
 from router.core.usage import UsageRecorder
 from router.errors import ProtocolError, RequestError
 
-CLUSTER_HEADER = "x-upstream-cluster"
-"""The header that envoy.yaml's `cluster_header` routes name."""
-PATH_HEADER = "x-vsr-response-path"
-"""Who answered: see `Outcome.response_path`. Envoy presets `bypass`."""
 MODELS_PATH = "/v1/models"
 _ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
 _OK = 200
 _END = object()
-_MOST_DIGITS = 19  # of a length: as many as any limit has, and few enough for `int`, which refuses more than 4,300
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The immutable configuration of one exchange, from its first event to its last."""
-
-    policy: Policy
-    models: Mapping[str, Model]
-    """By the name that clients ask for."""
-    auto_models: tuple[str, ...]
-    """Names that leave the choice to the policy."""
-    families: Mapping[str, ReasoningFamily]
-    max_body_bytes: int
-    records_usage: bool = False
-    """Read token counts from answers; the response then passes through the exchange."""
-    started_s: int = 0
-    """Unix time given as `created` in the list of models."""
-    cache: CachePlan | None = None
-    """None: answers are neither given again nor kept."""
-    bounds: BodyBounds = DEFAULTS
-    max_guard_chars: int = 131_072
-    """Of what a model will read, what rules that block read; more counts as unread."""
-    guard_deadline_s: float = 30.0
-    """How long the readings for a rule that blocks may take; the shell asks Envoy for the time."""
-    guard_patience_s: float = 0.25
-    """From when on it asks: within what Envoy waits by itself, and late enough that most requests need no such message."""
-
-    @property
-    def longest_wait_s(self) -> float:
-        """For a request whose guards take long: Envoy can be asked for more time once, so the cache's waiting is included."""
-        waits = [cache_policy.wait_s for cache_policy in self.cache.cache_policy.values()] if self.cache else []
-        return self.guard_deadline_s + max(waits, default=0.0)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every model name that a client may send."""
-        return (*self.auto_models, *self.models)
-
-    def family_of(self, decision: Decision) -> ReasoningFamily | None:
-        """The reasoning family of the chosen model, if it has one."""
-        return self.families.get(decision.model.reasoning_family or "")
-
-
-# -- states: each holds what its events need, and nothing longer than that ---------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Nothing came yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitingBody:
-    endpoint: Endpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Paused:
-    """A large body is worked on, and other exchanges have their turn."""
-
-    then: Callable[[], Action]
-    """The next step."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadingSignals:
-    """The shell is measuring."""
-
-    request: ChatRequest
-    body: Body
-
-
-@dataclass(frozen=True, slots=True)
-class LookingUp:
-    """The shell is asking the cache."""
-
-    request: ChatRequest
-    body: Body
-    cache_policy: CachePolicy
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitingResponse:
-    request: ChatRequest
-    stores: bool
-    """The answer is to be kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answering:
-    recorder: UsageRecorder
-    reader: AnswerReader | None
-
-
-@dataclass(slots=True)
-class CacheResult:
-    """What became of the cache in this exchange; see `Outcome`."""
-
-    status: str = "off"
-    reason: str = ""
-    similarity: float = 0.0
-    verified: float | None = None
-    entry_id: str = ""
-    stored: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The rest passes without us."""
-
-
-State = Start | AwaitingBody | Paused | ReadingSignals | LookingUp | AwaitingResponse | Answering | Done
 
 
 @dataclass(slots=True)
@@ -248,7 +143,7 @@ class Exchange:
         self._endpoint = endpoint.name.lower()
         if method != "POST":
             raise RequestError(405, "this path takes POST; a body sent by another method is not read", code="method_not_allowed")
-        _check_headers(event, self.snapshot.max_body_bytes)
+        check_headers(event, self.snapshot.max_body_bytes)
         self.state = AwaitingBody(endpoint)
         return Continue()
 
@@ -258,7 +153,7 @@ class Exchange:
         return Continue(is_last=True)
 
     def _on_request_body(self, endpoint: Endpoint, data: bytes) -> Action:
-        _check_size(len(data), self.snapshot.max_body_bytes)
+        check_size(len(data), self.snapshot.max_body_bytes)
         return self._count(endpoint, data, count_body(data, self.snapshot.bounds))
 
     def _count(self, endpoint: Endpoint, data: bytes, pieces: Iterator[None]) -> Action:
@@ -419,7 +314,7 @@ class Exchange:
     # -- the response ------------------------------------------------------------------------------------------------
 
     def _on_response_headers(self, request: ChatRequest, stores: bool, event: ResponseHeaders) -> Action:
-        self._http_status = _number(event.headers.get(":status", "")) or 0
+        self._http_status = number_of(event.headers.get(":status", "")) or 0
         if reason := self._why_unread(event):
             if stores:
                 self._cache.stored = reason
@@ -543,7 +438,7 @@ class Exchange:
             reason=decision.reason if decision else "",
             category=category,
             confidence=confidence,
-            reasoning=_reasoning_word(decision),
+            reasoning=reasoning_word(decision),
             effort=self._effort(decision),
             is_stream=request is not None and request.is_stream,
             missing={name: reading.reason for name, reading in self._readings.items() if isinstance(reading, Missing)},
@@ -578,59 +473,3 @@ def _lookup(
     if isinstance(asked, Ineligible):
         return asked
     return Lookup(asked, cache_policy) if cache_policy.may_look_up or cache_policy.may_store else Ineligible("client")
-
-
-def decision_headers(decision: Decision, readings: Readings) -> dict[str, str]:
-    """The request headers that carry a decision: the first picks the cluster, Envoy copies the rest to the response."""
-    category, confidence = category_of(readings)
-    return {
-        CLUSTER_HEADER: decision.model.cluster,
-        "x-vsr-selected-category": category,
-        "x-vsr-selected-confidence": f"{confidence:.4f}",
-        "x-vsr-selected-decision": decision.name,
-        "x-vsr-selected-model": decision.model.name,
-        "x-vsr-selected-reasoning": _reasoning_word(decision),
-        "x-vsr-decision-reason": decision.reason,
-        PATH_HEADER: "upstream",
-    }
-
-
-def category_of(readings: Readings) -> tuple[str, float]:
-    """The intent's label and confidence; `none` when no rule asked for it, `unknown` when it could not be measured."""
-    match readings.get("intent"):
-        case Classification(label, confidence):
-            return label, confidence
-        case Missing():
-            return "unknown", 0.0
-        case _:
-            return "none", 0.0
-
-
-def _reasoning_word(decision: Decision | None) -> str:
-    if decision is None or decision.reasoning is None:
-        return "unchanged"
-    return "on" if decision.reasoning.enabled else "off"
-
-
-def _check_headers(event: RequestHeaders, max_body_bytes: int) -> None:
-    encoding = event.headers.get("content-encoding", "").strip().lower()
-    if encoding not in ("", "identity"):
-        message = "this 'content-encoding' is not supported; send the body uncompressed"
-        raise RequestError(415, message, param="content-encoding", code="unsupported_encoding")
-    if (length := _number(event.headers.get("content-length", ""))) is not None:
-        _check_size(length, max_body_bytes)
-    if event.is_end:
-        raise RequestError(400, "the body is empty; a JSON object was expected", code="invalid_json")
-
-
-def _number(digits: str) -> int | None:
-    """A header's value as a number; None for anything else. Of absurdly many digits the last ones do not matter."""
-    if not (digits.isascii() and digits.isdecimal()):
-        return None
-    return int(digits.lstrip("0")[:_MOST_DIGITS] or "0")
-
-
-def _check_size(size_bytes: int, max_body_bytes: int) -> None:
-    if size_bytes > max_body_bytes:
-        message = f"the body is larger than this router's limit of {max_body_bytes} bytes"
-        raise RequestError(413, message, code="body_too_large")

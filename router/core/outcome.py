@@ -77,3 +77,15 @@ class Outcome:
     def is_routed(self) -> bool:
         """A model was asked. Not so where the router answered itself, from the cache or with an error."""
         return self.routing_s > 0
+
+
+@dataclass(slots=True)
+class CacheResult:
+    """What became of the cache in this exchange; see `Outcome`."""
+
+    status: str = "off"
+    reason: str = ""
+    similarity: float = 0.0
+    verified: float | None = None
+    entry_id: str = ""
+    stored: str = ""

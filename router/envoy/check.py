@@ -11,7 +11,7 @@ from pathlib import Path
 
 from router.config.load import Config, load
 from router.config.reader import compose, suggest
-from router.core.exchange import CLUSTER_HEADER, PATH_HEADER
+from router.core.headers import CLUSTER_HEADER, PATH_HEADER
 from router.core.types import Endpoint
 from router.envoy import guardcheck, limitcheck
 from router.envoy.binary import find_envoy

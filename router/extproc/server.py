@@ -20,7 +20,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from router.core.exchange import Exchange, Snapshot
+from router.core.exchange import Exchange
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss, Waiting
 from router.core.messages import (
     Action,
@@ -38,6 +38,7 @@ from router.core.messages import (
 )
 from router.core.outcome import Outcome
 from router.core.policy import Readings
+from router.core.snapshot import Snapshot
 from router.errors import ConfigError, Problem, ProtocolError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from router.config.cache import CacheConfig
 from router.config.load import Config, TracingConfig
 from router.core.cache_policy import CachePlan
-from router.core.exchange import Snapshot
 from router.core.lookup import CachePolicy, CacheQuery, Found
 from router.core.messages import ReadSignals
 from router.core.policy import Readings
 from router.core.prompt import KEYWORDS, reads_of
+from router.core.snapshot import Snapshot
 from router.core.types import Scores
 from router.errors import ConfigError, Problem
 from router.files import read_text

@@ -17,8 +17,8 @@ from router.cache.operations import CacheOperations
 from router.cache.stores.sync import StoreSync
 from router.config.cache import CacheConfig
 from router.core.cache_policy import ScopePlan
-from router.core.exchange import Snapshot
 from router.core.lookup import CacheQuery, Hit, Miss
+from router.core.snapshot import Snapshot
 from router.inference.encoder import Encoder
 from router.runtime.build import Caching
 from router.runtime.process import _open_cache as open_cache

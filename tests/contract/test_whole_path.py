@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from router.config.patterns import compile_pattern, keyword_patterns
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
-from router.core.exchange import Snapshot
 from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss, Waiting
 from router.core.messages import ReadSignals
 from router.core.policy import (
@@ -40,6 +39,7 @@ from router.core.policy import (
     TextMatches,
     TokensWithin,
 )
+from router.core.snapshot import Snapshot
 from router.core.types import Block, Classification, Missing, Model, Reading, Reasoning, ReasoningFamily, Scores, SystemPrompt
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb

@@ -1,0 +1,52 @@
+"""The configuration that one exchange works with, from its first event to its last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from router.core.cache_policy import CachePlan
+from router.core.openai.bodysize import DEFAULTS, BodyBounds
+from router.core.policy import Policy
+from router.core.types import Decision, Model, ReasoningFamily
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The immutable configuration of one exchange, from its first event to its last."""
+
+    policy: Policy
+    models: Mapping[str, Model]
+    """By the name that clients ask for."""
+    auto_models: tuple[str, ...]
+    """Names that leave the choice to the policy."""
+    families: Mapping[str, ReasoningFamily]
+    max_body_bytes: int
+    records_usage: bool = False
+    """Read token counts from answers; the response then passes through the exchange."""
+    started_s: int = 0
+    """Unix time given as `created` in the list of models."""
+    cache: CachePlan | None = None
+    """None: answers are neither given again nor kept."""
+    bounds: BodyBounds = DEFAULTS
+    max_guard_chars: int = 131_072
+    """Of what a model will read, what rules that block read; more counts as unread."""
+    guard_deadline_s: float = 30.0
+    """How long the readings for a rule that blocks may take; the shell asks Envoy for the time."""
+    guard_patience_s: float = 0.25
+    """From when on it asks: within what Envoy waits by itself, and late enough that most requests need no such message."""
+
+    @property
+    def longest_wait_s(self) -> float:
+        """For a request whose guards take long: Envoy can be asked for more time once, so the cache's waiting is included."""
+        waits = [cache_policy.wait_s for cache_policy in self.cache.cache_policy.values()] if self.cache else []
+        return self.guard_deadline_s + max(waits, default=0.0)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every model name that a client may send."""
+        return (*self.auto_models, *self.models)
+
+    def family_of(self, decision: Decision) -> ReasoningFamily | None:
+        """The reasoning family of the chosen model, if it has one."""
+        return self.families.get(decision.model.reasoning_family or "")
