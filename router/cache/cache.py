@@ -132,9 +132,9 @@ class Cache:
     # -- lookup --------------------------------------------------------------------------------------------------
 
     async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, PendingLookup]:
-        """A hit, a miss with its reason, or word of an equal question under way, to be waited for with `follow`.
+        """A hit, a miss with its reason, or word of an equal question under way, to be waited for with `await_leader`.
 
-        The ticket has to be given to `settle` when the request is over. Never raises for what fails.
+        The ticket has to be given to `complete` when the request is over. Never raises for what fails.
         """
         pending = PendingLookup(question, cache_policy, max(int(self._now() * 1000), self._invalidated_ms))
         try:
@@ -166,7 +166,7 @@ class Cache:
             found = Miss("late")
         return found, pending
 
-    async def follow(self, pending: PendingLookup) -> Found:
+    async def await_leader(self, pending: PendingLookup) -> Found:
         """The answer of the request that this one waits for, or a miss when that fails or takes too long."""
         leader = pending.leader
         if leader is None or leader.waiting is None:
@@ -259,7 +259,7 @@ class Cache:
             return miss
         if pending.weighed is None:
             for entry, _ in found:
-                self.learn(entry)
+                self.admit(entry)
         # Only what may be held may be given: a store can show what was invalidated for a moment longer.
         only_looks = pending.weighed is not None
         found = [(entry, near) for entry, near in found if entry.id in self._held or (only_looks and not self.is_gone(entry))]
@@ -328,7 +328,7 @@ class Cache:
 
     # -- storing -------------------------------------------------------------------------------------------------
 
-    def settle(self, pending: PendingLookup, answer: bytes | None, max_ttl_s: float | None = None) -> None:
+    def complete(self, pending: PendingLookup, answer: bytes | None, max_ttl_s: float | None = None) -> None:
         """The request of a ticket is over: keep its answer, if there is one that may be kept, and let go who waits for it.
 
         `max_ttl_s` is how long the backend lets it be kept; None for no bound of its own.
@@ -340,7 +340,7 @@ class Cache:
         if entry and self.is_gone(replace(entry, created_ms=pending.asked_ms)):
             entry = None  # it was asked before an invalidation that means it
         if entry:
-            self.learn(entry)
+            self.admit(entry)
             self.counts.stored += 1
             if self.store_sync:
                 self.store_sync.add(entry)
@@ -370,7 +370,7 @@ class Cache:
             pending.vector,
         )
 
-    def learn(self, entry: Entry) -> None:
+    def admit(self, entry: Entry) -> None:
         """Hold an entry in this process: one of its own, or one that the store knows."""
         if entry.id in self._held or entry.expires_ms <= self._now() * 1000 or self.is_gone(entry):
             return
@@ -477,7 +477,7 @@ class Cache:
             entry = replace(entry, vector=None if encoding.is_truncated else encoding.vector)
         except BackendError:
             pass  # found by its key alone, then
-        self.learn(entry)
+        self.admit(entry)
         if self.store_sync:
             self.store_sync.add(entry)
         return True
@@ -491,7 +491,7 @@ class Cache:
         invalidation = Invalidation(uuid.uuid4().hex, int(self._now() * 1000), entry_filter)
         if self.store_sync:
             self.store_sync.publish(invalidation)
-        return self.heed(invalidation)
+        return self.apply_invalidation(invalidation)
 
     def _moment_after(self) -> int:
         """After everything that is held: what a replica whose clock is ahead has stored is of a moment to come."""
@@ -513,13 +513,13 @@ class Cache:
             return ""
         if rejected != NO_PAIR:
             invalidation = Invalidation(uuid.uuid4().hex, int(self._now() * 1000), rejected=rejected)
-            self.heed(invalidation)
+            self.apply_invalidation(invalidation)
             if self.store_sync:
                 self.store_sync.publish(invalidation)
         self.invalidate(EntryFilter(ids=(entry_id,)))
         return f"{entry_id}-{rejected}"
 
-    def heed(self, invalidation: Invalidation) -> int:
+    def apply_invalidation(self, invalidation: Invalidation) -> int:
         """Do what a notice says; how many entries it took. One that is known does nothing."""
         if invalidation.rejected:
             self._rejections.add(invalidation.rejected)

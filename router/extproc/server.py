@@ -82,11 +82,11 @@ class Answers(Protocol):
         """A hit, a miss, or word of an equal question under way. Never raises for what fails."""
         ...
 
-    async def follow(self, pending: Any) -> Found:
+    async def await_leader(self, pending: Any) -> Found:
         """Wait for the equal question."""
         ...
 
-    def settle(self, pending: Any, answer: bytes | None, max_ttl_s: float | None = None) -> None:
+    def complete(self, pending: Any, answer: bytes | None, max_ttl_s: float | None = None) -> None:
         """The request is over; called exactly once for each ticket. `answer` may be stored, for `max_ttl_s` seconds at most."""
         ...
 
@@ -217,7 +217,7 @@ class Processor:
 
     async def _follow(self, run: ActiveExchange) -> Found:
         # Not by its truth: an empty cache is false, and the first of equal questions come to an empty one.
-        return Miss("off") if self._answers is None else await self._answers.follow(run.pending)
+        return Miss("off") if self._answers is None else await self._answers.await_leader(run.pending)
 
     def _settle(self, run: ActiveExchange) -> None:
         """Keep the answer if it may be kept, after the client has its last byte; let go who waits for it in any case."""
@@ -227,7 +227,7 @@ class Processor:
         try:
             answer = run.exchange.answer(run.ending)
         finally:
-            self._answers.settle(run.pending, answer, run.exchange.backend_ttl_s)
+            self._answers.complete(run.pending, answer, run.exchange.backend_ttl_s)
 
     async def _abort(self, context: Context, error: Exception) -> None:
         if isinstance(error, ProtocolError):

@@ -148,7 +148,7 @@ async def growth(sizes: list[int]) -> None:
             for row in rows:
                 text = f"How do I configure the setting number {stored} of the product, and what does it change?"
                 values = (part, "alice", "default", "small", text, b"", 0, 2**60, row)
-                cache.learn(Entry(uuid.uuid4().hex, digest(f"{part}\n{text}"), *values))
+                cache.admit(Entry(uuid.uuid4().hex, digest(f"{part}\n{text}"), *values))
                 stored += 1
             del rows
         held = list(itertools.islice(cache._held.values(), 0, None, max(1, size // 300)))

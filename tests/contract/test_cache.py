@@ -58,8 +58,8 @@ async def ask(cache: Cache, text: str = CAPITAL, partition: str = "p", cache_pol
     """Look a question up, as a request that comes to nothing."""
     found, pending = await cache.look_up(question(text, partition), cache_policy)
     if isinstance(found, Waiting):
-        found = await cache.follow(pending)
-    cache.settle(pending, None)
+        found = await cache.await_leader(pending)
+    cache.complete(pending, None)
     return found
 
 
@@ -73,7 +73,7 @@ async def store(
 ) -> None:
     """Ask, miss, and store the answer."""
     _, pending = await cache.look_up(question(text, partition, **others), replace(cache_policy, may_look_up=False))
-    cache.settle(pending, answer)
+    cache.complete(pending, answer)
 
 
 async def vector_of(site: Site, text: str = CAPITAL) -> Any:
@@ -235,7 +235,7 @@ class TestEveryStore:
         cache = await site.open()
         await store(cache, cache_policy=replace(TERMS, may_store=False))
         _, pending = await cache.look_up(question(), TERMS)
-        cache.settle(pending, None)
+        cache.complete(pending, None)
         assert len(cache) == 0
 
     async def test_a_newer_answer_takes_the_place_of_the_older(self, site: Site) -> None:
@@ -326,13 +326,13 @@ class TestSingleFlight:
 
     def waiting(self, cache: Cache) -> list[Any]:
         """Grows by each question that comes to wait for another."""
-        found, follow = list[Any](), cache.follow
+        found, await_leader = list[Any](), cache.await_leader
 
         def noted(pending: Any) -> Any:
             found.append(pending)
-            return follow(pending)
+            return await_leader(pending)
 
-        cache.follow = noted  # type: ignore[method-assign]
+        cache.await_leader = noted  # type: ignore[method-assign]
         return found
 
     async def test_equal_questions_wait_for_the_first(self, cache: Cache) -> None:
@@ -341,7 +341,7 @@ class TestSingleFlight:
         others = [asyncio.create_task(ask(cache, text, cache_policy=self.WAITING)) for text in [CAPITAL, SAME] * 100]
         await until(lambda: len(waiting) == 200)
         assert not any(other.done() for other in others)
-        cache.settle(pending, ANSWER)
+        cache.complete(pending, ANSWER)
         found = await asyncio.gather(*others)
         assert {(each.tier, each.answer) for each in found if isinstance(each, Hit)} == {("flight", ANSWER)}
         assert len(found) == 200
@@ -352,7 +352,7 @@ class TestSingleFlight:
         pending, waiting = await self.lead(cache), self.waiting(cache)
         others = [asyncio.create_task(ask(cache, cache_policy=self.WAITING)) for _ in range(5)]
         await until(lambda: len(waiting) == 5)
-        cache.settle(pending, None)
+        cache.complete(pending, None)
         async with asyncio.timeout(1):
             assert await asyncio.gather(*others) == [Miss("leader_failed")] * 5
 
@@ -360,7 +360,7 @@ class TestSingleFlight:
         """The request then goes on by itself."""
         pending = await self.lead(cache)
         assert await ask(cache, cache_policy=replace(self.WAITING, wait_s=0.1)) == Miss("waited")
-        cache.settle(pending, None)
+        cache.complete(pending, None)
 
     async def test_other_questions_do_not_wait(self, cache: Cache) -> None:
         """Nor those of another partition, nor those that do not want to."""
@@ -370,12 +370,12 @@ class TestSingleFlight:
             assert isinstance(await ask(cache, partition="other", cache_policy=self.WAITING), Miss)
             assert isinstance(await ask(cache, cache_policy=TERMS), Miss)
             assert isinstance(await ask(cache, cache_policy=replace(self.WAITING, may_look_up=False)), Miss)
-        cache.settle(pending, None)
+        cache.complete(pending, None)
 
     async def test_after_it_nothing_is_left_of_it(self, cache: Cache) -> None:
         """A later question leads anew."""
-        cache.settle(await self.lead(cache), None)
-        cache.settle(await self.lead(cache), None)
+        cache.complete(await self.lead(cache), None)
+        cache.complete(await self.lead(cache), None)
         assert cache.gauges()["llm_cache_questions_under_way"] == 0
 
 
@@ -536,10 +536,10 @@ class TestReplicas:
         """Before it has followed what others wrote."""
         one, other = await replicas.open(), await replicas.open()
         assert other.store_sync is not None
-        followed, follow = list[None](), other.store_sync._follow
+        followed, await_leader = list[None](), other.store_sync._follow
 
         async def noted() -> None:
-            await follow()
+            await await_leader()
             followed.append(None)
 
         other.store_sync._follow = noted  # type: ignore[method-assign]

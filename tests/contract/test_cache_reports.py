@@ -130,8 +130,8 @@ async def test_a_reported_pair_does_not_share_an_answer_under_way_either(encoder
     async with asyncio.timeout(2):
         found, other = await cache.look_up(question(SAME, "under way"), waiting)
     assert isinstance(found, Miss)
-    cache.settle(pending, None)
-    cache.settle(other, None)
+    cache.complete(pending, None)
+    cache.complete(other, None)
 
 
 async def test_a_million_hits_leave_no_trace_in_memory(encoder: Encoder) -> None:  # noqa: F811
@@ -210,9 +210,9 @@ class TestInvalidations:
         asked_ms = int(time.time() * 1000)
         await until(lambda: int(time.time() * 1000) > asked_ms)
         cache.invalidate(EntryFilter(decision="default"))
-        cache.settle(pending, ANSWER)
+        cache.complete(pending, ANSWER)
         assert len(cache) == 0
-        cache.settle(other, ANSWER)
+        cache.complete(other, ANSWER)
         await store(cache, "asked after it")
         assert {entry.text for entry in cache.entries} == {CAPITAL, "asked after it"}
 
@@ -221,7 +221,7 @@ class TestInvalidations:
         await store(cache)
         (entry,) = cache.entries
         ahead_ms = entry.created_ms + 90_000
-        cache.learn(replace(entry, id="a" * 32, key="k", created_ms=ahead_ms))
+        cache.admit(replace(entry, id="a" * 32, key="k", created_ms=ahead_ms))
         assert cache.invalidate(EntryFilter()) == 2
         await store(cache)
         assert isinstance(await ask(cache), Hit)

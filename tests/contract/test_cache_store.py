@@ -186,7 +186,7 @@ async def test_an_invalidation_of_five_thousand_ids_reaches_the_store(stored: Si
     assert store_sync is not None
     for number in range(5000):
         made = entry(number)
-        cache.learn(made)
+        cache.admit(made)
         store_sync.add(made)
     await until(lambda: written(cache), 60)
     assert cache.invalidate(EntryFilter(ids=tuple(f"{number:032x}" for number in range(5000)))) == 5000

@@ -47,13 +47,13 @@ class Router:
         """As traffic does: ask, miss, answer."""
         action = self._lookup(text)
         _, pending = await self.cache.look_up(action.question, action.cache_policy)
-        self.cache.settle(pending, ANSWER)
+        self.cache.complete(pending, ANSWER)
 
     async def finds(self, text: str) -> bool:
         """Whether a client's question is a hit."""
         action = self._lookup(text)
         found, pending = await self.cache.look_up(action.question, action.cache_policy)
-        self.cache.settle(pending, None)
+        self.cache.complete(pending, None)
         return isinstance(found, Hit)
 
     def _lookup(self, text: str) -> Lookup:
@@ -174,4 +174,4 @@ async def test_nobody_waits_for_a_question_that_was_only_explained(router: Route
     async with asyncio.timeout(10):
         document = await router.explain(CAPITAL)
     assert document["cache"]["waits_for_equal_question"] is any(terms_wait)
-    router.cache.settle(pending, None)
+    router.cache.complete(pending, None)

@@ -427,11 +427,11 @@ class Stored:
         json.dumps([question.text, question.partition, question.key, question.scope])
         return self.found, "ticket"
 
-    async def follow(self, pending: object) -> Found:
+    async def await_leader(self, pending: object) -> Found:
         """The one that was waited for has failed."""
         return Miss("waited")
 
-    def settle(self, pending: object, answer: bytes | None, max_ttl_s: float | None = None) -> None:
+    def complete(self, pending: object, answer: bytes | None, max_ttl_s: float | None = None) -> None:
         """Keep it."""
         self.kept.append(answer)
 

@@ -326,7 +326,7 @@ async def test_the_same_invalidation_read_again_and_again_costs_nothing() -> Non
     rig.store.others = [Invalidation("n", int(time.time() * 1000), EntryFilter(decision="d", before_ms=int(time.time() * 1000)))]
     await until(lambda: rig.cache.is_gone(entry("old")))
     await until(lambda: int(time.time() * 1000) > rig.store.others[0].created_ms + 1)
-    rig.cache.learn(replace(entry("new"), created_ms=int(time.time() * 1000)))
+    rig.cache.admit(replace(entry("new"), created_ms=int(time.time() * 1000)))
     selected: list[EntryFilter] = []
     rig.cache.select = lambda entry_filter: selected.append(entry_filter) or []  # type: ignore[method-assign,func-returns-value]
     opened = rig.store.requests

@@ -122,11 +122,11 @@ class StoreSync:
         assert self._cache is not None  # noqa: S101 - attached by the cache itself
         changes = await self._store.changes(0)
         for invalidation in changes.invalidations:
-            self._cache.heed(invalidation)
+            self._cache.apply_invalidation(invalidation)
         self.state.loaded = 0
         async for entries in self._store.load(int(self._now() * 1000)):
             for entry in entries:
-                self._cache.learn(entry)
+                self._cache.admit(entry)
             self.state.loaded += len(entries)
             await asyncio.sleep(0)
         if self.state.error:
@@ -187,7 +187,7 @@ class StoreSync:
                 self._put(invalidation)
         await self._write()
         if not self._closing.is_set():
-            await self._follow()
+            await self._poll_changes()
             await self._sweep()
 
     async def _sleep(self, seconds: float) -> None:
@@ -301,16 +301,16 @@ class StoreSync:
         if added:
             await self._store.add(list(added.values()))
 
-    async def _follow(self) -> None:
+    async def _poll_changes(self) -> None:
         if not self.is_shared or self._cache is None:
             return
         began_ms = int(self._now() * 1000)
         is_deep = self._now() - self._looked_deep >= _DEEP_S
         changes = await self._store.changes(self._since_ms - (_DEEP_OVERLAP_MS if is_deep else 0))
         for invalidation in changes.invalidations:
-            self._cache.heed(invalidation)
+            self._cache.apply_invalidation(invalidation)
         for entry in changes.entries:
-            self._cache.learn(entry)
+            self._cache.admit(entry)
         self._since_ms = began_ms - _OVERLAP_MS
         if is_deep:
             self._looked_deep = self._now()
