@@ -72,7 +72,7 @@ class PendingLookup:
     leader: PendingLookup | None = None
     """Whom this request waits for."""
     weighed: list[Weighed] | None = None
-    """Of one that only looks: what was weighed. Such a ticket leaves no trace in the cache."""
+    """Of one that only looks: what was weighed. Such a lookup leaves no trace in the cache."""
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class Cache:
         self._answers_bytes = 0
         self._leaders: dict[str, PendingLookup] = {}
         self._leading: dict[str, list[PendingLookup]] = {}
-        """Tickets under way by partition."""
+        """Lookups under way by partition."""
         self._rejections = rejections if rejections is not None else Rejections()
         self._tombstones = Tombstones()
         self._invalidated_ms = 0
@@ -134,7 +134,7 @@ class Cache:
     async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, PendingLookup]:
         """A hit, a miss with its reason, or word of an equal question under way, to be waited for with `await_leader`.
 
-        The ticket has to be given to `complete` when the request is over. Never raises for what fails.
+        The pending lookup has to be given to `complete` when the request is over. Never raises for what fails.
         """
         pending = PendingLookup(question, cache_policy, max(int(self._now() * 1000), self._invalidated_ms))
         try:
@@ -151,9 +151,9 @@ class Cache:
         return self._counted(found), pending
 
     async def peek(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, PendingLookup]:
-        """What `look_up` would find now; what was weighed, and whom it would wait for, stand in the ticket.
+        """What `look_up` would find now; what was weighed, and whom it would wait for, stand in the pending lookup.
 
-        Changes nothing: not what is held, nor its order, nor a count; nobody comes to wait for it. The ticket is not settled.
+        Changes nothing: not what is held, nor its order, nor a count; nobody comes to wait for it. The lookup is not completed.
         Only that a store was late or failed counts, as it does of any request.
         """
         pending = PendingLookup(question, cache_policy, weighed=[])
@@ -329,11 +329,11 @@ class Cache:
     # -- storing -------------------------------------------------------------------------------------------------
 
     def complete(self, pending: PendingLookup, answer: bytes | None, max_ttl_s: float | None = None) -> None:
-        """The request of a ticket is over: keep its answer, if there is one that may be kept, and let go who waits for it.
+        """The request of a pending lookup is over: keep its answer, if there is one that may be kept, and let go who waits for it.
 
         `max_ttl_s` is how long the backend lets it be kept; None for no bound of its own.
 
-        Called exactly once for each ticket. Returns at once: the store is written to behind it.
+        Called exactly once for each. Returns at once: the store is written to behind it.
         """
         ttl_s = pending.cache_policy.ttl_s if max_ttl_s is None else min(pending.cache_policy.ttl_s, max_ttl_s)
         entry = self._entry_of(pending, answer, ttl_s) if answer and pending.cache_policy.may_store else None

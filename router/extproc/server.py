@@ -76,7 +76,7 @@ class Instruments(Protocol):
 
 
 class Answers(Protocol):
-    """The cache, as the shell uses it. What it hands out as a ticket comes back to it unread."""
+    """The cache, as the shell uses it. The pending lookup that it hands out comes back to it unread."""
 
     async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, Any]:
         """A hit, a miss, or word of an equal question under way. Never raises for what fails."""
@@ -87,7 +87,7 @@ class Answers(Protocol):
         ...
 
     def complete(self, pending: Any, answer: bytes | None, max_ttl_s: float | None = None) -> None:
-        """The request is over; called exactly once for each ticket. `answer` may be stored, for `max_ttl_s` seconds at most."""
+        """The request is over; called exactly once for each pending lookup. `answer` may be stored, for `max_ttl_s` seconds at most."""
         ...
 
 
