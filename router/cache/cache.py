@@ -151,9 +151,9 @@ class Cache:
         return self._counted(found), pending
 
     async def peek(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, PendingLookup]:
-        """What `look_up` would find now; what was weighed, and whom it would wait for, stand in the pending lookup.
+        """What `look_up` would find now; what was weighed, and whom it would wait for, stand in what is pending.
 
-        Changes nothing: not what is held, nor its order, nor a count; nobody comes to wait for it. The lookup is not completed.
+        Changes nothing: not what is held, nor its order, nor a count; nobody comes to wait for it. It is not completed.
         Only that a store was late or failed counts, as it does of any request.
         """
         pending = PendingLookup(question, cache_policy, weighed=[])
@@ -329,7 +329,7 @@ class Cache:
     # -- storing -------------------------------------------------------------------------------------------------
 
     def complete(self, pending: PendingLookup, answer: bytes | None, max_ttl_s: float | None = None) -> None:
-        """The request of a pending lookup is over: keep its answer, if there is one that may be kept, and let go who waits for it.
+        """The request of a lookup is over: keep its answer, if there is one that may be kept, and let go who waits for it.
 
         `max_ttl_s` is how long the backend lets it be kept; None for no bound of its own.
 

@@ -87,7 +87,7 @@ class Answers(Protocol):
         ...
 
     def complete(self, pending: Any, answer: bytes | None, max_ttl_s: float | None = None) -> None:
-        """The request is over; called exactly once for each pending lookup. `answer` may be stored, for `max_ttl_s` seconds at most."""
+        """The request is over; called once for each pending lookup. `answer` may be stored, for `max_ttl_s` seconds at most."""
         ...
 
 
