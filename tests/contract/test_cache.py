@@ -536,13 +536,13 @@ class TestReplicas:
         """Before it has followed what others wrote."""
         one, other = await replicas.open(), await replicas.open()
         assert other.store_sync is not None
-        followed, await_leader = list[None](), other.store_sync._follow
+        followed, await_leader = list[None](), other.store_sync._poll_changes
 
         async def noted() -> None:
             await await_leader()
             followed.append(None)
 
-        other.store_sync._follow = noted  # type: ignore[method-assign]
+        other.store_sync._poll_changes = noted  # type: ignore[method-assign]
         other.store_sync._pace = replace(PACE, follow_s=3600)
         other.store_sync._woken.set()
         await until(lambda: bool(followed))  # and not again within this hour
