@@ -13,6 +13,7 @@ from typing import Any
 
 from router.admin.asked import Asked
 from router.core.exchange import Exchange
+from router.core.headers import PATH_HEADER, reasoning_word
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
 from router.core.messages import (
     Action,
@@ -106,7 +107,7 @@ def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, A
 def _result(action: Action, body: bytes, *, is_cache_known: bool) -> dict[str, Any]:
     if isinstance(action, Reply):
         reply: dict[str, Any] = {"status": action.http_status, "headers": dict(action.headers)}
-        if action.headers.get("x-vsr-response-path") != "cache":  # an answer stands in `cache get`
+        if action.headers.get(PATH_HEADER) != "cache":  # an answer stands in `cache get`
             reply["body"] = json.loads(action.body)
         return {"reply": reply}
     if not isinstance(action, Route):
@@ -131,8 +132,7 @@ def _decision(decision: Decision) -> dict[str, object]:
     document: dict[str, object] = {"name": decision.name, "reason": decision.reason}
     if decision.block:
         return document | {"blocks": True} | ({"missing": decision.missing} if decision.missing else {})
-    reasoning = "unchanged" if decision.reasoning is None else "on" if decision.reasoning.enabled else "off"
-    return document | {"model": decision.model.name, "reasoning": reasoning}
+    return document | {"model": decision.model.name, "reasoning": reasoning_word(decision)}
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------

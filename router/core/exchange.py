@@ -272,7 +272,7 @@ class Exchange:
             body, kind = as_json(answer, reply_id, event.now_s), "application/json"
         headers = decision_headers(decision, self._readings)
         del headers[CLUSTER_HEADER]
-        headers |= self._cache_headers() | {"content-type": kind, "x-vsr-response-path": "cache"}
+        headers |= self._cache_headers() | {"content-type": kind, PATH_HEADER: "cache"}
         headers |= {
             "x-vsr-cache-similarity": f"{hit.similarity:.4f}",
             "x-vsr-cache-entry": hit.entry_id,

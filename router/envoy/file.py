@@ -55,6 +55,15 @@ class Place:
                 name = str(key.value)
                 yield name, Place(value, f"{self.path}.{name}" if self.path else name, key.start_mark.line + 1)
 
+    def texts(self) -> Iterator[Place]:
+        """Every scalar that is not empty, here and below."""
+        if self.text:
+            yield self
+        for _, value in self.pairs():
+            yield from value.texts()
+        for item in self.items():
+            yield from item.texts()
+
     @property
     def value(self) -> object:
         """A scalar as YAML types it; None for anything else."""

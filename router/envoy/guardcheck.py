@@ -190,7 +190,7 @@ def tenants_are_not_chosen(pair: Pair) -> Iterator[Problem]:
     if (
         not pair.config.cache.enabled
         or name in ("", "authorization")
-        or any(name in text.lower() for text in _texts(pair.file.top))
+        or any(name in place.text.lower() for place in pair.file.top.texts())
     ):
         return
     message = (
@@ -198,15 +198,6 @@ def tenants_are_not_chosen(pair: Pair) -> Iterator[Problem]:
         " it (jwt_authn's claim_to_headers, ext_authz, a header mutation), or a gateway that clients cannot go round"
     )
     yield pair.settings.problem(pair.settings.top.at("semantic_cache", "scope", "header"), message, "warning")
-
-
-def _texts(place: Place) -> Iterator[str]:
-    """Every scalar at and below a place."""
-    yield place.text
-    for below in place.items():
-        yield from _texts(below)
-    for _, below in place.pairs():
-        yield from _texts(below)
 
 
 def admin_ports_are_private(pair: Pair) -> Iterator[Problem]:

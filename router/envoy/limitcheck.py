@@ -171,20 +171,11 @@ def logs_hold_no_query(pair: Pair) -> Iterator[Problem]:
         config = log.at("typed_config")
         if not config.at("@type").text.startswith(_LOGS):
             continue
-        texts = list(_texts(config))
+        texts = list(config.texts())
         shown = next((place for place in texts if any(word in place.text.upper() for word in _QUERIES)), None)
         if shown or not (config.at("log_format") or config.at("format")):
             message = "prints the query, in which some clients send their key; write %PATH(NQ)%"
             yield pair.file.problem(shown or config, message, "warning")
-
-
-def _texts(place: Place) -> Iterator[Place]:
-    if place.text:
-        yield place
-    for _, value in place.pairs():
-        yield from _texts(value)
-    for item in place.items():
-        yield from _texts(item)
 
 
 RULES = (

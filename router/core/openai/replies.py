@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+from router.core.headers import PATH_HEADER
 from router.core.messages import Reply
 from router.core.types import Block
 from router.errors import RequestError
@@ -87,5 +88,5 @@ def _card(name: str, created_s: int) -> dict[str, object]:
 
 
 def _reply(status: int, document: object, path: str, details: str) -> Reply:
-    headers = {"content-type": "application/json", "x-vsr-response-path": path}
+    headers = {"content-type": "application/json", PATH_HEADER: path}
     return Reply(status, headers, json.dumps(document).encode(), details)
