@@ -133,12 +133,16 @@ def _from_percent(found: re.Match[str]) -> str:
 
 
 def _from_references(found: re.Match[str]) -> str:
-    return _REFERENCE.sub(lambda one: _char(int(one[1] or one[2], 10 if one[1] else 16)), found[0])
+    return _REFERENCE.sub(_referred, found[0])
+
+
+def _referred(found: re.Match[str]) -> str:
+    return _char(int(found[1] or found[2], 10 if found[1] else 16))
 
 
 def _from_letter(found: re.Match[str]) -> str:
     """A reference to a plain letter, or to what is not shown: nobody needs one, as opposed to those for quotes and accents."""
-    char = _char(int(found[1] or found[2], 10 if found[1] else 16))
+    char = _referred(found)
     return char if (char.isascii() and char.isalpha()) or not char.isprintable() else found[0]
 
 

@@ -21,8 +21,12 @@ there these they thing this time to tutorial two up us use user using want was w
 with without work would write year you your
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
-_ROT13 = str.maketrans("abcdefghijklmnopqrstuvwxyz", "nopqrstuvwxyzabcdefghijklm")
-_EITHER_WAY = frozenset(word for word in _COMMON if word[::-1] in _COMMON or word.translate(_ROT13) in _COMMON)
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_ROTATIONS = [
+    str.maketrans(_LETTERS + _LETTERS.upper(), "".join(some[by:] + some[:by] for some in (_LETTERS, _LETTERS.upper())))
+    for by in range(26)
+]
+_EITHER_WAY = frozenset(word for word in _COMMON if word[::-1] in _COMMON or word.translate(_ROTATIONS[13]) in _COMMON)
 """Words that are everyday ones backwards or rotated, too: no, was, or, a."""
 _LEAST_COMMON = 2  # everyday words that must appear: names of versions, hashes and identifiers give none
 _WORD = re.compile(r"[A-Za-z]+")
@@ -169,7 +173,6 @@ _SUSPECT = re.compile(r"""[_|\[\]{}<>\\/"=@#~^+*]|[A-Za-z][.,:;-]\w|\d[.):,;]|[a
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _TAG = re.compile(r"</?[A-Za-z][\w-]{0,15}>|\\[a-z]{1,12}\{")
 _WORD_AND_GAP = re.compile(r"(?<![A-Za-z])([A-Za-z]++)([^A-Za-z]*+)")
-_NOT_WORD = re.compile(r"[^A-Za-z]+")
 _PROSE_GAP = re.compile(r"""\s+|['’]|[,.;:!?)"'’”…]{1,2}\s+|\s+["'“‘(]|\s[-–—&]\s""")
 _LEAST_ODD = 5
 _FRAME_SHARE = 0.2  # of all words: no word of a sentence has more
@@ -181,11 +184,6 @@ _NOT_PLAIN = 1 / _PLAINLY
 _SHORTEST_LINE = 16
 _SHORTEST_SENTENCE = 5
 _BORDER = re.compile(r"""["“”‘:]|\s['’]|['’]\W""")
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_ROTATIONS = [
-    str.maketrans(_LETTERS + _LETTERS.upper(), "".join(some[by:] + some[:by] for some in (_LETTERS, _LETTERS.upper())))
-    for by in range(26)
-]
 _BACKWARDS = frozenset(word[::-1] for word in _COMMON - _EITHER_WAY)
 _ROTATED: dict[str, list[int]] = {}
 """Everyday words of three letters or more, moved along the alphabet: by how much they have to be moved on."""
