@@ -80,11 +80,19 @@ class Scans(Generic[Part]):
         chunks = [chunk for place, text in enumerate(texts) for chunk in self._chunks(place, text)]
         async with self._room.line(self._price(chunks)) as line:
             for place, text in enumerate(texts):
-                if len(text) > self._chunk_chars:
-                    for said in await self._passes.submit(lambda text=text: [*self._across(text, self._overlap)], line):  # type: ignore[misc]
-                        chunks += self._chunks(place, said)
+                for said in await self._said_across(text, line):
+                    chunks += self._chunks(place, said)
             line.chars_left = self._price(chunks)
             return await self._read_all(chunks, len(texts), line)
+
+    async def _said_across(self, text: str, line: Line[Any]) -> Sequence[str]:
+        """Of a text that is cut, what a cut would break; that there is nothing is remembered, as most documents come again."""
+        if len(text) <= self._chunk_chars or (key := digest_of(text)) in self._memo:
+            return ()
+        said = await self._passes.submit(lambda: list(self._across(text, self._overlap)), line)
+        if not said:
+            self._remember(key, Scores({}))
+        return said
 
     def _chunks(self, place: int, text: str) -> list[_Chunk]:
         return [_Chunk(place, digest_of(part), part) for part in chunks_of(text, self._chunk_chars, self._overlap)]
@@ -127,10 +135,14 @@ class Scans(Generic[Part]):
         found: list[Scores] = []
         for start in range(0, len(parts), self._passes.threads):
             found += await _all(self._part(part, line) for part in parts[start : start + self._passes.threads])
-        self._memo[chunk.key] = scores = highest(found)
+        scores = highest(found)
+        self._remember(chunk.key, scores)
+        return scores
+
+    def _remember(self, key: bytes, scores: Scores) -> None:
+        self._memo[key] = scores
         if len(self._memo) > _MOST_REMEMBERED:
             self._memo.popitem(last=False)
-        return scores
 
     async def _part(self, part: Part, line: Line[Any]) -> Scores:
         return await self._passes.submit(lambda: self._read(part), line)

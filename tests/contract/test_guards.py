@@ -152,6 +152,21 @@ async def test_nothing_but_emoji_is_no_attack(guards: dict[str, Guard]) -> None:
             assert max((await guards[name].scan(prompt(text), text)).values.values(), default=0.0) < 0.5
 
 
+async def test_that_nothing_is_broken_by_a_cut_is_found_out_once(passes: InferencePool) -> None:
+    """A long document stands in every turn of a conversation. What does say something is looked for each time."""
+    looked: list[int] = []
+
+    def across(text: str, overlap: int) -> list[str]:
+        looked.append(len(text))
+        return ["hidden"] if "encoded" in text else []
+
+    scans = Scans(passes, lambda text: [text], lambda text: Scores({"found": float("hidden" in text)}), 64, across)
+    plain, encoded = FILLER * 3, f"encoded {FILLER * 3}"
+    assert [scores.values["found"] for scores in await scans([plain, plain[:20], encoded])] == [0.0, 0.0, 1.0]
+    assert [scores.values["found"] for scores in await scans([plain, encoded])] == [0.0, 1.0]
+    assert looked == [len(plain), len(encoded), len(encoded)]
+
+
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
 @pytest.mark.parametrize("encode", [lambda text: base64.b64encode(text).decode(), bytes.hex])
 async def test_an_encoding_that_a_cut_would_break_is_read_whole(
