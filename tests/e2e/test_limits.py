@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import socket
@@ -26,6 +27,8 @@ MIB = 1 << 20
 ONE_OF_MANY = 15 * MIB
 MOST_CLIENTS = 100
 """Of 15 MiB each: ten times the bound on memory, so that a machine that looks at it late still looks in time."""
+SOME = 6
+"""Refusals that are awaited; each takes Envoy's delayed close of a second."""
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
 
@@ -145,8 +148,8 @@ def test_there_are_only_so_many_connections(bounded: Stack, opened: contextlib.E
 
 def test_unfinished_bodies_do_not_take_all_memory(small: Stack, opened: contextlib.ExitStack) -> None:
     """Envoy looks at its memory ten times a second: how many are taken in between depends on how fast they come."""
-    refused = sum(is_refused(small, opened) for _ in range(MOST_CLIENTS))
-    assert refused, f"all {MOST_CLIENTS} bodies were taken"
+    refusals = (number for number in range(MOST_CLIENTS) if is_refused(small, opened))
+    assert len(list(itertools.islice(refusals, SOME))) == SOME, f"nearly all {MOST_CLIENTS} bodies were taken"
     assert open_requests(small) > 0, "the bodies that were taken are gone"
     assert memory_mib(small) < MOST_CLIENTS * ONE_OF_MANY // MIB / 2
     opened.close()
