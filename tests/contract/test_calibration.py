@@ -94,7 +94,7 @@ def test_the_report_tells_how_often_a_hit_is_wrong(pairs: Path, mine: Path, caps
 
 def test_without_a_verifier_the_similarity_is_the_bar(pairs: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And all guards judge."""
-    asked = ["eval", "cache", str(pairs), "--calibration", str(mine), "--max-false-hit-rate", "0.2", "--guards-alone"]
+    asked = ["eval", "cache", str(pairs), "--calibration", str(mine), "--max-false-hit-rate", "0.2", "--no-verifier"]
     assert main(asked) == 0
     said = capsys.readouterr().out
     assert "content" in said

@@ -37,7 +37,7 @@ def switch_on(config: dict[str, Any]) -> None:
         "max_entries": 1000,
         "ttl_seconds": 3600,
         "eviction_policy": "fifo",
-        "wait_seconds": 20,
+        "coalesce_timeout_seconds": 20,
     }
 
 

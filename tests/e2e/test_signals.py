@@ -74,7 +74,7 @@ def test_what_stands_in_the_middle_of_a_long_text_is_found(client: openai.OpenAI
     [
         ("why is there a second charge on my invoice", "auto", "billing"),
         ("what is the capital of Norway", "auto", "default"),
-        ("what is the capital of Norway", "large", "direct"),
+        ("what is the capital of Norway", "large", "explicit_model"),
     ],
 )
 def test_everything_else_goes_where_it_should(client: openai.OpenAI, text: str, model: str, decision: str) -> None:

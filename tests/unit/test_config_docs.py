@@ -19,7 +19,7 @@ _EVERY_CONDITION = (
     "{ all: [ { intent: { labels: [law] } }, { prompt_tokens: { min: 1 } }, { header: { name: a, equals: b } }, "
     "{ jailbreak: { labels: [harmful] } }, { pii: { labels: [PERSON] } }, { signal: { name: tone, labels: [rude] } } ] }"
 )
-_NAMELESS = ("models.*", "signals.custom.*", "default.choose")
+_NAMELESS = ("models.*", "signals.custom.*", "default.select")
 """Sections that need more than the one key that is tried."""
 
 TABLE = {key: (kind, cell.strip()) for key, kind, cell in _ROW.findall((ROOT / "config/README.md").read_text(encoding="utf-8"))}
