@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3.12 chooses the interpreter; ARGS="..." is handed on, as in: make test ARGS="tests/unit -x"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench train proto lock clean
+.PHONY: help run test check bench train schema proto lock clean
 MAKEFLAGS += --no-print-directory
 export PYTHON
 
@@ -41,6 +41,10 @@ train:  ## make the shipped models again, two hours on two cores: make train DAT
 	$(bin)/python -m router.training verifier --data $(DATA) --out $(OUT)/verifier $(ARGS)
 	@exec $(bin)/semantic-router calibrate cache $(DATA)/gptcache_qqp/dev.jsonl.gz --out $(OUT)/calibration.json \
 	  --bundle $(OUT)/intent --verifier $(OUT)/verifier
+
+schema:  ## write config/schema.json and the tables of config/README.md from the declared keys
+	$(for_dev)
+	$(bin)/python -m router.config.schema
 
 proto:  ## compile proto/extproc.proto into router/extproc/pb
 	$(for_dev)

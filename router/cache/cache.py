@@ -235,7 +235,8 @@ class Cache:
             verdict = await self._judge(pending, entry.text) if near else Verdict("near_miss")
             verified += verdict.probability is not None
             hit = None if verdict.refusal else await self._hit(entry, pending, "semantic", similarity, verdict.probability)
-            self._note(pending, entry, similarity, verdict if hit or verdict.refusal else replace(verdict, refusal="answer_evicted"))
+            is_given = hit is not None or bool(verdict.refusal)
+            self._note(pending, entry, similarity, verdict if is_given else replace(verdict, refusal="answer_evicted"))
             if hit:
                 return hit
             reason = reason if reason not in ("empty", "no_candidate") else verdict.refusal or "answer_evicted"
@@ -248,7 +249,7 @@ class Cache:
 
     async def _judge(self, pending: PendingLookup, text: str) -> Verdict:
         if self._rejections.forbid(pending.question.text, text):
-            return Verdict("reported")
+            return Verdict("rejected")
         return await self._verify(pending.question.text, text, pending.cache_policy)
 
     async def _ask_store(self, pending: PendingLookup, miss: Miss) -> Found:

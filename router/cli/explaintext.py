@@ -72,7 +72,7 @@ def _choice_lines(choice: Mapping[str, Any] | None) -> Iterator[str]:
     for one in choice["candidates"]:
         chance = f"chance {one['chance']:.2f}, " if "chance" in one else ""
         worth = f", worth {one['worth']:.2f}" if "worth" in one else ""
-        like = f", answers like {one['quality_profile']}" if one["quality_profile"] else ""
+        like = f", quality profile {one['quality_profile']}" if one["quality_profile"] else ""
         yield f"{'':13}{one['model']}: {chance}price {one['price']:g}{worth}{like}"
 
 

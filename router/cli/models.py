@@ -144,12 +144,14 @@ def evaluate_cache(options: argparse.Namespace) -> int:
     guards = _guards(options)
     if guards is None:
         guards = GUARDS_BESIDE_VERIFIER if verifier else GUARDS_ALONE
-    bars = read_table(options.calibration or CALIBRATION, has_verifier=verifier is not None)
-    point = bars.point(options.max_false_hit_rate)
+    table = read_table(options.calibration or CALIBRATION, has_verifier=verifier is not None)
+    point = table.point(options.max_false_hit_rate)
     if point is None:
-        raise ConfigError([Problem("--max-false-hit-rate", 0, "", f"no bar in {bars.file} keeps {options.max_false_hit_rate:g}")])
-    similarity = options.similarity or (bars.similarity if verifier else point.bar)
-    return _print(evaluate(options.file, encoder, verifier, guards, similarity, point.bar))
+        raise ConfigError(
+            [Problem("--max-false-hit-rate", 0, "", f"no threshold in {table.file} keeps {options.max_false_hit_rate:g}")]
+        )
+    similarity = options.similarity or (table.similarity if verifier else point.threshold)
+    return _print(evaluate(options.file, encoder, verifier, guards, similarity, point.threshold))
 
 
 def calibrate_intent(options: argparse.Namespace) -> int:

@@ -1,37 +1,214 @@
-"""The `semantic_cache` block and the Milvus file beside it: what an operator may write, and what becomes of it."""
+"""The section `semantic_cache`, and `cache` in rules: what an operator may write, and the cache policies that become of it."""
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from router.cache.checks import AMONG_STRANGERS, GUARDS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
-from router.cache.settings import DIMENSION, POLICIES, CacheLimits, MilvusSettings, SyncSettings
-from router.config.calibration import CalibrationTable, read_bars
-from router.config.reader import Notes, Section
-from router.config.reader import parse as parse_yaml
+from router.cache.settings import POLICIES, CacheLimits, MilvusSettings, SyncSettings
+from router.config.calibration import CALIBRATION, CalibrationTable, read_calibration
+from router.config.keys import (
+    Choice,
+    Flag,
+    Integer,
+    JsonSchema,
+    Number,
+    Text,
+    Texts,
+    key,
+    read,
+    section_schema,
+    subsection,
+)
+from router.config.milvus import read_store
+from router.config.reader import Section
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CONTROLS, CachePlan, ScopePlan
 from router.core.lookup import CachePolicy
-from router.files import read_text
 
-_INDEXES: Mapping[str, Mapping[str, tuple[int, int]]] = {
-    "HNSW": {"M": (4, 64), "efConstruction": (8, 512)},
-    "IVF_FLAT": {"nlist": (1, 65_536)},
-    "FLAT": {},
-    "AUTOINDEX": {},
-}
-"""Index types with their parameters and ranges."""
-_SEARCH = {"HNSW": "ef", "IVF_FLAT": "nprobe"}
 SHIPPED_VERIFIER = Path(__file__).parents[1] / "models" / "verifier"
-_LEVELS = ("Strong", "Session", "Bounded", "Eventually")
-_MOST_ANSWER_BYTES = 256 * 1024
-LITE_FOLDER, REJECTIONS_FILE = "semantic_cache.db", "semantic_cache.rejections"
-_WORDS = "a name of letters, digits and _"
-_SECRET = re.compile(r"\$\{(\w+)\}")
+REJECTIONS_FILE = "semantic_cache.rejections"
+_MAX_SECONDS = 10 * 365 * 86_400
+_SCOPE_HEADER = "authorization"
+_HEADER = Text("header", "a header's name", r"[A-Za-z0-9-]{1,100}")
+
+
+# -- declarations ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyKeys:
+    """Cache settings that every decision may have for itself."""
+
+    similarity_threshold: float | None = key(
+        Number(0.5, 1),
+        "Lowest cosine similarity of a candidate. Necessary, not sufficient.",
+        shown="`0.75`, without a verifier `0.8`",
+    )
+    max_false_hit_rate: float | None = key(
+        Number(0.0005, 0.5),
+        "Upper bound on the share of non-matching questions served a cached answer: at 95% confidence, on held-back question "
+        "pairs. It sets the verifier's threshold; without a verifier, the lowest similarity.",
+        shown="`0.01`, without a verifier none",
+    )
+    ttl_seconds: float = key(Number(1, _MAX_SECONDS), "How long an answer may be served.", 3600.0)
+    lexical_checks: tuple[str, ...] | None = key(
+        Texts("checks", "list of checks", tuple(GUARDS), may_be_empty=True),
+        f"Which differences in wording keep an answer back: {', '.join(GUARDS)} (see below). What no model reads keeps it back "
+        "in any case (`unread_difference`).",
+        shown="all but kind, content and unasked, without a verifier all but unasked; unasked, too, where all share",
+    )
+    coalesce_timeout_seconds: float = key(
+        Number(0, 600),
+        "How long equal questions wait for the answer to the first of them. envoy.yaml's `max_message_timeout` has to exceed it.",
+        0.0,
+    )
+    shadow: bool = key(Flag(), "Decide and count, and serve nothing.", False)
+    exact_only: bool = key(Flag(), "Serve answers to the same text only.", False)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionCacheKeys(PolicyKeys):
+    """Cache settings of one decision; what it does not say is as in `semantic_cache`."""
+
+    enabled: bool = key(Flag(), "False: what this rule decides is never cached.", False)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierKeys:
+    """The second model."""
+
+    enabled: bool = key(Flag(), "Off: the lexical checks judge alone, and few paraphrases pass them.", True)
+    model_path: str = key(
+        Text("folder"),
+        "Another one; it needs a table of its own (`calibration`).",
+        str(SHIPPED_VERIFIER),
+        shown="the shipped model",
+    )
+
+    def check(self, section: Section) -> None:
+        """A model that is off cannot be chosen."""
+        if not self.enabled and section.has("model_path"):
+            section.problem("model_path", "could do nothing: the verifier is switched off")
+
+
+@dataclass(frozen=True, slots=True)
+class EligibilityKeys:
+    """Which requests may be cached."""
+
+    max_temperature: float = key(Number(0, 2), "Above it, clients want variety.", 1.0)
+    max_text_chars: int = key(
+        Integer(1, 4000), "Of the last user message. A request of more than 1 MiB in all is never looked up.", 2000
+    )
+    tools: bool = key(Flag(), "Requests that offer tools. Those with calls or results are never looked up.", False)
+    time_dependent: bool = key(Flag(), '"today", "latest", "weather" and the like.', False)
+    user_specific: bool = key(Flag(), '"my order" and the like.', False)
+    multi_turn: bool = key(Flag(), "Conversations; all earlier turns then have to be equal.", True)
+    explicit_models: bool = key(Flag(), "Requests that name their model themselves.", False)
+    ignore_user_field: bool = key(Flag(), "Requests that differ only in their field `user` share answers.", False)
+    namespace: str = key(Text(), "With another namespace, everything stored before is out of reach.", "", shown="none")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientControlsKeys:
+    """What clients may ask for."""
+
+    allow: tuple[str, ...] = key(
+        Texts("controls", f"list of {', '.join(CONTROLS)}", CONTROLS, may_be_empty=True),
+        "The first four in `Cache-Control`, `ttl` in `x-vsr-cache-ttl` (seconds).",
+        tuple(CONTROLS),
+        shown="all",
+    )
+    max_ttl_seconds: float = key(Number(1, _MAX_SECONDS), "What `x-vsr-cache-ttl` is clamped to.", 86_400.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeKeys:
+    """Who shares answers."""
+
+    header: str = key(
+        _HEADER,
+        "Requests with the same value share; those without it are not cached. Set it in Envoy or at a gateway that clients "
+        "cannot bypass; `check` warns where Envoy does not.",
+        _SCOPE_HEADER,
+    )
+    require_header: str = key(
+        _HEADER,
+        "Instead of `header`: all share, except requests without this header. Only its presence is checked; see below.",
+        "",
+        shown="none",
+    )
+
+    def check(self, section: Section) -> None:
+        """One of the two."""
+        if section.has("header") and section.has("require_header"):
+            section.problem("require_header", "could do nothing: without the scope's own header nothing is cached anyway")
+        if not section.has("header") and not section.has("require_header"):
+            section.problem("header", "is missing; a header's name was expected")
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The word `global`, or a section."""
+
+    words: str = "`global`, section"
+    declared: type[ScopeKeys] = ScopeKeys
+
+    @property
+    def schema(self) -> JsonSchema:
+        """See `keys.Kind`."""
+        return {"anyOf": [{"const": "global"}, section_schema(self.declared)]}
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKeys(PolicyKeys):
+    """The section."""
+
+    enabled: bool = key(Flag(), "Off: nothing of it is loaded.", False)
+    backend_type: str = key(
+        Choice(("memory", "milvus", "hybrid")),
+        "`memory`: gone with the process, except rejected pairs (`semantic_cache.rejections` under `server.state_path`). "
+        "`milvus`: in memory, and in Milvus behind it; `hybrid` is another word for that.",
+        "milvus",
+    )
+    backend_config_path: str = key(
+        Text("file"),
+        "The file of a Milvus server, from this file's folder. Without it, Milvus Lite in the folder `semantic_cache.db` under "
+        "`server.state_path`, which only the router's user can enter.",
+        "",
+        shown="Milvus Lite",
+    )
+    verifier: VerifierKeys = subsection(
+        VerifierKeys, "The second model: it reads both questions and confirms that one answer fits."
+    )
+    calibration: str = key(
+        Text("file"),
+        "Table from which `max_false_hit_rate` sets thresholds; `semantic-router calibrate cache` makes one from your own pairs.",
+        str(CALIBRATION),
+        shown="the shipped table",
+    )
+    max_entries: int = key(Integer(1, 100_000_000), "In memory and in the store.", 1000)
+    eviction_policy: str = key(Choice(POLICIES), "Which entry leaves when there is no room.", "fifo")
+    scope: object = key(
+        _Scope(),
+        "Who shares answers. `global`: everybody, also clients whose key the model would refuse; `check` warns.",
+        shown="see below",
+    )
+    max_memory_bytes: int = key(Integer(1, 2**40), "Bytes of answers in memory; the store has the others.", 64 * 1024 * 1024)
+    max_answer_bytes: int = key(
+        Integer(1, 16 * 1024 * 1024),
+        "Longer answers are not stored. In Milvus an answer has to fit into 65,535 bytes when compressed.",
+        256 * 1024,
+    )
+    lookup_timeout_ms: int = key(Integer(1, 10_000), "A lookup that takes longer is a miss.", 100)
+    store_timeout_ms: int = key(Integer(1, 10_000), "Of `lookup_timeout_ms`, how much one query to the store may take.", 50)
+    eligibility: EligibilityKeys = subsection(EligibilityKeys, "Which requests a stored answer may answer.")
+    client_controls: ClientControlsKeys = subsection(ClientControlsKeys, "What clients may ask for.")
+
+
+# -- what becomes of it ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,383 +219,153 @@ class CacheConfig:
     backend: str = "milvus"
     """`memory` or `milvus`."""
     milvus: MilvusSettings = field(default_factory=MilvusSettings)
-    sizes: CacheLimits = field(default_factory=CacheLimits)
-    pace: SyncSettings = field(default_factory=SyncSettings)
+    limits: CacheLimits = field(default_factory=CacheLimits)
+    sync: SyncSettings = field(default_factory=SyncSettings)
     default: CachePolicy = field(default_factory=lambda: CachePolicy(0.8, 3600.0, GUARDS_ALONE))
     """Of decisions that say nothing of their own."""
     verifier: Path | None = None
-    """The bundle of the model that confirms candidates; None when the guards judge alone."""
-    bars: CalibrationTable = field(default_factory=CalibrationTable)
-    cache_policy: Mapping[str, CachePolicy] = field(default_factory=dict)
+    """The bundle of the model that confirms candidates; None when the lexical checks judge alone."""
+    calibration: CalibrationTable = field(default_factory=CalibrationTable)
+    policies: Mapping[str, CachePolicy] = field(default_factory=dict)
     """By decision; one that is not here is not cached."""
-    scope_header: str = "authorization"
+    scope_header: str = _SCOPE_HEADER
     """Empty: all share."""
     required_header: str = ""
     """As of `ScopePlan`."""
-    limits: Eligibility = field(default_factory=Eligibility)
+    eligibility: Eligibility = field(default_factory=Eligibility)
     controls: frozenset[str] = frozenset(CONTROLS)
-    most_ttl_s: float = 86_400.0
-    most_answer_bytes: int = _MOST_ANSWER_BYTES
+    max_ttl_s: float = 86_400.0
+    max_answer_bytes: int = 256 * 1024
     rejections_file: Path | None = None
-    """Where reported pairs are kept without a store; None when the store has them."""
+    """Where rejected pairs are kept without a store; None when the store has them."""
 
     def plan(self, key: bytes, versions: str) -> CachePlan:
         """What exchanges need of it."""
         scope = ScopePlan(self.scope_header, key, self.required_header)
-        return CachePlan(scope, self.limits, self.cache_policy, versions, self.most_answer_bytes, self.controls, self.most_ttl_s)
+        return CachePlan(scope, self.eligibility, self.policies, versions, self.max_answer_bytes, self.controls, self.max_ttl_s)
 
 
 def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
-    """The block `semantic_cache`; the terms of decisions are added by whoever reads the rules.
+    """The section `semantic_cache`; the policies of decisions are added by whoever reads the rules.
 
     `state_path` is the folder for what outlives the process; None for that of the file.
     """
-    state_path = state_path or Path(section.notes.file).parent.absolute()
-    default = CacheConfig()
-    enabled = section.flag("enabled", default=False)
-    backend = section.choice("backend_type", default.backend, ("memory", "milvus", "hybrid"))
-    sizes = CacheLimits(
-        section.integer("max_entries", default.sizes.max_entries, 1, 100_000_000),
-        section.choice("eviction_policy", default.sizes.eviction_policy, POLICIES),
-        section.integer("max_memory_bytes", default.sizes.most_held_bytes, 1, 2**40),
-        section.integer("lookup_timeout_ms", 100, 1, 10_000) / 1000,
-        section.integer("store_timeout_ms", 50, 1, 10_000) / 1000,
-    )
-    most_answer_bytes = section.integer("max_answer_bytes", default.most_answer_bytes, 1, 16 * 1024 * 1024)
-    verifier = _verifier(section.section("verifier"), enabled)
-    bars = read_bars(section, has_verifier=verifier is not None, is_caching=enabled)
+    folder = Path(section.notes.file).parent
+    state_path = state_path or folder.absolute()
+    keys = read(section, CacheKeys)
+    verifier = _verifier(section.section("verifier"), keys, folder)
+    calibration = read_calibration(section, folder / keys.calibration, has_verifier=verifier is not None, is_caching=keys.enabled)
     scope_header, required_header = _scope(section)
-    cache_policy = _default_terms(section, bars, shares_with_all=not scope_header)
-    limits = _limits(section.section("eligibility"))
-    controls, most_ttl_s = _controls(section.section("client_controls"), default)
-    milvus, pace = _store(section, backend, enabled, state_path)
-    section.close()
+    milvus, sync = read_store(section, keys.backend_type, keys.backend_config_path, state_path, is_caching=keys.enabled)
+    is_in_memory = keys.backend_type == "memory"
     return CacheConfig(
-        enabled, "memory" if backend == "memory" else "milvus", milvus, sizes, pace, cache_policy, verifier, bars, {},
-        scope_header, required_header, limits, controls, most_ttl_s, most_answer_bytes,
-        state_path / REJECTIONS_FILE if backend == "memory" else None,
-    )  # fmt: skip
-
-
-def _verifier(section: Section, is_caching: bool) -> Path | None:
-    """The bundle of the model that confirms candidates; None when it is switched off."""
-    if not section.flag("enabled", default=True):
-        if section.has("bundle"):
-            section.problem("bundle", "could do nothing: the verifier is switched off")
-        section.close()
-        return None
-    bundle = Path(section.notes.file).parent / section.text("bundle", str(SHIPPED_VERIFIER))
-    if is_caching and not (bundle / "manifest.json").is_file():
-        section.problem("bundle", f"there is no model in {bundle}: manifest.json is missing")
-    section.close()
-    return bundle
-
-
-def _default_terms(section: Section, bars: CalibrationTable, *, shares_with_all: bool) -> CachePolicy:
-    usual = GUARDS_BESIDE_VERIFIER if bars.has_verifier else GUARDS_ALONE
-    guards = _guards(section, (*usual, *AMONG_STRANGERS) if shares_with_all else usual)
-    default = CachePolicy(bars.similarity, 3600.0, guards, bars.at_least, false_hit_budget=bars.default_budget)
-    threshold, at_least, budget = bars.read(section, default, guards)
-    return CachePolicy(
-        threshold,
-        section.number("ttl_seconds", default.ttl_s, 1, 10 * 365 * 86_400),
-        guards,
-        at_least,
-        section.number("coalesce_timeout_seconds", 0.0, 0, 600),
-        section.flag("shadow", default=False),
-        section.flag("semantic", default=True),
-        false_hit_budget=budget,
+        enabled=keys.enabled,
+        backend="memory" if is_in_memory else "milvus",
+        milvus=milvus,
+        limits=CacheLimits(
+            keys.max_entries,
+            keys.eviction_policy,
+            keys.max_memory_bytes,
+            keys.lookup_timeout_ms / 1000,
+            keys.store_timeout_ms / 1000,
+        ),
+        sync=sync,
+        default=_default_policy(section, keys, calibration, shares_with_all=not scope_header),
+        verifier=verifier,
+        calibration=calibration,
+        scope_header=scope_header,
+        required_header=required_header,
+        eligibility=_eligibility(keys.eligibility),
+        controls=frozenset(keys.client_controls.allow),
+        max_ttl_s=keys.client_controls.max_ttl_seconds,
+        max_answer_bytes=keys.max_answer_bytes,
+        rejections_file=state_path / REJECTIONS_FILE if is_in_memory else None,
     )
 
 
-def _guards(section: Section, default: tuple[str, ...]) -> tuple[str, ...]:
-    item = section.item("guards")
-    if item is None:
-        return default
-    names = item.texts("guards")
-    for name in names:
-        if name.text() not in GUARDS:
-            name.problem(f"there is no guard '{name.text()}'; known are: {', '.join(GUARDS)}")
-    return tuple(name.text() for name in names)
+def decision_policy(section: Section, cache: CacheConfig) -> CachePolicy | None:
+    """The key `cache` of a rule or of the default: its cache policy, or None when its answers are not to be cached."""
+    part = section.section("cache")
+    keys = read(part, DecisionCacheKeys, _keys_of(cache))
+    if part.has("enabled") and keys.enabled and not cache.enabled:
+        part.problem("enabled", "the cache is off: set semantic_cache.enabled to true")
+    return _policy(part, keys, cache.calibration, cache.default) if keys.enabled else None
+
+
+def _keys_of(cache: CacheConfig) -> DecisionCacheKeys:
+    """What a decision's section means where it says nothing: the policy of all."""
+    usual = cache.default
+    return DecisionCacheKeys(
+        ttl_seconds=usual.ttl_s,
+        lexical_checks=usual.guards,
+        coalesce_timeout_seconds=usual.wait_s,
+        shadow=usual.shadow,
+        exact_only=not usual.is_semantic,
+        enabled=cache.enabled,
+    )
+
+
+def _default_policy(section: Section, keys: CacheKeys, calibration: CalibrationTable, *, shares_with_all: bool) -> CachePolicy:
+    checks = keys.lexical_checks
+    if checks is None:
+        usual = GUARDS_BESIDE_VERIFIER if calibration.has_verifier else GUARDS_ALONE
+        checks = (*usual, *AMONG_STRANGERS) if shares_with_all else usual
+    default = CachePolicy(
+        calibration.similarity, 3600.0, checks, calibration.verifier_threshold, false_hit_budget=calibration.default_rate
+    )
+    return _policy(section, replace(keys, lexical_checks=checks), calibration, default)
+
+
+def _policy(section: Section, keys: PolicyKeys, calibration: CalibrationTable, default: CachePolicy) -> CachePolicy:
+    checks = keys.lexical_checks or ()
+    thresholds = calibration.thresholds(section, keys.similarity_threshold, keys.max_false_hit_rate, default, checks)
+    return CachePolicy(
+        thresholds.similarity,
+        keys.ttl_seconds,
+        checks,
+        thresholds.verifier,
+        keys.coalesce_timeout_seconds,
+        keys.shadow,
+        not keys.exact_only,
+        false_hit_budget=thresholds.max_false_hit_rate,
+    )
+
+
+def _verifier(section: Section, keys: CacheKeys, folder: Path) -> Path | None:
+    """The bundle of the model that confirms candidates; None when it is switched off."""
+    if not keys.verifier.enabled:
+        return None
+    bundle = folder / keys.verifier.model_path
+    if keys.enabled and not (bundle / "manifest.json").is_file():
+        section.problem("model_path", f"there is no model in {bundle}: manifest.json is missing")
+    return bundle
 
 
 def _scope(section: Section) -> tuple[str, str]:
     """The header whose value keeps answers apart, empty for none; and the one that a request must have where all share."""
     item = section.item("scope")
     if item is None:
-        return "authorization", ""
+        return _SCOPE_HEADER, ""
     if not item.is_mapping:
         if item.text() != "global":
             item.problem("'global', or a mapping such as {header: x-tenant-id} or {require_header: authorization}, was expected")
         return "", ""
     part = item.section()
-    if part.has("header") and part.has("require_header"):
-        part.problem("require_header", "could do nothing: without the scope's own header nothing is cached anyway")
-    key = "require_header" if part.has("require_header") and not part.has("header") else "header"
-    name = part.text(key, pattern=r"[A-Za-z0-9-]{1,100}", what="a header's name").lower()
-    part.close()
-    return ("", name) if key == "require_header" else (name or "authorization", "")
+    keys = read(part, ScopeKeys)
+    if part.has("require_header") and not part.has("header"):
+        return "", keys.require_header.lower()
+    return keys.header.lower(), ""
 
 
-def _limits(section: Section) -> Eligibility:
-    default = Eligibility()
-    limits = Eligibility(
-        section.number("max_temperature", default.max_temperature, 0, 2),
-        section.integer("max_text_chars", default.max_text_chars, 1, 4000),
-        section.flag("tools", default.allows_tools),
-        section.flag("time_dependent", default.allows_time_dependent),
-        section.flag("personal", default.allows_user_specific),
-        section.flag("multi_turn", default.allows_multi_turn),
-        section.flag("explicit_models", default.allows_explicit_models),
-        section.flag("ignore_user_field", default.ignores_user_field),
-        section.text("revision", ""),
+def _eligibility(keys: EligibilityKeys) -> Eligibility:
+    return Eligibility(
+        keys.max_temperature,
+        keys.max_text_chars,
+        keys.tools,
+        keys.time_dependent,
+        keys.user_specific,
+        keys.multi_turn,
+        keys.explicit_models,
+        keys.ignore_user_field,
+        keys.namespace,
     )
-    section.close()
-    return limits
-
-
-def _controls(section: Section, default: CacheConfig) -> tuple[frozenset[str], float]:
-    item = section.item("allow")
-    names = item.items("a list of controls") if item else []
-    for name in names:
-        if name.text() not in CONTROLS:
-            name.problem(f"'{name.text()}' is none of {', '.join(CONTROLS)}")
-    most_ttl_s = section.number("max_ttl_seconds", default.most_ttl_s, 1, 10 * 365 * 86_400)
-    section.close()
-    return (frozenset(name.text() for name in names) if item else default.controls), most_ttl_s
-
-
-def decision_terms(section: Section, cache: CacheConfig) -> CachePolicy | None:
-    """The key `cache` of a rule or of the default: its own terms, or None when it is not to be cached."""
-    part = section.section("cache")
-    enabled = part.flag("enabled", default=cache.enabled)
-    default = cache.default
-    guards = _guards(part, default.guards)
-    threshold, at_least, budget = cache.bars.read(part, default, guards)
-    cache_policy = replace(
-        default,
-        threshold=threshold,
-        at_least=at_least,
-        ttl_s=part.number("ttl_seconds", default.ttl_s, 1, 10 * 365 * 86_400),
-        guards=guards,
-        wait_s=part.number("coalesce_timeout_seconds", default.wait_s, 0, 600),
-        shadow=part.flag("shadow", default=default.shadow),
-        is_semantic=part.flag("semantic", default=default.is_semantic),
-        false_hit_budget=budget,
-    )
-    if part.has("enabled") and enabled and not cache.enabled:
-        part.problem("enabled", "the cache is off: set semantic_cache.enabled to true")
-    part.close()
-    return cache_policy if enabled else None
-
-
-# -- the store -------------------------------------------------------------------------------------------------------
-
-
-def _store(section: Section, backend: str, enabled: bool, state_path: Path) -> tuple[MilvusSettings, SyncSettings]:
-    """The Milvus file; Milvus Lite in the folder for state when none is named."""
-    folder = Path(section.notes.file).parent
-    path = section.text("backend_config_path", "")
-    if backend == "memory":
-        if path:
-            section.problem("backend_config_path", "could do nothing: backend_type 'memory' has no store")
-        return MilvusSettings(), SyncSettings()
-    if not path:
-        return MilvusSettings(file=state_path / LITE_FOLDER), SyncSettings()
-    file = folder / path
-    if not enabled:
-        return MilvusSettings(), SyncSettings()
-    try:
-        text = read_text(file)
-    except (OSError, UnicodeDecodeError):
-        section.problem("backend_config_path", f"there is no file {file} that can be read")
-        return MilvusSettings(), SyncSettings()
-    notes = Notes(str(file))
-    settings, pace = read_milvus(parse_yaml(text, notes), state_path)
-    section.notes.problems.extend(notes.problems)
-    return settings, pace
-
-
-def read_milvus(top: Section, state_path: Path | None = None) -> tuple[MilvusSettings, SyncSettings]:
-    """Every key of the Milvus file. Milvus Lite's folder is looked for from `state_path` on, or from this file's folder."""
-    default, pace = MilvusSettings(), SyncSettings()
-    settings = _connection(top.section("connection"), default, state_path)
-    settings = _collection(top.section("collection"), settings)
-    settings = _search(top.section("search"), settings)
-    performance = top.section("performance")
-    settings = _pool(performance.section("connection_pool"), settings)
-    batch = performance.section("batch")
-    pace = replace(
-        pace,
-        batch=batch.integer("insert_batch_size", pace.batch, 1, 10_000),
-        write_s=batch.number("timeout", pace.write_s, 0.1, 600),
-    )
-    batch.close()
-    performance.close()
-    settings, pace = _data(top.section("data_management"), settings, pace)
-    settings = _logging(top.section("logging"), settings)
-    development = top.section("development")
-    settings = replace(
-        settings,
-        drops_at_start=development.flag("drop_collection_on_startup", default=False),
-        creates_collection=development.flag("auto_create_collection", default=True),
-        shows_errors=development.flag("verbose_errors", default=True),
-    )
-    development.close()
-    top.close()
-    return settings, pace
-
-
-def _connection(section: Section, settings: MilvusSettings, state_path: Path | None) -> MilvusSettings:
-    path = section.text("file", "")
-    folder = Path(section.notes.file).parent
-    auth, tls = section.section("auth"), section.section("tls")
-    has_auth, has_tls = auth.flag("enabled", default=False), tls.flag("enabled", default=False)
-    username, password = (_secret(auth, key) if has_auth else _unused(auth, key) for key in ("username", "password"))
-    if has_auth and not username:
-        auth.problem("username", "is missing, while auth.enabled is true")
-    files = {key: _file(tls, key, folder) if has_tls else _unused(tls, key) for key in ("cert_file", "key_file", "ca_file")}
-    auth.close()
-    tls.close()
-    if path:
-        for key in ("host", "port", "database"):
-            if section.has(key):
-                section.problem(key, "could do nothing: connection.file names Milvus Lite's file, not a server")
-    settings = replace(
-        settings,
-        file=((state_path or folder) / path).absolute() if path else None,
-        host=section.text("host", settings.host),
-        port=section.integer("port", settings.port, 1, 65_535),
-        database=section.text("database", "", r"\w{1,255}", _WORDS) if _is_filled(section, "database") else "",
-        timeout_s=section.number("timeout", settings.timeout_s, 0.1, 600),
-        username=username,
-        password=password,
-        is_tls=has_tls,
-        cert_file=files["cert_file"],
-        key_file=files["key_file"],
-        ca_file=files["ca_file"],
-    )
-    section.close()
-    return settings
-
-
-def _file(section: Section, key: str, folder: Path) -> str:
-    """An existing file, by a path from the folder of the configuration; empty when none is named."""
-    if not _is_filled(section, key):
-        return ""
-    path = folder / section.text(key, "")
-    if not path.is_file():
-        section.problem(key, f"there is no file {path}")
-    return str(path)
-
-
-def _unused(section: Section, key: str) -> str:
-    """A key that counts only when its section is enabled."""
-    section.has(key)
-    return ""
-
-
-def _is_filled(section: Section, key: str) -> bool:
-    """A key that stands there with an empty string says nothing."""
-    item = section.item(key)
-    return item is not None and item.value != ""
-
-
-def _secret(section: Section, key: str) -> str:
-    """A value, or `${NAME}` for a variable of the environment: passwords need not stand in a file."""
-    if not _is_filled(section, key):
-        return ""
-    value = section.text(key, "")
-    if found := _SECRET.fullmatch(value):
-        if found[1] not in os.environ:
-            section.problem(key, f"the environment has no variable {found[1]}")
-        return os.environ.get(found[1], "")
-    return value
-
-
-def _collection(section: Section, settings: MilvusSettings) -> MilvusSettings:
-    vector, index = section.section("vector_field"), section.section("index")
-    dimension = vector.integer("dimension", DIMENSION, 1, 32_768)
-    if dimension != DIMENSION:
-        vector.problem("dimension", f"the encoder gives vectors of {DIMENSION} numbers")
-    kind = index.choice("type", settings.index_type, _INDEXES)
-    params = index.section("params")
-    defaults = {"M": 16, "efConstruction": 64, "nlist": 128}
-    ranges = _INDEXES.get(kind, {})
-    chosen = {name: params.integer(name, defaults[name], *limits) for name, limits in ranges.items()}
-    for name in defaults.keys() - ranges.keys():
-        if params.has(name):
-            params.problem(name, f"could do nothing: an index of type {kind} has no such parameter")
-    params.close()
-    index.close()
-    settings = replace(
-        settings,
-        collection=section.text("name", settings.collection, r"[A-Za-z_]\w{0,200}", _WORDS),
-        description=section.text("description", "") if _is_filled(section, "description") else "",
-        vector_field=vector.text("name", settings.vector_field, r"[A-Za-z_]\w{0,200}", _WORDS),
-        metric_type=vector.choice("metric_type", settings.metric_type, ("IP", "COSINE", "L2")),
-        index_type=kind,
-        index_params=chosen,
-    )
-    vector.close()
-    section.close()
-    return settings
-
-
-def _search(section: Section, settings: MilvusSettings) -> MilvusSettings:
-    params = section.section("params")
-    wanted = _SEARCH.get(settings.index_type)
-    defaults = {"ef": 64, "nprobe": 16}
-    chosen = {wanted: params.integer(wanted, defaults[wanted], 1, 32_768)} if wanted else {}
-    for name in defaults.keys() - chosen.keys():
-        if params.has(name):
-            params.problem(name, f"could do nothing: an index of type {settings.index_type} is not searched with it")
-    params.close()
-    settings = replace(
-        settings,
-        search_params=chosen,
-        topk=section.integer("topk", settings.topk, 1, 100),
-        consistency_level=section.choice("consistency_level", settings.consistency_level, _LEVELS),
-    )
-    section.close()
-    return settings
-
-
-def _pool(section: Section, settings: MilvusSettings) -> MilvusSettings:
-    settings = replace(
-        settings,
-        max_requests=section.integer("max_connections", settings.max_requests, 1, 1000),
-        acquire_timeout_s=section.number("acquire_timeout", settings.acquire_timeout_s, 0.01, 600),
-    )
-    if section.has("max_idle_connections"):
-        section.problem("max_idle_connections", "could do nothing: one gRPC channel carries all requests; remove the key")
-    section.close()
-    return settings
-
-
-def _data(section: Section, settings: MilvusSettings, pace: SyncSettings) -> tuple[MilvusSettings, SyncSettings]:
-    ttl, compaction = section.section("ttl"), section.section("compaction")
-    settings = replace(
-        settings,
-        sweeps=ttl.flag("enabled", default=True),
-        timestamp_field=ttl.text("timestamp_field", settings.timestamp_field, r"[A-Za-z_]\w{0,200}", _WORDS),
-        compacts_s=compaction.number("interval", 86_400.0, 60, 10**8) if compaction.flag("enabled", default=False) else 0.0,
-    )
-    if compaction.has("interval") and not settings.compacts_s:
-        compaction.number("interval", 86_400.0, 60, 10**8)
-    pace = replace(pace, sweep_s=ttl.number("cleanup_interval", pace.sweep_s, 1, 10**7))
-    ttl.close()
-    compaction.close()
-    section.close()
-    return settings, pace
-
-
-def _logging(section: Section, settings: MilvusSettings) -> MilvusSettings:
-    settings = replace(
-        settings,
-        log_level=section.choice("level", settings.log_level, ("debug", "info", "warning", "error")),
-        logs_queries=section.flag("enable_query_log", default=False),
-        counts_requests=section.flag("enable_metrics", default=True),
-    )
-    section.close()
-    return settings

@@ -20,82 +20,100 @@ _SIMILARITY_BESIDE_VERIFIER, _SIMILARITY_ALONE = 0.75, 0.80
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """What one bar was measured to do."""
+    """What one threshold was measured to do."""
 
-    bar: float
-    false_hit_rate_at_most: float
-    """The upper 95% bound of the share of should-miss pairs that are served."""
+    threshold: float
+    """Of the verifier's probability; without a verifier, of the similarity."""
+    max_false_hit_rate: float
+    """The upper 95% bound of the share of non-matching pairs that are served."""
     recall: float
-    """Share of pairs with the same answer that are served."""
+    """Share of matching pairs that are served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What a candidate has to reach."""
+
+    similarity: float
+    verifier: float
+    max_false_hit_rate: float | None
+    """The bound that they keep; None when nothing is promised."""
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationTable:
-    """Beside a verifier the bound chooses its least probability, and the similarity only says which candidates it sees.
+    """With a verifier the bound sets the verifier's threshold, and the similarity only says which candidates it sees.
 
-    Without one the bound chooses the similarity itself.
+    Without one the bound sets the similarity itself.
     """
 
     has_verifier: bool = False
     file: Path = CALIBRATION
-    guards: tuple[str, ...] = ()
-    """That the table was measured with."""
+    checks: tuple[str, ...] = ()
+    """Lexical checks that the table was measured with."""
     points: tuple[OperatingPoint, ...] = ()
-    """By rising bar."""
+    """By rising threshold."""
 
     @property
     def similarity(self) -> float:
-        """The default of `similarity_threshold`: a verifier wants to see candidates, guards alone have to be careful."""
+        """The default of `similarity_threshold`: a verifier wants to see candidates, checks alone have to be careful."""
         return _SIMILARITY_BESIDE_VERIFIER if self.has_verifier else _SIMILARITY_ALONE
 
     @property
-    def at_least(self) -> float:
-        """The verifier's bar when no bound is named; 0 when there is none."""
+    def verifier_threshold(self) -> float:
+        """The verifier's threshold when no bound is named; 0 when there is no verifier."""
         if not self.has_verifier:
             return 0.0
         point = self.point(FALSE_HIT_RATE)
-        return point.bar if point else 1.0
+        return point.threshold if point else 1.0
 
     @property
-    def default_budget(self) -> float | None:
-        """The bound that `at_least` keeps."""
+    def default_rate(self) -> float | None:
+        """The bound that `verifier_threshold` keeps."""
         return FALSE_HIT_RATE if self.has_verifier else None
 
-    def point(self, budget: float) -> OperatingPoint | None:
-        """The lowest bar that keeps a bound; None when none does."""
-        return next((point for point in self.points if point.false_hit_rate_at_most <= budget), None)
+    def point(self, max_false_hit_rate: float) -> OperatingPoint | None:
+        """The lowest threshold that keeps a bound; None when none does."""
+        return next((point for point in self.points if point.max_false_hit_rate <= max_false_hit_rate), None)
 
-    def read(self, section: Section, default: CachePolicy, guards: tuple[str, ...]) -> tuple[float, float, float | None]:
-        """Similarity, the verifier's bar, and the bound that they keep: None when nothing is promised."""
-        similarity = section.number("similarity_threshold", default.threshold, 0.5, 1)
-        is_calibrated = set(guards) >= set(self.guards)  # more of them only keep more back
-        if not section.has("max_false_hit_rate"):
-            keeps_default = is_calibrated and (self.has_verifier or not section.has("similarity_threshold"))
-            return similarity, default.at_least, default.false_hit_budget if keeps_default else None
-        budget = section.number("max_false_hit_rate", FALSE_HIT_RATE, 0.0005, 0.5)
-        if not self.has_verifier and section.has("similarity_threshold"):
-            section.problem(
-                "similarity_threshold", "stands beside max_false_hit_rate, which chooses the threshold; remove one of them"
-            )
+    def thresholds(
+        self, section: Section, similarity: float | None, rate: float | None, default: CachePolicy, checks: tuple[str, ...]
+    ) -> Thresholds:
+        """What a policy has to reach.
+
+        Args:
+            section: where problems are noted.
+            similarity: `similarity_threshold`; None when it is not written.
+            rate: `max_false_hit_rate`; None when it is not written.
+            default: the policy that holds where nothing is written.
+            checks: the policy's lexical checks.
+        """
+        is_calibrated = set(checks) >= set(self.checks)  # more of them only keep more back
+        nearest = default.threshold if similarity is None else similarity
+        if rate is None:
+            keeps_default = is_calibrated and (self.has_verifier or similarity is None)
+            return Thresholds(nearest, default.at_least, default.false_hit_budget if keeps_default else None)
+        if not self.has_verifier and similarity is not None:
+            message = "stands beside max_false_hit_rate, which sets the threshold; remove one of them"
+            section.problem("similarity_threshold", message)
         if self.points and not is_calibrated:
             section.problem(
                 "max_false_hit_rate",
-                f"was calibrated with the guards {', '.join(self.guards)}; leave 'guards' out, or make a table of your own with "
-                "`semantic-router calibrate cache`",
+                f"was calibrated with the lexical checks {', '.join(self.checks)}; leave 'lexical_checks' out, or make a table "
+                "of your own with `semantic-router calibrate cache`",
             )
-        point = self.point(budget)
+        point = self.point(rate)
         if point is None and self.points:
-            least = min(point.false_hit_rate_at_most for point in self.points)
+            least = min(point.max_false_hit_rate for point in self.points)
             section.problem(
-                "max_false_hit_rate", f"cannot be promised below {least:g}; name at least that, or set 'semantic' to false"
+                "max_false_hit_rate", f"cannot be promised below {least:g}; name at least that, or set 'exact_only' to true"
             )
-        bar = point.bar if point else 1.0
-        return (similarity, bar, budget) if self.has_verifier else (bar, 0.0, budget)
+        threshold = point.threshold if point else 1.0
+        return Thresholds(nearest, threshold, rate) if self.has_verifier else Thresholds(threshold, 0.0, rate)
 
 
-def read_bars(section: Section, *, has_verifier: bool, is_caching: bool) -> CalibrationTable:
-    """The table that the key `calibration` names, or the shipped one. A cache that is off needs none."""
-    file = Path(section.notes.file).parent / section.text("calibration", str(CALIBRATION))
+def read_calibration(section: Section, file: Path, *, has_verifier: bool, is_caching: bool) -> CalibrationTable:
+    """The table in a file. A cache that is off needs none."""
     if not is_caching:
         return CalibrationTable(has_verifier, file)
     try:
@@ -110,7 +128,7 @@ def read_table(file: Path, *, has_verifier: bool) -> CalibrationTable:
     try:
         table = json.loads(read_text(file))["with_verifier" if has_verifier else "no_verifier"]
         points = tuple(OperatingPoint(*map(float, point)) for point in table["points"])
-        return CalibrationTable(has_verifier, file, tuple(map(str, table["guards"])), points)
+        return CalibrationTable(has_verifier, file, tuple(map(str, table["checks"])), points)
     except (OSError, ValueError, KeyError, TypeError):
         message = f"{file} is no table that `semantic-router calibrate cache` made for these models"
         raise ConfigError([Problem(str(file), 0, "", message)]) from None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import yaml
 from yaml.error import MarkedYAMLError
@@ -15,10 +13,9 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from router.config.hints import explain, place_of
 from router.errors import ConfigError, Problem
 
-_MOST_CHARS = 1_000_000
-_MOST_NODES = 200_000  # after aliases are followed: a few lines of aliases of aliases can stand for billions of nodes
-_MOST_LEVELS = 64  # Envoy's own reference files stay below 30
-_UNSET: Any = object()
+_MAX_CHARS = 1_000_000
+_MAX_NODES = 200_000  # after aliases are followed: a few lines of aliases of aliases can stand for billions of nodes
+_MAX_LEVELS = 64  # Envoy's own reference files stay below 30
 _TYPED = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 
 
@@ -28,13 +25,13 @@ class Notes:
 
     file: str
     problems: list[Problem] = field(default_factory=list)
-    keys: set[str] = field(default_factory=set)
-    """Path of every key that was asked for, names and positions as `*`: the schema, as the reader itself knows it."""
 
     def add(self, node: Node | None, path: str, message: str, severity: str = "error") -> None:
-        """Note a problem at a node; the message says what is wrong and what would be right."""
+        """Note a problem at a node, once; the message says what is wrong and what would be right."""
         line = node.start_mark.line + 1 if node is not None else 0
-        self.problems.append(Problem(self.file, line, path, message, severity))
+        problem = Problem(self.file, line, path, message, severity)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
 
 def parse(text: str, notes: Notes) -> Section:
@@ -46,7 +43,7 @@ def parse(text: str, notes: Notes) -> Section:
     node = compose(text, notes.file)
     if node is not None and not isinstance(node, MappingNode):
         raise _refusal(notes.file, 1, "a mapping of keys to values was expected")
-    return Section(node, "", "", notes)
+    return Section(node, "", notes)
 
 
 def compose(text: str, file: str) -> Node | None:
@@ -55,8 +52,8 @@ def compose(text: str, file: str) -> Node | None:
     Raises:
         ConfigError: it is no YAML, or too large to be a configuration (1 MB, 200 000 values, 64 levels).
     """
-    if len(text) > _MOST_CHARS:
-        raise _refusal(file, 0, f"is larger than {_MOST_CHARS} characters, which no configuration needs")
+    if len(text) > _MAX_CHARS:
+        raise _refusal(file, 0, f"is larger than {_MAX_CHARS} characters, which no configuration needs")
     try:
         node: Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -65,8 +62,8 @@ def compose(text: str, file: str) -> Node | None:
         reason = explain(error, text) if isinstance(error, MarkedYAMLError) else own_words
         raise _refusal(file, mark.line + 1 if mark else 0, f"is not YAML: {reason}") from None
     except RecursionError:
-        raise _refusal(file, 0, f"is nested more than {_MOST_LEVELS} levels deep") from None
-    if node is not None and _count(node, _MOST_NODES, _MOST_LEVELS) <= 0:
+        raise _refusal(file, 0, f"is nested more than {_MAX_LEVELS} levels deep") from None
+    if node is not None and _count(node, _MAX_NODES, _MAX_LEVELS) <= 0:
         raise _refusal(file, 0, "holds too many values, or nests them too deeply; are aliases nested in aliases?")
     return node
 
@@ -104,7 +101,6 @@ class Item:
 
     node: Node
     path: str
-    schema: str
     notes: Notes
 
     def problem(self, message: str) -> None:
@@ -113,14 +109,14 @@ class Item:
 
     def section(self) -> Section:
         """The value as a mapping; an empty one, and a problem, when it is none."""
-        return Section(self.node, self.path, self.schema, self.notes)
+        return Section(self.node, self.path, self.notes)
 
     def items(self, what: str = "a list") -> list[Item]:
         """The elements of a list; a problem, and none, when it is no list."""
         if not isinstance(self.node, SequenceNode):
             self.problem(f"{what} was expected")
             return []
-        return [Item(node, f"{self.path}[{at}]", f"{self.schema}[*]", self.notes) for at, node in enumerate(self.node.value)]
+        return [Item(node, f"{self.path}[{at}]", self.notes) for at, node in enumerate(self.node.value)]
 
     @property
     def is_mapping(self) -> bool:
@@ -154,9 +150,8 @@ class Item:
 class Section:
     """A mapping that is read key by key; `close` reports the keys that nobody asked for."""
 
-    def __init__(self, node: Node | None, path: str, schema: str, notes: Notes) -> None:
+    def __init__(self, node: Node | None, path: str, notes: Notes) -> None:
         self.node, self.path, self.notes = node, path, notes
-        self._schema = schema
         self._values: dict[str, Node] = {}
         self._keys: dict[str, Node] = {}
         self._known: set[str] = set()
@@ -184,7 +179,6 @@ class Section:
     def _find(self, key: str) -> Node | None:
         """The value's node; None when it is absent or null."""
         self._known.add(key)
-        self.notes.keys.add(f"{self._schema}.{key}" if self._schema else key)
         node = self._values.get(key)
         return None if node is None or (isinstance(node, ScalarNode) and scalar(node) is None) else node
 
@@ -204,86 +198,24 @@ class Section:
     def item(self, key: str) -> Item | None:
         """The value of a key, to be read by its shape; None when it is absent or null."""
         node = self._find(key)
-        return None if node is None else Item(node, self._at(key), f"{self._schema}.{key}" if self._schema else key, self.notes)
+        return None if node is None else Item(node, self._at(key), self.notes)
 
     def section(self, key: str) -> Section:
         """The mapping at a key; an empty one when it is absent or null."""
         node = self._find(key)
-        return Section(node, self._at(key), f"{self._schema}.{key}" if self._schema else key, self.notes)
+        return Section(node, self._at(key), self.notes)
 
     def named(self) -> Iterator[tuple[str, Item]]:
         """Every key with its value, for mappings whose keys are the operator's own names."""
         for name, node in self._values.items():
             self._known.add(name)
-            yield name, Item(node, self._at(name), f"{self._schema}.*", self.notes)
-
-    def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
-        node = self._find(key)
-        value = default if node is None else scalar(node)
-        if isinstance(value, bool):
-            return value
-        self.problem(key, "true or false was expected")
-        return default
-
-    def integer(self, key: str, default: int, least: int, most: int) -> int:
-        """A whole number within a range, ends included."""
-        node = self._find(key)
-        value = default if node is None else scalar(node)
-        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
-            return value
-        self.problem(key, f"a whole number from {least} to {most} was expected")
-        return default
-
-    def number(self, key: str, default: float, least: float, most: float) -> float:
-        """A number within a range, ends included."""
-        node = self._find(key)
-        value = default if node is None else scalar(node)
-        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
-            return float(value)
-        self.problem(key, f"a number from {_plain(least)} to {_plain(most)} was expected")
-        return default
-
-    def text(self, key: str, default: str = _UNSET, pattern: str = "", what: str = "a string") -> str:
-        """A string that is not empty, and matches `pattern` in full when there is one. Without a default it must be there."""
-        item = self.item(key)
-        if item is None:
-            if default is _UNSET:
-                self.problem(key, f"is missing; {what} was expected")
-                return ""
-            return default
-        value = item.text(what)
-        if value and pattern and not re.fullmatch(pattern, value):
-            item.problem(f"{what} was expected")
-            return "" if default is _UNSET else default
-        return value
-
-    def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
-        """One of a few words."""
-        item = self.item(key)
-        if item is None:
-            return default
-        value = item.text()
-        if value and value not in choices:
-            item.problem(f"'{value}' is none of {', '.join(choices)}{_near(value, choices)}")
-            return default
-        return value or default
+            yield name, Item(node, self._at(name), self.notes)
 
     def close(self) -> None:
         """Report every key that was not asked for."""
         for name, key in self._keys.items():
             if name not in self._known:
                 self.notes.add(key, self._at(name), f"unknown key{suggest(name, self._known)}")
-
-
-def _plain(bound: float) -> str:
-    """A bound as people write it: 315360000, not 3.1536e+08."""
-    return str(int(bound)) if bound == int(bound) else str(bound)
-
-
-def _near(value: str, choices: Iterable[str]) -> str:
-    close = difflib.get_close_matches(value, list(choices), 1)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def scalar(node: Node | None) -> object:

@@ -76,7 +76,7 @@ class Eligibility:
     """Requests that name their model themselves."""
     ignores_user_field: bool = False
     """Leave the request's own `user` and `safety_identifier` out of what has to be equal."""
-    revision: str = ""
+    namespace: str = ""
     """The operator's own word: another one, and every stored answer is out of reach."""
 
 
@@ -118,7 +118,7 @@ def question_of(
     about = {
         "scope": scope,
         "versions": versions,
-        "revision": limits.revision,
+        "namespace": limits.namespace,
         "decision": _described(decision, family),
         "request": rest,
         "earlier": earlier,

@@ -151,7 +151,7 @@ class Model:
     """What the body's `model` says when it reaches vLLM (`--served-model-name`)."""
     reasoning_family: str | None = None
     """A key of the config's `reasoning_families`; None leaves reasoning switches alone."""
-    price: float = 0.0
+    cost: float = 0.0
     """What a request costs in the operator's own unit, such as dollars per million tokens."""
     quality_profile: str = ""
     """The recorded model whose chances of a right answer stand for this one's; empty when the operator named none."""

@@ -151,7 +151,8 @@ def leaving_is_noticed(pair: Pair) -> Iterator[Problem]:
         needed_s = interval_s * times + timeout_s
         if check.at("grpc_health_check") and drain_seconds < needed_s:
             said = f"interval ({interval_s:g} s) x unhealthy_threshold ({times}) + timeout ({timeout_s:g} s)"
-            message = f"drain_seconds ({drain_seconds:g} s) is shorter than the health check's {said} in {pair.file.name}, line {check.line}"
+            place = f"{pair.file.name}, line {check.line}"
+            message = f"drain_seconds ({drain_seconds:g} s) is shorter than the health check's {said} in {place}"
             remedy = (
                 f"requests meet a worker that has left, and have to be retried; write {needed_s:g} or more, or check more often"
             )

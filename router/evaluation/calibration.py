@@ -47,7 +47,7 @@ def calibrate(path: Path, out: Path, encoder: Bundle, verifier: Bundle | None, g
             raise ConfigError([Problem(str(path), 0, "", message)])
         points = table(pairs, by_verifier=second is not None)
         document |= {"different_pairs": different, "same_pairs": len(pairs) - different}
-        document[kind] = {"guards": list(chosen), "points": [[round(number, 6) for number in point] for point in points]}
+        document[kind] = {"checks": list(chosen), "points": [[round(number, 6) for number in point] for point in points]}
         yield f"{kind.replace('_', ' ')}: {len(pairs)} pairs, {different} of them need two answers"
         yield from _check(pairs, by_verifier=second is not None)
     out.write_text(_as_json(document), encoding="utf-8")

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.config.cache import CacheConfig
-from router.config.load import Config, TracingConfig
+from router.config.load import Config
+from router.config.server import TracingConfig
 from router.core.cache_policy import CachePlan
 from router.core.lookup import CachePolicy, CacheQuery, Found
 from router.core.messages import ReadSignals
@@ -117,14 +118,14 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
         from router.inference.pool import InferencePool
 
         threads, waiting = pass_threads(config), config.signals.guards
-        passes = InferencePool(threads, config.signals.encoder.max_queue, threads * waiting.max_waiting * waiting.max_chars)
+        passes = InferencePool(threads, config.signals.encoder.max_queue, threads * waiting.max_queue * waiting.max_chars)
     if is_caching or any(not signal.startswith(f"{KEYWORDS} ") for _, signal in read):
         from router.inference.bundle import Bundle
         from router.inference.encoder import Encoder
 
         bundle = Bundle.load(config.signals.encoder.model_path)
         encoder = Encoder(bundle, passes, config.signals.encoder.max_chunks) if passes else None
-    own = {name: folder for name, folder in config.signals.custom.items() if name in wanted | guarded}
+    own = {name: signal.folder for name, signal in config.signals.custom.items() if name in wanted | guarded}
     signals = _signals(wanted, bundle, encoder) if bundle and encoder else {}
     made = dict[str, Signal]()
     if bundle and encoder and passes and own:
@@ -223,24 +224,25 @@ def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: Infe
         from router.cache.stores.milvus import MilvusStore
 
         store = MilvusStore(config.milvus, versions)
-        store_sync, requests = StoreSync(store, config.pace), store.requests
+        store_sync, requests = StoreSync(store, config.sync), store.requests
     rejections = Rejections(config.rejections_file)
-    cache = Cache(config.sizes, encoder.encode, Verifier(score), store_sync, rejections=rejections)
+    cache = Cache(config.limits, encoder.encode, Verifier(score), store_sync, rejections=rejections)
     return Caching(cache, CacheOperations(cache, versions), config, versions, requests)
 
 
 def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) -> None:
     """A table made with other models says nothing about these. `encoder` and `verifier` are SHA-256."""
-    if not config.bars.has_verifier and all(
-        cache_policy.false_hit_budget is None for cache_policy in config.cache_policy.values()
+    if not config.calibration.has_verifier and all(
+        cache_policy.false_hit_budget is None for cache_policy in config.policies.values()
     ):
         return
-    table = json.loads(read_text(config.bars.file))
+    table = json.loads(read_text(config.calibration.file))
     if table["encoder_sha256"] == encoder and (verifier is None or table["verifier_sha256"] == verifier):
         return
     message = (
-        "was made with other models than signals.encoder.model_path and semantic_cache.verifier.bundle name; make one for them with "
-        "`semantic-router calibrate cache`, or set semantic_cache.verifier.enabled to false and leave max_false_hit_rate out"
+        "was made with other models than signals.encoder.model_path and semantic_cache.verifier.model_path name; make one for "
+        "them with `semantic-router calibrate cache`, or set semantic_cache.verifier.enabled to false and leave "
+        "max_false_hit_rate out"
     )
     raise ConfigError([Problem("config", 0, "semantic_cache.calibration", message)])
 

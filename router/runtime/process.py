@@ -99,7 +99,7 @@ async def _open_cache(caching: Caching, processor: Processor) -> None:
 async def _sweep(caching: Caching) -> None:
     """Forget what has expired, now and then, until cancelled."""
     while True:
-        await asyncio.sleep(caching.config.pace.sweep_s)
+        await asyncio.sleep(caching.config.sync.sweep_s)
         caching.cache.sweep()
 
 

@@ -66,7 +66,7 @@ def _model_files(config: Config) -> list[Path]:
         found += _bundle_files(config.signals.encoder.model_path)
     if config.cache.enabled and config.cache.verifier:
         found += _bundle_files(config.cache.verifier)
-    for folder in config.signals.custom.values():
+    for folder in (signal.folder for signal in config.signals.custom.values()):
         found += [file for pattern in ("*.*", "onnx/*.*") for file in sorted(folder.glob(pattern)) if file.is_file()]
     return found
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from router.config.rules import NAME, NAME_WORDS, OWN_SIGNALS
+from router.config.keys import NAME, NAME_WORDS
+from router.config.signals import BUILT_IN_SIGNALS
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.measures import Estimate, bootstrap, roc_area, share
 from router.evaluation.texts import groups_of, read_labelled
@@ -84,8 +85,8 @@ def _how_to_use(out: Path, name: str, config: Path | None) -> Iterator[str]:
 
 
 def _check_name(name: str) -> None:
-    if not re.fullmatch(NAME, name) or name in OWN_SIGNALS:
-        why = "is a signal of the router's own" if name in OWN_SIGNALS else f"is none: {NAME_WORDS} was expected"
+    if not re.fullmatch(NAME, name) or name in BUILT_IN_SIGNALS:
+        why = "is a signal of the router's own" if name in BUILT_IN_SIGNALS else f"is none: {NAME_WORDS} was expected"
         message = (
             f"the signal would be called '{name}', as its folder, and that {why}; name it with --name, or write to another folder"
         )

@@ -72,7 +72,12 @@ class TestExplain:
         body = {"model": "coder", "messages": [{"role": "user", "content": "hi"}], "stream": True}
         done = run("explain", "--json", stdin=json.dumps(body))
         document = json.loads(done.stdout)
-        assert document["decision"] == {"name": "explicit_model", "reason": "explicit_model", "model": "coder", "reasoning": "unchanged"}
+        assert document["decision"] == {
+            "name": "explicit_model",
+            "reason": "explicit_model",
+            "model": "coder",
+            "reasoning": "unchanged",
+        }
         assert document["request"]["is_stream"] is True
         assert {rule["verdict"] for rule in document["rules"]} == {"not asked"}
 

@@ -107,7 +107,7 @@ def test_a_rule_can_ask_for_it(folder: Path) -> None:
     text = f"""
 version: 1
 models: {{ small: {{ cluster: small }} }}
-signals: {{ custom: {{ department: {{ bundle: {folder} }} }} }}
+signals: {{ custom: {{ department: {{ model_path: {folder} }} }} }}
 rules:
 - {{ name: money, when: {{ signal: {{ name: department, labels: [LABEL] }} }}, model: small }}
 default: {{ model: small }}

@@ -47,7 +47,7 @@ def cache_policy(scope: str) -> CachePolicy:
     """The default ones."""
     cache = f"semantic_cache: {{ enabled: true, backend_type: memory{scope} }}"
     text = f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{cache}\ndefault: {{ model: small }}\n"
-    return parse(text, "config.yaml").cache.cache_policy["default"]
+    return parse(text, "config.yaml").cache.policies["default"]
 
 
 async def served(verifier: Verifier, settings: CachePolicy, forms: tuple[str, ...]) -> list[str]:

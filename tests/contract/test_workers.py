@@ -279,7 +279,7 @@ async def test_what_is_done_to_the_cache_is_done_in_every_worker(front: Callable
     """Each may have a cache of its own; and what is looked for is looked for in all."""
     port = await front("")
     assert await operate(port, "invalidate") == (200, {"count": 2})
-    assert await operate(port, "report") == (200, {"count": 2})
+    assert await operate(port, "reject") == (200, {"count": 2})
     status, found = await operate(port, "search")
     assert status == 200
     assert {entry["id"] for entry in found["entries"]} == {"shared", "of 0", "of 1"}

@@ -271,7 +271,7 @@ class TestOperators:
         ask(client, "What is the capital of Peru?")
         wrong = ask(client, "What's the capital of Peru?")
         assert wrong.is_hit
-        assert "forgotten" in cli(cached, "report", wrong.headers["x-vsr-cache-entry"])
+        assert "forgotten" in cli(cached, "reject", wrong.headers["x-vsr-cache-entry"])
         assert not ask(client, "What is the capital of Peru?").is_hit
         assert ask(client, "What is the capital of Peru?").status == "hit:exact"
         assert ask(client, "What's the capital of Peru?").status == "miss:reported"

@@ -299,7 +299,7 @@ def test_usage_is_recorded_and_the_extra_chunk_is_not_shown(own_stack: Start) ->
     """With `telemetry.track_token_usage` the router reads token counts, and the client sees what it asked for."""
 
     def with_usage(config: dict[str, Any]) -> None:
-        config["telemetry"]["usage"] = True
+        config["telemetry"]["track_token_usage"] = True
 
     stack = own_stack(edit_config=with_usage)
     body = {"model": "coder", "messages": [{"role": "user", "content": CODE}], "stream": True}

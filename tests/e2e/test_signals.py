@@ -27,10 +27,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
     def set_up(config: dict[str, Any]) -> None:
         config["signals"]["deadline_ms"] = 2000
-        config["signals"]["intent"]["max_windows"] = 4
+        config["signals"]["encoder"]["max_chunks"] = 4
         config["signals"]["custom"] = {
-            "tone": {"bundle": str(TINY / "tone")},
-            "department": {"bundle": str(folder / "department")},
+            "tone": {"model_path": str(TINY / "tone")},
+            "department": {"model_path": str(folder / "department")},
         }
         tone = {"signal": {"name": "tone", "labels": ["rude"], "at_least": 0.9}}
         billing = {"signal": {"name": "department", "labels": ["billing"]}}

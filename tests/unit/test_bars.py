@@ -17,7 +17,7 @@ BARS = CalibrationTable(True, CALIBRATION, GUARDS_BESIDE_VERIFIER, POINTS)
 
 
 TINY = Path(__file__).parents[1] / "tiny_models"
-ON = f"verifier: {{ enabled: true, bundle: {TINY / 'verifier'} }}, "
+ON = f"verifier: {{ enabled: true, model_path: {TINY / 'verifier'} }}, "
 
 
 def cache_policy(cache: str, rule: str = "") -> CachePolicy:
@@ -25,11 +25,11 @@ def cache_policy(cache: str, rule: str = "") -> CachePolicy:
     text = f"""
 version: 1
 models: {{ small: {{ cluster: small }} }}
-signals: {{ intent: {{ enabled: false }} }}
+signals: {{ encoder: {{ enabled: false }} }}
 semantic_cache: {{ enabled: true, backend_type: memory, calibration: {TINY / "calibration.json"}, {cache} }}
 default: {{ model: small{rule} }}
 """
-    return parse(text, "config.yaml").cache.cache_policy["default"]
+    return parse(text, "config.yaml").cache.policies["default"]
 
 
 @pytest.mark.parametrize(("budget", "bar"), [(0.5, 0.5), (0.2, 0.5), (0.1, 0.8), (0.02, 0.8), (0.01, 0.95), (0.004, 0.95)])
@@ -37,7 +37,7 @@ def test_a_bound_takes_the_lowest_bar_that_keeps_it(budget: float, bar: float) -
     """No higher than need be: every step up costs hits."""
     point = BARS.point(budget)
     assert point is not None
-    assert point.bar == bar
+    assert point.threshold == bar
 
 
 def test_what_no_bar_keeps_has_no_bar() -> None:
@@ -60,10 +60,10 @@ def test_one_percent_is_promised_unless_another_bound_is_named() -> None:
 
 def test_other_guards_than_the_measured_promise_nothing() -> None:
     """The bar stays; the bound is not claimed, and cannot be asked for."""
-    found = cache_policy(ON + "guards: [numbers]")
+    found = cache_policy(ON + "lexical_checks: [numbers]")
     assert (found.at_least, found.false_hit_budget) == (0.95, None)
-    with pytest.raises(ConfigError, match="was calibrated with the guards"):
-        cache_policy(ON + "guards: [numbers], max_false_hit_rate: 0.02")
+    with pytest.raises(ConfigError, match="was calibrated with the lexical checks"):
+        cache_policy(ON + "lexical_checks: [numbers], max_false_hit_rate: 0.02")
 
 
 @pytest.mark.parametrize("scope", ["global", "{ require_header: authorization }"])
@@ -74,7 +74,7 @@ def test_where_strangers_share_nothing_unasked_is_served(scope: str) -> None:
         found = cache_policy(ON + shared + "max_false_hit_rate: 0.02", rule)
         assert (found.guards, found.at_least, found.false_hit_budget) == ((*GUARDS_BESIDE_VERIFIER, *AMONG_STRANGERS), 0.8, 0.02)
     assert cache_policy(shared + "verifier: { enabled: false }").guards == (*GUARDS_ALONE, *AMONG_STRANGERS)
-    assert cache_policy(ON + shared + f"guards: [{', '.join(GUARDS_BESIDE_VERIFIER)}]").guards == GUARDS_BESIDE_VERIFIER
+    assert cache_policy(ON + shared + f"lexical_checks: [{', '.join(GUARDS_BESIDE_VERIFIER)}]").guards == GUARDS_BESIDE_VERIFIER
     assert cache_policy(ON + "scope: { header: x-team }").guards == GUARDS_BESIDE_VERIFIER
 
 
@@ -101,7 +101,7 @@ def test_a_bound_that_nothing_keeps_is_refused() -> None:
         cache_policy(ON + "max_false_hit_rate: 0.001")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"with_verifier": {"guards": [], "points": [[1]]}}', "{"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"with_verifier": {"checks": [], "points": [[1]]}}', "{"])
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: str) -> None:
     """By its name."""
     file = tmp_path / "mine.json"
@@ -113,8 +113,8 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: str) -> Non
 def test_the_shipped_table_promises_less_for_a_higher_bar() -> None:
     """And it can keep one percent."""
     bars = read_table(CALIBRATION, has_verifier=False)
-    assert [point.bar for point in bars.points] == sorted({point.bar for point in bars.points})
-    rates = [point.false_hit_rate_at_most for point in bars.points]
+    assert [point.threshold for point in bars.points] == sorted({point.threshold for point in bars.points})
+    rates = [point.max_false_hit_rate for point in bars.points]
     assert rates == sorted(rates, reverse=True)
     assert bars.point(0.01) is not None
 

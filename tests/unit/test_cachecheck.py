@@ -11,7 +11,7 @@ import pytest
 
 from router.cache.settings import MilvusSettings
 from router.config.cache import CacheConfig
-from router.config.load import read
+from router.config.load import read_config
 from router.envoy.cachecheck import cache_problems, cache_summary
 from tests.unit.test_config import BAD
 
@@ -19,7 +19,7 @@ ON = CacheConfig(enabled=True)
 MINIMAL = f"""
 version: 1
 models: {{ small: {{ cluster: small }} }}
-signals: {{ intent: {{ bundle: "{BAD}/bundle" }} }}
+signals: {{ encoder: {{ model_path: "{BAD}/bundle" }} }}
 default: {{ model: small }}
 semantic_cache: {{ enabled: true, verifier: {{ enabled: false }} }}
 """
@@ -110,9 +110,9 @@ def test_where_state_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ke
     """As configured, else as the service manager says, else beside the configuration."""
     monkeypatch.setenv("STATE_DIRECTORY", variable)
     text = MINIMAL + (f"server: {{ state_path: {key} }}\n" if key else "")
-    config, notes = read(text, str(tmp_path / "config.yaml"))
+    config, notes = read_config(text, str(tmp_path / "config.yaml"))
     assert notes.problems == []
     expected = Path(folder.format(here=tmp_path))
     assert config.cache.milvus.file == expected / "semantic_cache.db"
-    memory, _ = read(text.replace("enabled: true,", "enabled: true, backend_type: memory,"), str(tmp_path / "config.yaml"))
+    memory, _ = read_config(text.replace("enabled: true,", "enabled: true, backend_type: memory,"), str(tmp_path / "config.yaml"))
     assert memory.cache.rejections_file == expected / "semantic_cache.rejections"

@@ -97,7 +97,7 @@ def test_a_report_says_what_will_not_be_paired(
     answer: dict[str, Any], status: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And whether everybody knows."""
-    assert run(Router(report=answer), "report", "ref") == status
+    assert run(Router(reject=answer), "reject", "ref") == status
     assert said in "".join(capsys.readouterr())
 
 

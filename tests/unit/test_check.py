@@ -16,7 +16,7 @@ ENVOY = (ROOT / "envoy/envoy.yaml").read_text(encoding="utf-8")
 CONFIG = f"""
 version: 1
 models: {{ small: {{ cluster: small }}, large: {{ cluster: large }}, coder: {{ cluster: coder }} }}
-signals: {{ intent: {{ bundle: "{ROOT}/tests/bad_config/bundle" }} }}
+signals: {{ encoder: {{ model_path: "{ROOT}/tests/bad_config/bundle" }} }}
 default: {{ model: small }}
 """
 _OPTIONS = "timeout: 0s, idle_timeout: 600s }"
@@ -201,7 +201,7 @@ class TestBothFiles:
         assert what in problem.message
 
     @pytest.mark.parametrize(
-        ("drain_seconds", "old", "new", "needed"),
+        ("drain_s", "old", "new", "needed"),
         [
             ("4", "", "", ""),
             ("3", "", "", ""),

@@ -71,7 +71,9 @@ ROWS: dict[str, tuple[Damage, ...]] = {
         Damage("              status_code: 503\n", "", "turns a 504 into a 503"),
     ),
     "`message_timeout: 1s`": (Damage("message_timeout: 1s", "message_timeout: 0.2s", "Envoy gives up"),),
-    "`max_message_timeout": (Damage("max_message_timeout: 120s", "max_message_timeout: 10s", "coalesce_timeout_seconds is 30", WAITING),),
+    "`max_message_timeout": (
+        Damage("max_message_timeout: 120s", "max_message_timeout: 10s", "coalesce_timeout_seconds is 30", WAITING),
+    ),
     "`local_reply_config`, first of all": (Damage("startsWith('sr_')", "startsWith('a')", "would lose their words"),),
     "`retry_back_off`": (
         Damage(_POLICY[0], "", "retry_policy is missing"),

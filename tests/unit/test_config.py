@@ -11,20 +11,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.config.load import (
-    FAMILIES,
-    AdminConfig,
-    Config,
-    GuardsConfig,
-    IntentConfig,
-    ServerConfig,
-    SignalsConfig,
-    TelemetryConfig,
-    TracingConfig,
-    load,
-    parse,
-)
+from router.config.load import Config, load, parse
+from router.config.models import FAMILIES
 from router.config.patterns import compile_pattern
+from router.config.server import AdminConfig, ServerConfig, TelemetryConfig, TracingConfig
+from router.config.signals import EncoderConfig, GuardsConfig, IntentConfig
 from router.core.openai.bodysize import BodyBounds
 from router.core.policy import AllOf, AnyOf, Choice, Default, FlagIs, HeaderMatches, LabelIs, Not, Rule, TextMatches, TokensWithin
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
@@ -35,8 +26,9 @@ BUNDLE = BAD / "bundle"
 
 FULL = """
 version: 1
-server: { address: "unix:/run/router.sock", workers: 3, threads: 2, max_body_bytes: 2048, drain_seconds: 1.5, shutdown_timeout_seconds: 7,
-          max_values: 5000, max_keys: 600, max_depth: 20, max_messages: 30, state_path: state }
+server: { address: "unix:/run/router.sock", workers: 3, threads: 2, max_body_bytes: 2048,
+          drain_seconds: 1.5, shutdown_timeout_seconds: 7, max_values: 5000,
+          max_keys: 600, max_depth: 20, max_messages: 30, state_path: state }
 admin: { enabled: false, address: "[::1]:9000", allowed_hosts: [Router.monitoring.svc] }
 telemetry:
   log_level: debug
@@ -49,13 +41,15 @@ reasoning_families:
   mine: { type: reasoning_effort, parameter: thinking_level, default_effort: high, off_effort: none }
   qwen3: { type: chat_template_kwargs, parameter: think }
 models:
-  fast: { cluster: a, served_name: org/fast, reasoning_family: mine, mock: true, cost_per_million_tokens: 0.2, quality_profile: llama-8b }
+  fast: { cluster: a, served_name: org/fast, reasoning_family: mine, mock: true, cost_per_million_tokens: 0.2,
+          quality_profile: llama-8b }
   slow: { cluster: b, cost_per_million_tokens: 2, quality_profile: llama-70b }
 signals:
   deadline_ms: 40
-  intent: { enabled: true, threshold: 0.7, bundle: bundle, max_waiting: 5, max_windows: 3 }
+  encoder: { enabled: true, model_path: bundle, max_queue: 5, max_chunks: 3 }
+  intent: { threshold: 0.7 }
   guards: { deadline_ms: 3000, max_chars: 5000 }
-  custom: { tone: { bundle: ../tiny_models/tone, threshold: 0.9 } }
+  custom: { tone: { model_path: ../tiny_models/tone, threshold: 0.9 } }
   keywords:
     code: { words: [c++, Bash script], regex: ['def \\w+'], case_sensitive: true }
 rules:
@@ -71,7 +65,7 @@ rules:
   system_prompt: { mode: replace, text: Be brief. }
   cache: { enabled: false }
 - name: refused
-  when: { any: [ { jailbreak: { labels: [harmful], at_least: 0.8 } }, { pii: [CREDIT_CARD] } ] }
+  when: { any: [ { jailbreak: { labels: [harmful], threshold: 0.8 } }, { pii: [CREDIT_CARD] } ] }
   block: { message: Not here., fail_closed: true, reads: conversation }
 default:
   model: fast
@@ -83,7 +77,7 @@ semantic_cache:
   enabled: true
   backend_type: memory
   max_false_hit_rate: 0.05
-  verifier: { enabled: true, bundle: ../tiny_models/verifier }
+  verifier: { enabled: true, model_path: ../tiny_models/verifier }
   calibration: ../tiny_models/calibration.json
   max_entries: 5
   eviction_policy: lru
@@ -95,7 +89,7 @@ semantic_cache:
 SMALLEST = """
 version: 1
 models: { small: { cluster: small } }
-signals: { intent: { bundle: bundle } }
+signals: { encoder: { model_path: bundle } }
 default: { model: small }
 """
 
@@ -106,8 +100,8 @@ def read(text: str) -> Config:
 
 
 SIGNALS = (
-    f"signals: {{ intent: {{ bundle: '{BUNDLE}', threshold: 0.6 }}, keywords: {{ code: {{ words: [sql] }} }},"
-    " custom: { tone: { bundle: ../tiny_models/tone } } }"
+    f"signals: {{ encoder: {{ model_path: '{BUNDLE}' }}, intent: {{ threshold: 0.6 }}, keywords: {{ code: {{ words: [sql] }} }},"
+    " custom: { tone: { model_path: ../tiny_models/tone } } }"
 )
 
 
@@ -205,20 +199,24 @@ class TestMeaning:
     def test_every_key(self) -> None:
         """Each lands in its field, and nothing keeps its default by accident."""
         config = read(FULL)
-        assert config.server == ServerConfig("unix:/run/router.sock", 3, 2, 2048, 1.5, 7.0, 5000, 600, 20, 30, BAD / "state")
+        assert config.server == ServerConfig("unix:/run/router.sock", 3, 2, 2048, 5000, 600, 20, 30, 1.5, 7.0, "state")
+        assert config.server.state_folder("/etc/router/config.yaml") == Path("/etc/router/state")
         assert config.server.bounds == BodyBounds(5000, 600, 20, 30)
         assert config.admin == AdminConfig(enabled=False, address="[::1]:9000", allowed_hosts=("router.monitoring.svc",))
         tracing = TracingConfig(True, "https://collector:4317", False, 0.25, "front")
         assert config.telemetry == TelemetryConfig("debug", False, False, True, tracing)
-        assert config.virtual_models == ("select",)
+        assert config.virtual_models == ("choose",)
         assert config.families["mine"] == ReasoningFamily("reasoning_effort", "thinking_level", "high", "none")
         assert config.families["qwen3"] == ReasoningFamily("chat_template_kwargs", "think")
         assert config.families["gpt-oss"] == FAMILIES["gpt-oss"]
         fast = Model("fast", "a", "org/fast", "mine", 0.2, "llama-8b")
         assert config.models == {"fast": fast, "slow": Model("slow", "b", "slow", None, 2.0, "llama-70b")}
         assert config.mocks == {"fast"}
-        custom = {"tone": BAD / "../tiny_models/tone"}
-        assert config.signals == SignalsConfig(40, IntentConfig(True, 0.7, BUNDLE, 5, 3), GuardsConfig(3000, 5000), custom)
+        assert (config.signals.deadline_ms, config.signals.intent) == (40, IntentConfig(0.7))
+        assert config.signals.encoder == EncoderConfig(enabled=True, model_path=BUNDLE, max_queue=5, max_chunks=3)
+        assert config.signals.guards == GuardsConfig(3000, 5000)
+        tone = config.signals.custom["tone"]
+        assert (tone.folder, tone.threshold, tone.is_detector) == (BAD / "../tiny_models/tone", 0.9, True)
         assert config.policy.intent_threshold == 0.7
 
     def test_rules(self) -> None:
@@ -273,16 +271,17 @@ class TestMeaning:
         assert config.virtual_models == ("auto", "MoM")
         assert config.families == FAMILIES
         assert config.policy.rules == ()
-        assert config.signals.intent == IntentConfig(True, 0.6, BUNDLE, 64)
+        assert config.signals.intent == IntentConfig(0.6)
+        assert config.signals.encoder == EncoderConfig(model_path=BUNDLE)
 
     def test_empty_sections(self) -> None:
         """They are the same as none."""
-        empty = "server:\nadmin:\ntelemetry:\n  tracing:\nrules:\nauto_models: ~\nreasoning_families:\n"
+        empty = "server:\nadmin:\ntelemetry:\n  tracing:\nrules:\nvirtual_models: ~\nreasoning_families:\n"
         assert read(SMALLEST + empty) == read(SMALLEST)
 
     def test_intent_switched_off(self) -> None:
         """The model's files need not be there."""
-        config = read(SMALLEST.replace("bundle: bundle", "enabled: false, bundle: nowhere"))
+        config = read(SMALLEST.replace("model_path: bundle", "enabled: false, model_path: nowhere"))
         assert not config.signals.encoder.enabled
 
     def test_a_date_as_a_name(self) -> None:
@@ -295,10 +294,10 @@ class TestMeaning:
         [
             ("{ intent: [math, law] }", LabelIs("intent", frozenset({"math", "law"}), 0.6)),
             ("{ intent: { labels: [law] } }", LabelIs("intent", frozenset({"law"}), 0.6)),
-            ("{ intent: { labels: [law], at_least: 0.9 } }", LabelIs("intent", frozenset({"law"}), 0.9)),
+            ("{ intent: { labels: [law], threshold: 0.9 } }", LabelIs("intent", frozenset({"law"}), 0.9)),
             ("{ jailbreak: true }", LabelIs("jailbreak", frozenset({"jailbreak", "harmful"}), 0.7)),
             ("{ jailbreak: [harmful] }", LabelIs("jailbreak", frozenset({"harmful"}), 0.7)),
-            ("{ pii: { labels: [PERSON], at_least: 0.9 } }", LabelIs("pii", frozenset({"PERSON"}), 0.9)),
+            ("{ pii: { labels: [PERSON], threshold: 0.9 } }", LabelIs("pii", frozenset({"PERSON"}), 0.9)),
             ("{ signal: { name: tone, labels: [rude] } }", LabelIs("tone", frozenset({"rude"}), 0.5)),
             ("{ prompt_tokens: { min: 5 } }", TokensWithin(5, None)),
             ("{ prompt_tokens: { max: 9 } }", TokensWithin(0, 9)),

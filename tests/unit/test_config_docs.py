@@ -1,95 +1,110 @@
-"""config/README.md against the loader: the document cannot lie."""
+"""config/README.md and config/schema.json against the declarations: the documents cannot lie."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
-from router.config.load import SHIPPED_BUNDLE, AdminConfig, ServerConfig, SignalsConfig, TelemetryConfig, read
+from router.config.load import parse, read_config
+from router.config.schema import FOLDER, fill, rows, schema
+from router.config.server import AdminConfig, ServerConfig, TelemetryConfig
+from router.config.signals import SHIPPED_BUNDLE, GuardsConfig
+from router.errors import ConfigError
 from tests.unit.test_config import BAD, FULL, SMALLEST
 
 ROOT = Path(__file__).parents[2]
-_ROW = re.compile(r"^\| `([^`]+)` \| (.*?) \|(.*?)\|.*\|$", re.MULTILINE)
-_EVERY_CONDITION = (
-    "{ all: [ { intent: { labels: [law] } }, { prompt_tokens: { min: 1 } }, { header: { name: a, equals: b } }, "
-    "{ jailbreak: { labels: [harmful] } }, { pii: { labels: [PERSON] } }, { signal: { name: tone, labels: [rude] } } ] }"
-)
-_NAMELESS = ("models.*", "signals.custom.*", "default.select")
+README = (FOLDER / "README.md").read_text(encoding="utf-8")
+ROWS = rows()
+_CELLS = re.compile(r"^\| `([^`]+)` \| (.*?) \|(.*?)\|(.*)\|$")
+_SECTIONS = ("models.*", "signals.custom.*", "default.select", "milvus")
 """Sections that need more than the one key that is tried."""
-
-TABLE = {key: (kind, cell.strip()) for key, kind, cell in _ROW.findall((ROOT / "config/README.md").read_text(encoding="utf-8"))}
-"""Of each documented key: the cells for its type and its default."""
-
 RANGES = [
-    (key, float(found[1]), float(found[2]))
-    for key, (kind, _) in TABLE.items()
-    if (found := re.fullmatch(r"(-?[\d.]+) to ([\d.]+)", kind)) and not key.startswith(("rules", "when", *_NAMELESS))
+    (path, float(found[1]), float(found[2]))
+    for path, row in ROWS.items()
+    if (found := re.search(r"\| (-?[\d.]+) to ([\d.]+) \|", row)) and not path.startswith(("rules", "when", *_SECTIONS))
 ]
-SECTIONS = {"server": ServerConfig(), "admin": AdminConfig(), "telemetry": TelemetryConfig(), "signals": SignalsConfig()}
+DEFAULTS = {"server": ServerConfig(), "admin": AdminConfig(), "telemetry": TelemetryConfig(), "signals.guards": GuardsConfig()}
+VALIDATOR = Draft202012Validator(schema())
 
 
-def _known_keys() -> set[str]:
-    """Every key that the loader asks for, conditions as `when.*` wherever they stand."""
-    text = FULL.replace("{ has_tools: false }", _EVERY_CONDITION)
-    _, notes = read(text, str(BAD / "config.yaml"))
-    assert notes.problems == []
-    return {_flat(key) for key in notes.keys}
+def test_the_tables_are_those_of_the_declarations() -> None:
+    """`make schema` writes them."""
+    assert fill(README) == README
 
 
-def _flat(key: str) -> str:
-    if not key.startswith("rules[*].when."):
-        return key
-    return "when." + re.sub(r"\b(all|any)\[\*\]\.|not\.", "", key.removeprefix("rules[*].when."))
+def test_every_key_stands_in_one_table() -> None:
+    """Sections whose keys make a table of their own stand in the table of the top alone."""
+    documented = re.findall(r"^\| `([\w.*\[\]]+)` \| .* \| .* \| .* \|$", README, re.MULTILINE)
+    assert [path for path in ROWS if documented.count(path.removeprefix("milvus.")) != 1] == []
 
 
-def test_the_tables_and_the_loader() -> None:
-    """Every key that may be written is documented, and nothing else is."""
-    assert set(TABLE) == _known_keys()
+def test_every_key_says_what_it_does() -> None:
+    """In a sentence."""
+    assert [path for path, row in ROWS.items() if not _CELLS.match(row) or not _CELLS.match(row)[4].strip().endswith(".")] == []  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("key", "least", "most"), RANGES, ids=[key for key, _, _ in RANGES])
-def test_a_documented_range(key: str, least: float, most: float) -> None:
+@pytest.mark.parametrize(("path", "low", "high"), RANGES, ids=[path for path, _, _ in RANGES])
+def test_a_documented_range(path: str, low: float, high: float) -> None:
     """Its ends are allowed, and what lies beyond is not."""
-    for value, is_right in ((least, True), (most, True), (least - 1, False), (most + 1, False)):
-        *path, last = key.split(".")
+    for value, is_right in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
+        *parents, last = path.split(".")
         document = yaml.safe_load(SMALLEST)
         section = document
-        for name in path:
+        for name in parents:
             section = section.setdefault(name, {})
         section[last] = int(value) if value.is_integer() else value
-        _, notes = read(yaml.safe_dump(document), str(BAD / "config.yaml"))
+        _, notes = read_config(yaml.safe_dump(document), str(BAD / "config.yaml"))
         paths = [problem.path for problem in notes.problems]
-        assert paths == ([] if is_right else [key])
+        assert paths == ([] if is_right else [path])
+        assert VALIDATOR.is_valid(document) == is_right
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section", DEFAULTS)
 def test_a_documented_default(section: str) -> None:
     """It is the one that acts."""
-    for path, value in _leaves(section, SECTIONS[section]):
-        written = TABLE[path][1]
-        if value in ({}, ()):
-            assert written == "none"
-        elif written.startswith("`"):
-            assert yaml.safe_load(written.strip("`")) == value
-        else:
-            assert written in ("the model's own", "the shipped model", "see below")
-
-
-def _leaves(path: str, value: object) -> list[tuple[str, object]]:
-    if not is_dataclass(value):
-        return [(path, value)]
-    return [leaf for field in fields(value) for leaf in _leaves(f"{path}.{field.name}", getattr(value, field.name))]
+    config, _ = read_config(SMALLEST, str(BAD / "config.yaml"))
+    acting: object = config
+    for name in section.split("."):
+        acting = getattr(acting, name)
+    assert acting == DEFAULTS[section]
 
 
 def test_the_documented_categories() -> None:
     """They are those of the shipped model, and of the bundle of these tests."""
-    text = (ROOT / "config/README.md").read_text(encoding="utf-8").replace("\n", " ")
-    found = re.search(r"shipped model's categories: ([^.]*)\.", text)
+    found = re.search(r"shipped model's categories: ([^.]*)\.", README.replace("\n", " "))
     assert found
     for bundle in (SHIPPED_BUNDLE, BAD / "bundle"):
         assert found[1].split(", ") == json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["labels"]
+
+
+def test_the_schema_that_editors_read_is_that_of_the_declarations() -> None:
+    """`make schema` writes it, and every shipped file names it in its first line."""
+    assert json.loads((FOLDER / "schema.json").read_text(encoding="utf-8")) == schema()
+    Draft202012Validator.check_schema(schema())
+    for file in SHIPPED:
+        named = re.match(r"# yaml-language-server: \$schema=(\S+)\n", file.read_text(encoding="utf-8"))
+        assert named, file
+        assert (file.parent / named[1]).resolve() == FOLDER / "schema.json"
+
+
+SHIPPED = [FOLDER / "config.yaml", *sorted((FOLDER / "examples").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("text", [SMALLEST, FULL, *(file.read_text(encoding="utf-8") for file in SHIPPED)])
+def test_an_editor_has_nothing_against_a_right_file(text: str) -> None:
+    """Whatever `check` accepts."""
+    assert list(VALIDATOR.iter_errors(yaml.safe_load(text))) == []
+
+
+@pytest.mark.parametrize("name", ["unknown-keys", "wrong-types", "out-of-range", "no-default", "empty-trees", "log-level"])
+def test_an_editor_sees_what_is_wrong_in_itself(name: str) -> None:
+    """What refers to other parts of the file, or to files, only `check` can see."""
+    text = (BAD / f"{name}.yaml").read_text(encoding="utf-8")
+    with pytest.raises(ConfigError):
+        parse(text, str(BAD / f"{name}.yaml"))
+    assert not VALIDATOR.is_valid(yaml.safe_load(text))

@@ -210,7 +210,7 @@ def test_paths_of_the_admin_port_are_documented() -> None:
 
 def test_the_readme_names_every_command() -> None:
     """And no other."""
-    found = re.search(r"`semantic-router ([a-z]+ \|[a-z| ]+)`", (ROOT / "README.md").read_text())
+    found = re.search(r"`semantic-router ([a-z]+ \|[a-z| -]+)`", (ROOT / "README.md").read_text())
     assert found
     assert set(found[1].split(" | ")) == {path.split()[0] for path in COMMANDS if path}
 

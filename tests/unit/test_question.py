@@ -88,12 +88,12 @@ def test_whatever_may_change_the_answer_is_another_partition(changes: dict[str, 
         {"decision": Decision("default", MODEL, "no_match", None, SystemPrompt("x"))},
         {"scope": "t"},
         {"versions": "v2"},
-        {"limits": Eligibility(revision="2")},
+        {"limits": Eligibility(namespace="2")},
     ],
     ids=repr,
 )
 def test_whatever_the_operator_decided_is_another_partition(other: dict[str, Any]) -> None:
-    """Decision, model, reasoning, system prompt, scope, encoder, revision."""
+    """Decision, model, reasoning, system prompt, scope, encoder, namespace."""
     assert partition(**other) != partition()
 
 
@@ -327,9 +327,9 @@ def test_conversations_may_be_left_out() -> None:
 
 def test_a_model_that_the_client_named_is_left_alone_unless_the_operator_says_otherwise() -> None:
     """It asked for that model's answer."""
-    direct = Decision("explicit_model", MODEL, "explicit_model")
-    assert ask(decision=explicit_model) == Ineligible("explicit_model")
-    assert isinstance(ask(decision=explicit_model, limits=Eligibility(allows_explicit_models=True)), CacheQuery)
+    named = Decision("explicit_model", MODEL, "explicit_model")
+    assert ask(decision=named) == Ineligible("explicit_model")
+    assert isinstance(ask(decision=named, limits=Eligibility(allows_explicit_models=True)), CacheQuery)
 
 
 def test_users_of_one_key_may_share_if_the_operator_says_so() -> None:

@@ -1,0 +1,365 @@
+"""How a key is declared: once, on the dataclass field that holds its value.
+
+The declaration is all there is: `read` checks by it what an operator wrote, and `config/schema.py` makes the JSON Schema and the
+tables of config/README.md of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+
+from router.config.reader import Item, Section
+
+JsonSchema = dict[str, object]
+T = TypeVar("T")
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}"
+"""Names travel in headers, metrics and messages."""
+NAME_WORDS = "a name of letters, digits and ._:/@+- (at most 100)"
+
+
+class Kind(Protocol):
+    """What a key's value may be. Lists and mappings of sections that refer to others are read by readers of their own."""
+
+    @property
+    def words(self) -> str:
+        """Type and range, as the documents say it."""
+        ...
+
+    @property
+    def schema(self) -> JsonSchema:
+        """The same for an editor."""
+        ...
+
+
+@runtime_checkable
+class ValueKind(Kind, Protocol):
+    """One that needs nothing else to be read."""
+
+    def read(self, item: Item, fallback: Any) -> Any:
+        """The value, of the type that the field has; the fallback, and a problem noted, when it is wrong."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One declared key."""
+
+    name: str
+    field: str
+    """The attribute that holds the value."""
+    kind: Kind
+    does: str
+    """What it does, in Markdown."""
+    required: str
+    """What to write, for a key that must be there; else empty."""
+    shown: str
+    """The default in words, where the field's own is not what acts."""
+
+
+def key(
+    kind: Kind, does: str, default: object = None, *, name: str = "", required: str = "", shown: str = ""
+) -> Any:  # `dataclasses.field` is typed so, too: the annotation beside it says what the field holds
+    """A dataclass field that is a key of the configuration.
+
+    Args:
+        kind: what may be written.
+        does: what it does, for the documents.
+        default: what holds when nothing is written. A mapping or a dataclass is shared, so it must be immutable.
+        name: the key, when it cannot be the field's name.
+        required: what the operator has to write, when there is no default.
+        shown: the default in words, when it depends on something else.
+    """
+    return dataclasses.field(default=default, metadata={"key": (kind, does, name, required, shown)})
+
+
+def subsection(declared: type[object], does: str, *, shown: str = "") -> Any:
+    """A dataclass field that is a section with keys of its own; see `key`."""
+    return key(SectionOf(declared), does, declared(), shown=shown)
+
+
+def keys_of(declared: type[object]) -> tuple[Key, ...]:
+    """The keys that a dataclass declares, in its own order."""
+    found = []
+    for field in dataclasses.fields(cast("Any", declared)):
+        if "key" in field.metadata:
+            kind, does, name, required, shown = field.metadata["key"]
+            found.append(Key(name or field.name, field.name, kind, does, required, shown))
+    return tuple(found)
+
+
+def read(section: Section, declared: type[T], defaults: T | None = None) -> T:
+    """What a section says, checked by its declaration. Keys that nothing declares are problems.
+
+    Args:
+        section: as the operator wrote it; may be absent.
+        declared: a dataclass whose fields are keys. A method `check(section)` tells what no single key can.
+        defaults: what holds for absent keys, in the place of the fields' own defaults.
+    """
+    usual = declared() if defaults is None else defaults
+    values = {each.field: read_key(section, each, getattr(usual, each.field)) for each in keys_of(declared)}
+    section.close()
+    value = dataclasses.replace(cast("Any", usual), **values)
+    if check := getattr(value, "check", None):
+        check(section)
+    return cast("T", value)
+
+
+def read_key(section: Section, declared: Key, default: object) -> object:
+    """The value of one key; the default when it is absent."""
+    item = section.item(declared.name)
+    if item is not None:
+        return declared.kind.read(item, default) if isinstance(declared.kind, ValueKind) else default
+    if declared.required:
+        section.problem(declared.name, f"is missing; {declared.required}")
+    return default
+
+
+# -- kinds -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """True or false."""
+
+    words: str = "true, false"
+
+    @property
+    def schema(self) -> JsonSchema:
+        """See `Kind`."""
+        return {"type": "boolean"}
+
+    def read(self, item: Item, fallback: Any) -> Any:
+        """See `Kind`."""
+        if isinstance(item.value, bool):
+            return item.value
+        item.problem("true or false was expected")
+        return fallback
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number within a range, ends included."""
+
+    low: float
+    high: float
+
+    @property
+    def words(self) -> str:
+        """See `Kind`."""
+        return f"{_plain(self.low)} to {_plain(self.high)}"
+
+    @property
+    def schema(self) -> JsonSchema:
+        """See `Kind`."""
+        return {"type": "number", "minimum": self.low, "maximum": self.high}
+
+    def read(self, item: Item, fallback: Any) -> Any:
+        """See `Kind`."""
+        value = item.value
+        if isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high:
+            return float(value)
+        item.problem(f"a number from {self.words} was expected")
+        return fallback
+
+
+@dataclass(frozen=True, slots=True)
+class Integer(Number):
+    """A whole number within a range, ends included."""
+
+    low: int
+    high: int
+
+    @property
+    def schema(self) -> JsonSchema:
+        """See `Kind`."""
+        return {"type": "integer", "minimum": self.low, "maximum": self.high}
+
+    def read(self, item: Item, fallback: Any) -> Any:
+        """See `Kind`."""
+        value = item.value
+        if isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high:
+            return value
+        item.problem(f"a whole number from {self.words} was expected")
+        return fallback
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string that is not blank."""
+
+    words: str = "text"
+    what: str = "a string"
+    """What an error says was expected."""
+    pattern: str = ""
+    """The whole of it matches."""
+    may_be_empty: bool = False
+    """An empty string says nothing, as the absent key does."""
+
+    @property
+    def schema(self) -> JsonSchema:
+        """See `Kind`."""
+        if not self.pattern:
+            return {"type": "string"} if self.may_be_empty else {"type": "string", "pattern": r"\S"}
+        return {"type": "string", "pattern": f"^({self.pattern})?$" if self.may_be_empty else f"^{self.pattern}$"}
+
+    def read(self, item: Item, fallback: Any) -> Any:
+        """See `Kind`."""
+        if self.may_be_empty and item.value == "":
+            return fallback
+        value = item.text(self.what)
+        if value and self.pattern and not re.fullmatch(self.pattern, value):
+            item.problem(f"{self.what} was expected")
+            return fallback
+        return value or fallback
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few words."""
+
+    choices: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """See `Kind`."""
+        return ", ".join(self.choices)
+
+    @property
+    def schema(self) -> JsonSchema:
+        """See `Kind`."""
+        return {"enum": list(self.choices)}
+
+    def read(self, item: Item, fallback: Any) -> Any:
+        """See `Kind`."""
+        value = item.text()
+        if value and value not in self.choices:
+            item.problem(f"'{value}' is none of {self.words}{_near(value, self.choices)}")
+        return value if value in self.choices else fallback
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A list of strings, as a tuple."""
+
+    what: str
+    """Its elements, in the plural."""
+    words: str = ""
+    choices: tuple[str, ...] = ()
+    """What they may be; empty for anything."""
+    may_be_empty: bool = False
+    folds_case: bool = False
+    """Upper and lower case mean the same; kept in lower case."""
+
+    def __post_init__(self) -> None:
+        if not self.words:
+            object.__setattr__(self, "words", f"list of {self.what}")
+
+    @property
+    def schema(self) -> JsonSchema:
+        """See `Kind`."""
+        each: JsonSchema = {"enum": list(self.choices)} if self.choices else {"type": "string"}
+        return {"type": "array", "items": each} | ({} if self.may_be_empty else {"minItems": 1})
+
+    def read(self, item: Item, fallback: Any) -> Any:
+        """See `Kind`."""
+        parts = item.items(f"a list of {self.what}") if self.may_be_empty else item.texts(self.what)
+        texts = []
+        for part in parts:
+            text = part.text()
+            if text and self.choices and text not in self.choices:
+                part.problem(f"'{text}' is none of {', '.join(self.choices)}{_near(text, self.choices)}")
+            texts.append(text.lower() if self.folds_case else text)
+        return tuple(texts)
+
+
+@dataclass(frozen=True, slots=True)
+class SectionOf:
+    """A mapping whose keys another dataclass declares."""
+
+    declared: type[Any]
+    words: str = "section"
+
+    @property
+    def schema(self) -> JsonSchema:
+        """See `Kind`."""
+        return section_schema(self.declared)
+
+    def read(self, item: Item, fallback: Any) -> Any:
+        """See `Kind`."""
+        return read(item.section(), self.declared, fallback)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Sections under names that the operator gives; see `named`."""
+
+    declared: type[Any]
+    words: str
+
+    @property
+    def schema(self) -> JsonSchema:
+        """See `Kind`."""
+        names = {"pattern": f"^{NAME}$"}
+        return {"type": ["object", "null"], "propertyNames": names, "additionalProperties": section_schema(self.declared)}
+
+
+@dataclass(frozen=True, slots=True)
+class ListOf:
+    """Sections in a list."""
+
+    declared: type[Any]
+    words: str
+
+    @property
+    def schema(self) -> JsonSchema:
+        """See `Kind`."""
+        return {"type": ["array", "null"], "items": section_schema(self.declared)}
+
+
+def section_schema(declared: type[object]) -> JsonSchema:
+    """What a mapping with declared keys may hold. An empty section (`signals:`) means its defaults."""
+    keys = keys_of(declared)
+    required = [each.name for each in keys if each.required]
+    found: JsonSchema = {"type": "object" if required else ["object", "null"], "additionalProperties": False}
+    found["properties"] = {each.name: _described(each, declared) for each in keys}
+    return found | ({"required": required} if required else {})
+
+
+def _described(declared: Key, section: type[object]) -> JsonSchema:
+    schema = dict(declared.kind.schema)
+    if declared.does:
+        schema["description"] = declared.does
+    default = next(field.default for field in dataclasses.fields(cast("Any", section)) if field.name == declared.field)
+    is_plain = isinstance(default, bool | int | float | str) and default != ""
+    return schema | ({"default": default} if is_plain and not declared.shown and not declared.required else {})
+
+
+def check_name(name: str, item: Item) -> None:
+    """Note a name that could not travel everywhere."""
+    if not re.fullmatch(NAME, name):
+        item.problem(f"{NAME_WORDS} was expected")
+
+
+def named(section: Section, declared: type[T]) -> dict[str, tuple[Section, T]]:
+    """Sections under the operator's own names, each with what it says."""
+    found = {}
+    for name, item in section.named():
+        check_name(name, item)
+        part = item.section()
+        found[name] = (part, read(part, declared))
+    return found
+
+
+def _plain(bound: float) -> str:
+    """A bound as people write it: 315360000, not 3.1536e+08."""
+    return str(int(bound)) if bound == int(bound) else str(bound)
+
+
+def _near(value: str, choices: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(value, choices, 1)
+    return f"; did you mean '{close[0]}'?" if close else ""

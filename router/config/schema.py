@@ -1,0 +1,109 @@
+"""What the declarations say, for others: the JSON Schema of config.yaml, and the tables of config/README.md.
+
+`python -m router.config.schema` writes both (`make schema`); a test holds them to the declarations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from router.config.cache import DecisionCacheKeys
+from router.config.conditions import When
+from router.config.keys import JsonSchema, Key, Kind, ListOf, Named, SectionOf, keys_of, section_schema
+from router.config.load import ConfigKeys
+from router.config.milvus import MilvusKeys
+
+FOLDER = Path(__file__).parents[2] / "config"
+_TABLE = re.compile(r"(<!-- keys: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_HEAD = "\n| key | type and range | default | what it does |\n|---|---|---|---|\n"
+_INHERITED = "`semantic_cache`'s"
+
+
+def schema() -> JsonSchema:
+    """The JSON Schema (2020-12) of config.yaml. What refers to other parts of the file is left to `semantic-router check`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Envoy Semantic Router: config.yaml",
+        **section_schema(ConfigKeys),
+        "$defs": {"condition": {**section_schema(When), "minProperties": 1}},
+    }
+
+
+def rows() -> dict[str, str]:
+    """Each key's line of a table, by its path: names as `*`, list positions as `[*]`, of conditions from `when` on."""
+    found = dict(_rows("", ConfigKeys)) | dict(_rows("when", When))
+    return found | {f"milvus.{path}": row for path, row in _rows("", MilvusKeys)}
+
+
+def _rows(prefix: str, declared: type[object]) -> Iterator[tuple[str, str]]:
+    for each in keys_of(declared):
+        path = f"{prefix}.{each.name}" if prefix else each.name
+        yield path, f"| `{path}` | {each.kind.words} | {_default(each, declared)} | {each.does} |"
+        if inner := _inside(each.kind):
+            suffix, section = inner
+            yield from _rows(path + suffix, section)
+
+
+def _inside(kind: Kind) -> tuple[str, type[object]] | None:
+    """What stands in a key's place in the paths of the keys below it, and the dataclass that declares these."""
+    match kind:
+        case SectionOf(declared):
+            return "", declared
+        case Named(declared):
+            return ".*", declared
+        case ListOf(declared):
+            return "[*]", declared
+    nested = getattr(kind, "declared", None)
+    return ("", nested) if nested else None
+
+
+def _default(each: Key, declared: type[object]) -> str:
+    if each.required:
+        return "required"
+    if declared is DecisionCacheKeys:
+        return "`semantic_cache.enabled`" if each.name == "enabled" else _INHERITED
+    if each.shown or isinstance(each.kind, SectionOf):
+        return each.shown.strip()
+    value = next(field.default for field in dataclasses.fields(cast("Any", declared)) if field.name == each.field)
+    return f"`{json.dumps(value) if isinstance(value, bool) else _plain(value)}`"
+
+
+def _plain(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
+
+
+def fill(text: str) -> str:
+    """A document with its tables as the declarations have them.
+
+    A table stands between `<!-- keys: PATHS -->` and `<!-- end -->`. A path stands for the key and all below it, `top` for the
+    keys at the top of config.yaml, `milvus` for the Milvus file's.
+    """
+    known = rows()
+
+    def table(found: re.Match[str]) -> str:
+        lines = [row for path, row in known.items() if any(_belongs(path, wanted) for wanted in found[2].split(", "))]
+        return found[1] + _HEAD + "\n".join(lines) + "\n\n" + found[3]
+
+    return _TABLE.sub(table, text)
+
+
+def _belongs(path: str, wanted: str) -> bool:
+    if wanted == "top":
+        return re.fullmatch(r"\w+", path) is not None
+    return path.startswith((f"{wanted}.", f"{wanted}["))
+
+
+def main() -> None:
+    """Write config/schema.json, and the tables of config/README.md."""
+    (FOLDER / "schema.json").write_text(json.dumps(schema(), indent=1) + "\n", encoding="utf-8")
+    readme = FOLDER / "README.md"
+    readme.write_text(fill(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

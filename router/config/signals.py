@@ -1,0 +1,242 @@
+"""The section `signals`: the classifier, the guards, keyword sets and the operator's own signals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from router.config.keys import Flag, Integer, Named, Number, Text, Texts, key, named, read, subsection
+from router.config.patterns import LinearPattern, PatternError, compile_pattern, keyword_patterns
+from router.config.reader import Item, Section
+from router.core.policy import TextMatches
+from router.errors import ConfigError
+from router.files import read_text
+from router.inference.manifest import HeadManifest, facts_of
+
+SHIPPED_BUNDLE = Path(__file__).parents[1] / "models" / "intent"
+BUILT_IN_SIGNALS = ("intent", "jailbreak", "pii", "quality")
+_USUAL_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """The one model pass of a request, from which intent, jailbreak, personal data and quality are read."""
+
+    enabled: bool = key(Flag(), "Off: no model is loaded, and rules may not use `intent`, `jailbreak`, `pii` or `select`.", True)
+    model_path: Path = key(
+        Text("folder"),
+        "Another model; a relative path starts at this file's folder. Its `manifest.json` names the categories.",
+        SHIPPED_BUNDLE,
+        shown="the shipped model",
+    )
+    max_queue: int = key(
+        Integer(1, 100_000), "Requests that may wait for the encoder. For others the intent is missing at once.", 64
+    )
+    max_chunks: int = key(
+        Integer(1, 256),
+        "Chunks of a long text that are scanned for `pii` and by Hugging Face models, at most. A chunk has 128 tokens and starts "
+        "94 after the one before; for `jailbreak`, three of 48 tokens take its place. A longer text counts as missing.",
+        16,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class IntentConfig:
+    """The subject of a message."""
+
+    threshold: float = key(
+        Number(0, 1), "Confidence from which an intent counts as known.", _USUAL_THRESHOLD, shown="the model's own"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class GuardsConfig:
+    """Readings for rules that block."""
+
+    deadline_ms: int = key(
+        Integer(1, 100_000),
+        "For all of them together; what is late counts as unread. envoy.yaml's `max_message_timeout` has to exceed it plus "
+        "`coalesce_timeout_seconds` by a second.",
+        30_000,
+    )
+    max_chars: int = key(
+        Integer(1024, 16_777_216),
+        "Characters read of the texts of one request, the newest messages first. A longer one counts as unread where nothing was "
+        "found in what was read.",
+        131_072,
+    )
+    max_queue: int = key(
+        Integer(2, 100_000),
+        "Prompts of `max_chars` that may wait for each guard and each thread of a worker; of shorter ones more, by their "
+        "characters. Above it, the prompt with most left to read counts as unread: many long prompts never turn away short ones, "
+        "which are also read first. More than the guards read within `deadline_ms` would all be late.",
+        4,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KeywordKeys:
+    """Words to look for."""
+
+    words: tuple[str, ...] = key(
+        Texts("words", "list of texts"), "Whole words or phrases, literally; `c++` works.", (), shown=" "
+    )
+    regex: tuple[str, ...] = key(
+        Texts("patterns", "list of patterns"), "Found anywhere. See [Patterns](#patterns).", (), shown=" "
+    )
+    case_sensitive: bool = key(Flag(), "Whether upper and lower case differ.", False)
+
+
+@dataclass(frozen=True, slots=True)
+class CustomKeys:
+    """A signal of the operator's own."""
+
+    model_path: str = key(
+        Text("folder", "the folder of a model"),
+        "A head from `semantic-router train intent`, or an exported Hugging Face model. From this file's folder.",
+        "",
+        required="the folder of a model was expected",
+    )
+    threshold: float = key(
+        Number(0, 1),
+        "Lowest probability for conditions that name none.",
+        _USUAL_THRESHOLD,
+        shown="the head's own, else 0.5",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SignalsConfig:
+    """What is measured of a request."""
+
+    deadline_ms: int = key(
+        Integer(1, 60_000),
+        "For all signals of a request together; what is late is missing. envoy.yaml's `message_timeout` has to exceed it.",
+        250,
+    )
+    encoder: EncoderConfig = subsection(EncoderConfig, "The classifier.")
+    intent: IntentConfig = subsection(IntentConfig, "The subject of the message.")
+    guards: GuardsConfig = subsection(
+        GuardsConfig,
+        "Readings for rules that block, which may cover everything that the model will read: see "
+        "[Rules that block](#rules-that-block).",
+    )
+    custom: Mapping[str, CustomSignal] = key(
+        Named(CustomKeys, "signals by name"), "Your own; see [Signals of your own](#signals-of-your-own).", None, shown="none"
+    )
+    keywords: Mapping[str, TextMatches] = key(
+        Named(KeywordKeys, "sets by name"),
+        "Words to look for in the classified text: the last user message, or the first and last 8,192 characters of one longer "
+        "than 16,384. Rules that block look [in more](#rules-that-block).",
+        None,
+        shown="none",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCapabilities:
+    """What the encoder's heads tell apart."""
+
+    labels: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> ModelCapabilities:
+        """From a bundle's manifest.json."""
+        labels, attacks, kinds, models = (
+            tuple(map(str, manifest.get(key) or ())) for key in ("labels", "attacks", "personal", "models")
+        )
+        return cls(labels, attacks, kinds, models, manifest.get("thresholds") or {})
+
+
+@dataclass(frozen=True, slots=True)
+class CustomSignal:
+    """A signal of the operator's own."""
+
+    folder: Path
+    labels: tuple[str, ...]
+    threshold: float
+    is_detector: bool = False
+    """Looks for something, as a classifier from Hugging Face does; a head tells what a message is about."""
+
+
+def read_signals(section: Section) -> tuple[SignalsConfig, ModelCapabilities]:
+    """The section, and what the encoder's model tells apart; nothing, when it is switched off. No model is loaded."""
+    # A disabled feature never loads and never fails: its files need not be there.
+    encoder_section = section.section("encoder")
+    folder = Path(section.notes.file).parent
+    encoder = read(encoder_section, EncoderConfig)
+    encoder = replace(encoder, model_path=folder / encoder.model_path)
+    manifest = _manifest(encoder_section, encoder.model_path) if encoder.enabled else {}
+    known = manifest.get("thresholds", {}).get("intent", _USUAL_THRESHOLD)
+    usual = IntentConfig(float(known) if isinstance(known, int | float) else _USUAL_THRESHOLD)
+    config = read(section, SignalsConfig, SignalsConfig(intent=usual, custom={}, keywords={}))
+    custom, keywords = _read_custom(section.section("custom")), _read_keywords(section.section("keywords"))
+    return replace(config, encoder=encoder, custom=custom, keywords=keywords), ModelCapabilities.of(manifest)
+
+
+def _manifest(section: Section, folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(read_text(folder / "manifest.json"))
+    except (OSError, ValueError):
+        manifest = None
+    if isinstance(manifest, dict) and manifest.get("labels"):
+        return manifest
+    section.problem("model_path", f"there is no model in {folder}: manifest.json is missing or damaged; see `make train`")
+    return {}
+
+
+def _read_custom(section: Section) -> dict[str, CustomSignal]:
+    found = {}
+    for name, item in section.named():
+        if name in BUILT_IN_SIGNALS:
+            item.problem(f"'{name}' is a built-in signal; choose another name")
+    for name, (part, keys) in named(section, CustomKeys).items():
+        folder = Path(section.notes.file).parent / keys.model_path
+        threshold, labels, is_detector = keys.threshold, tuple[str, ...](), False
+        if keys.model_path:
+            try:
+                facts = facts_of(folder)
+                labels, is_detector = facts.names, not isinstance(facts, HeadManifest)
+                if isinstance(facts, HeadManifest) and not part.has("threshold"):
+                    threshold = facts.threshold
+            except ConfigError as error:
+                part.problem("model_path", f"{error.problems[0].file} {error.problems[0].message}")
+        found[name] = CustomSignal(folder, labels, threshold, is_detector)
+    return found
+
+
+def _read_keywords(section: Section) -> dict[str, TextMatches]:
+    sets = {}
+    for name, (part, keys) in named(section, KeywordKeys).items():
+        listed = part.item("regex")
+        checked = [compile_regex(each, is_case_sensitive=keys.case_sensitive) for each in (listed.items() if listed else ())]
+        if not part.has("words") and listed is None:
+            section.problem(name, "'words' or 'regex' was expected")
+        patterns: tuple[LinearPattern, ...] = ()
+        try:
+            valid = [pattern.pattern for pattern in checked if pattern]
+            patterns = keyword_patterns(keys.words, valid, is_case_sensitive=keys.case_sensitive)
+        except PatternError as error:
+            section.problem(name, str(error))
+        sets[name] = TextMatches(name, patterns)
+    return sets
+
+
+def compile_regex(item: Item, *, is_case_sensitive: bool) -> LinearPattern | None:
+    """A pattern that does not match every text; a problem, and None, when it is none."""
+    text = item.text()
+    try:
+        pattern = compile_pattern(text, is_case_sensitive=is_case_sensitive)
+    except PatternError as error:
+        item.problem(str(error))
+        return None
+    if text and pattern.search("") and pattern.search("\0"):
+        item.problem("matches every text; is there a '*' or '?' too many?")
+    return pattern
