@@ -77,7 +77,7 @@ def test_an_operators_table_is_one_that_the_router_reads(mine: Path) -> None:
     assert {"encoder_sha256", "verifier_sha256", "data_sha256", "different_pairs", "same_pairs"} <= document.keys()
     for has_verifier, guards in ((True, GUARDS_BESIDE_VERIFIER), (False, GUARDS_ALONE)):
         bars = read_table(mine, has_verifier=has_verifier)
-        assert bars.guards == guards
+        assert bars.checks == guards
         rates = [point.false_hit_rate_at_most for point in bars.points]
         assert rates == sorted(rates, reverse=True)
 

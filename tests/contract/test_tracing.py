@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -259,14 +260,14 @@ def test_a_collector_that_is_dead_or_silent_costs_spans_and_never_time(is_listen
     if not is_listening:
         silent.close()
     tracing = Tracing(silent.endpoint, insecure=True, sample_ratio=1.0, service_name="x")
-    longest_s = 0.0
+    taken_s = []
     for _ in range(5_000):
         began = time.perf_counter()
         mark = tracing.begin({})
         mark.upstream_headers()
         mark.end(ROUTED)
-        longest_s = max(longest_s, time.perf_counter() - began)
-    assert longest_s < 1
+        taken_s.append(time.perf_counter() - began)
+    assert statistics.median(taken_s) < 0.01, "exchanges wait for the collector"
     began = time.perf_counter()
     tracing.close()
     assert time.perf_counter() - began < 5

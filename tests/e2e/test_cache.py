@@ -274,10 +274,10 @@ class TestOperators:
         assert "forgotten" in cli(cached, "reject", wrong.headers["x-vsr-cache-entry"])
         assert not ask(client, "What is the capital of Peru?").is_hit
         assert ask(client, "What is the capital of Peru?").status == "hit:exact"
-        assert ask(client, "What's the capital of Peru?").status == "miss:reported"
+        assert ask(client, "What's the capital of Peru?").status == "miss:rejected"
         cli(cached, "invalidate", "--all")
         assert ask(client, "What's the capital of Peru?").status == "miss:empty"
-        assert ask(client, "What is the capital of Peru?").status == "miss:reported"
+        assert ask(client, "What is the capital of Peru?").status == "miss:rejected"
 
     def test_entries_are_found_shown_and_purged(self, cached: Stack, client: openai.OpenAI) -> None:
         """By text, then by id."""

@@ -36,12 +36,14 @@ ROWS = {
         ("e2e/test_safety.py", "test_a_late_guard_asks_for_another_attempt"),
     ],
     "a model down": [(FAILURES, "test_a_model_that_dies_is_an_error_in_openais_shape")],
-    "Milvus down or slow": [
+    "Milvus unavailable or slow": [
         ("e2e/test_failure_table.py", "test_a_store_and_a_collector_that_are_down_cost_no_request"),
         ("contract/test_cache.py", "test_a_server_that_hangs_costs_a_bounded_wait_and_soon_none"),
     ],
-    "tracing collector down": [("e2e/test_failure_table.py", "test_a_store_and_a_collector_that_are_down_cost_no_request")],
-    "log reader stalls": [("contract/test_logs.py", "test_a_reader_that_stalls_costs_lines_and_never_time")],
+    "tracing collector or log reader down": [
+        ("e2e/test_failure_table.py", "test_a_store_and_a_collector_that_are_down_cost_no_request"),
+        ("contract/test_logs.py", "test_a_reader_that_stalls_costs_lines_and_never_time"),
+    ],
 }
 """What runs each row of the table: file below tests/, function."""
 

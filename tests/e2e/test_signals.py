@@ -32,7 +32,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "tone": {"model_path": str(TINY / "tone")},
             "department": {"model_path": str(folder / "department")},
         }
-        tone = {"signal": {"name": "tone", "labels": ["rude"], "at_least": 0.9}}
+        tone = {"signal": {"name": "tone", "labels": ["rude"], "threshold": 0.9}}
         billing = {"signal": {"name": "department", "labels": ["billing"]}}
         config["rules"] = [
             {"name": "rude", "when": tone, "block": {"message": "Please be polite.", "fail_closed": True}},
