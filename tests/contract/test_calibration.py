@@ -78,7 +78,7 @@ def test_an_operators_table_is_one_that_the_router_reads(mine: Path) -> None:
     for has_verifier, guards in ((True, GUARDS_BESIDE_VERIFIER), (False, GUARDS_ALONE)):
         bars = read_table(mine, has_verifier=has_verifier)
         assert bars.checks == guards
-        rates = [point.false_hit_rate_at_most for point in bars.points]
+        rates = [point.max_false_hit_rate for point in bars.points]
         assert rates == sorted(rates, reverse=True)
 
 

@@ -155,7 +155,7 @@ def test_what_is_printed_can_be_pasted(encoder: Bundle, tmp_path: Path, monkeypa
         *_, last = train(data, encoder, Path(out), "department", named)
         snippet = last.partition("\n\n")[2]
         config.write_text(f"version: 1\n{snippet}\n{rest}")
-        assert load(config).signals.custom["department"].resolve() == (tmp_path / out).resolve()
+        assert load(config).signals.custom["department"].folder.resolve() == (tmp_path / out).resolve()
 
 
 @pytest.mark.parametrize("name", ["intent", "jailbreak", "über uns", ""])
