@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from router.admin.asked import Asked
+from router.core.choice import OUTCOMES, Choice
+from router.core.conditions import Condition, HeaderMatches, LabelIs, parts_of, signals_of
 from router.core.exchange import Exchange
 from router.core.headers import PATH_HEADER, reasoning_word
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
@@ -28,20 +30,9 @@ from router.core.messages import (
     Route,
     SignalsRead,
 )
-from router.core.policy import (
-    OUTCOMES,
-    Choice,
-    Condition,
-    Default,
-    HeaderMatches,
-    LabelIs,
-    Readings,
-    Rule,
-    parts_of,
-    signals_of,
-)
+from router.core.policy import Default, Rule
 from router.core.snapshot import Snapshot
-from router.core.types import ChatRequest, Classification, Decision, Reading, Scores
+from router.core.types import ChatRequest, Classification, Decision, Reading, Readings, Scores
 
 Sensor = Callable[[ReadSignals], Awaitable[Readings]]
 Peek = Callable[[CacheQuery, CachePolicy], Awaitable[tuple[Found, Mapping[str, Any]]]]

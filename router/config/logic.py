@@ -6,16 +6,7 @@ concluded from a condition that is not YES.
 
 from __future__ import annotations
 
-from router.core.policy import (
-    AllOf,
-    AnyOf,
-    Condition,
-    FlagIs,
-    HeaderMatches,
-    LabelIs,
-    Not,
-    TokensWithin,
-)
+from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TokensWithin
 
 _ONE_LABEL = "intent"
 """The signal that names one label at a time; scores such as `jailbreak` may name several."""

@@ -12,23 +12,21 @@ from router.config.cache import CacheConfig, decision_terms
 from router.config.logic import contradiction, follows, in_words, never_holds
 from router.config.patterns import LinearPattern, PatternError, compile_pattern, keyword_patterns
 from router.config.reader import Item, Section, suggest
-from router.core.lookup import CachePolicy
-from router.core.policy import (
+from router.core.choice import Choice
+from router.core.conditions import (
     AllOf,
     AnyOf,
-    Choice,
     Condition,
-    Default,
     FlagIs,
     HeaderMatches,
     LabelIs,
     Not,
     Pattern,
-    Policy,
-    Rule,
     TextMatches,
     TokensWithin,
 )
+from router.core.lookup import CachePolicy
+from router.core.policy import Default, Policy, Rule
 from router.core.prompt import KEYWORDS, READS, name_of
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.errors import ConfigError

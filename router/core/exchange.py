@@ -52,11 +52,11 @@ from router.core.openai.replies import blocked, error_reply, models_reply, not_c
 from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import effort_of, rewrite
 from router.core.outcome import CacheResult, Outcome
-from router.core.policy import NeedsSignals, Readings
+from router.core.policy import NeedsSignals
 from router.core.prompt import prompt_of, reads_of
 from router.core.snapshot import Snapshot
 from router.core.states import Answering, AwaitingBody, AwaitingResponse, Done, LookingUp, Paused, ReadingSignals, Start, State
-from router.core.types import ChatRequest, Decision, Endpoint, Missing, ReasoningFamily
+from router.core.types import ChatRequest, Decision, Endpoint, Missing, Readings, ReasoningFamily
 from router.core.usage import UsageRecorder
 from router.errors import ProtocolError, RequestError
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from router.core.messages import RequestHeaders
-from router.core.policy import Readings
-from router.core.types import Classification, Decision, Missing
+from router.core.types import Classification, Decision, Missing, Readings
 from router.errors import RequestError
 
 CLUSTER_HEADER = "x-upstream-cluster"

@@ -41,6 +41,8 @@ class Scores:
 
 
 Reading = Classification | Scores | Missing
+Readings = Mapping[str, Reading]
+"""What was measured, by signal name. A name that is absent was not read yet; one that failed is `Missing`."""
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ from router.core.messages import (
     SignalsRead,
 )
 from router.core.outcome import Outcome
-from router.core.policy import Readings
 from router.core.snapshot import Snapshot
+from router.core.types import Readings
 from router.errors import ConfigError, Problem, ProtocolError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Encoding as TokensOf
 
-from router.core.policy import Pattern
+from router.core.conditions import Pattern
 from router.core.text.disguise import readings_of
 from router.core.text.encodings import stretches
 from router.core.types import Classification, Prompt, Scores

@@ -13,10 +13,11 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from router.core.conditions import LabelIs
 from router.core.messages import ReadSignals
 from router.core.outcome import Outcome
-from router.core.policy import LabelIs, Readings, Rule
-from router.core.types import Block, Missing, Scores
+from router.core.policy import Rule
+from router.core.types import Block, Missing, Readings, Scores
 from router.errors import ConfigError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb

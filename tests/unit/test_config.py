@@ -25,8 +25,10 @@ from router.config.load import (
     parse,
 )
 from router.config.patterns import compile_pattern
+from router.core.choice import Choice
+from router.core.conditions import AllOf, AnyOf, FlagIs, HeaderMatches, LabelIs, Not, TextMatches, TokensWithin
 from router.core.openai.bodysize import BodyBounds
-from router.core.policy import AllOf, AnyOf, Choice, Default, FlagIs, HeaderMatches, LabelIs, Not, Rule, TextMatches, TokensWithin
+from router.core.policy import Default, Rule
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.errors import ConfigError
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from router.core.conditions import TokensWithin
 from router.core.exchange import Exchange
 from router.core.messages import (
     Continue,
@@ -21,7 +22,7 @@ from router.core.messages import (
     Trailers,
 )
 from router.core.outcome import Usage
-from router.core.policy import Default, Rule, TokensWithin
+from router.core.policy import Default, Rule
 from router.core.types import Missing, Reasoning
 from router.errors import ProtocolError
 from tests.unit.builders import LARGE, MATH_RULE, SMALL, chat_body, request_headers, send, snapshot, sure
