@@ -14,8 +14,9 @@ from typing import Any
 from router.admin.asked import Asked
 from router.core.choice import OUTCOMES, Choice
 from router.core.conditions import Condition, HeaderMatches, LabelIs, parts_of, signals_of
+from router.core.decision_headers import reasoning_word
 from router.core.exchange import Exchange
-from router.core.headers import PATH_HEADER, reasoning_word
+from router.core.headers import CACHE_PREFIX, METHOD, PATH, PATH_HEADER, SECRET_HEADERS
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
 from router.core.messages import (
     Action,
@@ -40,7 +41,6 @@ Peek = Callable[[CacheQuery, CachePolicy], Awaitable[tuple[Found, Mapping[str, A
 _TOP_LABELS = 3
 _MAX_DIFF_BYTES, _MAX_DIFF_LINES = 1024 * 1024, 10_000
 """Of a body whose changes are shown: comparing takes the square of the lines, and traffic waits meanwhile."""
-_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
 _UNKNOWN = Miss("unknown")
 """In the place of what only a running router's cache can tell."""
 
@@ -55,7 +55,7 @@ async def explain(snapshot: Snapshot, sense: Sensor, asked: Asked, peek: Peek | 
     Without `peek` the cache's own answer is left open.
     """
     exchange = Exchange(snapshot)
-    headers = {**asked.headers, ":method": "POST", ":path": asked.endpoint.value}
+    headers = {**asked.headers, METHOD: "POST", PATH: asked.endpoint.value}
     exchange.receive(RequestHeaders(headers, is_end=False))
     action, lookup, weighed = exchange.receive(RequestBody(asked.body)), None, None
     while isinstance(action, Pause | ReadSignals | Lookup):
@@ -82,7 +82,7 @@ def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, A
     document: dict[str, Any] = {"request": _facts(request)}
     if decision is None:  # refused before a rule was asked
         return document
-    secrets = _SECRET_HEADERS | ({snapshot.cache.scope.header} if snapshot.cache else set())
+    secrets = SECRET_HEADERS | ({snapshot.cache.scope.header} if snapshot.cache else set())
     wanted = _asked_of(snapshot, request)
     document["signals"] = {name: _reading(reading) | _thresholds(name, wanted) for name, reading in readings.items()}
     document["unread"] = _unread(snapshot, request, decision, readings)
@@ -103,7 +103,7 @@ def _result(action: Action, body: bytes, *, is_cache_known: bool) -> dict[str, A
         return {"reply": reply}
     if not isinstance(action, Route):
         raise TypeError(f"a request body cannot be answered by {type(action).__name__}")
-    headers = {name: value for name, value in action.set_headers.items() if is_cache_known or not name.startswith("x-vsr-cache-")}
+    headers = {name: value for name, value in action.set_headers.items() if is_cache_known or not name.startswith(CACHE_PREFIX)}
     return {"cluster": action.cluster, "headers": headers, "body_diff": _diff(body, action.body)}
 
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 
 from router.core.cache_key import Eligibility
 from router.core.freshness import directives
+from router.core.headers import AUTHORIZATION, CACHE_TTL_HEADER
 from router.core.lookup import CachePolicy
 
 CONTROLS = ("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
 """What a client may ask for; the operator lists which of them count."""
-TTL_HEADER = "x-vsr-cache-ttl"
 
 
 @dataclass(frozen=True, slots=True)
 class ScopePlan:
     """Who shares answers with whom."""
 
-    header: str = "authorization"
+    header: str = AUTHORIZATION
     """Requests with the same value share; without the header nothing is cached. Empty: all share."""
     key: bytes = b""
     """What values are hashed with; the same for all replicas."""
@@ -72,7 +72,7 @@ def _asked(plan: CachePlan, headers: Mapping[str, str]) -> dict[str, float]:
 def apply_client_controls(cache_policy: CachePolicy, plan: CachePlan, headers: Mapping[str, str]) -> CachePolicy:
     """The decision's terms with the client's own wishes, as far as the operator lets them count."""
     asked = _asked(plan, headers)
-    ttl = headers.get(TTL_HEADER, "").strip() if "ttl" in plan.controls else ""
+    ttl = headers.get(CACHE_TTL_HEADER, "").strip() if "ttl" in plan.controls else ""
     return replace(
         cache_policy,
         may_look_up=cache_policy.may_look_up and "no-cache" not in asked and asked.get("max-age") != 0,

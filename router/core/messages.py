@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.core.lookup import CachePolicy, CacheQuery, Found
-from router.core.types import ChatRequest, Prompt, Reading
+from router.core.types import ChatRequest, Prompt, Reading, ResponsePath
 
 # -- events ----------------------------------------------------------------------------------------------------------
 
@@ -131,6 +131,8 @@ class Reply:
     body: bytes
     details: str
     """A fixed word for Envoy's access log (`%RESPONSE_CODE_DETAILS%`), such as `sr_model_not_found`."""
+    path: ResponsePath = "error"
+    """As the headers say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from router.core.types import (
     ChatRequest,
     Classification,
     Decision,
+    DecisionReason,
     Missing,
     Model,
     Readings,
@@ -115,7 +116,7 @@ class Policy:
         open_rules = [rule for rule in self.rules if rule.block and rule.when.judge(request, readings) is Truth.UNKNOWN]
         return frozenset().union(*(signals_of(rule.when) for rule in open_rules)) - readings.keys()
 
-    def _why_default(self, readings: Readings) -> str:
+    def _why_default(self, readings: Readings) -> DecisionReason:
         match readings.get("intent"):
             case Missing():
                 return "intent_missing"
@@ -126,7 +127,7 @@ class Policy:
 
 
 def _decision(
-    name: str, chosen: Rule | Default, reason: str, readings: Readings, block: Block | None = None
+    name: str, chosen: Rule | Default, reason: DecisionReason, readings: Readings, block: Block | None = None
 ) -> Decision | NeedsSignals:
     model = chosen.model
     if chosen.choice:

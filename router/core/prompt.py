@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from router.core.openai.jsontext import Members
-from router.core.types import Endpoint, Piece, Prompt
+from router.core.types import Endpoint, Piece, Prompt, UnreadReason
 
 READS = ("prompt", "conversation", "message")
 """What a rule that blocks may read: everything; all but what the application wrote; the last user message alone."""
@@ -126,7 +126,7 @@ def prompt_of(endpoint: Endpoint, members: Members, max_chars: int) -> Prompt:
     unread = _unreadable(endpoint, fields)
     pieces = [piece for piece in _pieces(fields, budget) if _may_say_something(piece.text)]
     unread = unread or ("embeddings" if budget.has_embeddings else "too_long" if budget.is_spent else "")
-    return Prompt(tuple(pieces), unread, _most_shown(fields))
+    return Prompt(tuple(pieces), unread, _max_shown(fields))
 
 
 def _may_say_something(text: str) -> bool:
@@ -134,13 +134,13 @@ def _may_say_something(text: str) -> bool:
     return not text.isascii() or any(map(str.isalnum, text))
 
 
-def _most_shown(fields: Mapping[str, object]) -> int | None:
+def _max_shown(fields: Mapping[str, object]) -> int | None:
     """How many characters the model is shown at most, where the request has the backend cut the rest off."""
     tokens = fields.get("truncate_prompt_tokens")
     return tokens * _TOKEN_CHARS if isinstance(tokens, int) and tokens > 0 else None
 
 
-def _unreadable(endpoint: Endpoint, fields: Mapping[str, object]) -> str:
+def _unreadable(endpoint: Endpoint, fields: Mapping[str, object]) -> UnreadReason:
     """Token ids of an embeddings request are no matter: no answer is written to them."""
     options = fields.get("chat_template_kwargs")
     if "chat_template" in fields or (isinstance(options, dict) and "chat_template" in options):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Literal
 
 # -- what is measured ------------------------------------------------------------------------------------------------
 
@@ -48,12 +49,28 @@ Readings = Mapping[str, Reading]
 # -- what is asked ---------------------------------------------------------------------------------------------------
 
 
+EndpointWord = Literal["chat", "completions", "embeddings", "models", "other"]
+"""How records name what was asked for."""
+
+
 class Endpoint(Enum):
     """The OpenAI endpoints whose bodies the router reads."""
 
     CHAT = "/v1/chat/completions"
     COMPLETIONS = "/v1/completions"
     EMBEDDINGS = "/v1/embeddings"
+
+    @property
+    def word(self) -> EndpointWord:
+        """As records name it."""
+        return _ENDPOINT_WORDS[self]
+
+
+_ENDPOINT_WORDS: Mapping[Endpoint, EndpointWord] = {
+    Endpoint.CHAT: "chat",
+    Endpoint.COMPLETIONS: "completions",
+    Endpoint.EMBEDDINGS: "embeddings",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +97,11 @@ class ChatRequest:
     """Request headers by lower-case name; repeated headers are joined by a comma and a space."""
 
 
+UnreadReason = Literal["", "too_long", "token_ids", "embeddings", "chat_template"]
+"""Why not all of a prompt can be read; empty when it can. `embeddings`: they stand in the place of text. `chat_template`: the
+request brings a program that could say anything."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One message, one tool or one other field, its texts joined by newlines as chat templates join a message's parts."""
@@ -95,10 +117,8 @@ class Prompt:
 
     pieces: tuple[Piece, ...]
     """The newest message first. Pieces of nothing but white space and ASCII's signs are left out."""
-    unread: str = ""
-    """Why `pieces` is not everything: `too_long`, `token_ids`, `embeddings` (in the place of text) or `chat_template` (a program
-    that could say anything); empty when it is."""
-    most_shown_chars: int | None = None
+    unread: UnreadReason = ""
+    max_shown_chars: int | None = None
     """About how many characters of it reach the model, where the request has the backend cut the rest off."""
 
     @property
@@ -169,6 +189,15 @@ class Block:
     """Block also when a signal that the rule asks for could not be read."""
 
 
+DecisionReason = Literal["matched", "chosen", "no_match", "below_threshold", "intent_missing", "signal_missing", "concrete_model"]
+"""Why a decision was taken. `chosen`: by price and chance. `signal_missing`: of a rule that fails closed. `concrete_model`: the
+client named it."""
+ReasoningWord = Literal["on", "off", "unchanged"]
+"""What becomes of a model's thinking."""
+ResponsePath = Literal["upstream", "cache", "models", "error", "bypass"]
+"""Who answers: `upstream` a model, `bypass` somebody whom we neither chose nor stood in for, the others we ourselves."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What the policy chose for one request."""
@@ -176,9 +205,7 @@ class Decision:
     name: str
     """The rule that won, `default`, or `direct` for a concrete model that the client named."""
     model: Model
-    reason: str
-    """Why: `matched`, `chosen` (by price and chance), `no_match`, `below_threshold`, `intent_missing`, `signal_missing` (of a
-    rule that fails closed) or `concrete_model`."""
+    reason: DecisionReason
     reasoning: Reasoning | None = None
     """None leaves the client's own reasoning switches as they are."""
     system_prompt: SystemPrompt | None = None

@@ -36,7 +36,7 @@ from router.core.messages import (
     Route,
     SignalsRead,
 )
-from router.core.outcome import Outcome
+from router.core.outcome import Ending, Outcome
 from router.core.snapshot import Snapshot
 from router.core.types import Readings
 from router.errors import ConfigError, Problem, ProtocolError
@@ -101,7 +101,7 @@ class ActiveExchange:
     routed: float = 0.0
     sensing_s: float = 0.0
     first_token: float = 0.0
-    ending: str = "abandoned"
+    ending: Ending = "abandoned"
     pending: Any = None
 
     def finish(self) -> None:

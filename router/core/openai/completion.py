@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router.core.openai.bodysize import is_within
-from router.core.openai.sse import FrameSplitter, data_of, event_of
+from router.core.openai.sse import data_of, events_in, name_of
 from router.core.text.invisible import is_blank
 
 _PIECE_CHARS = (
@@ -29,7 +29,7 @@ _NOTHING: tuple[object, ...] = ("", [], {})
 """Adds nothing to whatever it is a piece of."""
 _CALLS = ("tool_calls", "function_call", "audio")
 DONE = b"[DONE]"
-_LEAST_FRAME_BYTES = 64
+_MIN_EVENT_BYTES = 64
 """What a shorter event counts for where the length of an answer is bounded: it costs as much work. Those with text are longer."""
 
 
@@ -51,13 +51,12 @@ class Answer:
 
 @dataclass(slots=True)
 class AnswerReader:
-    """Reads one answer while it passes by, chunk by chunk, split at any byte."""
+    """Reads one answer while it passes by: a stream by runs of whole events, a document in pieces of any kind."""
 
     is_event_stream: bool
-    most_bytes: int
+    max_bytes: int
     """A longer answer is not stored."""
     _held: bytearray = field(default_factory=bytearray)
-    _splitter: FrameSplitter = field(default_factory=FrameSplitter)
     _size_bytes: int = 0
     _top: dict[str, Any] = field(default_factory=dict)
     _choices: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -65,23 +64,23 @@ class AnswerReader:
     _why_not: str = ""
 
     def feed(self, data: bytes) -> None:
-        """The next bytes. After the first reason not to store, nothing is kept."""
+        """The next bytes; of a stream, whole events. After the first reason not to store, nothing is kept."""
         self._size_bytes += len(data)
-        if self._size_bytes > self.most_bytes:
-            self._give_up("too_long")
+        if self._size_bytes > self.max_bytes:
+            self.give_up("too_long")
         if self._why_not:
             return
         if not self.is_event_stream:
             self._held += data
             return
         try:
-            for frame in self._splitter.feed(data):
-                self._size_bytes += max(0, _LEAST_FRAME_BYTES - len(frame))
-                if self._size_bytes > self.most_bytes:
+            for event in events_in(data):
+                self._size_bytes += max(0, _MIN_EVENT_BYTES - len(event))
+                if self._size_bytes > self.max_bytes:
                     raise NotStorable("too_long")
-                self._read_frame(frame)
+                self._read_event(event)
         except NotStorable as reason:
-            self._give_up(str(reason))
+            self.give_up(str(reason))
 
     def finish(self) -> Answer:
         """The answer, once its end has come.
@@ -99,16 +98,17 @@ class AnswerReader:
         document = _loads(bytes(self._held))
         return checked({key: value for key, value in document.items() if key not in _OWN})
 
-    def _give_up(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
+        """Keep nothing more, for this reason or one that was there before."""
         self._why_not = self._why_not or reason
-        self._held, self._splitter = bytearray(), FrameSplitter()
+        self._held.clear()
         self._choices.clear()
 
-    def _read_frame(self, frame: bytes) -> None:
-        payload = data_of(frame)
+    def _read_event(self, event: bytes) -> None:
+        payload = data_of(event)
         if self._is_done:
             return  # what follows the end
-        if event_of(frame).lower() == b"error":
+        if name_of(event).lower() == b"error":
             raise NotStorable("error")
         if not payload:
             return  # a comment, or an event without data
