@@ -18,7 +18,8 @@ from router.admin.asked import read_asked
 from router.admin.explain import explain
 from router.admin.server import AdminRoutes, AdminServer
 from router.core.types import Model
-from router.extproc.server import Processor, Server
+from router.extproc.processor import Processor
+from router.extproc.server import Server
 from router.runtime.build import Caching, Runtime
 from router.runtime.supervisor import READY, report, watch_parent
 

@@ -36,7 +36,8 @@ from router.core.types import Block, ChatRequest, Classification, Readings, Scor
 from router.errors import BackendError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
-from router.extproc.server import Processor, Server
+from router.extproc.processor import Processor
+from router.extproc.server import Server
 from router.signals.base import read_all
 from router.telemetry import Telemetry
 from router.telemetry.logs import Logs

@@ -21,7 +21,8 @@ from router.core.types import Block, Missing, Readings, Scores
 from router.errors import ConfigError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
-from router.extproc.server import Processor, Server
+from router.extproc.processor import Processor
+from router.extproc.server import Server
 from tests.unit.builders import MATH_RULE, SMALL, chat_body, snapshot, sure
 from tests.waiting import until
 

@@ -41,7 +41,7 @@ from router.core.types import (
 )
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
-from router.extproc.server import Processor
+from router.extproc.processor import Processor
 from router.telemetry import Telemetry
 from router.telemetry.metrics import Metrics
 
