@@ -7,15 +7,16 @@ once which event is taken in which state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
-from router.core.admission import ModelsAsked, asked_of, check_headers, check_model, check_size, named_model, number_of
+from router.core.admission import ModelsAsked, asked_of, check_headers, check_model, check_size, named_model
+from router.core.answering import AnsweredExchange
 from router.core.cache_key import Ineligible
 from router.core.cache_policy import wants_only_cached
 from router.core.cached import cache_headers, lookup_for, replay, result_of
 from router.core.decision_headers import decision_headers
-from router.core.headers import ACCEPT_ENCODING, CONTENT_LENGTH, STATUS
+from router.core.headers import ACCEPT_ENCODING, CONTENT_LENGTH
 from router.core.messages import (
     Action,
     Continue,
@@ -24,7 +25,6 @@ from router.core.messages import (
     Overloaded,
     Pause,
     ReadSignals,
-    Replace,
     Reply,
     RequestBody,
     RequestHeaders,
@@ -37,16 +37,13 @@ from router.core.messages import (
 )
 from router.core.openai.bodysize import PIECE_BYTES
 from router.core.openai.bodysize import count as count_body
-from router.core.openai.completion import NotStorable
 from router.core.openai.replies import block_error, block_reply, error_reply, models_reply, not_cached, overloaded
 from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import rewrite
-from router.core.outcome import CacheResult, Ending
+from router.core.outcome import CacheResult
 from router.core.policy import NeedsSignals
-from router.core.record import Record
-from router.core.response import PassingAnswer, why_unread
 from router.core.signals_wanted import signals_wanted
-from router.core.states import Answering, AwaitingBody, AwaitingResponse, Done, LookingUp, Paused, ReadingSignals, Start, State
+from router.core.states import Answering, AwaitingBody, AwaitingResponse, Done, LookingUp, Paused, ReadingSignals, Start
 from router.core.types import ChatRequest, Decision, Endpoint, Readings
 from router.errors import ProtocolError, RequestError
 
@@ -54,12 +51,8 @@ _END = object()
 
 
 @dataclass(slots=True)
-class Exchange(Record):
+class Exchange(AnsweredExchange):
     """The state of one exchange. Give it events in order with `receive`; ask `outcome` when it is over."""
-
-    state: State = field(default_factory=Start)
-    _looked_up_s: int = 0
-    """A Unix time, from the lookup on."""
 
     def receive(self, event: Event) -> Action:
         """The one answer to an event.
@@ -85,10 +78,10 @@ class Exchange(Record):
                 return self._on_signals_read(request, body, readings)
             case ((LookingUp() as state), LookedUp()):
                 return self._on_looked_up(state, event)
-            case AwaitingResponse(request, stores), ResponseHeaders():
-                return self._on_response_headers(request, stores, event)
-            case Answering(passing), ResponseBody(data, is_end):
-                return self._on_response_body(passing, data, is_end)
+            case ((AwaitingResponse() as state), ResponseHeaders()):
+                return self._on_response_headers(state, event)
+            case ((Answering() as state), ResponseBody()):
+                return self._on_response_body(state, event)
             case ((Start() | AwaitingBody()), (ResponseHeaders() | ResponseBody())):
                 return self._on_foreign_answer()
             case ((AwaitingBody() | AwaitingResponse() | Answering()), Trailers()):
@@ -168,7 +161,7 @@ class Exchange(Record):
         return lookup
 
     def _on_looked_up(self, state: LookingUp, event: LookedUp) -> Action:
-        self._looked_up_s, request, decision = event.now_s, state.request, state.decision
+        self.looked_up_s, request, decision = event.now_s, state.request, state.decision
         self.cache, hit, answer = result_of(event.found, is_shadow=state.cache_policy.shadow)
         if hit and answer:
             return self._finish_with(replay(request, decision, self.readings, self.cache, hit, answer, event))
@@ -213,46 +206,3 @@ class Exchange(Record):
     def _finish_with(self, reply: Reply) -> Reply:
         self.state, self.reply, self.http_status = Done(), reply, reply.http_status
         return reply
-
-    # -- the response, where it is read ----------------------------------------------------------------------------------
-
-    def _on_response_headers(self, request: ChatRequest, stores: bool, event: ResponseHeaders) -> Action:
-        self.http_status = number_of(event.headers.get(STATUS, "")) or 0
-        if reason := why_unread(event.headers, self.http_status, is_end=event.is_end):
-            if stores:
-                self.cache.stored = reason
-            self.state, self.is_complete = Done(), event.is_end
-            return Continue(is_last=True)
-        plan = self.snapshot.cache if stores else None
-        self.passing = PassingAnswer.of(event.headers, wants_usage=request.wants_usage, plan=plan, now_s=self._looked_up_s)
-        self.cache.stored = self.passing.why_not_stored
-        self.state = Answering(self.passing)
-        return Continue()
-
-    def _on_response_body(self, passing: PassingAnswer, data: bytes, is_end: bool) -> Action:
-        shown = passing.feed(data, is_end=is_end)
-        if is_end:
-            self.state, self.is_complete = Done(), True
-        return Continue(is_last=is_end) if shown == data else Replace(shown, is_last=is_end)
-
-    @property
-    def backend_ttl_s(self) -> float | None:
-        """How long the backend lets its answer be given again, in seconds; None when it sets no bound."""
-        return self.passing.max_ttl_s if self.passing else None
-
-    def answer(self, ending: Ending = "completed") -> bytes | None:
-        """What may be stored, once the whole answer has passed; None when there is nothing that may be.
-
-        Of an exchange that did not complete nothing is stored, whatever has passed.
-        """
-        if isinstance(self.state, AwaitingResponse) and self.state.stores:
-            self.cache.stored = "interrupted"
-        if self.passing is None or self.passing.reader is None:
-            return None
-        try:
-            data = self.passing.kept(is_whole=self.is_complete and ending == "completed")
-        except NotStorable as reason:
-            self.cache.stored = str(reason)
-            return None
-        self.cache.stored = "stored"
-        return data
