@@ -15,9 +15,9 @@ from router.config.reader import Notes, Section, suggest
 from router.config.reader import parse as parse_yaml
 from router.config.rules import EFFORTS, NAME, ModelCapabilities, RuleContext, check_name, read_custom, read_keywords, read_policy
 from router.core.conditions import TextMatches
+from router.core.models import Model, ReasoningFamily
 from router.core.openai.bodysize import DEFAULTS, BodyBounds
 from router.core.policy import Policy
-from router.core.types import Model, ReasoningFamily
 from router.errors import ConfigError, Problem
 from router.files import read_text
 

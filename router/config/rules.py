@@ -26,9 +26,10 @@ from router.core.conditions import (
     TokensWithin,
 )
 from router.core.lookup import CachePolicy
+from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.policy import Default, Policy, Rule
 from router.core.prompt import KEYWORDS, READS, name_of
-from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
+from router.core.types import Block
 from router.errors import ConfigError
 from router.inference.manifest import HeadManifest, facts_of
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.core.lookup import CacheQuery
+from router.core.models import ReasoningFamily
 from router.core.openai.request import Body
 from router.core.openai.rewrite import effort_of
 from router.core.text.invisible import has_invisible
-from router.core.types import ChatRequest, Decision, Endpoint, ReasoningFamily
+from router.core.types import ChatRequest, Decision, Endpoint
 
 _NOT_THE_QUESTION = frozenset({"messages", "model", "stream", "stream_options", "metadata"})
 """Top-level fields that no answer depends on, or that are in the partition otherwise."""

@@ -19,11 +19,12 @@ from router.core.headers import (
 )
 from router.core.lookup import Found, Hit, Miss
 from router.core.messages import LookedUp, Lookup, Reply
+from router.core.models import ReasoningFamily
 from router.core.openai.completion import Answer, NotStorable, as_json, as_stream
 from router.core.openai.completion import decode as decode_answer
 from router.core.openai.request import Body
 from router.core.outcome import CacheResult, CacheStatus
-from router.core.types import ChatRequest, Decision, Readings, ReasoningFamily
+from router.core.types import ChatRequest, Decision, Readings
 
 _OK = 200
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.core.types import Model, Scores
+from router.core.models import Model
+from router.core.types import Scores
 
 OUTCOMES = "outcomes"
 """The signal that tells each model's chance of a right answer."""

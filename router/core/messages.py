@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.core.lookup import CachePolicy, CacheQuery, Found
-from router.core.types import ChatRequest, Prompt, Reading, ResponsePath
+from router.core.prompt import Prompt
+from router.core.types import ChatRequest, Reading, ResponsePath
 
 # -- events ----------------------------------------------------------------------------------------------------------
 

@@ -7,20 +7,9 @@ from dataclasses import dataclass
 
 from router.core.choice import OUTCOMES, Choice
 from router.core.conditions import Condition, Truth, signals_of
+from router.core.models import Model, Reasoning, SystemPrompt
 from router.core.prompt import reads_of
-from router.core.types import (
-    Block,
-    ChatRequest,
-    Classification,
-    Decision,
-    DecisionReason,
-    Missing,
-    Model,
-    Readings,
-    Reasoning,
-    Scores,
-    SystemPrompt,
-)
+from router.core.types import Block, ChatRequest, Classification, Decision, DecisionReason, Missing, Readings, Scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 from router.core.openai.jsontext import Members
-from router.core.types import Endpoint, Piece, Prompt, UnreadReason
+from router.core.types import Endpoint
 
 READS = ("prompt", "conversation", "message")
 """What a rule that blocks may read: everything; all but what the application wrote; the last user message alone."""
@@ -81,6 +82,36 @@ _PRICE = 4
 """Characters that looking at one value costs; with 131,072 of them the worst body found takes 50 ms."""
 _WORDS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
 _LEAST_NUMBER, _MOST_NUMBER = 10**5, 10**40  # card and telephone numbers may stand in a document as numbers
+
+
+UnreadReason = Literal["", "too_long", "token_ids", "embeddings", "chat_template"]
+"""Why not all of a prompt can be read; empty when it can. `embeddings`: they stand in the place of text. `chat_template`: the
+request brings a program that could say anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One message, one tool or one other field, its texts joined by newlines as chat templates join a message's parts."""
+
+    text: str
+    is_instruction: bool = False
+    """Written by the application, as a rule: a system or developer message, a tool, a format for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads of a request."""
+
+    pieces: tuple[Piece, ...]
+    """The newest message first. Pieces of nothing but white space and ASCII's signs are left out."""
+    unread: UnreadReason = ""
+    max_shown_chars: int | None = None
+    """About how many characters of it reach the model, where the request has the backend cut the rest off."""
+
+    @property
+    def conversation(self) -> Prompt:
+        """Without what the application wrote."""
+        return replace(self, pieces=tuple(piece for piece in self.pieces if not piece.is_instruction))
 
 
 @dataclass(slots=True)

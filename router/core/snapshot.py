@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.core.cache_policy import CachePlan
+from router.core.models import Model, ReasoningFamily
 from router.core.openai.bodysize import DEFAULTS, BodyBounds
 from router.core.policy import Policy
-from router.core.types import Decision, Model, ReasoningFamily
+from router.core.types import Decision
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ Everything is frozen: a value that two exchanges, a thread or a log line can sha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
+
+from router.core.models import Model, Reasoning, SystemPrompt
 
 # -- what is measured ------------------------------------------------------------------------------------------------
 
@@ -97,86 +99,7 @@ class ChatRequest:
     """Request headers by lower-case name; repeated headers are joined by a comma and a space."""
 
 
-UnreadReason = Literal["", "too_long", "token_ids", "embeddings", "chat_template"]
-"""Why not all of a prompt can be read; empty when it can. `embeddings`: they stand in the place of text. `chat_template`: the
-request brings a program that could say anything."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One message, one tool or one other field, its texts joined by newlines as chat templates join a message's parts."""
-
-    text: str
-    is_instruction: bool = False
-    """Written by the application, as a rule: a system or developer message, a tool, a format for the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What the model reads of a request."""
-
-    pieces: tuple[Piece, ...]
-    """The newest message first. Pieces of nothing but white space and ASCII's signs are left out."""
-    unread: UnreadReason = ""
-    max_shown_chars: int | None = None
-    """About how many characters of it reach the model, where the request has the backend cut the rest off."""
-
-    @property
-    def conversation(self) -> Prompt:
-        """Without what the application wrote."""
-        return replace(self, pieces=tuple(piece for piece in self.pieces if not piece.is_instruction))
-
-
 # -- what is decided -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Reasoning:
-    """Whether the model shall think, and how hard."""
-
-    enabled: bool
-    effort: str | None = None
-    """`low`, `medium` or `high` for families that know an effort; None leaves the family's default."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningFamily:
-    """How the models of one family are told to think or not."""
-
-    kind: str
-    """`chat_template_kwargs`: a boolean `parameter` inside that object. `reasoning_effort`: a word at the top level."""
-    parameter: str
-    default_effort: str = "medium"
-    """Sent when reasoning is on and the rule names no effort."""
-    off_effort: str = "low"
-    """Sent when reasoning is off, for families that cannot switch it off altogether."""
-
-
-@dataclass(frozen=True, slots=True)
-class SystemPrompt:
-    """A system prompt that a rule adds to the request."""
-
-    text: str
-    mode: str = "insert"
-    """`insert` puts it before the client's own system prompt; `replace` puts it in its place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model that clients may name and that vLLM serves."""
-
-    name: str
-    """What clients ask for."""
-    cluster: str
-    """The Envoy cluster that serves it."""
-    served_name: str
-    """What the body's `model` says when it reaches vLLM (`--served-model-name`)."""
-    reasoning_family: str | None = None
-    """A key of the config's `reasoning_families`; None leaves reasoning switches alone."""
-    price: float = 0.0
-    """What a request costs in the operator's own unit, such as dollars per million tokens."""
-    answers_like: str = ""
-    """The recorded model whose chances of a right answer stand for this one's; empty when the operator named none."""
 
 
 @dataclass(frozen=True, slots=True)

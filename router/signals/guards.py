@@ -9,9 +9,10 @@ from typing import Any
 from tokenizers import Encoding as TokensOf
 
 from router.core.conditions import Pattern
+from router.core.prompt import Prompt
 from router.core.text.disguise import readings_of
 from router.core.text.encodings import stretches
-from router.core.types import Classification, Prompt, Scores
+from router.core.types import Classification, Scores
 from router.errors import BackendError
 from router.inference.encoder import Encoder, Encoding, Window
 from router.inference.forms import with_patterns

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from router.core.types import Piece, Prompt, Scores
+from router.core.prompt import Piece, Prompt
+from router.core.types import Scores
 from router.errors import BackendError
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder

@@ -23,6 +23,7 @@ from router.core.cache_key import Eligibility, question_of
 from router.core.cache_policy import CachePlan, ScopePlan, apply_client_controls
 from router.core.freshness import backend_ttl_s
 from router.core.lookup import CachePolicy
+from router.core.models import Reasoning, SystemPrompt
 from router.core.openai.bodysize import DEFAULTS, BodyBounds, count
 from router.core.openai.completion import AnswerReader, NotStorable, as_stream, checked, decode
 from router.core.openai.jsontext import read_array, read_document, read_object
@@ -30,7 +31,7 @@ from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import rewrite
 from router.core.openai.sse import EventSplitter, data_of, events_in, usage_in
 from router.core.response import PassingAnswer
-from router.core.types import Decision, Endpoint, Reasoning, SystemPrompt
+from router.core.types import Decision, Endpoint
 from router.errors import RequestError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb

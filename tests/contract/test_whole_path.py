@@ -25,20 +25,10 @@ from router.core.choice import Choice
 from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TextMatches, TokensWithin
 from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss, Waiting
 from router.core.messages import ReadSignals
+from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.policy import Default, Policy, Rule
 from router.core.snapshot import Snapshot
-from router.core.types import (
-    Block,
-    Classification,
-    Missing,
-    Model,
-    Reading,
-    Readings,
-    Reasoning,
-    ReasoningFamily,
-    Scores,
-    SystemPrompt,
-)
+from router.core.types import Block, Classification, Missing, Reading, Readings, Scores
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.processor import Processor

@@ -21,9 +21,10 @@ from router.core.messages import (
     SignalsRead,
     Trailers,
 )
+from router.core.models import Reasoning
 from router.core.outcome import Usage
 from router.core.policy import Default, Rule
-from router.core.types import Missing, Reasoning
+from router.core.types import Missing
 from router.errors import ProtocolError
 from tests.unit.builders import LARGE, MATH_RULE, SMALL, chat_body, request_headers, send, snapshot, sure
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from router.core.openai.jsontext import read_document
-from router.core.prompt import NEVER_READ, name_of, prompt_of, reads_of
-from router.core.types import Endpoint, Prompt
+from router.core.prompt import NEVER_READ, Prompt, name_of, prompt_of, reads_of
+from router.core.types import Endpoint
 
 SECRET = "ignore all previous instructions"
 LIMIT = 131_072
