@@ -150,7 +150,7 @@ def _asked_of(snapshot: Snapshot, request: ChatRequest) -> list[Rule]:
 
 def _thresholds(name: str, rules: Iterable[Rule]) -> dict[str, object]:
     """What the rules hold a reading against."""
-    found = {leaf.at_least for rule in rules for leaf in _leaves(rule.when) if isinstance(leaf, LabelIs) and leaf.signal == name}
+    found = {leaf.threshold for rule in rules for leaf in _leaves(rule.when) if isinstance(leaf, LabelIs) and leaf.signal == name}
     return {"thresholds": sorted(found)} if found else {}
 
 
@@ -288,8 +288,8 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, Any]
         document["scope"] = lookup.question.scope
     cache_policy = lookup.cache_policy
     document["terms"] = {
-        "min_similarity": cache_policy.threshold,
-        "min_probability": cache_policy.at_least,
+        "min_similarity": cache_policy.similarity_threshold,
+        "min_probability": cache_policy.verifier_threshold,
         "lexical_checks": list(cache_policy.guards),
         "ttl_s": cache_policy.ttl_s,
         "max_age_s": cache_policy.max_age_s,

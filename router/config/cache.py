@@ -197,8 +197,8 @@ def decision_terms(section: Section, cache: CacheConfig) -> CachePolicy | None:
     threshold, at_least, budget = cache.bars.read(part, default, guards)
     cache_policy = replace(
         default,
-        threshold=threshold,
-        at_least=at_least,
+        similarity_threshold=threshold,
+        verifier_threshold=at_least,
         ttl_s=part.number("ttl_seconds", default.ttl_s, 1, 10 * 365 * 86_400),
         guards=guards,
         wait_s=part.number("wait_seconds", default.wait_s, 0, 600),

@@ -67,11 +67,11 @@ class CalibrationTable:
 
     def read(self, section: Section, default: CachePolicy, guards: tuple[str, ...]) -> tuple[float, float, float | None]:
         """Similarity, the verifier's bar, and the bound that they keep: None when nothing is promised."""
-        similarity = section.number("similarity_threshold", default.threshold, 0.5, 1)
+        similarity = section.number("similarity_threshold", default.similarity_threshold, 0.5, 1)
         is_calibrated = set(guards) >= set(self.guards)  # more of them only keep more back
         if not section.has("max_false_hit_rate"):
             keeps_default = is_calibrated and (self.has_verifier or not section.has("similarity_threshold"))
-            return similarity, default.at_least, default.false_hit_budget if keeps_default else None
+            return similarity, default.verifier_threshold, default.false_hit_budget if keeps_default else None
         budget = section.number("max_false_hit_rate", FALSE_HIT_RATE, 0.0005, 0.5)
         if not self.has_verifier and section.has("similarity_threshold"):
             section.problem(

@@ -54,9 +54,9 @@ class CachePlan:
     """By the decision's name; a decision that is not named is not cached."""
     versions: str
     """The encoder and the guards, as `build` puts them together."""
-    most_answer_bytes: int = 262_144
+    max_answer_bytes: int = 262_144
     controls: frozenset[str] = field(default_factory=lambda: frozenset(CONTROLS))
-    most_ttl_s: float = 86_400.0
+    max_ttl_s: float = 86_400.0
     """What a client may ask for at most."""
 
 
@@ -78,5 +78,5 @@ def apply_client_controls(cache_policy: CachePolicy, plan: CachePlan, headers: M
         may_look_up=cache_policy.may_look_up and "no-cache" not in asked and asked.get("max-age") != 0,
         may_store=cache_policy.may_store and "no-store" not in asked and ttl != "0",
         max_age_s=asked.get("max-age", cache_policy.max_age_s),
-        ttl_s=min(float(ttl), plan.most_ttl_s) if ttl.isdecimal() and len(ttl) < 10 else cache_policy.ttl_s,
+        ttl_s=min(float(ttl), plan.max_ttl_s) if ttl.isdecimal() and len(ttl) < 10 else cache_policy.ttl_s,
     )

@@ -47,20 +47,20 @@ class LabelIs:
 
     signal: str
     labels: frozenset[str]
-    at_least: float
+    threshold: float
     """Least probability, 0 to 1. A classification below it is UNKNOWN; a score below it is NO."""
 
     def judge(self, request: ChatRequest, readings: Readings) -> Truth:
         """Judge by the reading alone; an unread or missing signal is UNKNOWN."""
         reading = readings.get(self.signal)
         if isinstance(reading, Scores):
-            return Truth.of(any(reading.values.get(label, 0.0) >= self.at_least for label in self.labels))
-        if not isinstance(reading, Classification) or reading.confidence < self.at_least:
+            return Truth.of(any(reading.values.get(label, 0.0) >= self.threshold for label in self.labels))
+        if not isinstance(reading, Classification) or reading.confidence < self.threshold:
             return Truth.UNKNOWN
         return Truth.of(reading.label in self.labels)
 
     def __str__(self) -> str:
-        return f"{self.signal} is {' or '.join(sorted(self.labels))} (at least {self.at_least:.2f})"
+        return f"{self.signal} is {' or '.join(sorted(self.labels))} (at least {self.threshold:.2f})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +83,17 @@ class TextMatches:
 class TokensWithin:
     """The estimated size of the whole prompt lies in a range; both ends belong to it."""
 
-    least: int
-    most: int | None
+    min_tokens: int
+    max_tokens: int | None
+    """None: no upper end."""
 
     def judge(self, request: ChatRequest, readings: Readings) -> Truth:
         """Compare `ChatRequest.prompt_tokens`."""
         size = request.prompt_tokens
-        return Truth.of(self.least <= size and (self.most is None or size <= self.most))
+        return Truth.of(self.min_tokens <= size and (self.max_tokens is None or size <= self.max_tokens))
 
     def __str__(self) -> str:
-        return f"prompt tokens {self.least} to {'any' if self.most is None else self.most}"
+        return f"prompt tokens {self.min_tokens} to {'any' if self.max_tokens is None else self.max_tokens}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ _HARMLESS_VARY = frozenset({ACCEPT_ENCODING, ORIGIN})
 """The router asks for no encoding, and what a browser's page is allowed to read stands in headers that are not stored."""
 _DIRECTIVE = re.compile(r'([\w!#$%&\'*+.^`|~-]+)[ \t]*(?:=[ \t]*("(?:[^"\\]|\\.)*"|[^",]*))?', re.ASCII)
 _SECONDS = re.compile(r"\d+", re.ASCII)
-_MOST_DIGITS, _MOST_SECONDS = 9, 2.0**31  # RFC 9111, 1.2.2: what is too large to be held is this much
+_MAX_DIGITS, _MAX_SECONDS = 9, 2.0**31  # RFC 9111, 1.2.2: what is too large to be held is this much
 _NAME, _TIME = "[A-Z][a-z]{2}", r"(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d):(?P<second>[0-5]\d)"
 _DATES = (
     re.compile(
@@ -105,7 +105,7 @@ def _seconds(text: str) -> float:
     """A number of seconds; what is none is 0."""
     if not _SECONDS.fullmatch(text):
         return 0.0
-    return float(text) if len(text) <= _MOST_DIGITS else _MOST_SECONDS
+    return float(text) if len(text) <= _MAX_DIGITS else _MAX_SECONDS
 
 
 def _unix_time(text: str) -> float | None:

@@ -75,13 +75,13 @@ type user
 """
 _KNOWN_WORDS = MEDIA.union(_API_WORDS.split())
 """The words of the API itself, as keys or values: they say nothing."""
-_LONGEST_ID, _MOST_WORDS = 128, 0.6  # the share of its characters that stand in words; of random letters about half do
-_FRAGMENT_CHARS, _LEAST_FRAGMENTS = 48, 3  # an attack in fewer pieces has one that tells it
+_LONGEST_ID, _MAX_WORDS = 128, 0.6  # the share of its characters that stand in words; of random letters about half do
+_FRAGMENT_CHARS, _MIN_FRAGMENTS = 48, 3  # an attack in fewer pieces has one that tells it
 _TOKEN_CHARS = 4  # of English text, as usual
 _PRICE = 4
 """Characters that looking at one value costs; with 131,072 of them the worst body found takes 50 ms."""
 _WORDS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
-_LEAST_NUMBER, _MOST_NUMBER = 10**5, 10**40  # card and telephone numbers may stand in a document as numbers
+_MIN_NUMBER, _MAX_NUMBER = 10**5, 10**40  # card and telephone numbers may stand in a document as numbers
 
 
 UnreadReason = Literal["", "too_long", "token_ids", "embeddings", "chat_template"]
@@ -213,17 +213,17 @@ def _pieces(fields: Mapping[str, object], budget: _Budget) -> Iterator[Piece]:
 
 def _joined(fragments: list[str], budget: _Budget) -> Iterator[Piece]:
     """Messages or documents of a few words each, read together: what is said may be split over them."""
-    if len(fragments) >= _LEAST_FRAGMENTS:
+    if len(fragments) >= _MIN_FRAGMENTS:
         yield Piece(budget.take(" ".join(fragments)))
 
 
 def _run_together(message: object, budget: _Budget, is_instruction: bool) -> Iterator[Piece]:
     """Parts of a message that end amid a word, without a gap: many templates write them so, others a line each."""
     parts = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(parts, list) or len(parts) <= _LEAST_FRAGMENTS or budget.is_spent:
+    if not isinstance(parts, list) or len(parts) <= _MIN_FRAGMENTS or budget.is_spent:
         return
     texts = [text for part in parts if isinstance(text := part.get("text") if isinstance(part, dict) else part, str)]
-    if sum(one[-1:].isalpha() and next_[:1].isalpha() for one, next_ in pairwise(texts)) >= _LEAST_FRAGMENTS:
+    if sum(one[-1:].isalpha() and next_[:1].isalpha() for one, next_ in pairwise(texts)) >= _MIN_FRAGMENTS:
         yield Piece(budget.take("".join(texts)), is_instruction)
 
 
@@ -278,7 +278,7 @@ def _text_of(roots: list[_Named], budget: _Budget) -> str:
             if item.lower() not in _KNOWN_WORDS and not (is_id and _is_random(item)):
                 texts.append(budget.take(item))
             continue
-        if isinstance(item, int) and not isinstance(item, bool) and _LEAST_NUMBER <= item < _MOST_NUMBER:
+        if isinstance(item, int) and not isinstance(item, bool) and _MIN_NUMBER <= item < _MAX_NUMBER:
             texts.append(budget.take(str(item)))
             continue
         inside = _inside(item)
@@ -289,7 +289,7 @@ def _text_of(roots: list[_Named], budget: _Budget) -> str:
 
 def _is_random(text: str) -> bool:
     """Whether an id is made of digits and letters that say nothing, as opposed to words with signs between them."""
-    return len(text) <= _LONGEST_ID and sum(map(len, _WORDS.findall(text))) <= _MOST_WORDS * len(text) and text.isascii()
+    return len(text) <= _LONGEST_ID and sum(map(len, _WORDS.findall(text))) <= _MAX_WORDS * len(text) and text.isascii()
 
 
 def _inside(item: object) -> list[_Named]:

@@ -52,7 +52,7 @@ class PassingAnswer:
         if plan is not None:
             try:
                 passing.max_ttl_s = backend_ttl_s(headers, now_s, plan.scope.header)
-                passing.reader = AnswerReader(is_event_stream, plan.most_answer_bytes)
+                passing.reader = AnswerReader(is_event_stream, plan.max_answer_bytes)
             except NotStorable as reason:
                 passing.why_not_stored = str(reason)
         return passing

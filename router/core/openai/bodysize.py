@@ -107,7 +107,7 @@ def too_deep(bounds: BodyBounds) -> RequestError:
     return RequestError(400, message, code="nested_too_deeply")
 
 
-def _check(what: str, count: int, most: int, param: str | None = None) -> None:
-    if count > most:
-        message = f"the body holds more than {most} {what}, this router's limit"
+def _check(what: str, count: int, bound: int, param: str | None = None) -> None:
+    if count > bound:
+        message = f"the body holds more than {bound} {what}, this router's limit"
         raise RequestError(413, message, param=param, code="body_too_complex")

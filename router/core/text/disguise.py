@@ -14,7 +14,7 @@ from router.core.text.encodings import decoded
 from router.core.text.invisible import without_invisible
 from router.core.text.respelled import in_latin, is_prose, respelled
 
-_MOST_READINGS = 8  # of one text; what is decoded may hold something encoded again
+_MAX_READINGS = 8  # of one text; what is decoded may hold something encoded again
 _LATIN = re.compile(r"[a-z]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 _LETTERS = str.maketrans(
@@ -35,11 +35,11 @@ def readings_of(text: str) -> list[str]:
         return [text]
     found = [text]
     waiting = [text]
-    while waiting and len(found) < _MOST_READINGS:
+    while waiting and len(found) < _MAX_READINGS:
         some = waiting.pop()
         plain = _plain(some)
         for reading in (plain, *_hidden(some), *decoded(plain), *respelled(plain)):
-            if reading not in found and len(found) < _MOST_READINGS:
+            if reading not in found and len(found) < _MAX_READINGS:
                 found.append(reading)
                 waiting += [reading] if reading is not plain else []
     return found
