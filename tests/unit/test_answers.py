@@ -133,6 +133,11 @@ class TestJson:
 
 
 class TestStream:
+    def test_a_whole_message_beside_pieces_is_not_stored(self) -> None:
+        """Nobody can tell which of the two is the answer."""
+        with pytest.raises(NotStorable, match="unknown_delta"):
+            read(whole(chunk({"content": "x"}, message={"content": "y"})), is_event_stream=True)
+
     def test_it_gives_the_same_answer_as_json(self) -> None:
         """One entry serves both kinds of clients."""
         answer = read(stream(*STREAM), is_event_stream=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 from router.core.openai.bodysize import is_within
+from router.core.openai.jsontext import JsonObject
 from router.core.openai.sse import data_of, events_in, name_of
 from router.core.text.invisible import is_blank
 
@@ -41,12 +42,27 @@ class NotStorable(Exception):  # noqa: N818 - no fault of anybody's
 class Answer:
     """A whole answer that may be given again."""
 
-    document: Mapping[str, Any]
+    document: Mapping[str, object]
     """`choices`, perhaps `usage` and `model`, and whatever else the backend put at the top level."""
+
+    @property
+    def choices(self) -> list[JsonObject]:
+        """Each with a `message`, as `checked` has found."""
+        return cast(list[JsonObject], self.document["choices"])
 
     def encode(self) -> bytes:
         """As it is kept: UTF-8 JSON."""
         return _json(self.document)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """A choice that still comes."""
+
+    index: int
+    message: JsonObject = field(default_factory=dict)
+    beside: JsonObject = field(default_factory=dict)
+    """What stands in it beside the message."""
 
 
 @dataclass(slots=True)
@@ -58,8 +74,8 @@ class AnswerReader:
     """A longer answer is not stored."""
     _held: bytearray = field(default_factory=bytearray)
     _size_bytes: int = 0
-    _top: dict[str, Any] = field(default_factory=dict)
-    _choices: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _top: JsonObject = field(default_factory=dict)
+    _choices: dict[int, _Choice] = field(default_factory=dict)
     _is_done: bool = False
     _why_not: str = ""
 
@@ -123,7 +139,7 @@ class AnswerReader:
             if key not in _OWN and value is not None:
                 self._top[key] = value
 
-    def _read_choices(self, choices: Any) -> None:
+    def _read_choices(self, choices: object) -> None:
         if not isinstance(choices, list):
             raise NotStorable("unreadable")
         if len(choices) > 1:
@@ -131,27 +147,30 @@ class AnswerReader:
         for choice in choices:
             self._read_choice(choice)
 
-    def _read_choice(self, part: Any) -> None:
+    def _read_choice(self, part: object) -> None:
         if not isinstance(part, dict) or not isinstance(part.get("index", 0), int):
             raise NotStorable("unreadable")
-        choice = self._choices.setdefault(part.get("index", 0), {"index": part.get("index", 0), "message": {}})
+        index = part.get("index", 0)
+        choice = self._choices.setdefault(index, _Choice(index))
         delta = part.get("delta") or {}
         if not isinstance(delta, dict):
             raise NotStorable("unreadable")
         for key, value in delta.items():
-            _grow(choice["message"], key, value)
+            _grow(choice.message, key, value)
         for key, value in part.items():
             if key == "logprobs" and isinstance(value, dict):
-                _grow_logprobs(choice, value)
-            elif key not in ("index", "delta"):
-                _grow_choice(choice, key, value)
+                _grow_logprobs(choice.beside, value)
+            elif key == "message" and value:
+                raise NotStorable("unknown_delta")  # a whole message beside pieces of one
+            elif key not in ("index", "delta", "message"):
+                _grow_choice(choice.beside, key, value)
 
 
 class _Pieces(list[str]):
     """A text that still comes: put together once, at its end."""
 
 
-def _grow(message: dict[str, Any], key: str, value: Any) -> None:
+def _grow(message: JsonObject, key: str, value: object) -> None:
     """Add one field of a delta to a message."""
     if value is None:
         message.setdefault(key, None)
@@ -172,7 +191,7 @@ def _grow(message: dict[str, Any], key: str, value: Any) -> None:
         raise NotStorable("unknown_delta")
 
 
-def _grow_choice(choice: dict[str, Any], key: str, value: Any) -> None:
+def _grow_choice(choice: JsonObject, key: str, value: object) -> None:
     """Add one field that stands beside a delta to a choice."""
     held = choice.get(key)
     if value is None:
@@ -185,7 +204,7 @@ def _grow_choice(choice: dict[str, Any], key: str, value: Any) -> None:
         raise NotStorable("unknown_delta")
 
 
-def _grow_logprobs(choice: dict[str, Any], value: dict[str, Any]) -> None:
+def _grow_logprobs(choice: JsonObject, value: JsonObject) -> None:
     held = choice.setdefault("logprobs", {})
     if not isinstance(held, dict):
         raise NotStorable("unknown_delta")
@@ -198,14 +217,14 @@ def _grow_logprobs(choice: dict[str, Any], value: dict[str, Any]) -> None:
             raise NotStorable("unknown_delta")
 
 
-def _closed(choice: dict[str, Any]) -> dict[str, Any]:
-    message = {key: "".join(value) if isinstance(value, _Pieces) else value for key, value in choice["message"].items()}
+def _closed(choice: _Choice) -> JsonObject:
+    message = {key: "".join(value) if isinstance(value, _Pieces) else value for key, value in choice.message.items()}
     message.setdefault("role", "assistant")
     message.setdefault("content", None)
-    return {"index": choice["index"], "message": message, **{key: value for key, value in choice.items() if key != "message"}}
+    return {"index": choice.index, "message": message, **choice.beside}
 
 
-def checked(document: Mapping[str, Any]) -> Answer:
+def checked(document: Mapping[str, object]) -> Answer:
     """A stored or read document as an answer. Raises `NotStorable` when it must not be replayed."""
     choices = document.get("choices")
     if document.get("error"):
@@ -245,18 +264,19 @@ def as_json(answer: Answer, completion_id: str, created_s: int) -> bytes:
 def as_stream(answer: Answer, completion_id: str, created_s: int, wants_usage: bool) -> bytes:
     """The same as server-sent events: role, text, the reason to stop, usage if it was asked for, the end."""
     document = dict(answer.document)
-    choices, usage = document.pop("choices"), document.pop("usage", None)
+    del document["choices"]
+    usage = document.pop("usage", None)
     head = {"id": completion_id, "object": "chat.completion.chunk", "created": created_s, **document}
     extra = {"usage": None} if wants_usage else {}
-    frames = [_frame({**head, "choices": [part], **extra}) for choice in choices for part in _parts(choice)]
+    frames = [_frame({**head, "choices": [part], **extra}) for choice in answer.choices for part in _parts(choice)]
     if wants_usage:
         frames.append(_frame({**head, "choices": [], "usage": usage}))
     return b"".join([*frames, b"data: " + DONE + b"\n\n"])
 
 
-def _parts(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _parts(choice: JsonObject) -> Iterator[JsonObject]:
     """One choice as the choices of successive chunks."""
-    index, message = choice.get("index", 0), choice["message"]
+    index, message = choice.get("index", 0), cast(JsonObject, choice["message"])
     logprobs = {"logprobs": choice["logprobs"]} if choice.get("logprobs") else {}
     still = {key: value for key, value in message.items() if key not in _GROWING and value is not None and key not in _CALLS}
     yield {"index": index, "delta": {"role": "assistant", **still, "content": ""}, "finish_reason": None}
@@ -267,16 +287,20 @@ def _parts(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"index": index, "delta": {}, **logprobs, **rest}
 
 
-def _pieces(text: str) -> Iterator[str]:
+def _pieces(text: object) -> Iterator[object]:
+    """A text in pieces; what is none, in one."""
+    if not isinstance(text, str):
+        yield text
+        return
     for at in range(0, len(text), _PIECE_CHARS):
         yield text[at : at + _PIECE_CHARS]
 
 
-def _frame(document: Mapping[str, Any]) -> bytes:
+def _frame(document: Mapping[str, object]) -> bytes:
     return b"data: " + _json(document) + b"\n\n"
 
 
-def _loads(data: bytes) -> dict[str, Any]:
+def _loads(data: bytes) -> JsonObject:
     if not is_within(data):
         raise NotStorable("unreadable")
     try:
@@ -292,7 +316,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(name)  # NaN and Infinity are no JSON: a strict client would not read the replay
 
 
-def _json(document: Mapping[str, Any]) -> bytes:
+def _json(document: Mapping[str, object]) -> bytes:
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode()

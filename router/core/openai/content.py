@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from router.core.openai.jsontext import JsonObject
 from router.errors import RequestError
 
 _IMAGES = ("image_url", "input_image", "image", "image_pil", "image_embeds")
@@ -73,7 +74,7 @@ def content_of_prompt(prompt: object) -> Content:
     return Content(text, _size_bytes(text))
 
 
-def _messages(messages: object) -> list[dict[str, object]]:
+def _messages(messages: object) -> list[JsonObject]:
     if messages is None:
         raise missing("messages", "send at least one message")
     if not isinstance(messages, list):
@@ -86,14 +87,14 @@ def _messages(messages: object) -> list[dict[str, object]]:
     return messages
 
 
-def _role(message: dict[str, object], index: int) -> str:
+def _role(message: JsonObject, index: int) -> str:
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise invalid(f"messages[{index}].role", "a string such as 'user', 'assistant', 'system' or 'tool'")
     return role
 
 
-def _parts(content: object, path: str) -> Iterator[str | dict[str, object]]:
+def _parts(content: object, path: str) -> Iterator[str | JsonObject]:
     """The text of each text part as a string, and every other part as it is."""
     if isinstance(content, str):
         yield content
@@ -104,7 +105,7 @@ def _parts(content: object, path: str) -> Iterator[str | dict[str, object]]:
         raise invalid(path, "a string or an array of parts")
 
 
-def _part(part: object, path: str) -> str | dict[str, object]:
+def _part(part: object, path: str) -> str | JsonObject:
     if not isinstance(part, dict):
         raise invalid(path, "an object with a 'type'")
     kind = part.get("type")

@@ -17,6 +17,7 @@ from router.core.headers import (
     RETRY_AFTER,
 )
 from router.core.messages import Reply
+from router.core.openai.jsontext import JsonObject
 from router.core.types import Block, Decision, Readings, ResponsePath
 from router.errors import RequestError
 
@@ -105,7 +106,7 @@ def unreadable(reason: str) -> RequestError:
     return RequestError(_UNAVAILABLE, message, code="unreadable")
 
 
-def _card(name: str, created_s: int) -> dict[str, object]:
+def _card(name: str, created_s: int) -> JsonObject:
     return {"id": name, "object": "model", "created": created_s, "owned_by": OWNER}
 
 
