@@ -22,11 +22,11 @@ class ModelsAsked:
     """The client asks for the list of models, or for one of them."""
 
     name: str | None
-    """The one that is asked for."""
+    """The model that is asked for; None for the whole list."""
 
 
 def asked_of(event: RequestHeaders) -> Endpoint | ModelsAsked | None:
-    """What a request asks for; None when that is nothing of ours and it passes as it came."""
+    """What a request asks for; None when the router does not serve that path, so the request passes as it came."""
     method = event.headers.get(METHOD, "")
     # Decoded as the models decode it: what they would serve as a chat is read as one, however it is spelt.
     path = unquote(event.headers.get(PATH, "").partition("?")[0])
@@ -51,7 +51,7 @@ def check_headers(event: RequestHeaders, max_body_bytes: int) -> None:
 
 
 def number_of(digits: str) -> int | None:
-    """A header's value as a number; None for anything else. Of absurdly many digits the last ones do not matter."""
+    """A header's value as a number; None for anything else. Digits beyond the first 19 are ignored."""
     if not (digits.isascii() and digits.isdecimal()):
         return None
     return int(digits.lstrip("0")[:_MAX_DIGITS] or "0")

@@ -43,11 +43,11 @@ class AnsweredExchange(Record):
 
     @property
     def backend_ttl_s(self) -> float | None:
-        """How long the backend lets its answer be given again, in seconds; None when it sets no bound."""
+        """How long the backend allows its answer to be stored, in seconds; None when it sets no bound."""
         return self.passing.max_ttl_s if self.passing else None
 
     def answer(self, ending: Ending = "completed") -> bytes | None:
-        """What may be stored, once the whole answer has passed; None when there is nothing that may be.
+        """The answer to store, once all of it has passed; None when it must not be stored.
 
         Of an exchange that did not complete nothing is stored, whatever has passed.
         """

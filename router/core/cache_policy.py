@@ -1,4 +1,4 @@
-"""What the operator and the client say about the cache."""
+"""The operator's settings of the cache, and what a client may change for its own request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from router.core.headers import AUTHORIZATION, CACHE_TTL_HEADER
 from router.core.lookup import CachePolicy
 
 CONTROLS = ("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
-"""What a client may ask for; the operator lists which of them count."""
+"""What a client may ask for; the operator lists those that take effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class ScopePlan:
     key: bytes = b""
     """What values are hashed with; the same for all replicas."""
     required_header: str = ""
-    """Where all share: a header without which a request has no part in it. That it is there is all that is looked at."""
+    """Where all clients share: a header that a request must have to take part. Only its presence counts."""
 
     def of(self, headers: Mapping[str, str]) -> str | None:
         """A keyed digest of the header's value, 32 hex digits; None when the request has none."""
@@ -51,17 +51,17 @@ class CachePlan:
     scope: ScopePlan
     limits: Eligibility
     cache_policy: Mapping[str, CachePolicy]
-    """By the decision's name; a decision that is not named is not cached."""
+    """By the decision's name; a decision without an entry is not cached."""
     versions: str
     """The encoder and the guards, as `build` puts them together."""
     max_answer_bytes: int = 262_144
     controls: frozenset[str] = field(default_factory=lambda: frozenset(CONTROLS))
     max_ttl_s: float = 86_400.0
-    """What a client may ask for at most."""
+    """Upper bound on the lifetime that a client may ask for, in seconds."""
 
 
 def wants_only_cached(plan: CachePlan, headers: Mapping[str, str]) -> bool:
-    """The client asks for a stored answer or none (RFC 9111, 5.2.1.7), and the operator lets that count."""
+    """Whether the client asks for a stored answer or none (RFC 9111, 5.2.1.7), and the operator allows it."""
     return "only-if-cached" in _asked(plan, headers)
 
 
@@ -70,7 +70,7 @@ def _asked(plan: CachePlan, headers: Mapping[str, str]) -> dict[str, float]:
 
 
 def apply_client_controls(cache_policy: CachePolicy, plan: CachePlan, headers: Mapping[str, str]) -> CachePolicy:
-    """The decision's terms with the client's own wishes, as far as the operator lets them count."""
+    """Cache settings of one decision, changed by the client as far as the operator allows."""
     asked = _asked(plan, headers)
     ttl = headers.get(CACHE_TTL_HEADER, "").strip() if "ttl" in plan.controls else ""
     return replace(

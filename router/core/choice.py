@@ -1,4 +1,4 @@
-"""The choice of a model by what each costs and by its chance of a right answer."""
+"""The choice of a model by its cost and by its predicted accuracy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from router.core.models import Model
 from router.core.types import Scores
 
 OUTCOMES = "outcomes"
-"""The signal that tells each model's chance of a right answer."""
+"""The signal that predicts each model's accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,26 +17,26 @@ class Candidate:
 
     model: Model
     chance: float
-    """Of a right answer, 0 to 1."""
+    """Predicted accuracy: the probability of a right answer, 0 to 1."""
     worth: float
-    """The chance, less what the price takes from it; the highest wins."""
+    """The predicted accuracy minus the weighted price; the highest worth wins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Choose among models by what each costs and by its chance of a right answer."""
+    """Choose among models by cost and by predicted accuracy."""
 
     models: tuple[Model, ...]
     price_weight: float
-    """How much chance is given up for price: at 0.1, the dearest of the models has to be expected to be right 10 points more
-    often than a free one; 0 takes the best, whatever it costs."""
+    """How much accuracy is given up for price: at 0.1, the most expensive model must be right 10 points more often than a free
+    one; 0 takes the best model, whatever it costs."""
 
     def among(self, scores: Scores) -> Model:
-        """The model with the highest worth; ties to the cheaper."""
+        """The model with the highest worth; of equal ones the cheaper."""
         return max(self.weigh(scores), key=lambda candidate: (candidate.worth, -candidate.model.price)).model
 
     def weigh(self, scores: Scores) -> list[Candidate]:
-        """Every model with its chance, less its share of the highest price times `price_weight`."""
+        """Every model with its worth: predicted accuracy minus `price_weight` times its share of the highest price."""
         dearest = max(model.price for model in self.models) or 1.0
         weighed = []
         for model in self.models:

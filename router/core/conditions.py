@@ -43,12 +43,12 @@ class Pattern(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LabelIs:
-    """A signal names one of these labels and is sure enough of it; one that scores many, scores one of these high enough."""
+    """A signal names one of these labels with enough confidence, or gives one of them a high enough score."""
 
     signal: str
     labels: frozenset[str]
     threshold: float
-    """Least probability, 0 to 1. A classification below it is UNKNOWN; a score below it is NO."""
+    """Probability, 0 to 1. A classification below it is UNKNOWN; a score below it is NO."""
 
     def judge(self, request: ChatRequest, readings: Readings) -> Truth:
         """Judge by the reading alone; an unread or missing signal is UNKNOWN."""

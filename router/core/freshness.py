@@ -1,6 +1,6 @@
 """What a backend's response headers say about giving its answer again, and for how long (RFC 9111).
 
-Reads headers only; whether the body is an answer that may be stored is the business of `answers`.
+Reads headers only; `openai/completion` says whether the body may be stored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What comes into an exchange and what goes out of it: one event for each of Envoy's messages, one action for each event."""
+"""What an exchange takes and gives: one event for each of Envoy's messages, one action for each event."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Overloaded:
-    """The shell's other answer to `Pause`: too many large bodies wait for their turn."""
+    """The shell's other answer to `Pause`: too many large bodies are waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +83,12 @@ class Continue:
     """Go on, nothing changes."""
 
     is_last: bool = False
-    """The core is done with this exchange: the shell ends the gRPC stream and the rest passes untouched."""
+    """The core is done: the shell ends the gRPC stream, and the rest of the exchange passes untouched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """There is more to do: let other exchanges have their turn and come back with `Resumed`. Never leaves the process."""
+    """More work is left: let other exchanges run, then come back with `Resumed`. Never leaves the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class ReadSignals:
     wanted: frozenset[str]
     """Names of the readings that the rules need for this request; see `core/prompt.py` for those of rules that block."""
     prompt: Prompt | None = None
-    """Everything that the model will read, when a rule that blocks wants it."""
+    """Everything that the model will read, when a rule that blocks needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Route:
     """The rewritten body; None leaves the client's bytes."""
     remove_headers: tuple[str, ...] = ()
     is_last: bool = True
-    """As in `Continue`: false when the response has to pass through us too."""
+    """As in `Continue`; false when the response must pass through the router, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """Whether the model shall think, and how hard."""
+    """Whether the model thinks before it answers, and how hard."""
 
     enabled: bool
     effort: str | None = None
@@ -16,7 +16,7 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningFamily:
-    """How the models of one family are told to think or not."""
+    """How the models of one family are told whether to think."""
 
     kind: str
     """`chat_template_kwargs`: a boolean `parameter` inside that object. `reasoning_effort`: a word at the top level."""
@@ -51,4 +51,4 @@ class Model:
     price: float = 0.0
     """What a request costs in the operator's own unit, such as dollars per million tokens."""
     answers_like: str = ""
-    """The recorded model whose chances of a right answer stand for this one's; empty when the operator named none."""
+    """Benchmarked model whose predicted accuracy is used; empty when the operator named none."""

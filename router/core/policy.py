@@ -1,4 +1,4 @@
-"""Rules to decision: which rule wins, and when a signal has to be read first. Pure; the configuration builds it from YAML."""
+"""From rules to a decision: which rule wins, and which signals must be read first. Pure; the configuration builds the rules."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Rule:
     name: str
     when: Condition
     model: Model
-    """Of a rule with a choice, what serves while the chances cannot be told."""
+    """The model that serves; in a rule with a choice, only while the predicted accuracies are unknown."""
     priority: int = 0
-    """Higher is asked first; equal ones in the order of the file."""
+    """A higher priority is asked first; equal priorities keep the order of the file."""
     reasoning: Reasoning | None = None
     system_prompt: SystemPrompt | None = None
     choice: Choice | None = None
@@ -40,7 +40,7 @@ class Default:
 
 @dataclass(frozen=True, slots=True)
 class NeedsSignals:
-    """The decision hangs on signals that were not read yet."""
+    """The decision depends on signals that were not read yet."""
 
     signals: frozenset[str]
 
@@ -52,7 +52,7 @@ class Policy:
     rules: tuple[Rule, ...]
     default: Default
     intent_threshold: float
-    """Least confidence at which the intent counts as known, 0 to 1; only names the default's reason."""
+    """Confidence from which the intent counts as known, 0 to 1. It only changes the reason that the default gives."""
 
     @classmethod
     def of(cls, rules: tuple[Rule, ...], default: Default, intent_threshold: float) -> Policy:
@@ -68,25 +68,25 @@ class Policy:
 
     @property
     def reads_prompt(self) -> bool:
-        """A rule that blocks reads more than the last user message, which may take long."""
+        """Whether a rule that blocks reads more than the last user message, which may take long."""
         return any(reads_of(name)[0] != "message" for name in self.signals)
 
     def fails_closed(self, name: str) -> bool:
-        """Every rule that asks for this reading blocks where it is missing."""
+        """Whether every rule that asks for this reading blocks when the reading is missing."""
         return all(rule.block and rule.block.fails_closed for rule in self.rules if name in signals_of(rule.when))
 
     def decide(self, request: ChatRequest, readings: Readings) -> Decision | NeedsSignals:
         """The first rule that holds, or the default.
 
-        Signals are read late: a rule of higher priority that needs none may settle the matter without them. The answer
-        is `NeedsSignals` only when a rule that could still win hangs on a signal absent from `readings`.
+        Signals are read late: a rule of higher priority may win without any. The result is `NeedsSignals` only when a rule
+        that could still win depends on a signal that `readings` lacks.
         """
         return self._first(self.rules, request, readings) or _decision(
             "default", self.default, self._why_default(readings), readings
         )
 
     def refuse(self, request: ChatRequest, readings: Readings) -> Decision | NeedsSignals | None:
-        """The first rule that blocks and holds. Asked of requests that name their model, too, where no other rule is."""
+        """The first rule that blocks and holds. These rules alone are asked of requests that name their model."""
         return self._first([rule for rule in self.rules if rule.block], request, readings)
 
     def _first(self, rules: Iterable[Rule], request: ChatRequest, readings: Readings) -> Decision | NeedsSignals | None:
@@ -101,7 +101,7 @@ class Policy:
         return None
 
     def _guards(self, request: ChatRequest, readings: Readings) -> frozenset[str]:
-        """What all rules that block still have to know: most requests pass all of them, so it is read side by side."""
+        """The signals that rules which block still need. Most requests pass all of them, so they are read in parallel."""
         open_rules = [rule for rule in self.rules if rule.block and rule.when.judge(request, readings) is Truth.UNKNOWN]
         return frozenset().union(*(signals_of(rule.when) for rule in open_rules)) - readings.keys()
 
@@ -129,6 +129,6 @@ def _decision(
 
 
 def _missing(condition: Condition, readings: Readings) -> str:
-    """Why a signal of the condition could not be read; empty when none is missing, or there was nothing to read."""
+    """Why a signal of the condition could not be read; empty when none is missing, or when there was no text to read."""
     found = [readings.get(name) for name in sorted(signals_of(condition))]
     return next((each.reason for each in found if isinstance(each, Missing) and each.reason != "no_text"), "")

@@ -16,9 +16,9 @@ from router.core.openai.jsontext import Members
 from router.core.types import Endpoint
 
 READS = ("prompt", "conversation", "message")
-"""What a rule that blocks may read: everything; all but what the application wrote; the last user message alone."""
+"""What a rule that blocks may read: the whole prompt, the prompt without the application's part, or the last user message."""
 KEYWORDS = "keywords"
-"""In front of the name of a set of keywords that a rule which blocks asks for."""
+"""Prefix of a reading's name when a rule that blocks asks for a set of keywords."""
 NEVER_READ = frozenset(
     {
         "model",
@@ -64,7 +64,7 @@ MEDIA = frozenset(
 """Parts of a message that hold no text: both a part's `type` and the key that its data stands under."""
 _EMBEDS = "prompt_embeds"  # the field of a completion, and the kind of a message's part
 _NEVER_WITHOUT_TYPE = frozenset({"image", "input_image", "audio", "video", "file", "input_file"})
-"""No key by which vLLM tells what a part without a type is."""
+"""Keys by which vLLM does not tell the type of a part that names none."""
 _INSTRUCTION_ROLES = frozenset({"system", "developer"})
 _FREE_FIELDS = frozenset({"messages", "prompt", "input", "suffix", "documents"})
 _API_WORDS = """
@@ -74,12 +74,12 @@ properties reasoning_content refusal required role schema strict string system t
 type user
 """
 _KNOWN_WORDS = MEDIA.union(_API_WORDS.split())
-"""The words of the API itself, as keys or values: they say nothing."""
+"""Words of the API itself, as keys or values: they carry no meaning of the client's."""
 _LONGEST_ID, _MAX_WORDS = 128, 0.6  # the share of its characters that stand in words; of random letters about half do
 _FRAGMENT_CHARS, _MIN_FRAGMENTS = 48, 3  # an attack in fewer pieces has one that tells it
 _TOKEN_CHARS = 4  # of English text, as usual
 _PRICE = 4
-"""Characters that looking at one value costs; with 131,072 of them the worst body found takes 50 ms."""
+"""Price of one value, in characters; at 131,072 characters the worst body found takes 50 ms."""
 _WORDS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
 _MIN_NUMBER, _MAX_NUMBER = 10**5, 10**40  # card and telephone numbers may stand in a document as numbers
 
@@ -116,7 +116,7 @@ class Prompt:
 
 @dataclass(slots=True)
 class _Budget:
-    """How much may still be read. Every value has a price beside its characters, so that many small ones are bounded, too."""
+    """How much may still be read. Every value has a price besides its characters, so many small values are bounded, too."""
 
     chars: int
     is_spent: bool = False
@@ -124,7 +124,7 @@ class _Budget:
     """Whether a part of a message is embeddings in the place of text."""
 
     def take(self, text: str) -> str:
-        """The part of `text` that there is room for: its two ends."""
+        """As much of `text` as there is room for: its two ends."""
         room, self.chars = self.chars, self.chars - len(text) - _PRICE
         if len(text) <= room:
             return text
@@ -133,25 +133,25 @@ class _Budget:
         return f"{text[:half]}\n{text[len(text) - half :]}"
 
     def has_room(self, count: int) -> bool:
-        """Whether `count` values more may be looked at; the price of one is taken for what they stand in."""
+        """Whether `count` more values may be read; takes the price of the one that holds them."""
         self.chars -= _PRICE
         self.is_spent = self.is_spent or count * _PRICE > self.chars
         return not self.is_spent
 
 
 def name_of(reads: str, signal: str) -> str:
-    """What a reading is called: the signal's own name when it is of the last user message, else `prompt jailbreak` and so on."""
+    """The name of a reading: the signal's own for the last user message, else with a prefix, such as `prompt jailbreak`."""
     return signal if reads == "message" else f"{reads} {signal}"
 
 
 def reads_of(name: str) -> tuple[str, str]:
-    """What the reading of a name is of, and the signal's own name."""
+    """What a reading covers, one of `READS`, and the signal's own name."""
     reads, _, signal = name.partition(" ")
     return (reads, signal) if signal else ("message", name)
 
 
 def prompt_of(endpoint: Endpoint, members: Members, max_chars: int) -> Prompt:
-    """All that the model will read of a request body, of more than `max_chars` the newest messages first."""
+    """All that the model will read of a request body; above `max_chars` the newest messages come first."""
     budget = _Budget(max_chars)
     fields = {key: placed.value for key, placed in members.items() if key not in NEVER_READ and placed.value is not None}
     unread = _unreadable(endpoint, fields)
@@ -172,7 +172,7 @@ def _max_shown(fields: Mapping[str, object]) -> int | None:
 
 
 def _unreadable(endpoint: Endpoint, fields: Mapping[str, object]) -> UnreadReason:
-    """Token ids of an embeddings request are no matter: no answer is written to them."""
+    """Why the fields cannot be read. Token ids of an embeddings request do no harm: no answer is written to them."""
     options = fields.get("chat_template_kwargs")
     if "chat_template" in fields or (isinstance(options, dict) and "chat_template" in options):
         return "chat_template"
@@ -228,7 +228,7 @@ def _run_together(message: object, budget: _Budget, is_instruction: bool) -> Ite
 
 
 def _parts(key: str, value: object) -> list[object]:
-    """What is read of a field by itself: of tools each one. Token ids are no numbers that a model reads."""
+    """The parts of a field that are read one by one, such as each tool. Token ids are left out."""
     if key == "messages":
         return []
     parts = value if isinstance(value, list) else [value]
@@ -240,7 +240,7 @@ _Named = tuple[object, bool]
 
 
 def _roots(message: object, budget: _Budget) -> list[_Named]:
-    """What is read of a message: templates show its values, never its keys, and of its parts no pictures or sounds."""
+    """What is read of a message. Templates show its values, never its keys, and no pictures or sounds among its parts."""
     if not isinstance(message, dict):
         return [(message, False)]
     content = message.get("content")

@@ -33,16 +33,16 @@ class Record:
     cache: CacheResult = field(default_factory=CacheResult)
     """What became of the cache."""
     reply: Reply | None = None
-    """Our own answer, where there was one."""
+    """The router's own reply, if it gave one."""
     error: RequestError | None = None
     http_status: int = 0
     passing: PassingAnswer | None = None
-    """The backend's answer, where it passes us and is read."""
+    """The backend's answer, if it passes through the router and is read."""
     is_routed: bool = False
     is_complete: bool = False
-    """The backend's answer came to its end before our eyes."""
+    """Whether the end of the backend's answer was seen."""
     is_cut_short: bool = False
-    """Envoy has answered the request itself before we had it whole."""
+    """Whether Envoy answered the request itself before the whole of it had come."""
 
     @property
     def ending(self) -> Ending:
@@ -57,7 +57,7 @@ class Record:
 
     @property
     def is_streamed(self) -> bool:
-        """The backend answers with a stream of events, and it passes us."""
+        """Whether the backend answers with a stream of events that passes through the router."""
         return self.passing is not None and self.passing.is_event_stream
 
     @property

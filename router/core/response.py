@@ -38,9 +38,9 @@ class PassingAnswer:
     reader: AnswerReader | None = None
     """None when the answer is not to be stored."""
     max_ttl_s: float | None = None
-    """How long the backend lets its answer be given again, in seconds; None when it sets no bound."""
+    """How long the backend allows its answer to be stored, in seconds; None when it sets no bound."""
     why_not_stored: str = ""
-    """Why an answer that was to be stored must not be, as far as its headers say."""
+    """Why the headers forbid to store an answer that was to be stored; empty when they do not."""
     _usage: UsageReader = field(default_factory=UsageReader)
     _splitter: EventSplitter = field(default_factory=EventSplitter)
 
@@ -91,7 +91,7 @@ class PassingAnswer:
 
 
 def _without(data: bytes, places: list[tuple[int, int]]) -> bytes:
-    """`data` but for what stands in `places`, which come from the last one back."""
+    """`data` without the bytes in `places`, which are in order from the last to the first."""
     for start, stop in places:
         data = data[:start] + data[stop:]
     return data

@@ -1,4 +1,4 @@
-"""The words of the core: what is asked, what is measured of it, and what is decided. Start reading here.
+"""The types of the core: what is asked, what is measured, and what is decided. Start reading here.
 
 Everything is frozen: a value that two exchanges, a thread or a log line can share without asking.
 """
@@ -29,7 +29,7 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What stands in for a reading that could not be taken. A value of its own: neither false nor zero."""
+    """Takes the place of a reading that failed. It is neither false nor zero."""
 
     reason: str
     """One of a few fixed words, such as `deadline`, `no_text` or `disabled`; never text from a request."""
@@ -37,7 +37,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a signal measured: several things that may hold at once, each with its own probability."""
+    """What a signal measured: several labels that may hold at once, each with its own probability."""
 
     values: Mapping[str, float]
     """Calibrated probability of each, 0 to 1; they need not sum to 1."""
@@ -88,7 +88,7 @@ class ChatRequest:
     prompt_tokens: int
     """Estimated size of the whole prompt in tokens: UTF-8 bytes of all message text / 4, rounded up."""
     is_text_whole: bool = True
-    """`text` is the whole message: nothing was left out of its middle."""
+    """Whether `text` is the whole message, with nothing left out of its middle."""
     is_stream: bool = False
     has_tools: bool = False
     """The request offers tools, or carries tool calls or tool results."""
@@ -109,7 +109,7 @@ class Block:
     message: str
     """What the client is told."""
     fails_closed: bool = False
-    """Block also when a signal that the rule asks for could not be read."""
+    """Block also when a signal that the rule needs could not be read."""
 
 
 DecisionReason = Literal["matched", "chosen", "no_match", "below_threshold", "intent_missing", "signal_missing", "concrete_model"]

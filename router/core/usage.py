@@ -1,7 +1,7 @@
 """Reads token counts out of an answer while it passes by, and finds the events that only the router asked for.
 
-What a backend sends is not trusted to be an answer: of a stream, what is read is bounded for each run of events, and the rest
-is passed over. Looking for what is to be read costs the same, whatever it is.
+A backend is not trusted to send an answer: what is read of each run of events is bounded, and the rest is passed over. The search
+for what to read takes the same time, whatever the stream holds.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from router.core.openai.sse import data_of, end_of_first_event, end_of_last_even
 from router.core.outcome import Usage
 
 _MAX_DOCUMENT_BYTES = 2 * 1024 * 1024
-"""Of an answer that is one document: a longer one passes unread."""
+"""Bound on an answer that is one document; a longer one passes unread."""
 _MAX_EVENTS, _MAX_READ_BYTES = 64, 64 * 1024
-"""Events with counts, and bytes of them, that are read of one run of events, from its end: the last one counts.
-A run has more than one only where they came faster than they were read."""
+"""Bounds on the events with counts, and on their bytes, that are read in one run, from its end: the last count stands.
+A run has several only when events came faster than they were read."""
 
 
 @dataclass(slots=True)
 class UsageReader:
-    """Of one answer with status 200."""
+    """Reads the usage of one answer with status 200."""
 
     usage: Usage | None = None
     """None until the counts have passed."""
@@ -29,9 +29,9 @@ class UsageReader:
     _is_too_long: bool = False
 
     def read_events(self, events: bytes, *, finds_extra: bool) -> list[tuple[int, int]]:
-        """Note the usage in a run of events, if any; where those stand that hold nothing else, from the last one back.
+        """Note the usage in a run of events. The result: start and end of each event that holds nothing else, the last first.
 
-        These are looked for only if `finds_extra` says so.
+        Such events are looked for only when `finds_extra` is true.
         """
         extra: list[tuple[int, int]] = []
         is_known = False
@@ -59,7 +59,7 @@ class UsageReader:
 
 
 def _events_with_usage(events: bytes) -> Iterator[tuple[int, int]]:
-    """Start and end of each, from the last one back, within the bounds."""
+    """Start and end of each event with usage, the last first, within the bounds."""
     stop, read_bytes = len(events), 0
     for _ in range(_MAX_EVENTS):
         found = events.rfind(b'"usage"', 0, stop)

@@ -21,7 +21,7 @@ HealthContext = grpc.aio.ServicerContext[HealthCheckRequest, HealthCheckResponse
 
 
 class Health(health.aio.HealthServicer):
-    """The health service, which remembers when it was last asked: whoever asks uses us as soon as we say that we serve."""
+    """The health service. It remembers when it was last asked: whoever asks uses the router once it says that it serves."""
 
     asked_at: float | None = None
     """In seconds of `perf_counter`; None before the first answer that we serve."""
@@ -78,7 +78,7 @@ class Server:
         return port
 
     async def drain(self, drain_s: float, grace_s: float) -> None:
-        """Say that we are leaving, serve on for `drain_s` so that Envoy can notice, then let open exchanges end.
+        """Report unhealthy, serve for another `drain_s` so that Envoy notices, then let open exchanges end.
 
         `drain_s` should cover Envoy's health check interval times its unhealthy threshold, and its timeout; exchanges still
         open after `grace_s` more are cut, which a fail-open Envoy turns into a pass-through.

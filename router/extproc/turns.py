@@ -1,4 +1,4 @@
-"""Large bodies: one at a time and in steps, so that whoever sends many of them holds up large ones alone."""
+"""Large bodies are worked on one at a time and in steps, so clients that send many of them delay only large bodies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TURN_S = 0.004  # of work on a large body before others have their turn; most s
 
 
 class BodyTurns:
-    """Whose large body is worked on. One instance serves all exchanges of a process."""
+    """Gives large bodies their turns. One instance serves all exchanges of a process."""
 
     def __init__(self) -> None:
         self._is_taken = asyncio.Lock()

@@ -1,4 +1,4 @@
-"""Answers that are stored and given again: read from JSON or from a stream, written as either.
+"""Answers that are stored and replayed: read from JSON or from a stream, written as either.
 
 An answer is kept as the JSON document of a whole chat completion without what belongs to one request alone (`id`, `created`).
 Text is never trimmed or re-wrapped: joined again, the pieces of a replayed stream are the text that was stored.
@@ -20,27 +20,27 @@ _PIECE_CHARS = (
     2000  # of text in one replayed event: some clients read lines of 64 KiB at most, and JSON escapes take up to 12 bytes
 )
 _OWN = frozenset({"id", "created", "object"})
-"""Of one request alone, or known from the form; never stored."""
+"""Fields that belong to one request, or follow from the form of the answer; never stored."""
 _GROWING = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
 """Text fields of a message that a stream sends in pieces."""
 _TOKENS = "token_ids"
 """vLLM's `return_token_ids`: each chunk holds those of its own piece."""
 _ENDS = ("finish_reason", "stop_reason")
 _NOTHING: tuple[object, ...] = ("", [], {})
-"""Adds nothing to whatever it is a piece of."""
+"""Values that add nothing to what they are a piece of."""
 _CALLS = ("tool_calls", "function_call", "audio")
 DONE = b"[DONE]"
 _MIN_EVENT_BYTES = 64
-"""What a shorter event counts for where the length of an answer is bounded: it costs as much work. Those with text are longer."""
+"""A shorter event counts as this long in the length of an answer, because it costs as much work; events with text are longer."""
 
 
 class NotStorable(Exception):  # noqa: N818 - no fault of anybody's
-    """Why an answer must not be given to anybody again: a fixed word, never text."""
+    """Why an answer must not be stored or replayed: a fixed word, never text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer that may be given again."""
+    """A whole answer that may be replayed."""
 
     document: Mapping[str, object]
     """`choices`, perhaps `usage` and `model`, and whatever else the backend put at the top level."""
@@ -57,12 +57,12 @@ class Answer:
 
 @dataclass(slots=True)
 class _Choice:
-    """A choice that still comes."""
+    """A choice whose pieces are still coming."""
 
     index: int
     message: JsonObject = field(default_factory=dict)
     beside: JsonObject = field(default_factory=dict)
-    """What stands in it beside the message."""
+    """The fields of the choice beside its message."""
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class AnswerReader:
         return checked({key: value for key, value in document.items() if key not in _OWN})
 
     def give_up(self, reason: str) -> None:
-        """Keep nothing more, for this reason or one that was there before."""
+        """Keep nothing from now on. The first reason stands."""
         self._why_not = self._why_not or reason
         self._held.clear()
         self._choices.clear()
@@ -167,7 +167,7 @@ class AnswerReader:
 
 
 class _Pieces(list[str]):
-    """A text that still comes: put together once, at its end."""
+    """A text whose pieces are still coming; joined once, at the end."""
 
 
 def _grow(message: JsonObject, key: str, value: object) -> None:
@@ -288,7 +288,7 @@ def _parts(choice: JsonObject) -> Iterator[JsonObject]:
 
 
 def _pieces(text: object) -> Iterator[object]:
-    """A text in pieces; what is none, in one."""
+    """A text in pieces; any other value as one piece."""
     if not isinstance(text, str):
         yield text
         return

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from router.errors import RequestError
 
 JsonObject = dict[str, object]
-"""An object as `json.loads` gives it: whoever looks inside asks for a value's type first."""
+"""An object as `json.loads` gives it. Check the type of a value before you use it."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 MAX_MEMBERS = 1000
 """Keys of an object whose members are read one by one, 5 microseconds each: a body itself, and objects that change inside."""

@@ -22,7 +22,7 @@ from router.core.types import Block, Decision, Readings, ResponsePath
 from router.errors import RequestError
 
 OWNER = "semantic-router"
-"""`owned_by` of every listed model: who answers for the name, not who made the weights."""
+"""`owned_by` of every listed model: the router answers for the name, whoever made the weights."""
 
 
 def error_reply(error: RequestError) -> Reply:
@@ -75,7 +75,7 @@ def not_cached() -> RequestError:
 
 
 def overloaded() -> RequestError:
-    """The 503 for a large body that could not be read in time. To let it pass unread would let it pass every rule."""
+    """The 503 for a large body that could not be read in time. A body that passes unread would pass every rule."""
     return RequestError(503, "too many large requests at once; try again in a second", code="overloaded")
 
 
@@ -91,11 +91,11 @@ _UNREADABLE = {
     "embeddings": ("prompt_embeds", "holds embeddings, which this server's safety rules cannot read; send text"),
     "chat_template": ("chat_template", "brings a chat template, which this server's safety rules cannot read; leave it out"),
 }
-"""What no second attempt can mend: the field at fault, and what to do."""
+"""Reasons that stay when the request is sent again: the field at fault, and what to do."""
 
 
 def unreadable(reason: str) -> RequestError:
-    """The answer of a rule that fails closed and could not read: 400 where the request is at fault, 503 where we are."""
+    """The error of a rule that fails closed and could not read: 400 when the request is at fault, 503 when the router is."""
     if reason in _UNREADABLE:
         param, words = _UNREADABLE[reason]
         return RequestError(400, f"the request {words}", param=param, code="unreadable")

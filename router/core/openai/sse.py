@@ -19,26 +19,26 @@ _LINE = re.compile(rb"\r\n|\n|\r")
 _INSIDE_BLANK_LINES = (b"\n\n", b"\n\r", b"\r\r")
 """One of these stands in every blank line, and nowhere else."""
 MAX_EVENT_BYTES = 1024 * 1024
-"""Of an event that has not ended: from a longer one on, a stream passes unsplit."""
+"""Bound on one event; after a longer one the rest of a stream passes unsplit."""
 
 
 @dataclass(slots=True)
 class EventSplitter:
-    """Cuts a stream of bytes behind whole events: the one place where the ends of events are looked for across chunks.
+    """Cuts a stream of bytes after whole events. Nothing else looks for the ends of events across chunks.
 
-    Joined, what it gives and what it still holds are the bytes that were fed. Looks at each byte three times at most.
+    What it returned and what it still holds, joined, are the bytes that were fed. It looks at each byte three times at most.
     """
 
     has_given_up: bool = False
-    """An event had no end within the bound: what comes from now on is not split."""
+    """Whether an event was too long; the bytes after it are not split."""
     _held: bytearray = field(default_factory=bytearray)
-    """The event that has not ended."""
+    """The start of an event whose end has not come."""
 
     def feed(self, data: bytes, *, is_end: bool = False) -> bytes:
         """The events that `data` completes, as one run of bytes; empty when it completes none.
 
-        At the end of a stream, and when it gives up, that is everything it holds: a last event without its blank line is none to
-        a client either, but it is not ours to drop.
+        At the end of a stream, and when it gives up, the run is everything it holds. A client ignores a last event without its
+        blank line, but the router must not drop it.
         """
         searched = len(self._held)
         self._held += data
@@ -52,7 +52,7 @@ class EventSplitter:
 
 
 def events_in(run: bytes) -> Iterator[bytes]:
-    """Each whole event in a run of them, with its closing blank line, as they are asked for."""
+    """Each whole event in a run, with its closing blank line."""
     start = 0
     for found in _BLANK_LINE.finditer(run):
         yield run[start : found.end()]

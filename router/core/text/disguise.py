@@ -1,4 +1,4 @@
-"""Text as a reader would take it who sees through disguises: for rules that block, never for what is sent on.
+"""Text without its disguises, as a careful reader takes it: for rules that block, never for what is sent on.
 
 Undone is what keeps the words and changes their letters: letters that look alike, invisible characters, text hidden in tag
 characters, other spellings (respelled.py) and encodings (encodings.py). A text with none of them costs its patterns once and is
@@ -46,14 +46,14 @@ def readings_of(text: str) -> list[str]:
 
 
 def _hidden(text: str) -> list[str]:
-    """What stands in characters that are not shown, by itself: beside a harmless question it looks less bad."""
+    """The hidden text alone: beside a harmless question it would look less bad."""
     if text.isascii():
         return []
     return [*map(_said_by_tags, _TAGS.finditer(text)), *map(_said_by_variations, _VARIATION.finditer(text))]
 
 
 def _plain(text: str) -> str:
-    """The same letters as plain ones; the text itself where a reader of plain ones sees no difference."""
+    """The text in plain letters; the text itself when that makes no difference to a reader."""
     if text.isascii():
         return text
     shown = _VARIATION.sub(_said_by_variations, _TAGS.sub(_said_by_tags, text)).translate(_LETTERS)

@@ -192,4 +192,4 @@ _IN_PLACE: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str], int], ..
     (_OCTAL, _from_octal, _MIN_QUOTED),
     (_LITERALS, lambda _: "", _MIN_JOINED),
 )
-"""With how often each must stand in a text to be undone."""
+"""Each with the number of times that it must occur in a text before it is undone."""

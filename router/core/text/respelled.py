@@ -234,14 +234,14 @@ def _may_be_turned(text: str) -> bool:
 
 
 def _rotation_of(words: Iterable[str]) -> int:
-    """By how much most of them have to be moved along the alphabet to be everyday words; 0 where hardly one would be."""
+    """By how much to rotate the words so that most become everyday words; 0 when hardly one would."""
     counts = Counter(by for word in words for by in _ROTATED.get(word, ()))
     best, count = max(counts.items(), key=lambda item: item[1], default=(0, 0))
     return best if count >= _MIN_COMMON else 0
 
 
 def _turn(line: str, share: float, runs: Sequence[tuple[int, int]], turn: Callable[[str], str]) -> str:
-    """The line turned round, as a whole or in those of its runs that say something then; itself where none does."""
+    """The line reversed, as a whole or in the runs that then make sense; the line itself when none does."""
     if share < _NOT_PLAIN and len(line) >= _SHORTEST_LINE:
         whole = turn(line)
         if _common_share(whole) > max(_PLAIN, _PLAINLY * share):
