@@ -66,7 +66,7 @@ def check_size(size_bytes: int, max_body_bytes: int) -> None:
 
 def check_model(request: ChatRequest, snapshot: Snapshot) -> None:
     """Raises `RequestError` for a request for embeddings that leaves the choice to the policy."""
-    if request.endpoint is Endpoint.EMBEDDINGS and request.model in snapshot.auto_models:
+    if request.endpoint is Endpoint.EMBEDDINGS and request.model in snapshot.virtual_models:
         names = ", ".join(snapshot.models)
         message = f"'{request.model}' chooses among chat models; name an embedding model itself. Known models: {names}"
         raise RequestError(400, message, param="model", code="model_not_supported")
@@ -77,4 +77,4 @@ def named_model(name: str, snapshot: Snapshot) -> Decision:
     model = snapshot.models.get(name)
     if model is None:
         raise unknown_model(name, snapshot.names)
-    return Decision("direct", model, "concrete_model")
+    return Decision("explicit_model", model, "explicit_model")

@@ -125,7 +125,7 @@ class Exchange(AnsweredExchange):
     def _decided(self, request: ChatRequest) -> Decision | NeedsSignals:
         """The rules' choice; of a request that names its model, its own, unless a rule blocks it."""
         policy = self.snapshot.policy
-        if request.model in self.snapshot.auto_models:
+        if request.model in self.snapshot.virtual_models:
             return policy.decide(request, self.readings)
         named = named_model(request.model, self.snapshot)
         return policy.refuse(request, self.readings) or named

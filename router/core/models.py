@@ -50,5 +50,5 @@ class Model:
     """A key of the config's `reasoning_families`; None leaves reasoning switches alone."""
     price: float = 0.0
     """What a request costs in the operator's own unit, such as dollars per million tokens."""
-    answers_like: str = ""
+    quality_profile: str = ""
     """Benchmarked model whose predicted accuracy is used; empty when the operator named none."""

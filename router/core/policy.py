@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from router.core.choice import OUTCOMES, Choice
+from router.core.choice import QUALITY, Choice
 from router.core.conditions import Condition, Truth, signals_of
 from router.core.models import Model, Reasoning, SystemPrompt
 from router.core.prompt import reads_of
@@ -63,7 +63,7 @@ class Policy:
     def signals(self) -> frozenset[str]:
         """Every signal that a rule or a choice may ask for."""
         chooses = any(rule.choice for rule in self.rules) or self.default.choice is not None
-        own = frozenset({OUTCOMES}) if chooses else frozenset[str]()
+        own = frozenset({QUALITY}) if chooses else frozenset[str]()
         return own.union(*(signals_of(rule.when) for rule in self.rules))
 
     @property
@@ -120,9 +120,9 @@ def _decision(
 ) -> Decision | NeedsSignals:
     model = chosen.model
     if chosen.choice:
-        if OUTCOMES not in readings:
-            return NeedsSignals(frozenset({OUTCOMES}))
-        scores = readings[OUTCOMES]
+        if QUALITY not in readings:
+            return NeedsSignals(frozenset({QUALITY}))
+        scores = readings[QUALITY]
         if isinstance(scores, Scores):
             model, reason = chosen.choice.among(scores), "chosen"
     return Decision(name, model, reason, chosen.reasoning, chosen.system_prompt, block)

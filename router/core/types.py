@@ -112,8 +112,8 @@ class Block:
     """Block also when a signal that the rule needs could not be read."""
 
 
-DecisionReason = Literal["matched", "chosen", "no_match", "below_threshold", "intent_missing", "signal_missing", "concrete_model"]
-"""Why a decision was taken. `chosen`: by price and chance. `signal_missing`: of a rule that fails closed. `concrete_model`: the
+DecisionReason = Literal["matched", "chosen", "no_match", "below_threshold", "intent_missing", "signal_missing", "explicit_model"]
+"""Why a decision was taken. `chosen`: by price and chance. `signal_missing`: of a rule that fails closed. `explicit_model`: the
 client named it."""
 ReasoningWord = Literal["on", "off", "unchanged"]
 """What becomes of a model's thinking."""
@@ -126,7 +126,7 @@ class Decision:
     """What the policy chose for one request."""
 
     name: str
-    """The rule that won, `default`, or `direct` for a concrete model that the client named."""
+    """The rule that won, `default`, or `explicit_model` for a concrete model that the client named."""
     model: Model
     reason: DecisionReason
     reasoning: Reasoning | None = None
