@@ -12,8 +12,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from router.admin.asked import Asked
+from router.core.choice import QUALITY, Choice
+from router.core.conditions import Condition, HeaderMatches, LabelIs, parts_of, signals_of
+from router.core.decision_headers import reasoning_word
 from router.core.exchange import Exchange
-from router.core.headers import PATH_HEADER, reasoning_word
+from router.core.headers import CACHE_PREFIX, METHOD, PATH, PATH_HEADER, SECRET_HEADERS
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
 from router.core.messages import (
     Action,
@@ -28,20 +31,9 @@ from router.core.messages import (
     Route,
     SignalsRead,
 )
-from router.core.policy import (
-    QUALITY,
-    Choice,
-    Condition,
-    Default,
-    HeaderMatches,
-    LabelIs,
-    Readings,
-    Rule,
-    parts_of,
-    signals_of,
-)
+from router.core.policy import Default, Rule
 from router.core.snapshot import Snapshot
-from router.core.types import ChatRequest, Classification, Decision, Reading, Scores
+from router.core.types import ChatRequest, Classification, Decision, Reading, Readings, Scores
 
 Sensor = Callable[[ReadSignals], Awaitable[Readings]]
 Peek = Callable[[CacheQuery, CachePolicy], Awaitable[tuple[Found, Mapping[str, Any]]]]
@@ -49,7 +41,6 @@ Peek = Callable[[CacheQuery, CachePolicy], Awaitable[tuple[Found, Mapping[str, A
 _TOP_LABELS = 3
 _MAX_DIFF_BYTES, _MAX_DIFF_LINES = 1024 * 1024, 10_000
 """Of a body whose changes are shown: comparing takes the square of the lines, and traffic waits meanwhile."""
-_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
 _UNKNOWN = Miss("unknown")
 """In the place of what only a running router's cache can tell."""
 
@@ -64,7 +55,7 @@ async def explain(snapshot: Snapshot, sense: Sensor, asked: Asked, peek: Peek | 
     Without `peek` the cache's own answer is left open.
     """
     exchange = Exchange(snapshot)
-    headers = {**asked.headers, ":method": "POST", ":path": asked.endpoint.value}
+    headers = {**asked.headers, METHOD: "POST", PATH: asked.endpoint.value}
     exchange.receive(RequestHeaders(headers, is_end=False))
     action, lookup, weighed = exchange.receive(RequestBody(asked.body)), None, None
     while isinstance(action, Pause | ReadSignals | Lookup):
@@ -91,7 +82,7 @@ def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, A
     document: dict[str, Any] = {"request": _facts(request)}
     if decision is None:  # refused before a rule was asked
         return document
-    secrets = _SECRET_HEADERS | ({snapshot.cache.scope.header} if snapshot.cache else set())
+    secrets = SECRET_HEADERS | ({snapshot.cache.scope.header} if snapshot.cache else set())
     wanted = _asked_of(snapshot, request)
     document["signals"] = {name: _reading(reading) | _thresholds(name, wanted) for name, reading in readings.items()}
     document["unread"] = _unread(snapshot, request, decision, readings)
@@ -112,7 +103,7 @@ def _result(action: Action, body: bytes, *, is_cache_known: bool) -> dict[str, A
         return {"reply": reply}
     if not isinstance(action, Route):
         raise TypeError(f"a request body cannot be answered by {type(action).__name__}")
-    headers = {name: value for name, value in action.set_headers.items() if is_cache_known or not name.startswith("x-vsr-cache-")}
+    headers = {name: value for name, value in action.set_headers.items() if is_cache_known or not name.startswith(CACHE_PREFIX)}
     return {"cluster": action.cluster, "headers": headers, "body_diff": _diff(body, action.body)}
 
 
@@ -159,7 +150,7 @@ def _asked_of(snapshot: Snapshot, request: ChatRequest) -> list[Rule]:
 
 def _thresholds(name: str, rules: Iterable[Rule]) -> dict[str, object]:
     """What the rules hold a reading against."""
-    found = {leaf.at_least for rule in rules for leaf in _leaves(rule.when) if isinstance(leaf, LabelIs) and leaf.signal == name}
+    found = {leaf.threshold for rule in rules for leaf in _leaves(rule.when) if isinstance(leaf, LabelIs) and leaf.signal == name}
     return {"thresholds": sorted(found)} if found else {}
 
 
@@ -297,8 +288,8 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, Any]
         document["scope"] = lookup.question.scope
     cache_policy = lookup.cache_policy
     document["terms"] = {
-        "min_similarity": cache_policy.threshold,
-        "min_probability": cache_policy.at_least,
+        "min_similarity": cache_policy.similarity_threshold,
+        "min_probability": cache_policy.verifier_threshold,
         "lexical_checks": list(cache_policy.guards),
         "ttl_s": cache_policy.ttl_s,
         "max_age_s": cache_policy.max_age_s,

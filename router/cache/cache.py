@@ -225,18 +225,19 @@ class Cache:
         """The first candidate that may be given."""
         reason, verified = "empty" if not candidates else "no_candidate", 0
         for entry, similarity in candidates:
-            if similarity < pending.cache_policy.floor or verified == _MOST_VERIFIED:
+            if similarity < pending.cache_policy.near_miss_threshold or verified == _MOST_VERIFIED:
                 self._note(pending, entry, similarity, Verdict("not_judged" if verified == _MOST_VERIFIED else "not_near"))
                 continue
             if not self._is_fresh(entry, pending.cache_policy):
                 self._note(pending, entry, similarity, Verdict("too_old"))
                 continue
-            near = similarity >= pending.cache_policy.threshold
+            near = similarity >= pending.cache_policy.similarity_threshold
             verdict = await self._judge(pending, entry.text) if near else Verdict("near_miss")
             verified += verdict.probability is not None
             hit = None if verdict.refusal else await self._hit(entry, pending, "semantic", similarity, verdict.probability)
-            is_given = hit is not None or bool(verdict.refusal)
-            self._note(pending, entry, similarity, verdict if is_given else replace(verdict, refusal="answer_evicted"))
+            self._note(
+                pending, entry, similarity, verdict if hit or verdict.refusal else replace(verdict, refusal="answer_evicted")
+            )
             if hit:
                 return hit
             reason = reason if reason not in ("empty", "no_candidate") else verdict.refusal or "answer_evicted"
@@ -314,7 +315,7 @@ class Cache:
             if other.vector is not None
         ]
         for similarity, _, other in sorted(near, reverse=True)[:_MOST_VERIFIED]:
-            if similarity < pending.cache_policy.threshold:
+            if similarity < pending.cache_policy.similarity_threshold:
                 break
             if not (await self._judge(pending, other.question.text)).refusal:
                 return other if other.question.key in self._leaders else None

@@ -12,6 +12,7 @@ from router.cache.cache import Cache
 from router.cache.entries import Entry, EntryFilter
 from router.cache.invalidation import parse_reference
 from router.cache.soundness import fault_of
+from router.core.headers import CACHE_ENTRY_HEADER
 from router.core.openai.completion import NotStorable, decode
 from router.errors import RequestError
 
@@ -207,7 +208,7 @@ def _ids(document: Document) -> tuple[str, ...] | None:
         raise _bad("ids", "a list of entry ids")
     found = [parse_reference(one) for one in ids]
     if not all(found):
-        raise RequestError(400, "ids are of 32 hex digits, as in x-vsr-cache-entry", param="ids", code="invalid_value")
+        raise RequestError(400, f"ids are of 32 hex digits, as in {CACHE_ENTRY_HEADER}", param="ids", code="invalid_value")
     return tuple(one[0] for one in found if one)
 
 

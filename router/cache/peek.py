@@ -23,11 +23,12 @@ async def peek(cache: Cache, question: CacheQuery, cache_policy: CachePolicy) ->
 
 def _candidate(asked: str, cache_policy: CachePolicy, weighed: Weighed) -> dict[str, Any]:
     entry, verdict = weighed.entry, weighed.verdict
+    is_near = weighed.similarity >= cache_policy.near_miss_threshold
     return {
         "id": entry.id,
         "tier": weighed.tier,
         "similarity": round(min(weighed.similarity, 1.0), 4),
-        "objections": conflicts(asked, entry.text, cache_policy.guards) if weighed.similarity >= cache_policy.floor else [],
+        "objections": conflicts(asked, entry.text, cache_policy.guards) if is_near else [],
         "probability": None if verdict.probability is None else round(verdict.probability, 4),
         "verdict": verdict.refusal or "served",
     }

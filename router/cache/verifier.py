@@ -35,4 +35,4 @@ class Verifier:
             probability = with_agreement(await self._score(asked, stored), asked, stored)
         except BackendError as error:
             return Verdict(f"verifier_{error.word}")
-        return Verdict("" if probability >= cache_policy.at_least else "verifier", probability)
+        return Verdict("" if probability >= cache_policy.verifier_threshold else "verifier", probability)

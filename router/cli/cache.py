@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from router.core.headers import AUTHORIZATION, CACHE_ENTRY_HEADER, CACHE_STATUS_HEADER
 from router.errors import ConfigError, Problem
 
 _TIMEOUT_S = 60.0
@@ -32,7 +33,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     command = commands.add_parser("stats", help="sizes, hits, misses by reason, the store's state")
     command.set_defaults(operate=lambda options, ask: _print(ask("stats", {})))
     command = commands.add_parser("get", help="one entry with its answer")
-    command.add_argument("id", help="x-vsr-cache-entry of an answer, or from `cache search`")
+    command.add_argument("id", help=f"{CACHE_ENTRY_HEADER} of an answer, or from `cache search`")
     command.set_defaults(operate=_get)
     command = commands.add_parser("search", help="entries whose question holds a text or is near to it")
     command.add_argument("text", help="a question, or a part of one")
@@ -51,7 +52,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     command.set_defaults(operate=_invalidate)
     command = commands.add_parser("reject", help="an answer was wrong: forget it, and do not pair those questions again")
     command.add_argument(
-        "id", help="x-vsr-cache-entry as the client got it; an entry's id alone takes its question out of all pairing"
+        "id", help=f"{CACHE_ENTRY_HEADER} as the client got it; an entry's id alone takes its question out of all pairing"
     )
     command.set_defaults(operate=_reject)
     command = commands.add_parser("export", help="every entry with its answer, as JSON lines")
@@ -181,7 +182,9 @@ def _scope_value(name: str) -> str:
 def _reject(options: argparse.Namespace, ask: Ask) -> int:
     answer = ask("reject", {"id": options.id})
     if not answer["count"]:
-        message = "there is no such entry; give x-vsr-cache-entry as the client got it, which works when the entry is gone, too"
+        message = (
+            f"there is no such entry; give {CACHE_ENTRY_HEADER} as the client got it, which works when the entry is gone, too"
+        )
         print(message, file=sys.stderr)
         return 1
     if answer["reference"] == options.id:
@@ -294,11 +297,11 @@ def _warm(options: argparse.Namespace, ask: Ask) -> int:
 def _principal(options: argparse.Namespace, ask: Ask) -> dict[str, str]:
     """Headers that say for whom answers are stored."""
     name = _workers(ask("stats", {}))[0]["scope_header"]
-    headers = {"authorization": options.authorization} if options.authorization else {}
+    headers = {AUTHORIZATION: options.authorization} if options.authorization else {}
     if options.scope_value_file and name:
         headers[name] = _scope_value(options.scope_value_file)
     if name and name not in headers:
-        way = "--authorization or --scope-value-file" if name == "authorization" else "--scope-value-file"
+        way = "--authorization or --scope-value-file" if name == AUTHORIZATION else "--scope-value-file"
         message = f"answers are stored for a principal, and nothing is without the header {name}; give its value with {way}"
         raise ConfigError([Problem("cache", 0, "warm", message)])
     return headers
@@ -311,7 +314,7 @@ def _asked(url: str, body: bytes, headers: Mapping[str, str]) -> str:
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310 - the same
             response.read()
-            return str(response.headers.get("x-vsr-cache-status") or "the router was bypassed, or its cache is off")
+            return str(response.headers.get(CACHE_STATUS_HEADER) or "the router was bypassed, or its cache is off")
     except urllib.error.HTTPError as error:
         return f"HTTP {error.code}"
     except OSError as error:

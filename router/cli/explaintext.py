@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from router.core.headers import CACHE_ENTRY_HEADER
+
 _TOP_SCORES = 3
 _MARKS = {"won": "=>", "not asked": "  "}
 
@@ -113,5 +115,5 @@ def _reply_lines(reply: Mapping[str, Any]) -> Iterator[str]:
     if "body" in reply:
         yield json.dumps(reply["body"], indent=2, ensure_ascii=False)
     else:
-        entry = reply["headers"].get("x-vsr-cache-entry", "")
+        entry = reply["headers"].get(CACHE_ENTRY_HEADER, "")
         yield f"the stored answer: semantic-router cache get {entry}"

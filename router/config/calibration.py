@@ -89,10 +89,10 @@ class CalibrationTable:
             checks: the policy's lexical checks.
         """
         is_calibrated = set(checks) >= set(self.checks)  # more of them only keep more back
-        nearest = default.threshold if similarity is None else similarity
+        nearest = default.similarity_threshold if similarity is None else similarity
         if rate is None:
             keeps_default = is_calibrated and (self.has_verifier or similarity is None)
-            return Thresholds(nearest, default.at_least, default.false_hit_budget if keeps_default else None)
+            return Thresholds(nearest, default.verifier_threshold, default.false_hit_budget if keeps_default else None)
         if not self.has_verifier and similarity is not None:
             message = "stands beside max_false_hit_rate, which sets the threshold; remove one of them"
             section.problem("similarity_threshold", message)

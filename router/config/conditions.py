@@ -10,7 +10,18 @@ from router.config.keys import Flag, Integer, JsonSchema, Number, SectionOf, Tex
 from router.config.logic import contradiction, in_words
 from router.config.reader import Item, suggest
 from router.config.signals import CustomSignal, ModelCapabilities, compile_regex
-from router.core.policy import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, Pattern, TextMatches, TokensWithin
+from router.core.conditions import (
+    AllOf,
+    AnyOf,
+    Condition,
+    FlagIs,
+    HeaderMatches,
+    LabelIs,
+    Not,
+    Pattern,
+    TextMatches,
+    TokensWithin,
+)
 
 _MAX_TOKENS = 1_000_000_000
 _HEADER = Text("header name", "a header's name", r"[A-Za-z0-9-]{1,100}")

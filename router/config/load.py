@@ -15,8 +15,9 @@ from router.config.reader import parse as parse_yaml
 from router.config.rules import DefaultKeys, RuleContext, RuleKeys, read_policy
 from router.config.server import AdminConfig, ServerConfig, TelemetryConfig
 from router.config.signals import SignalsConfig, read_signals
-from router.core.policy import Policy, TextMatches
-from router.core.types import Model, ReasoningFamily
+from router.core.conditions import TextMatches
+from router.core.models import Model, ReasoningFamily
+from router.core.policy import Policy
 from router.errors import ConfigError, Problem
 from router.files import read_text
 

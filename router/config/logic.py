@@ -6,16 +6,7 @@ concluded from a condition that is not YES.
 
 from __future__ import annotations
 
-from router.core.policy import (
-    AllOf,
-    AnyOf,
-    Condition,
-    FlagIs,
-    HeaderMatches,
-    LabelIs,
-    Not,
-    TokensWithin,
-)
+from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TokensWithin
 
 _ONE_LABEL = "intent"
 """The signal that names one label at a time; scores such as `jailbreak` may name several."""
@@ -35,10 +26,10 @@ def follows(narrow: Condition, broad: Condition) -> bool:
         case _, AnyOf(parts):
             return any(follows(narrow, part) for part in parts)
         case LabelIs(), LabelIs():
-            is_same = narrow.signal == broad.signal and narrow.at_least >= broad.at_least
+            is_same = narrow.signal == broad.signal and narrow.threshold >= broad.threshold
             return is_same and narrow.labels <= broad.labels
         case TokensWithin(), TokensWithin():
-            return narrow.least >= broad.least and _below(narrow.most, broad.most)
+            return narrow.min_tokens >= broad.min_tokens and _below(narrow.max_tokens, broad.max_tokens)
         case HeaderMatches(), HeaderMatches():
             return narrow.header == broad.header and broad.pattern.pattern in (".*", narrow.pattern.pattern)
         case _:
@@ -52,7 +43,7 @@ def _below(inner: int | None, outer: int | None) -> bool:
 def always_holds(condition: Condition) -> bool:
     """Whether every request makes it hold."""
     match condition:
-        case TokensWithin(least=0, most=None):
+        case TokensWithin(min_tokens=0, max_tokens=None):
             return True
         case AllOf(parts):
             return all(map(always_holds, parts)) and bool(parts)
@@ -101,7 +92,7 @@ def _exclude(one: Condition, other: Condition) -> bool:
         case FlagIs(), FlagIs():
             return one.flag == other.flag and one.expected is not other.expected
         case TokensWithin(), TokensWithin():
-            return other.most is not None and one.least > other.most
+            return other.max_tokens is not None and one.min_tokens > other.max_tokens
         case LabelIs(), LabelIs():
             return one.signal == other.signal == _ONE_LABEL and one.labels.isdisjoint(other.labels)
         case HeaderMatches(), HeaderMatches():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from router.config.keys import NAME, Choice, Flag, Number, Text, check_name, key, named
 from router.config.reader import Section, suggest
-from router.core.types import Model, ReasoningFamily
+from router.core.models import Model, ReasoningFamily
 
 EFFORTS = ("minimal", "low", "medium", "high")
 VIRTUAL_MODELS = ("auto", "MoM")

@@ -11,7 +11,7 @@ from typing import Any
 from router.config.keys import Flag, Integer, Named, Number, Text, Texts, key, named, read, subsection
 from router.config.patterns import LinearPattern, PatternError, compile_pattern, keyword_patterns
 from router.config.reader import Item, Section
-from router.core.policy import TextMatches
+from router.core.conditions import TextMatches
 from router.errors import ConfigError
 from router.files import read_text
 from router.inference.manifest import HeadManifest, facts_of

@@ -1,4 +1,4 @@
-"""What a cached answer may answer: one question in one partition; and which requests are no such question.
+"""Which question a cached answer belongs to, and which requests ask no question that may be cached.
 
 The partition is a digest of everything besides the last user message that an answer depends on. It is a hard filter: no
 similarity, however high, reaches across it.
@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.core.lookup import CacheQuery
+from router.core.models import ReasoningFamily
 from router.core.openai.request import Body
 from router.core.openai.rewrite import effort_of
 from router.core.text.invisible import has_invisible
-from router.core.types import ChatRequest, Decision, Endpoint, ReasoningFamily
+from router.core.types import ChatRequest, Decision, Endpoint
 
 _NOT_THE_QUESTION = frozenset({"messages", "model", "stream", "stream_options", "metadata"})
 """Top-level fields that no answer depends on, or that are in the partition otherwise."""
@@ -26,7 +27,7 @@ _MARKS = ({"type": "ephemeral"}, *({"type": "ephemeral", "ttl": ttl} for ttl in 
 """What may stand beside a part's text: LiteLLM, Cline and others mark so where a prefix ends that is worth keeping. Other values
 might be words for a model."""
 _SPACE = " \t\n\r"
-"""What may differ at the ends of equal texts."""
+"""Characters that may differ at the ends of equal texts."""
 
 MAX_BODY_CHARS = 1024 * 1024
 """A larger request is not looked up: the digest of 16 MiB of earlier turns would hold up others for 60 to 90 ms."""
@@ -77,7 +78,7 @@ class Eligibility:
     ignores_user_field: bool = False
     """Leave the request's own `user` and `safety_identifier` out of what has to be equal."""
     namespace: str = ""
-    """The operator's own word: another one, and every stored answer is out of reach."""
+    """The operator's own word; a change puts every stored answer out of reach."""
 
 
 def question_of(
@@ -89,7 +90,7 @@ def question_of(
     versions: str,
     family: ReasoningFamily | None = None,
 ) -> CacheQuery | Ineligible:
-    """The question that a request asks, or why it asks none that an answer could be kept for.
+    """The question that a request asks, or why its answer cannot be cached.
 
     `versions` names the encoder and the guards, as `build` puts them together: answers stored by others are out of reach.
     `family` is the chosen model's reasoning family, as for `rewrite`.
@@ -118,7 +119,7 @@ def question_of(
     about = {
         "scope": scope,
         "versions": versions,
-        "namespace": limits.namespace,
+        "revision": limits.namespace,
         "decision": _described(decision, family),
         "request": rest,
         "earlier": earlier,
@@ -175,13 +176,13 @@ def _texts_of(message: Mapping[str, object]) -> list[str]:
 
 
 def _splits(message: Mapping[str, object]) -> dict[str, object]:
-    """How long the parts are, of several. Some templates join them with nothing, so that a split makes another text."""
+    """The lengths of the parts, if there are several. Some templates join parts with nothing, so a split makes another text."""
     texts = _texts_of(message)
     return {"parts": [len(text) for text in texts]} if len(texts) > 1 else {}
 
 
 def _described(decision: Decision, family: ReasoningFamily | None) -> dict[str, object]:
-    """What the decision does to a request; of a family, what it makes of the decision's switch."""
+    """What the decision changes in a request, and what the family makes of its reasoning switch."""
     prompt, reasoning = decision.system_prompt, decision.reasoning
     switch = [family.kind, family.parameter, effort_of(reasoning, family)] if reasoning and family else None
     return {

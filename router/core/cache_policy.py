@@ -1,4 +1,4 @@
-"""What the operator and the client say about the cache."""
+"""The operator's settings of the cache, and what a client may change for its own request."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass, field, replace
 
 from router.core.cache_key import Eligibility
 from router.core.freshness import directives
+from router.core.headers import AUTHORIZATION, CACHE_TTL_HEADER
 from router.core.lookup import CachePolicy
 
 CONTROLS = ("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
-"""What a client may ask for; the operator lists which of them count."""
-TTL_HEADER = "x-vsr-cache-ttl"
+"""What a client may ask for; the operator lists those that take effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScopePlan:
     """Who shares answers with whom."""
 
-    header: str = "authorization"
+    header: str = AUTHORIZATION
     """Requests with the same value share; without the header nothing is cached. Empty: all share."""
     key: bytes = b""
     """What values are hashed with; the same for all replicas."""
     required_header: str = ""
-    """Where all share: a header without which a request has no part in it. That it is there is all that is looked at."""
+    """Where all clients share: a header that a request must have to take part. Only its presence counts."""
 
     def of(self, headers: Mapping[str, str]) -> str | None:
         """A keyed digest of the header's value, 32 hex digits; None when the request has none."""
@@ -51,17 +51,17 @@ class CachePlan:
     scope: ScopePlan
     limits: Eligibility
     cache_policy: Mapping[str, CachePolicy]
-    """By the decision's name; a decision that is not named is not cached."""
+    """By the decision's name; a decision without an entry is not cached."""
     versions: str
     """The encoder and the guards, as `build` puts them together."""
-    most_answer_bytes: int = 262_144
+    max_answer_bytes: int = 262_144
     controls: frozenset[str] = field(default_factory=lambda: frozenset(CONTROLS))
-    most_ttl_s: float = 86_400.0
-    """What a client may ask for at most."""
+    max_ttl_s: float = 86_400.0
+    """Upper bound on the lifetime that a client may ask for, in seconds."""
 
 
 def wants_only_cached(plan: CachePlan, headers: Mapping[str, str]) -> bool:
-    """The client asks for a stored answer or none (RFC 9111, 5.2.1.7), and the operator lets that count."""
+    """Whether the client asks for a stored answer or none (RFC 9111, 5.2.1.7), and the operator allows it."""
     return "only-if-cached" in _asked(plan, headers)
 
 
@@ -70,13 +70,13 @@ def _asked(plan: CachePlan, headers: Mapping[str, str]) -> dict[str, float]:
 
 
 def apply_client_controls(cache_policy: CachePolicy, plan: CachePlan, headers: Mapping[str, str]) -> CachePolicy:
-    """The decision's terms with the client's own wishes, as far as the operator lets them count."""
+    """Cache settings of one decision, changed by the client as far as the operator allows."""
     asked = _asked(plan, headers)
-    ttl = headers.get(TTL_HEADER, "").strip() if "ttl" in plan.controls else ""
+    ttl = headers.get(CACHE_TTL_HEADER, "").strip() if "ttl" in plan.controls else ""
     return replace(
         cache_policy,
         may_look_up=cache_policy.may_look_up and "no-cache" not in asked and asked.get("max-age") != 0,
         may_store=cache_policy.may_store and "no-store" not in asked and ttl != "0",
         max_age_s=asked.get("max-age", cache_policy.max_age_s),
-        ttl_s=min(float(ttl), plan.most_ttl_s) if ttl.isdecimal() and len(ttl) < 10 else cache_policy.ttl_s,
+        ttl_s=min(float(ttl), plan.max_ttl_s) if ttl.isdecimal() and len(ttl) < 10 else cache_policy.ttl_s,
     )

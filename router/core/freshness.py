@@ -1,6 +1,6 @@
 """What a backend's response headers say about giving its answer again, and for how long (RFC 9111).
 
-Reads headers only; whether the body is an answer that may be stored is the business of `answers`.
+Reads headers only; `openai/completion` says whether the body may be stored.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from router.core.headers import ACCEPT_ENCODING, AGE, CACHE_CONTROL, CONTENT_TYPE, DATE, EXPIRES, ORIGIN, PRAGMA, VARY
 from router.core.openai.completion import NotStorable
 
 EVENT_STREAM = "text/event-stream"
 _JSON = "application/json"
-_HARMLESS_VARY = frozenset({"accept-encoding", "origin"})
+_HARMLESS_VARY = frozenset({ACCEPT_ENCODING, ORIGIN})
 """The router asks for no encoding, and what a browser's page is allowed to read stands in headers that are not stored."""
 _DIRECTIVE = re.compile(r'([\w!#$%&\'*+.^`|~-]+)[ \t]*(?:=[ \t]*("(?:[^"\\]|\\.)*"|[^",]*))?', re.ASCII)
 _SECONDS = re.compile(r"\d+", re.ASCII)
-_MOST_DIGITS, _MOST_SECONDS = 9, 2.0**31  # RFC 9111, 1.2.2: what is too large to be held is this much
+_MAX_DIGITS, _MAX_SECONDS = 9, 2.0**31  # RFC 9111, 1.2.2: what is too large to be held is this much
 _NAME, _TIME = "[A-Z][a-z]{2}", r"(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d):(?P<second>[0-5]\d)"
 _DATES = (
     re.compile(
@@ -34,7 +35,7 @@ _CENTURY_TURNS = 70  # a year of two digits from here on is of the last century
 
 def media_type(headers: Mapping[str, str]) -> str:
     """Of a `Content-Type`, in lower case and without parameters; empty when there is none."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
+    return headers.get(CONTENT_TYPE, "").partition(";")[0].strip().lower()
 
 
 def directives(headers: Mapping[str, str]) -> dict[str, float]:
@@ -44,7 +45,7 @@ def directives(headers: Mapping[str, str]) -> dict[str, float]:
     (4.2.1).
     """
     found: dict[str, float] = {}
-    for name, argument in _DIRECTIVE.findall(headers.get("cache-control", "")):
+    for name, argument in _DIRECTIVE.findall(headers.get(CACHE_CONTROL, "")):
         seconds = _seconds(argument.strip().strip('"'))
         found[name.lower()] = min(found.get(name.lower(), seconds), seconds)
     return found
@@ -69,9 +70,9 @@ def backend_ttl_s(headers: Mapping[str, str], now_s: float, scope_header: str = 
     for name in ("no-store", "private"):
         if name in said:
             raise NotStorable(name.replace("-", "_"))
-    if kind != EVENT_STREAM and ("no-cache" in said or "no-cache" in headers.get("pragma", "").lower()):
+    if kind != EVENT_STREAM and ("no-cache" in said or "no-cache" in headers.get(PRAGMA, "").lower()):
         raise NotStorable("no_cache")
-    varies = {name.strip().lower() for name in headers.get("vary", "").split(",")}
+    varies = {name.strip().lower() for name in headers.get(VARY, "").split(",")}
     if varies - _HARMLESS_VARY - {"", scope_header}:
         raise NotStorable("vary")
     lifetime_s = _lifetime_s(headers, said, now_s)
@@ -87,16 +88,16 @@ def _lifetime_s(headers: Mapping[str, str], said: Mapping[str, float], now_s: fl
     for name in ("s-maxage", "max-age"):
         if name in said:
             return said[name]
-    if "expires" not in headers:
+    if EXPIRES not in headers:
         return None
-    expires_s, date_s = _unix_time(headers["expires"]), _unix_time(headers.get("date", ""))
+    expires_s, date_s = _unix_time(headers[EXPIRES]), _unix_time(headers.get(DATE, ""))
     # "0" and other values that are no date mean the past (5.3).
     return 0.0 if expires_s is None else expires_s - (now_s if date_s is None else date_s)
 
 
 def _age_s(headers: Mapping[str, str]) -> float:
     """Of a list the first; one that is no number says nothing (5.1)."""
-    age = headers.get("age", "").partition(",")[0].strip()
+    age = headers.get(AGE, "").partition(",")[0].strip()
     return _seconds(age)
 
 
@@ -104,7 +105,7 @@ def _seconds(text: str) -> float:
     """A number of seconds; what is none is 0."""
     if not _SECONDS.fullmatch(text):
         return 0.0
-    return float(text) if len(text) <= _MOST_DIGITS else _MOST_SECONDS
+    return float(text) if len(text) <= _MAX_DIGITS else _MAX_SECONDS
 
 
 def _unix_time(text: str) -> float | None:

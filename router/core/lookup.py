@@ -26,12 +26,12 @@ class CacheQuery:
 class CachePolicy:
     """On which terms one question is looked up and its answer stored."""
 
-    threshold: float
+    similarity_threshold: float
     """Least cosine similarity of a candidate, 0 to 1; necessary, not sufficient."""
     ttl_s: float
     guards: tuple[str, ...]
     """Names of the conflicts that keep a candidate from being served; see `cache/checks.py`."""
-    at_least: float = 0.0
+    verifier_threshold: float = 0.0
     """Least probability, by the verifier, that one answer fits both questions; unused without one."""
     wait_s: float = 0.0
     """How long to wait for an equal question that is under way."""
@@ -43,12 +43,12 @@ class CachePolicy:
     may_store: bool = True
     max_age_s: float | None = None
     false_hit_budget: float | None = None
-    """The share of wrong hits that `at_least` was chosen for; None when the operator named the bar himself."""
+    """The share of wrong hits that `verifier_threshold` was chosen for; None when the operator named that threshold himself."""
 
     @property
-    def floor(self) -> float:
+    def near_miss_threshold(self) -> float:
         """Similarity from which a candidate that is not served is counted as a near miss."""
-        return min(self.threshold, 0.70)  # keeps 92% of the true duplicates among QQP's test pairs
+        return min(self.similarity_threshold, 0.70)  # keeps 92% of the true duplicates among QQP's test pairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What comes into an exchange and what goes out of it: one event for each of Envoy's messages, one action for each event."""
+"""What an exchange takes and gives: one event for each of Envoy's messages, one action for each event."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.core.lookup import CachePolicy, CacheQuery, Found
-from router.core.types import ChatRequest, Prompt, Reading
+from router.core.prompt import Prompt
+from router.core.types import ChatRequest, Reading, ResponsePath
 
 # -- events ----------------------------------------------------------------------------------------------------------
 
@@ -50,7 +51,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Overloaded:
-    """The shell's other answer to `Pause`: too many large bodies wait for their turn."""
+    """The shell's other answer to `Pause`: too many large bodies are waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +83,12 @@ class Continue:
     """Go on, nothing changes."""
 
     is_last: bool = False
-    """The core is done with this exchange: the shell ends the gRPC stream and the rest passes untouched."""
+    """The core is done: the shell ends the gRPC stream, and the rest of the exchange passes untouched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """There is more to do: let other exchanges have their turn and come back with `Resumed`. Never leaves the process."""
+    """More work is left: let other exchanges run, then come back with `Resumed`. Never leaves the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class ReadSignals:
     wanted: frozenset[str]
     """Names of the readings that the rules need for this request; see `core/prompt.py` for those of rules that block."""
     prompt: Prompt | None = None
-    """Everything that the model will read, when a rule that blocks wants it."""
+    """Everything that the model will read, when a rule that blocks needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class Route:
     """The rewritten body; None leaves the client's bytes."""
     remove_headers: tuple[str, ...] = ()
     is_last: bool = True
-    """As in `Continue`: false when the response has to pass through us too."""
+    """As in `Continue`; false when the response must pass through the router, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,8 @@ class Reply:
     body: bytes
     details: str
     """A fixed word for Envoy's access log (`%RESPONSE_CODE_DETAILS%`), such as `sr_model_not_found`."""
+    path: ResponsePath = "error"
+    """As the headers say."""
 
 
 @dataclass(frozen=True, slots=True)

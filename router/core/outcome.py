@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+from router.core.types import DecisionReason, EndpointWord, ReasoningWord, ResponsePath
+
+Ending = Literal["routed", "replied", "completed", "passed", "abandoned", "failed"]
+"""`routed`: a model was asked, and our part ended before its answer or without reading it. `replied`: we answered.
+`completed`: the whole answer passed us. `passed`: the path is none of ours, and the request goes on as it came. `abandoned`: the
+exchange ended early, because the client or the backend left or Envoy gave up on us. `failed`: a fault of ours."""
+CacheStatus = Literal["hit", "shadow", "miss", "skipped", "off"]
+"""`shadow`: would have been a hit. `skipped`: no question that may be cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +28,9 @@ class Usage:
 class Outcome:
     """The frozen record of one exchange, handed to every instrument. Holds no text of a prompt or an answer."""
 
-    ending: str
-    """`routed` (a model was asked, and our part ended before its answer or without reading it), `replied` (we answered),
-    `completed` (the whole answer passed us), `passed` (no path of ours: it goes on as it came), `abandoned` (it ended early:
-    client gone, backend gone, or Envoy gave up on us) or `failed` (a fault of ours)."""
-    endpoint: str = "other"
-    """`chat`, `completions`, `embeddings`, `models` or `other`."""
-    response_path: str = "upstream"
-    """As in the `x-vsr-response-path` header: `upstream` (a model was asked), `cache`, `models`, `error`, or `bypass` where we
-    neither routed nor answered."""
+    ending: Ending
+    endpoint: EndpointWord = "other"
+    response_path: ResponsePath = "upstream"
     request_id: str = ""
     """Envoy's `x-request-id`."""
     requested_model: str = ""
@@ -35,20 +39,17 @@ class Outcome:
     """The configured model that was chosen; empty when none was."""
     cluster: str = ""
     decision: str = ""
-    reason: str = ""
-    """As in `Decision.reason`."""
+    reason: DecisionReason | Literal[""] = ""
     category: str = "none"
     """The intent's label; `none` when it was not measured, `unknown` when it could not be."""
     confidence: float = 0.0
     """Confidence of `category`, 0 to 1."""
-    reasoning: str = "unchanged"
-    """`on`, `off` or `unchanged`."""
+    reasoning: ReasoningWord = "unchanged"
     effort: str = ""
     is_stream: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
     """Signals that could not be read, each with its reason."""
-    cache: str = "off"
-    """`hit`, `shadow` (would have been one), `miss`, `skipped` (no question that may be cached) or `off`."""
+    cache: CacheStatus = "off"
     cache_reason: str = ""
     """The tier of a hit, or why there was none; a fixed word."""
     cache_similarity: float = 0.0
@@ -83,7 +84,7 @@ class Outcome:
 class CacheResult:
     """What became of the cache in this exchange; see `Outcome`."""
 
-    status: str = "off"
+    status: CacheStatus = "off"
     reason: str = ""
     similarity: float = 0.0
     verified: float | None = None

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
 from router.core.openai.jsontext import Members
-from router.core.types import Endpoint, Piece, Prompt
+from router.core.types import Endpoint
 
 READS = ("prompt", "conversation", "message")
-"""What a rule that blocks may read: everything; all but what the application wrote; the last user message alone."""
+"""What a rule that blocks may read: the whole prompt, the prompt without the application's part, or the last user message."""
 KEYWORDS = "keywords"
-"""In front of the name of a set of keywords that a rule which blocks asks for."""
+"""Prefix of a reading's name when a rule that blocks asks for a set of keywords."""
 NEVER_READ = frozenset(
     {
         "model",
@@ -63,7 +64,7 @@ MEDIA = frozenset(
 """Parts of a message that hold no text: both a part's `type` and the key that its data stands under."""
 _EMBEDS = "prompt_embeds"  # the field of a completion, and the kind of a message's part
 _NEVER_WITHOUT_TYPE = frozenset({"image", "input_image", "audio", "video", "file", "input_file"})
-"""No key by which vLLM tells what a part without a type is."""
+"""Keys by which vLLM does not tell the type of a part that names none."""
 _INSTRUCTION_ROLES = frozenset({"system", "developer"})
 _FREE_FIELDS = frozenset({"messages", "prompt", "input", "suffix", "documents"})
 _API_WORDS = """
@@ -73,19 +74,49 @@ properties reasoning_content refusal required role schema strict string system t
 type user
 """
 _KNOWN_WORDS = MEDIA.union(_API_WORDS.split())
-"""The words of the API itself, as keys or values: they say nothing."""
-_LONGEST_ID, _MOST_WORDS = 128, 0.6  # the share of its characters that stand in words; of random letters about half do
-_FRAGMENT_CHARS, _LEAST_FRAGMENTS = 48, 3  # an attack in fewer pieces has one that tells it
+"""Words of the API itself, as keys or values: they carry no meaning of the client's."""
+_LONGEST_ID, _MAX_WORDS = 128, 0.6  # the share of its characters that stand in words; of random letters about half do
+_FRAGMENT_CHARS, _MIN_FRAGMENTS = 48, 3  # an attack in fewer pieces has one that tells it
 _TOKEN_CHARS = 4  # of English text, as usual
 _PRICE = 4
-"""Characters that looking at one value costs; with 131,072 of them the worst body found takes 50 ms."""
+"""Price of one value, in characters; at 131,072 characters the worst body found takes 50 ms."""
 _WORDS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
-_LEAST_NUMBER, _MOST_NUMBER = 10**5, 10**40  # card and telephone numbers may stand in a document as numbers
+_MIN_NUMBER, _MAX_NUMBER = 10**5, 10**40  # card and telephone numbers may stand in a document as numbers
+
+
+UnreadReason = Literal["", "too_long", "token_ids", "embeddings", "chat_template"]
+"""Why not all of a prompt can be read; empty when it can. `embeddings`: they stand in the place of text. `chat_template`: the
+request brings a program that could say anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One message, one tool or one other field, its texts joined by newlines as chat templates join a message's parts."""
+
+    text: str
+    is_instruction: bool = False
+    """Written by the application, as a rule: a system or developer message, a tool, a format for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the model reads of a request."""
+
+    pieces: tuple[Piece, ...]
+    """The newest message first. Pieces of nothing but white space and ASCII's signs are left out."""
+    unread: UnreadReason = ""
+    max_shown_chars: int | None = None
+    """About how many characters of it reach the model, where the request has the backend cut the rest off."""
+
+    @property
+    def conversation(self) -> Prompt:
+        """Without what the application wrote."""
+        return replace(self, pieces=tuple(piece for piece in self.pieces if not piece.is_instruction))
 
 
 @dataclass(slots=True)
 class _Budget:
-    """How much may still be read. Every value has a price beside its characters, so that many small ones are bounded, too."""
+    """How much may still be read. Every value has a price besides its characters, so many small values are bounded, too."""
 
     chars: int
     is_spent: bool = False
@@ -93,7 +124,7 @@ class _Budget:
     """Whether a part of a message is embeddings in the place of text."""
 
     def take(self, text: str) -> str:
-        """The part of `text` that there is room for: its two ends."""
+        """As much of `text` as there is room for: its two ends."""
         room, self.chars = self.chars, self.chars - len(text) - _PRICE
         if len(text) <= room:
             return text
@@ -102,31 +133,31 @@ class _Budget:
         return f"{text[:half]}\n{text[len(text) - half :]}"
 
     def has_room(self, count: int) -> bool:
-        """Whether `count` values more may be looked at; the price of one is taken for what they stand in."""
+        """Whether `count` more values may be read; takes the price of the one that holds them."""
         self.chars -= _PRICE
         self.is_spent = self.is_spent or count * _PRICE > self.chars
         return not self.is_spent
 
 
 def name_of(reads: str, signal: str) -> str:
-    """What a reading is called: the signal's own name when it is of the last user message, else `prompt jailbreak` and so on."""
+    """The name of a reading: the signal's own for the last user message, else with a prefix, such as `prompt jailbreak`."""
     return signal if reads == "message" else f"{reads} {signal}"
 
 
 def reads_of(name: str) -> tuple[str, str]:
-    """What the reading of a name is of, and the signal's own name."""
+    """What a reading covers, one of `READS`, and the signal's own name."""
     reads, _, signal = name.partition(" ")
     return (reads, signal) if signal else ("message", name)
 
 
 def prompt_of(endpoint: Endpoint, members: Members, max_chars: int) -> Prompt:
-    """All that the model will read of a request body, of more than `max_chars` the newest messages first."""
+    """All that the model will read of a request body; above `max_chars` the newest messages come first."""
     budget = _Budget(max_chars)
     fields = {key: placed.value for key, placed in members.items() if key not in NEVER_READ and placed.value is not None}
     unread = _unreadable(endpoint, fields)
     pieces = [piece for piece in _pieces(fields, budget) if _may_say_something(piece.text)]
     unread = unread or ("embeddings" if budget.has_embeddings else "too_long" if budget.is_spent else "")
-    return Prompt(tuple(pieces), unread, _most_shown(fields))
+    return Prompt(tuple(pieces), unread, _max_shown(fields))
 
 
 def _may_say_something(text: str) -> bool:
@@ -134,14 +165,14 @@ def _may_say_something(text: str) -> bool:
     return not text.isascii() or any(map(str.isalnum, text))
 
 
-def _most_shown(fields: Mapping[str, object]) -> int | None:
+def _max_shown(fields: Mapping[str, object]) -> int | None:
     """How many characters the model is shown at most, where the request has the backend cut the rest off."""
     tokens = fields.get("truncate_prompt_tokens")
     return tokens * _TOKEN_CHARS if isinstance(tokens, int) and tokens > 0 else None
 
 
-def _unreadable(endpoint: Endpoint, fields: Mapping[str, object]) -> str:
-    """Token ids of an embeddings request are no matter: no answer is written to them."""
+def _unreadable(endpoint: Endpoint, fields: Mapping[str, object]) -> UnreadReason:
+    """Why the fields cannot be read. Token ids of an embeddings request do no harm: no answer is written to them."""
     options = fields.get("chat_template_kwargs")
     if "chat_template" in fields or (isinstance(options, dict) and "chat_template" in options):
         return "chat_template"
@@ -182,22 +213,22 @@ def _pieces(fields: Mapping[str, object], budget: _Budget) -> Iterator[Piece]:
 
 def _joined(fragments: list[str], budget: _Budget) -> Iterator[Piece]:
     """Messages or documents of a few words each, read together: what is said may be split over them."""
-    if len(fragments) >= _LEAST_FRAGMENTS:
+    if len(fragments) >= _MIN_FRAGMENTS:
         yield Piece(budget.take(" ".join(fragments)))
 
 
 def _run_together(message: object, budget: _Budget, is_instruction: bool) -> Iterator[Piece]:
     """Parts of a message that end amid a word, without a gap: many templates write them so, others a line each."""
     parts = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(parts, list) or len(parts) <= _LEAST_FRAGMENTS or budget.is_spent:
+    if not isinstance(parts, list) or len(parts) <= _MIN_FRAGMENTS or budget.is_spent:
         return
     texts = [text for part in parts if isinstance(text := part.get("text") if isinstance(part, dict) else part, str)]
-    if sum(one[-1:].isalpha() and next_[:1].isalpha() for one, next_ in pairwise(texts)) >= _LEAST_FRAGMENTS:
+    if sum(one[-1:].isalpha() and next_[:1].isalpha() for one, next_ in pairwise(texts)) >= _MIN_FRAGMENTS:
         yield Piece(budget.take("".join(texts)), is_instruction)
 
 
 def _parts(key: str, value: object) -> list[object]:
-    """What is read of a field by itself: of tools each one. Token ids are no numbers that a model reads."""
+    """The parts of a field that are read one by one, such as each tool. Token ids are left out."""
     if key == "messages":
         return []
     parts = value if isinstance(value, list) else [value]
@@ -209,7 +240,7 @@ _Named = tuple[object, bool]
 
 
 def _roots(message: object, budget: _Budget) -> list[_Named]:
-    """What is read of a message: templates show its values, never its keys, and of its parts no pictures or sounds."""
+    """What is read of a message. Templates show its values, never its keys, and no pictures or sounds among its parts."""
     if not isinstance(message, dict):
         return [(message, False)]
     content = message.get("content")
@@ -247,7 +278,7 @@ def _text_of(roots: list[_Named], budget: _Budget) -> str:
             if item.lower() not in _KNOWN_WORDS and not (is_id and _is_random(item)):
                 texts.append(budget.take(item))
             continue
-        if isinstance(item, int) and not isinstance(item, bool) and _LEAST_NUMBER <= item < _MOST_NUMBER:
+        if isinstance(item, int) and not isinstance(item, bool) and _MIN_NUMBER <= item < _MAX_NUMBER:
             texts.append(budget.take(str(item)))
             continue
         inside = _inside(item)
@@ -258,7 +289,7 @@ def _text_of(roots: list[_Named], budget: _Budget) -> str:
 
 def _is_random(text: str) -> bool:
     """Whether an id is made of digits and letters that say nothing, as opposed to words with signs between them."""
-    return len(text) <= _LONGEST_ID and sum(map(len, _WORDS.findall(text))) <= _MOST_WORDS * len(text) and text.isascii()
+    return len(text) <= _LONGEST_ID and sum(map(len, _WORDS.findall(text))) <= _MAX_WORDS * len(text) and text.isascii()
 
 
 def _inside(item: object) -> list[_Named]:

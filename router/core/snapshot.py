@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.core.cache_policy import CachePlan
+from router.core.models import Model, ReasoningFamily
 from router.core.openai.bodysize import DEFAULTS, BodyBounds
 from router.core.policy import Policy
-from router.core.types import Decision, Model, ReasoningFamily
+from router.core.types import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,11 @@ class Snapshot:
     """None: answers are neither given again nor kept."""
     bounds: BodyBounds = DEFAULTS
     max_guard_chars: int = 131_072
-    """Of what a model will read, what rules that block read; more counts as unread."""
+    """How much of a prompt the rules that block read; a longer prompt counts as unread."""
     guard_deadline_s: float = 30.0
     """How long the readings for a rule that blocks may take; the shell asks Envoy for the time."""
     guard_patience_s: float = 0.25
-    """From when on it asks: within what Envoy waits by itself, and late enough that most requests need no such message."""
+    """When the shell asks: before Envoy's own timeout, and late enough that most requests need no such message."""
 
     @property
     def longest_wait_s(self) -> float:

@@ -1,16 +1,27 @@
-"""The states of an exchange: each holds what its events need, and nothing longer than that."""
+"""The states of an exchange, and which event leads from which to which. A state holds what its events need, and no more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from router.core.lookup import CachePolicy
-from router.core.messages import Action
-from router.core.openai.completion import AnswerReader
+from router.core.messages import (
+    Action,
+    Event,
+    LookedUp,
+    Overloaded,
+    RequestBody,
+    RequestHeaders,
+    ResponseBody,
+    ResponseHeaders,
+    Resumed,
+    SignalsRead,
+    Trailers,
+)
 from router.core.openai.request import Body
-from router.core.types import ChatRequest, Endpoint
-from router.core.usage import UsageRecorder
+from router.core.response import PassingAnswer
+from router.core.types import ChatRequest, Decision, Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,7 @@ class LookingUp:
 
     request: ChatRequest
     body: Body
+    decision: Decision
     cache_policy: CachePolicy
 
 
@@ -57,8 +69,7 @@ class AwaitingResponse:
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    recorder: UsageRecorder
-    reader: AnswerReader | None
+    passing: PassingAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +78,24 @@ class Done:
 
 
 State = Start | AwaitingBody | Paused | ReadingSignals | LookingUp | AwaitingResponse | Answering | Done
+
+_ROUTED = (AwaitingResponse, Done)
+_LOOKED_FOR = (LookingUp, Paused, *_ROUTED)
+_READ = (ReadingSignals, *_LOOKED_FOR)
+
+TRANSITIONS: Mapping[type[State], Mapping[type[Event], tuple[type[State], ...]]] = {
+    Start: {RequestHeaders: (AwaitingBody, Done), ResponseHeaders: (Done,), ResponseBody: (Done,)},
+    AwaitingBody: {
+        RequestBody: (Paused, *_READ),
+        Trailers: (AwaitingBody,),
+        ResponseHeaders: (Done,),
+        ResponseBody: (Done,),
+    },
+    Paused: {Resumed: (Paused, *_READ), Overloaded: (Done,)},
+    ReadingSignals: {SignalsRead: _READ},
+    LookingUp: {LookedUp: (Paused, *_ROUTED)},
+    AwaitingResponse: {ResponseHeaders: (Answering, Done), Trailers: (AwaitingResponse,)},
+    Answering: {ResponseBody: (Answering, Done), Trailers: (Answering,)},
+    Done: {},
+}
+"""By state and event, the states that may follow; an event that is not here is a `ProtocolError`. A refusal goes to `Done`."""

@@ -1,4 +1,4 @@
-"""The words of the core: what is asked, what is measured of it, and what is decided. Start reading here.
+"""The types of the core: what is asked, what is measured, and what is decided. Start reading here.
 
 Everything is frozen: a value that two exchanges, a thread or a log line can share without asking.
 """
@@ -6,8 +6,11 @@ Everything is frozen: a value that two exchanges, a thread or a log line can sha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Literal
+
+from router.core.models import Model, Reasoning, SystemPrompt
 
 # -- what is measured ------------------------------------------------------------------------------------------------
 
@@ -26,7 +29,7 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What stands in for a reading that could not be taken. A value of its own: neither false nor zero."""
+    """Takes the place of a reading that failed. It is neither false nor zero."""
 
     reason: str
     """One of a few fixed words, such as `deadline`, `no_text` or `disabled`; never text from a request."""
@@ -34,16 +37,22 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a signal measured: several things that may hold at once, each with its own probability."""
+    """What a signal measured: several labels that may hold at once, each with its own probability."""
 
     values: Mapping[str, float]
     """Calibrated probability of each, 0 to 1; they need not sum to 1."""
 
 
 Reading = Classification | Scores | Missing
+Readings = Mapping[str, Reading]
+"""What was measured, by signal name. A name that is absent was not read yet; one that failed is `Missing`."""
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------------
+
+
+EndpointWord = Literal["chat", "completions", "embeddings", "models", "other"]
+"""How records name what was asked for."""
 
 
 class Endpoint(Enum):
@@ -52,6 +61,18 @@ class Endpoint(Enum):
     CHAT = "/v1/chat/completions"
     COMPLETIONS = "/v1/completions"
     EMBEDDINGS = "/v1/embeddings"
+
+    @property
+    def word(self) -> EndpointWord:
+        """As records name it."""
+        return _ENDPOINT_WORDS[self]
+
+
+_ENDPOINT_WORDS: Mapping[Endpoint, EndpointWord] = {
+    Endpoint.CHAT: "chat",
+    Endpoint.COMPLETIONS: "completions",
+    Endpoint.EMBEDDINGS: "embeddings",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +88,7 @@ class ChatRequest:
     prompt_tokens: int
     """Estimated size of the whole prompt in tokens: UTF-8 bytes of all message text / 4, rounded up."""
     is_text_whole: bool = True
-    """`text` is the whole message: nothing was left out of its middle."""
+    """Whether `text` is the whole message, with nothing left out of its middle."""
     is_stream: bool = False
     has_tools: bool = False
     """The request offers tools, or carries tool calls or tool results."""
@@ -78,83 +99,7 @@ class ChatRequest:
     """Request headers by lower-case name; repeated headers are joined by a comma and a space."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One message, one tool or one other field, its texts joined by newlines as chat templates join a message's parts."""
-
-    text: str
-    is_instruction: bool = False
-    """Written by the application, as a rule: a system or developer message, a tool, a format for the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What the model reads of a request."""
-
-    pieces: tuple[Piece, ...]
-    """The newest message first. Pieces of nothing but white space and ASCII's signs are left out."""
-    unread: str = ""
-    """Why `pieces` is not everything: `too_long`, `token_ids`, `embeddings` (in the place of text) or `chat_template` (a program
-    that could say anything); empty when it is."""
-    most_shown_chars: int | None = None
-    """About how many characters of it reach the model, where the request has the backend cut the rest off."""
-
-    @property
-    def conversation(self) -> Prompt:
-        """Without what the application wrote."""
-        return replace(self, pieces=tuple(piece for piece in self.pieces if not piece.is_instruction))
-
-
 # -- what is decided -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Reasoning:
-    """Whether the model shall think, and how hard."""
-
-    enabled: bool
-    effort: str | None = None
-    """`low`, `medium` or `high` for families that know an effort; None leaves the family's default."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReasoningFamily:
-    """How the models of one family are told to think or not."""
-
-    kind: str
-    """`chat_template_kwargs`: a boolean `parameter` inside that object. `reasoning_effort`: a word at the top level."""
-    parameter: str
-    default_effort: str = "medium"
-    """Sent when reasoning is on and the rule names no effort."""
-    off_effort: str = "low"
-    """Sent when reasoning is off, for families that cannot switch it off altogether."""
-
-
-@dataclass(frozen=True, slots=True)
-class SystemPrompt:
-    """A system prompt that a rule adds to the request."""
-
-    text: str
-    mode: str = "insert"
-    """`insert` puts it before the client's own system prompt; `replace` puts it in its place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model that clients may name and that vLLM serves."""
-
-    name: str
-    """What clients ask for."""
-    cluster: str
-    """The Envoy cluster that serves it."""
-    served_name: str
-    """What the body's `model` says when it reaches vLLM (`--served-model-name`)."""
-    reasoning_family: str | None = None
-    """A key of the config's `reasoning_families`; None leaves reasoning switches alone."""
-    cost: float = 0.0
-    """What a request costs in the operator's own unit, such as dollars per million tokens."""
-    quality_profile: str = ""
-    """The recorded model whose chances of a right answer stand for this one's; empty when the operator named none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +109,16 @@ class Block:
     message: str
     """What the client is told."""
     fails_closed: bool = False
-    """Block also when a signal that the rule asks for could not be read."""
+    """Block also when a signal that the rule needs could not be read."""
+
+
+DecisionReason = Literal["matched", "chosen", "no_match", "below_threshold", "intent_missing", "signal_missing", "explicit_model"]
+"""Why a decision was taken. `chosen`: by price and chance. `signal_missing`: of a rule that fails closed. `explicit_model`: the
+client named it."""
+ReasoningWord = Literal["on", "off", "unchanged"]
+"""What becomes of a model's thinking."""
+ResponsePath = Literal["upstream", "cache", "models", "error", "bypass"]
+"""Who answers: `upstream` a model, `bypass` somebody whom we neither chose nor stood in for, the others we ourselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +128,7 @@ class Decision:
     name: str
     """The rule that won, `default`, or `explicit_model` for a concrete model that the client named."""
     model: Model
-    reason: str
-    """Why: `matched`, `chosen` (by price and chance), `no_match`, `below_threshold`, `intent_missing`, `signal_missing` (of a
-    rule that fails closed) or `explicit_model`."""
+    reason: DecisionReason
     reasoning: Reasoning | None = None
     """None leaves the client's own reasoning switches as they are."""
     system_prompt: SystemPrompt | None = None

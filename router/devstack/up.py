@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 
 from router.config.load import Config, load
-from router.core.exchange import MODELS_PATH
+from router.core.admission import MODELS_PATH
 from router.core.headers import PATH_HEADER
 from router.envoy.binary import find_envoy
 from router.envoy.file import EnvoyFile, endpoints_of, read_envoy

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from router.config.load import Config, load
 from router.config.reader import compose, suggest
-from router.core.headers import CLUSTER_HEADER, PATH_HEADER
+from router.core.headers import (
+    ACCEPT_ENCODING,
+    CLUSTER_HEADER,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    COPIED_HEADERS,
+    PATH_HEADER,
+    TRACEPARENT,
+    TRACESTATE,
+)
 from router.core.types import Endpoint
 from router.envoy import guardcheck, limitcheck
 from router.envoy.binary import find_envoy
@@ -21,16 +30,6 @@ from router.envoy.pair import Pair, first_route, matches
 from router.envoy.schema import check_types
 from router.errors import ConfigError, Problem
 
-DECISION_HEADERS = (
-    "x-vsr-selected-category",
-    "x-vsr-selected-confidence",
-    "x-vsr-selected-decision",
-    "x-vsr-selected-model",
-    "x-vsr-selected-reasoning",
-    "x-vsr-decision-reason",
-    "x-vsr-cache-hit",
-    "x-vsr-cache-status",
-)
 _MARGIN_MS = 200  # for parsing, queueing and gRPC beside the signals; measured p99 of all of it is below 20 ms on two cores
 _DEFAULT_STREAMS = 1024  # Envoy's own limit of open requests to a cluster
 _DEFAULT_RETRIES = 3  # Envoy's own limit of retries under way to a cluster
@@ -273,11 +272,11 @@ def _headers_may_be_set(pair: Pair) -> Iterator[Problem]:
     if rules.at("disallow_is_error").value is True:
         message = "turns any refused header into a 500 for the client, even where failures are let pass"
         yield pair.file.problem(rules.at("disallow_is_error"), message)
-    needed = [CLUSTER_HEADER, PATH_HEADER, *DECISION_HEADERS, "content-length", "content-type"]
+    needed = [CLUSTER_HEADER, PATH_HEADER, *COPIED_HEADERS, CONTENT_LENGTH, CONTENT_TYPE]
     if pair.reads_answers:
-        needed.append("accept-encoding")
+        needed.append(ACCEPT_ENCODING)
     if pair.config.telemetry.tracing.enabled:
-        needed += ["traceparent", "tracestate"]
+        needed += [TRACEPARENT, TRACESTATE]
     allowed, banned = rules.at("allow_expression", "regex"), rules.at("disallow_expression", "regex")
     if banned and (refused := [name for name in needed if matches(banned.text, name)]):
         yield pair.file.problem(banned, f"the router sets {', '.join(refused)}, which this forbids")
@@ -308,7 +307,7 @@ def _clients_cannot_choose(pair: Pair) -> Iterator[Problem]:
     elif set_to[CLUSTER_HEADER].text != default:
         message = f"config's default model is in the cluster '{default}'; with the router down another one would serve"
         yield pair.file.problem(set_to[CLUSTER_HEADER], message, "warning")
-    for name in (PATH_HEADER, *DECISION_HEADERS):
+    for name in (PATH_HEADER, *COPIED_HEADERS):
         if name not in removed and name not in set_to:
             message = f"clients may send {name} and have it come back as if the router had decided; remove it here"
             yield pair.file.problem(place or pair.manager, message, "warning")
@@ -320,7 +319,7 @@ def _answers_show_the_decision(pair: Pair) -> Iterator[Problem]:
             message = f"request_headers_to_remove lacks {CLUSTER_HEADER}: the models would see it"
             yield pair.file.problem(host, message, "warning")
         copied = {place.at("header", "key").text.lower() for place in host.at("response_headers_to_add").items()}
-        missing = [name for name in (*DECISION_HEADERS, PATH_HEADER) if name not in copied]
+        missing = [name for name in (*COPIED_HEADERS, PATH_HEADER) if name not in copied]
         if missing:
             message = f"response_headers_to_add lacks {', '.join(missing)}: clients will not see what was decided"
             yield pair.file.problem(host.at("response_headers_to_add"), message, "warning")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from router.core.headers import AUTHORIZATION
 from router.core.types import Endpoint
 from router.envoy.file import EnvoyFile, Place, socket_of
 from router.envoy.pair import Pair, first_route, may_take, refuses_the_rest, takes_prompts
@@ -189,7 +190,7 @@ def tenants_are_not_chosen(pair: Pair) -> Iterator[Problem]:
     name = pair.config.cache.scope_header
     if (
         not pair.config.cache.enabled
-        or name in ("", "authorization")
+        or name in ("", AUTHORIZATION)
         or any(name in place.text.lower() for place in pair.file.top.texts())
     ):
         return

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from router.config.load import Config
+from router.core.headers import METHOD
 from router.core.policy import Rule
 from router.core.types import Endpoint
 from router.envoy.file import EnvoyFile, Place
@@ -133,7 +134,7 @@ def takes_prompts(route: Place) -> bool:
     if route.at("route", "upgrade_configs"):
         return True
     for header in route.at("match", "headers").items():
-        if header.at("name").text == ":method" and header.at("invert_match").value is not True:
+        if header.at("name").text == METHOD and header.at("invert_match").value is not True:
             return not {method for method in _METHODS if _is(header, method)} <= READING_METHODS
     return True
 

@@ -1,7 +1,7 @@
 """Envoy's ext_proc messages to events, and actions to Envoy's messages. The only module that knows protobuf.
 
-Two traps of Envoy 1.40 are closed here: header values travel in `raw_value` alone, and a reply always names the phase
-that it answers, for an empty one is a protocol violation.
+Two rules of Envoy 1.40 are kept here: header values travel in `raw_value` alone, and a reply always names the phase that it
+answers, because an empty reply is a protocol violation.
 """
 
 from __future__ import annotations
@@ -80,14 +80,14 @@ def encode(phase: str, action: Action) -> pb.ProcessingResponse:
 
 
 def more_time(seconds: float) -> pb.ProcessingResponse:
-    """Asks Envoy to wait longer for the answer to its last message. Counts once, and up to envoy.yaml's `max_message_timeout`."""
+    """Asks Envoy to wait longer for the answer to its last message. Envoy grants this once, up to `max_message_timeout`."""
     response = pb.ProcessingResponse()
     response.override_message_timeout.FromMilliseconds(int(seconds * 1000))
     return response
 
 
 def is_last(action: Action) -> bool:
-    """The gRPC stream ends with this action; the rest of the exchange passes without us."""
+    """Whether the gRPC stream ends with this action; the rest of the exchange then passes without the router."""
     return isinstance(action, Reply) or (isinstance(action, Continue | Route | Replace) and action.is_last)
 
 
@@ -115,12 +115,12 @@ def _set_headers(mutation: pb.HeaderMutation, headers: Mapping[str, str]) -> Non
 
 
 def _header_bytes(value: str) -> bytes:
-    """A value that Envoy accepts: CR or LF in one would be a 500 for the client, even where failures are let pass."""
+    """A value that Envoy accepts: with CR or LF in it the client would get a 500, even when Envoy fails open."""
     return value.replace("\r", " ").replace("\n", " ").replace("\0", " ").encode("utf-8", "replace")
 
 
 def _headers(headers: pb.HeaderMap) -> dict[str, str]:
-    """By name. A byte that is no UTF-8 becomes half a surrogate pair: what differs stays different, and can be encoded back."""
+    """By name. A byte that is not UTF-8 becomes half a surrogate: different values stay different and can be encoded back."""
     decoded: dict[str, str] = {}
     for header in headers.headers:
         name, value = header.key, header.raw_value.decode("utf-8", "surrogateescape")

@@ -19,10 +19,9 @@ from router.config.server import TracingConfig
 from router.core.cache_policy import CachePlan
 from router.core.lookup import CachePolicy, CacheQuery, Found
 from router.core.messages import ReadSignals
-from router.core.policy import Readings
 from router.core.prompt import KEYWORDS, reads_of
 from router.core.snapshot import Snapshot
-from router.core.types import Scores
+from router.core.types import Readings, Scores
 from router.errors import ConfigError, Problem
 from router.files import read_text
 from router.inference.cores import usable_cores

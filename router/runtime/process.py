@@ -17,8 +17,9 @@ from router import __version__
 from router.admin.asked import read_asked
 from router.admin.explain import explain
 from router.admin.server import AdminRoutes, AdminServer
-from router.core.types import Model
-from router.extproc.server import Processor, Server
+from router.core.models import Model
+from router.extproc.processor import Processor
+from router.extproc.server import Server
 from router.runtime.build import Caching, Runtime
 from router.runtime.supervisor import READY, report, watch_parent
 

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
-from router.core.types import ChatRequest, Classification, Missing, Prompt, Reading, Scores
+from router.core.prompt import Prompt
+from router.core.types import ChatRequest, Classification, Missing, Reading, Scores
 from router.errors import BackendError
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from tokenizers import Encoding as TokensOf
 
-from router.core.policy import Pattern
+from router.core.conditions import Pattern
+from router.core.prompt import Prompt
 from router.core.text.disguise import readings_of
 from router.core.text.encodings import stretches
-from router.core.types import Classification, Prompt, Scores
+from router.core.types import Classification, Scores
 from router.errors import BackendError
 from router.inference.encoder import Encoder, Encoding, Window
 from router.inference.forms import with_patterns
@@ -103,7 +104,7 @@ class JailbreakGuard(_OnEncoder):
     def weigh(self, prompt: Prompt, found: Sequence[Scores], shared: str) -> Sequence[Scores]:
         """The newest message and the one that the other signals read by themselves; what the application wrote together; the
         rest together. Padding that the backend is asked to cut off makes nothing less likely."""
-        pieces, most = prompt.pieces, prompt.most_shown_chars
+        pieces, most = prompt.pieces, prompt.max_shown_chars
         groups = [
             -1 if piece.is_instruction else place if place == 0 or piece.text == shared else -2
             for place, piece in enumerate(pieces)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from router.core.headers import TRACEPARENT
 from router.core.outcome import Outcome, Usage
 
 _MOST_WAITING = 10_000  # lines; at 500 bytes a line about 5 MB
@@ -119,7 +120,7 @@ class Logs:
 
     def begin(self, headers: Mapping[str, str]) -> LogMark:
         """Notes which trace the exchange belongs to."""
-        return LogMark(self._writer if self._outcomes else None, headers.get("traceparent", ""))
+        return LogMark(self._writer if self._outcomes else None, headers.get(TRACEPARENT, ""))
 
     def close(self) -> None:
         """Write what waits, for at most a second, and leave the process's logging as it was."""

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from time import perf_counter
+from typing import get_args
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
@@ -16,14 +17,12 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
-from router.core.outcome import Outcome
+from router.core.outcome import CacheStatus, Ending, Outcome
+from router.core.types import EndpointWord
 
 _FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 _SLOW_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _LAG_EVERY_S = 0.5
-_ENDINGS = ("routed", "replied", "completed", "passed", "abandoned", "failed")
-_ENDPOINTS = ("chat", "completions", "embeddings", "models", "other")
-"""As in `Outcome`."""
 _CACHE = {
     "llm_cache_entries": "Entries in this process",
     "llm_cache_held_bytes": "Bytes of their answers in memory",
@@ -70,7 +69,7 @@ class Metrics:
         self._open = self._gauge("llm_router_active_exchanges", "Exchanges under way")
         self._open.add(0)
         self._exchanges = self._counter("llm_router_exchanges", "Exchanges by how they ended", "ending", "endpoint")
-        for ending, endpoint in product(_ENDINGS, _ENDPOINTS):
+        for ending, endpoint in product(get_args(Ending), get_args(EndpointWord)):
             self._exchanges.add(0, ending, endpoint)  # a series that begins with its first count hides it from `increase`
         self._requests = self._counter("llm_model_requests", "Requests that a model was asked", "model")
         self._errors = self._counter(
@@ -215,7 +214,12 @@ class Metrics:
             self._completion_tokens.add(outcome.usage.completion_tokens, model)
 
     def _count_cache(self, outcome: Outcome) -> None:
-        families = {"hit": self._hits, "miss": self._misses, "shadow": self._shadow_hits, "skipped": self._skipped}
+        families: dict[CacheStatus, _Count] = {
+            "hit": self._hits,
+            "miss": self._misses,
+            "shadow": self._shadow_hits,
+            "skipped": self._skipped,
+        }
         families[outcome.cache].add(1, outcome.decision, outcome.cache_reason)
         if outcome.stored:
             self._stored.add(1, outcome.stored)

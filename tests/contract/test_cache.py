@@ -206,7 +206,7 @@ class TestEveryStore:
         """Counted, not served."""
         cache = await site.open()
         await store(cache)
-        assert await ask(cache, SAME, cache_policy=replace(TERMS, threshold=0.9999)) == Miss("near_miss")
+        assert await ask(cache, SAME, cache_policy=replace(TERMS, similarity_threshold=0.9999)) == Miss("near_miss")
 
     async def test_an_entry_expires_and_is_swept(self, site: Site) -> None:
         """At the moment of reading, whether swept or not."""

@@ -16,7 +16,8 @@ from router.config.load import load
 from router.core.exchange import Exchange
 from router.core.lookup import Hit, Waiting
 from router.core.messages import Lookup, RequestBody, RequestHeaders
-from router.extproc.server import Processor, Server
+from router.extproc.processor import Processor
+from router.extproc.server import Server
 from router.runtime.build import Runtime, build
 from router.runtime.process import _open_cache, _routes
 from tests.contract.test_cli import run

@@ -23,14 +23,15 @@ from router.core.cache_key import Eligibility, question_of
 from router.core.cache_policy import CachePlan, ScopePlan, apply_client_controls
 from router.core.freshness import backend_ttl_s
 from router.core.lookup import CachePolicy
+from router.core.models import Reasoning, SystemPrompt
 from router.core.openai.bodysize import DEFAULTS, BodyBounds, count
 from router.core.openai.completion import AnswerReader, NotStorable, as_stream, checked, decode
 from router.core.openai.jsontext import read_array, read_document, read_object
 from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import rewrite
-from router.core.openai.sse import FrameSplitter, data_of, usage_in
-from router.core.types import Decision, Endpoint, Reasoning, SystemPrompt
-from router.core.usage import UsageRecorder
+from router.core.openai.sse import EventSplitter, data_of, events_in, usage_in
+from router.core.response import PassingAnswer
+from router.core.types import Decision, Endpoint
 from router.errors import RequestError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
@@ -183,15 +184,14 @@ def read_places(data: bytes) -> None:
 
 def feed(data: bytes, step: int) -> None:
     """An answer in pieces, through all that read it."""
-    reader, recorder, splitter = AnswerReader(True, 10**9), UsageRecorder(True, hides_usage=True), FrameSplitter()
+    passing, splitter = PassingAnswer(True, hides_usage=True, reader=AnswerReader(True, 10**9)), EventSplitter()
     for start in range(0, len(data), step):
         piece = data[start : start + step]
-        reader.feed(piece)
-        recorder.feed(piece, is_end=False)
-        for frame in splitter.feed(piece):
-            usage_in(data_of(frame))
-    recorder.feed(b"", is_end=True)
-    reader.finish()
+        passing.feed(piece, is_end=False)
+        for event in events_in(splitter.feed(piece)):
+            usage_in(data_of(event))
+    passing.feed(b"", is_end=True)
+    passing.kept(is_whole=True)
 
 
 def replay(n: int) -> None:

@@ -28,14 +28,16 @@ from router.cache.verifier import Verifier
 from router.config.patterns import compile_pattern
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
+from router.core.conditions import LabelIs, TextMatches
 from router.core.lookup import CachePolicy
 from router.core.messages import ReadSignals
-from router.core.policy import Default, LabelIs, Policy, Readings, Rule, TextMatches
-from router.core.types import Block, ChatRequest, Classification, Scores
+from router.core.policy import Default, Policy, Rule
+from router.core.types import Block, ChatRequest, Classification, Readings, Scores
 from router.errors import BackendError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
-from router.extproc.server import Processor, Server
+from router.extproc.processor import Processor
+from router.extproc.server import Server
 from router.signals.base import read_all
 from router.telemetry import Telemetry
 from router.telemetry.logs import Logs

@@ -13,14 +13,16 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from router.core.conditions import LabelIs
 from router.core.messages import ReadSignals
 from router.core.outcome import Outcome
-from router.core.policy import LabelIs, Readings, Rule
-from router.core.types import Block, Missing, Scores
+from router.core.policy import Rule
+from router.core.types import Block, Missing, Readings, Scores
 from router.errors import ConfigError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
-from router.extproc.server import Processor, Server
+from router.extproc.processor import Processor
+from router.extproc.server import Server
 from tests.unit.builders import MATH_RULE, SMALL, chat_body, snapshot, sure
 from tests.waiting import until
 

@@ -20,7 +20,8 @@ from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.lookup import CachePolicy
 from router.core.policy import Default
 from router.extproc.pb import extproc_pb2 as pb
-from router.extproc.server import Processor, Server
+from router.extproc.processor import Processor
+from router.extproc.server import Server
 from tests.contract.test_server import Record, body_message, ended, headers_message, sense_math, stream
 from tests.unit.builders import SMALL, chat_body, snapshot
 

@@ -21,29 +21,17 @@ from hypothesis import strategies as st
 from router.config.patterns import compile_pattern, keyword_patterns
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
+from router.core.choice import Choice
+from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TextMatches, TokensWithin
 from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss, Waiting
 from router.core.messages import ReadSignals
-from router.core.policy import (
-    AllOf,
-    AnyOf,
-    Choice,
-    Condition,
-    Default,
-    FlagIs,
-    HeaderMatches,
-    LabelIs,
-    Not,
-    Policy,
-    Readings,
-    Rule,
-    TextMatches,
-    TokensWithin,
-)
+from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
+from router.core.policy import Default, Policy, Rule
 from router.core.snapshot import Snapshot
-from router.core.types import Block, Classification, Missing, Model, Reading, Reasoning, ReasoningFamily, Scores, SystemPrompt
+from router.core.types import Block, Classification, Missing, Reading, Readings, Scores
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
-from router.extproc.server import Processor
+from router.extproc.processor import Processor
 from router.telemetry import Telemetry
 from router.telemetry.metrics import Metrics
 

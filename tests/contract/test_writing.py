@@ -73,7 +73,10 @@ async def test_pairs_written_by_hand(score: CrossEncoder) -> None:
     table = read_table(CALIBRATION, has_verifier=True)
     point = table.point(FALSE_HIT_RATE)
     assert point
-    verify, terms = Verifier(score.score), CachePolicy(table.similarity, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=point.threshold)
+    verify, terms = (
+        Verifier(score.score),
+        CachePolicy(table.similarity, 3600.0, GUARDS_BESIDE_VERIFIER, verifier_threshold=point.threshold),
+    )
     lines = (Path(__file__).parents[1] / "writing.jsonl").read_text(encoding="utf-8").splitlines()
     pairs = [json.loads(line) for line in lines]
     served = {0: 0, 1: 0}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from router.core.conditions import LabelIs
 from router.core.exchange import Exchange
 from router.core.messages import Action, ReadSignals, RequestBody, RequestHeaders, SignalsRead
-from router.core.policy import Default, LabelIs, Policy, Rule
+from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
+from router.core.policy import Default, Policy, Rule
 from router.core.snapshot import Snapshot
-from router.core.types import ChatRequest, Classification, Endpoint, Model, Reading, Reasoning, ReasoningFamily, SystemPrompt
+from router.core.types import ChatRequest, Classification, Endpoint, Reading
 
 SMALL = Model("small", "cluster-small", "served-small", "qwen3")
 LARGE = Model("large", "cluster-large", "large", "gpt-oss")

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.core.openai.completion import Answer, AnswerReader, NotStorable, as_json, as_stream, decode
-from router.core.openai.sse import FrameSplitter, data_of
+from router.core.openai.sse import data_of, events_in
+from router.core.response import PassingAnswer
 
 CODE = "Here:\n\n```python\ndef f(x):\n    return x  # ü — 日本 \U0001f600\n```\r\n\n\tend  "
 MESSAGE = {"role": "assistant", "content": CODE, "reasoning_content": "hm\n\nwell", "refusal": None, "vendor": {"a": [1.5, None]}}
@@ -20,12 +21,13 @@ USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 BODY = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [CHOICE], "usage": USAGE, "fp": "v1"}
 
 
-def read(data: bytes, *, is_event_stream: bool = False, most_bytes: int = 10**6, cuts: tuple[int, ...] = ()) -> Answer:
+def read(data: bytes, *, is_event_stream: bool = False, max_bytes: int = 10**6, cuts: tuple[int, ...] = ()) -> Answer:
     """The answer in a body that comes in pieces."""
-    reader = AnswerReader(is_event_stream, most_bytes)
+    reader = AnswerReader(is_event_stream, max_bytes)
+    passing = PassingAnswer(is_event_stream, hides_usage=False, reader=reader)
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     for start, end in pairwise(places):
-        reader.feed(data[start:end])
+        passing.feed(data[start:end], is_end=end == len(data))
     return reader.finish()
 
 
@@ -72,7 +74,7 @@ def message_of(answer: Answer) -> dict[str, Any]:
 
 def events(data: bytes) -> list[dict[str, Any]]:
     """The JSON of a stream's events, its end left out."""
-    payloads = [data_of(frame) for frame in FrameSplitter().feed(data)]
+    payloads = [data_of(event) for event in events_in(data)]
     assert payloads.pop() == b"[DONE]"
     return [json.loads(payload) for payload in payloads]
 
@@ -122,7 +124,7 @@ class TestJson:
 
     def test_a_long_answer_is_not_stored_and_not_held(self) -> None:
         """Nothing is kept of what comes after the limit."""
-        reader = AnswerReader(is_event_stream=False, most_bytes=100)
+        reader = AnswerReader(is_event_stream=False, max_bytes=100)
         for _ in range(100):
             reader.feed(b"x" * 1000)
         with pytest.raises(NotStorable, match="too_long"):
@@ -131,6 +133,11 @@ class TestJson:
 
 
 class TestStream:
+    def test_a_whole_message_beside_pieces_is_not_stored(self) -> None:
+        """Nobody can tell which of the two is the answer."""
+        with pytest.raises(NotStorable, match="unknown_delta"):
+            read(whole(chunk({"content": "x"}, message={"content": "y"})), is_event_stream=True)
+
     def test_it_gives_the_same_answer_as_json(self) -> None:
         """One entry serves both kinds of clients."""
         answer = read(stream(*STREAM), is_event_stream=True)
@@ -241,5 +248,5 @@ class TestReplay:
 
     def test_no_event_is_too_long_for_clients_that_read_line_by_line(self) -> None:
         """64 KiB is what several take at most."""
-        data = as_stream(read(body(message={"content": "\U0001f600" * 100_000}), most_bytes=10**7), "a", 1, wants_usage=False)
+        data = as_stream(read(body(message={"content": "\U0001f600" * 100_000}), max_bytes=10**7), "a", 1, wants_usage=False)
         assert max(map(len, data.split(b"\n\n"))) < 65_536

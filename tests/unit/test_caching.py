@@ -18,9 +18,9 @@ from router.extproc.wire import decode
 TERMS = CachePolicy(0.9, 3600.0, ())
 
 
-def plan(*controls: str, most_ttl_s: float = 86_400.0) -> CachePlan:
+def plan(*controls: str, max_ttl_s: float = 86_400.0) -> CachePlan:
     """With these of the client's controls."""
-    return CachePlan(ScopePlan(), Eligibility(), {}, "v", controls=frozenset(controls), most_ttl_s=most_ttl_s)
+    return CachePlan(ScopePlan(), Eligibility(), {}, "v", controls=frozenset(controls), max_ttl_s=max_ttl_s)
 
 
 ALL = plan("no-cache", "no-store", "max-age", "only-if-cached", "ttl")

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from router.core.choice import Choice
+from router.core.conditions import LabelIs, Not, TextMatches, Truth
 from router.core.exchange import Exchange
 from router.core.messages import ReadSignals, Reply, RequestBody, Route, SignalsRead
-from router.core.policy import Choice, Default, LabelIs, NeedsSignals, Not, Policy, Rule, TextMatches, Truth
+from router.core.policy import Default, NeedsSignals, Policy, Rule
 from router.core.types import Block, Decision, Missing, Scores
 from tests.unit.builders import CODER, LARGE, MATH_RULE, SMALL, ask, chat_body, request_headers, send, snapshot, sure
 

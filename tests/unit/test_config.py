@@ -16,9 +16,12 @@ from router.config.models import FAMILIES
 from router.config.patterns import compile_pattern
 from router.config.server import AdminConfig, ServerConfig, TelemetryConfig, TracingConfig
 from router.config.signals import EncoderConfig, GuardsConfig, IntentConfig
+from router.core.choice import Choice
+from router.core.conditions import AllOf, AnyOf, FlagIs, HeaderMatches, LabelIs, Not, TextMatches, TokensWithin
+from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.openai.bodysize import BodyBounds
-from router.core.policy import AllOf, AnyOf, Choice, Default, FlagIs, HeaderMatches, LabelIs, Not, Rule, TextMatches, TokensWithin
-from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
+from router.core.policy import Default, Rule
+from router.core.types import Block
 from router.errors import ConfigError
 
 BAD = Path(__file__).parents[1] / "bad_config"

@@ -17,7 +17,8 @@ from router.cache.checks import GUARDS
 from router.cache.wording import UNREAD
 from router.cli.help import commands_of
 from router.cli.main import _parser
-from router.core import exchange, messages
+from router.core import headers, messages, states
+from router.core.types import DecisionReason
 from tests.unit.test_docs import DOCUMENTS, ROOT, identify
 
 ROUTER = ROOT / "router"
@@ -38,32 +39,34 @@ def first_cells(section: str) -> list[str]:
 
 
 def test_the_table_of_states_is_the_exchange() -> None:
-    """Every state is in it, takes what it says, and goes to states that there are."""
-    text = (ROUTER / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## The exchange")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.*?)\|$", text, re.MULTILINE)
-    states = {state.__name__ for state in get_args(exchange.State)}
-    events = {event.__name__ for event in get_args(messages.Event)}
-    assert [name for name, _, _ in rows] == [state.__name__ for state in get_args(exchange.State)]
-    taken = {name for _, takes, _ in rows for name in re.findall(r"`(\w+)`", takes)}
-    assert taken | {"Trailers"} == events
-    assert {name for _, _, goes in rows for name in re.findall(r"`([A-Z]\w+)`", goes)} <= states
+    """Every state is in it, takes the events that `TRANSITIONS` says, and goes to states that follow there."""
+    section = (ROUTER / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## The exchange")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.*?)\|$", section, re.MULTILINE)
+    assert [name for name, _, _ in rows] == [state.__name__ for state in get_args(states.State)]
+    assert set(states.TRANSITIONS) == set(get_args(states.State))
+    for state, events in states.TRANSITIONS.items():
+        takes, goes = next((takes, goes) for name, takes, goes in rows if name == state.__name__)
+        told = set(re.findall(r"`(\w+)`", takes))
+        passing = {messages.Trailers, *EARLY} if state in (states.Start, states.AwaitingBody) else {messages.Trailers}
+        assert told == {event.__name__ for event in events.keys() - passing}
+        follow = {after.__name__ for afters in events.values() for after in afters}
+        assert set(re.findall(r"`([A-Z]\w+)`", goes)) <= follow
 
 
-def test_a_state_takes_the_events_that_its_row_says() -> None:
-    """By the one `match` that advances an exchange."""
+EARLY = (messages.ResponseHeaders, messages.ResponseBody)
+"""Of an answer of Envoy's own, of which the text below the table tells."""
+
+
+def test_the_exchange_takes_what_the_transitions_say() -> None:
+    """The one `match` that advances an exchange and `TRANSITIONS` have the same pairs of state and event."""
     tree = ast.parse((ROUTER / "core" / "exchange.py").read_text(encoding="utf-8"))
     advance = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_advance")
-    pairs = set()
+    taken = set()
     for case in (case for node in ast.walk(advance) if isinstance(node, ast.Match) for case in node.cases):
         if isinstance(case.pattern, ast.MatchSequence) and len(case.pattern.patterns) == 2:
-            states, events = (set(classes_in(part)) for part in case.pattern.patterns)
-            pairs |= {(state, event) for state in states for event in events - {"Trailers"}}
-    text = (ROUTER / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| (`.+?) \| .*\|$", text.partition("## The exchange")[2].partition("\n## ")[0], re.MULTILINE)
-    told = {(state, event) for state, takes in rows for event in re.findall(r"`(\w+)`", takes)}
-    assert told <= pairs
-    early = {(state, event) for state in ("Start", "AwaitingBody") for event in ("ResponseHeaders", "ResponseBody")}
-    assert pairs - told <= early  # an answer of Envoy's own, of which the text below the table tells
+            held, came = (set(classes_in(part)) for part in case.pattern.patterns)
+            taken |= {(state, event) for state in held for event in came}
+    assert taken == {(state.__name__, event.__name__) for state, events in states.TRANSITIONS.items() for event in events}
 
 
 def classes_in(pattern: ast.pattern) -> Iterator[str]:
@@ -84,7 +87,7 @@ def words_in_code(pattern: str, *folders: str) -> set[str]:
 
 def test_headers_that_clients_get_are_documented() -> None:
     """All of them and no others; those that a model's answer carries are copied, and cleaned of clients' own, by Envoy."""
-    written = words_in_code(r'"(x-vsr-[a-z-]*[a-z])"', "core", "extproc") - {"x-vsr-cache-ttl"}
+    written = words_in_code(r'"(x-vsr-[a-z-]*[a-z])"', "core") - {headers.CACHE_TTL_HEADER}
     assert set(first_cells(SEEN.partition("| code |")[0])) == written
     copied = set(re.findall(r'%REQ\((x-vsr-[a-z-]+)\)%" \}, append', ENVOY))
     cleaned = set(re.findall(r"remove: (x-vsr-[a-z-]+)", ENVOY)) | {"x-vsr-response-path"}
@@ -92,15 +95,42 @@ def test_headers_that_clients_get_are_documented() -> None:
     assert copied <= written
 
 
+NOT_OURS = {"config", "devstack"}
+"""The operator's file names headers as values; the stand-ins for models are foreign servers."""
+HTTP_OF_THEIR_OWN = {"admin", "cli", "runtime"}
+"""Rooms that answer or send HTTP themselves; of the standard's names they may write those of a body."""
+
+
+def strings_in(file: Path) -> Iterator[str]:
+    """What is written in quotes, docstrings left out."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.value
+
+
+def test_headers_are_named_in_one_module() -> None:
+    """Those of ours nowhere else, not even inside a sentence; of the standard's the same, but where a room speaks HTTP itself."""
+    names = set(strings_in(ROUTER / "core" / "headers.py"))
+    standard = {name for name in names if "-" in name} | {headers.AUTHORIZATION, headers.TRACEPARENT, headers.TRACESTATE}
+    for file in ROUTER.rglob("*.py"):
+        room = file.relative_to(ROUTER).parts[0]
+        if room in NOT_OURS or file == ROUTER / "core" / "headers.py":
+            continue
+        of_a_body = {headers.CONTENT_TYPE, headers.CONTENT_LENGTH} if room in HTTP_OF_THEIR_OWN else set()
+        for text in strings_in(file):
+            assert not re.search(r"\bx-(?:vsr|upstream)-", text), f"{file}: {text}"
+            assert text.lower() not in standard - of_a_body, f"{file}: {text}"
+
+
 def test_reasons_that_are_documented_are_given() -> None:
-    """In the policy and the exchange; what `Decision.reason` says of itself is the same list."""
+    """In the policy and the exchange, and `DecisionReason` is the same list."""
     row = next(line for line in SEEN.splitlines() if line.startswith("| `x-vsr-decision-reason`"))
     told = set(re.findall(r"`([a-z_]+)`", row))
     given = words_in_code(r'"([a-z_]+)"', "core")
     assert told <= given
-    docstring = re.search(r'reason: str\n    """Why: (.*?)"""', (ROUTER / "core" / "types.py").read_text(), re.DOTALL)
-    assert docstring
-    assert told == set(re.findall(r"`([a-z_]+)`", docstring[1]))
+    assert told == set(get_args(DecisionReason))
 
 
 def codes() -> dict[str, set[int]]:
@@ -189,7 +219,7 @@ def test_what_the_cache_says_is_documented() -> None:
 def test_what_becomes_of_answers_is_documented() -> None:
     """Every result that `llm_cache_stores_total` can have, and no other."""
     section = CONFIG_README.partition("Of answers, `llm_cache_stores_total`")[2].partition("\n## ")[0]
-    named = words_given("NotStorable", "_why_unread") | words_given("_give_up")
+    named = words_given("NotStorable", "why_unread") | words_given("give_up")
     assert set(first_cells(section)) - {"result"} == named | {"stored", "no_store", "private"}
 
 

@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from router.core.conditions import TokensWithin
 from router.core.exchange import Exchange
 from router.core.messages import (
     Continue,
+    Overloaded,
     ReadSignals,
     Replace,
     Reply,
@@ -16,13 +18,16 @@ from router.core.messages import (
     RequestHeaders,
     ResponseBody,
     ResponseHeaders,
+    Resumed,
     Route,
     SignalsRead,
     Trailers,
 )
+from router.core.models import Reasoning
 from router.core.outcome import Usage
-from router.core.policy import Default, Rule, TokensWithin
-from router.core.types import Missing, Reasoning
+from router.core.policy import Default, Rule
+from router.core.states import TRANSITIONS
+from router.core.types import Missing
 from router.errors import ProtocolError
 from tests.unit.builders import LARGE, MATH_RULE, SMALL, chat_body, request_headers, send, snapshot, sure
 
@@ -323,6 +328,30 @@ ALLOWED = {
     2: ["SignalsRead"],
     3: ["ResponseHeaders", "Trailers"],
 }
+
+
+JOURNEYS = {
+    "routed": [request_headers(), RequestBody(chat_body()), EVENTS["SignalsRead"]],
+    "recorded": [
+        *[EVENTS[name] for name in ("RequestHeaders", "RequestBody", "SignalsRead", "ResponseHeaders")],
+        ResponseBody(b"x", True),
+    ],
+    "not read": [request_headers(), RequestBody(chat_body(model="small")), ResponseHeaders({":status": "500"}, is_end=False)],
+    "refused": [request_headers(), RequestBody(b"{")],
+    "foreign": [request_headers(), ResponseHeaders({":status": "413"}, is_end=False)],
+    "large": [request_headers(), RequestBody(chat_body("x" * 300_000)), Resumed(), Resumed(), EVENTS["SignalsRead"], Resumed()],
+    "overloaded": [request_headers(), RequestBody(chat_body("x" * 300_000)), Overloaded()],
+}
+
+
+@pytest.mark.parametrize("name", JOURNEYS)
+def test_an_exchange_goes_only_where_the_transitions_say(name: str) -> None:
+    """The table of states is what happens."""
+    exchange = Exchange(snapshot(MATH_RULE, max_body_bytes=1 << 20, records_usage=name in ("recorded", "not read")))
+    for event in JOURNEYS[name]:
+        before = type(exchange.state)
+        exchange.receive(event)
+        assert type(exchange.state) in TRANSITIONS[before][type(event)]
 
 
 @pytest.mark.parametrize("step", range(4))

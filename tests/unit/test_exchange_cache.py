@@ -13,9 +13,9 @@ from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Exchange
 from router.core.lookup import CachePolicy, Found, Hit, Miss
 from router.core.messages import Action, Continue, LookedUp, Lookup, Reply, RequestBody, ResponseBody, ResponseHeaders, Route
+from router.core.models import Reasoning, ReasoningFamily
 from router.core.policy import Default
 from router.core.states import Answering
-from router.core.types import Reasoning, ReasoningFamily
 from tests.unit.builders import SMALL, chat_body, request_headers, snapshot
 
 TERMS = CachePolicy(0.8, 60.0, ())

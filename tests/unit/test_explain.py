@@ -15,9 +15,11 @@ from router.admin.explain import explain
 from router.cli.explaintext import render
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
+from router.core.choice import Choice
+from router.core.conditions import HeaderMatches, LabelIs
 from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss
 from router.core.messages import ReadSignals
-from router.core.policy import Choice, Default, HeaderMatches, LabelIs, Rule
+from router.core.policy import Default, Rule
 from router.core.snapshot import Snapshot
 from router.core.types import Block, Endpoint, Missing, Reading, Scores
 from router.errors import RequestError

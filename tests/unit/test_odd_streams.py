@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from router.core.openai import completion as answers
 from router.core.openai import sse
 from router.core.openai.completion import AnswerReader, NotStorable
+from router.core.openai.sse import EventSplitter
 from router.core.outcome import Usage
-from router.core.usage import UsageRecorder
+from router.core.response import PassingAnswer
 
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"usage":null}\n\n'
 EXTRA = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5}}\n\n'
@@ -60,21 +61,21 @@ def read_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_flood_is_neither_held_nor_read(name: str, hides_usage: bool, size: int, read_bytes: list[int]) -> None:
     """Whatever it is made of, and in pieces of any size: a bounded part of each piece is parsed, a megabyte held."""
     flood = (FLOODS[name] * PIECE)[: 4 * 1024 * 1024]
-    reader = UsageRecorder(is_event_stream=True, hides_usage=hides_usage)
+    reader = PassingAnswer(is_event_stream=True, hides_usage=hides_usage)
     shown = 0
     for piece in pieces_of(flood, size):
         read_bytes.clear()
         shown += len(reader.feed(piece, is_end=False))
         assert sum(read_bytes) <= PIECE
         assert len(read_bytes) <= 64
-        assert len(reader._held) <= 1024 * 1024
+        assert len(reader._splitter._held) <= 1024 * 1024
     shown += len(reader.feed(b"", is_end=True))
     assert shown == len(flood) or (hides_usage and flood.startswith(EXTRA))
 
 
 def test_after_a_frame_without_end_a_stream_passes_as_it_came() -> None:
     """Nothing is lost, and nothing looked for any more."""
-    reader = UsageRecorder(is_event_stream=True, hides_usage=True)
+    reader = PassingAnswer(is_event_stream=True, hides_usage=True)
     stream = [TOKEN, *[b"x" * PIECE] * 40, b"\n\n", EXTRA, DONE]
     assert b"".join(reader.feed(piece, is_end=piece is DONE) for piece in stream) == b"".join(stream)
     assert reader.usage is None
@@ -85,7 +86,7 @@ def test_however_it_is_cut_the_counts_are_read_and_hidden(cuts: list[int], end: 
     """The chunk that only the router asked for is gone, every other byte is there."""
     frames = [frame.replace(b"\n", end) for frame in (*[TOKEN] * count, EXTRA, b": ping\n\n", DONE)]
     whole = b"".join(frames)
-    reader = UsageRecorder(is_event_stream=True, hides_usage=hides)
+    reader = PassingAnswer(is_event_stream=True, hides_usage=hides)
     places = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
     shown = b"".join(reader.feed(whole[start:stop], is_end=False) for start, stop in pairwise(places)) + reader.feed(
         b"", is_end=True
@@ -101,7 +102,7 @@ def test_however_it_is_cut_the_counts_are_read_and_hidden(cuts: list[int], end: 
 def test_of_counts_with_every_token_the_last_ones_stand(hides_usage: bool) -> None:
     """Also where thousands come in one piece."""
     frames = [b'data: {"choices":[{}],"usage":{"prompt_tokens":3,"completion_tokens":%d}}\n\n' % number for number in range(3000)]
-    reader = UsageRecorder(is_event_stream=True, hides_usage=hides_usage)
+    reader = PassingAnswer(is_event_stream=True, hides_usage=hides_usage)
     assert reader.feed(b"".join(frames), is_end=False) == b"".join(frames)
     assert reader.usage == Usage(3, 2999)
 
@@ -109,10 +110,10 @@ def test_of_counts_with_every_token_the_last_ones_stand(hides_usage: bool) -> No
 @pytest.mark.parametrize("flood", [b"[]," * 700_000, b"a" * 5_000_000])
 def test_a_document_that_is_no_answer_is_not_parsed(flood: bytes, read_bytes: list[int]) -> None:
     """A JSON answer of many values, or of many megabytes; of the latter nothing is held, either."""
-    reader = UsageRecorder(is_event_stream=False, hides_usage=False)
+    reader = PassingAnswer(is_event_stream=False, hides_usage=False)
     for piece in pieces_of(b'{"usage":{},"x":[' + flood + b"0]}", PIECE):
         assert reader.feed(piece, is_end=False) == piece
-        assert len(reader._held) <= 2 * 1024 * 1024
+        assert len(reader._usage._document) <= 2 * 1024 * 1024
     assert reader.feed(b"", is_end=True) == b""
     assert (reader.usage, read_bytes) == (None, [])
 
@@ -120,22 +121,23 @@ def test_a_document_that_is_no_answer_is_not_parsed(flood: bytes, read_bytes: li
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood_is_no_answer_to_keep(name: str, read_bytes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each event has its price, so that the bound on an answer's length bounds the work, too."""
-    frames: list[bytes] = []
-    monkeypatch.setattr(answers, "data_of", lambda frame: frames.append(frame) or sse.data_of(frame))
-    reader = AnswerReader(is_event_stream=True, most_bytes=262_144)
+    events: list[bytes] = []
+    monkeypatch.setattr(answers, "data_of", lambda event: events.append(event) or sse.data_of(event))
+    splitter = EventSplitter()
+    reader = AnswerReader(is_event_stream=True, max_bytes=262_144)
     for piece in pieces_of((FLOODS[name] * PIECE)[:250_000], 250_000):
-        reader.feed(piece)
-    assert len(frames) <= 262_144 // 64
+        reader.feed(splitter.feed(piece))
+    assert len(events) <= 262_144 // 64
     assert sum(read_bytes) <= 262_144
     with pytest.raises(NotStorable):
         reader.finish()
     reader.feed(b"a" * 262_144)
-    assert not reader._splitter.rest()
+    assert not reader._choices
 
 
 def test_a_document_of_many_values_is_not_kept(read_bytes: list[int]) -> None:
     """Nor parsed: a megabyte of brackets takes as long as sixteen of text."""
-    reader = AnswerReader(is_event_stream=False, most_bytes=16 * 1024 * 1024)
+    reader = AnswerReader(is_event_stream=False, max_bytes=16 * 1024 * 1024)
     reader.feed(b'{"choices":[' + b"[]," * 400_000 + b"0]}")
     with pytest.raises(NotStorable, match="unreadable"):
         reader.finish()

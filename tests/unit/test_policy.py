@@ -9,24 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.policy import (
+from router.core.conditions import (
     AllOf,
     AnyOf,
     Condition,
-    Default,
     FlagIs,
     HeaderMatches,
     LabelIs,
-    NeedsSignals,
     Not,
-    Policy,
-    Rule,
     TextMatches,
     TokensWithin,
     Truth,
     parts_of,
     signals_of,
 )
+from router.core.policy import Default, NeedsSignals, Policy, Rule
 from router.core.types import Decision, Missing
 from tests.unit.builders import CODER, LARGE, MATH_RULE, SMALL, ask, sure
 

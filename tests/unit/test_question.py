@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from router.core.cache_key import Eligibility, Ineligible, question_of
 from router.core.lookup import CacheQuery
+from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.openai.request import parse
-from router.core.types import Decision, Endpoint, Model, Reasoning, ReasoningFamily, SystemPrompt
+from router.core.types import Decision, Endpoint
 
 MODEL = Model("small", "cluster-small", "served-small")
 DECISION = Decision("default", MODEL, "no_match")

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.openai.request import parse
 from router.core.openai.rewrite import rewrite
-from router.core.types import Decision, Endpoint, Model, Reasoning, ReasoningFamily, SystemPrompt
+from router.core.types import Decision, Endpoint
 from tests.unit.builders import FAMILIES, chat_body
 
 AUTO = Model("auto", "c", "auto")  # keeps the model's name, so that other changes stand alone

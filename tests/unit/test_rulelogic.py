@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.config.logic import always_holds, follows, never_holds
-from router.core.policy import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TokensWithin, Truth
+from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TokensWithin, Truth
 from router.core.types import Classification, Missing, Reading, Scores
 from tests.unit.builders import ask
 

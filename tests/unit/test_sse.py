@@ -1,4 +1,4 @@
-"""Frames and usage: any split of any stream gives the same frames, and joined they are the stream."""
+"""Events and usage: any split of any stream gives the same events, and joined they are the stream."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.openai.sse import FrameSplitter, data_of, usage_in
+from router.core.openai.sse import EventSplitter, data_of, events_in, usage_in
 from router.core.outcome import Usage
 
 LINES = st.sampled_from([b"data: {}", b"data:{}", b"data", b": comment", b"event: x", b"data: a b", b"id: 1", b"data: \xc3\xa9"])
@@ -28,19 +28,20 @@ def test_any_split_gives_the_same_frames(stream: tuple[list[bytes], bytes], cuts
     """Where the network cuts the bytes changes nothing."""
     frames, whole = stream
     places = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
-    splitter = FrameSplitter()
-    got = [frame for start, end in pairwise(places) for frame in splitter.feed(whole[start:end])]
-    # A CRLF that is cut in its middle may leave its LF to the next frame, where it is an empty line.
-    assert b"".join(got) + splitter.rest() == whole
+    splitter = EventSplitter()
+    runs = [splitter.feed(whole[start:end]) for start, end in pairwise(places)]
+    assert b"".join(runs) + splitter.feed(b"", is_end=True) == whole
+    # A CRLF that is cut in its middle may leave its LF to the next event, where it is an empty line.
+    got = [event for run in runs for event in events_in(run)]
     assert [data_of(frame) for frame in got if data_of(frame)] == [data_of(frame) for frame in frames if data_of(frame)]
 
 
 @given(st.binary(max_size=200), st.integers(1, 7))
 def test_no_byte_is_lost(data: bytes, step: int) -> None:
     """Whatever a backend sends, the frames and the rest are exactly that."""
-    splitter = FrameSplitter()
-    got = b"".join(frame for at in range(0, len(data), step) for frame in splitter.feed(data[at : at + step]))
-    assert got + splitter.rest() == data
+    splitter = EventSplitter()
+    got = b"".join(splitter.feed(data[at : at + step]) for at in range(0, len(data), step))
+    assert got + splitter.feed(b"", is_end=True) == data
 
 
 def test_data_lines_are_joined_and_other_fields_are_not_data() -> None:

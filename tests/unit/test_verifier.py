@@ -12,7 +12,7 @@ from router.cache.wording import UNREAD
 from router.core.lookup import CachePolicy, Verdict
 from router.errors import BackendError
 
-TERMS = CachePolicy(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, at_least=0.9)
+TERMS = CachePolicy(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, verifier_threshold=0.9)
 
 
 class Scorer:

@@ -26,7 +26,7 @@ _STEPS = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 
 @dataclass(frozen=True, slots=True)
 class BodyBounds:
-    """What a body may hold besides bytes. The defaults are several times what long agent conversations bring."""
+    """What a body may hold besides bytes. The defaults are several times what long conversations of agents hold."""
 
     max_values: int = 300_000
     """Elements, members, arrays and objects together; an array that is itself an element counts twice."""
@@ -80,7 +80,7 @@ def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
 
 
 def is_within(data: bytes, bounds: BodyBounds = DEFAULTS) -> bool:
-    """Whether a document keeps the bounds, counted in one go: so for what is short enough to be held anyway."""
+    """Whether a document keeps the bounds. Counts in one go, so it is for documents that are short enough to be held anyway."""
     try:
         for _ in count(data, bounds):
             pass
@@ -107,7 +107,7 @@ def too_deep(bounds: BodyBounds) -> RequestError:
     return RequestError(400, message, code="nested_too_deeply")
 
 
-def _check(what: str, count: int, most: int, param: str | None = None) -> None:
-    if count > most:
-        message = f"the body holds more than {most} {what}, this router's limit"
+def _check(what: str, count: int, bound: int, param: str | None = None) -> None:
+    if count > bound:
+        message = f"the body holds more than {bound} {what}, this router's limit"
         raise RequestError(413, message, param=param, code="body_too_complex")

@@ -1,4 +1,4 @@
-"""Answers that are stored and given again: read from JSON or from a stream, written as either.
+"""Answers that are stored and replayed: read from JSON or from a stream, written as either.
 
 An answer is kept as the JSON document of a whole chat completion without what belongs to one request alone (`id`, `created`).
 Text is never trimmed or re-wrapped: joined again, the pieces of a replayed stream are the text that was stored.
@@ -9,40 +9,46 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 from router.core.openai.bodysize import is_within
-from router.core.openai.sse import FrameSplitter, data_of, event_of
+from router.core.openai.jsontext import JsonObject
+from router.core.openai.sse import data_of, events_in, name_of
 from router.core.text.invisible import is_blank
 
 _PIECE_CHARS = (
     2000  # of text in one replayed event: some clients read lines of 64 KiB at most, and JSON escapes take up to 12 bytes
 )
 _OWN = frozenset({"id", "created", "object"})
-"""Of one request alone, or known from the form; never stored."""
+"""Fields that belong to one request, or follow from the form of the answer; never stored."""
 _GROWING = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
 """Text fields of a message that a stream sends in pieces."""
 _TOKENS = "token_ids"
 """vLLM's `return_token_ids`: each chunk holds those of its own piece."""
 _ENDS = ("finish_reason", "stop_reason")
 _NOTHING: tuple[object, ...] = ("", [], {})
-"""Adds nothing to whatever it is a piece of."""
+"""Values that add nothing to what they are a piece of."""
 _CALLS = ("tool_calls", "function_call", "audio")
 DONE = b"[DONE]"
-_LEAST_FRAME_BYTES = 64
-"""What a shorter event counts for where the length of an answer is bounded: it costs as much work. Those with text are longer."""
+_MIN_EVENT_BYTES = 64
+"""A shorter event counts as this long in the length of an answer, because it costs as much work; events with text are longer."""
 
 
 class NotStorable(Exception):  # noqa: N818 - no fault of anybody's
-    """Why an answer must not be given to anybody again: a fixed word, never text."""
+    """Why an answer must not be stored or replayed: a fixed word, never text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer that may be given again."""
+    """A whole answer that may be replayed."""
 
-    document: Mapping[str, Any]
+    document: Mapping[str, object]
     """`choices`, perhaps `usage` and `model`, and whatever else the backend put at the top level."""
+
+    @property
+    def choices(self) -> list[JsonObject]:
+        """Each with a `message`, as `checked` has found."""
+        return cast(list[JsonObject], self.document["choices"])
 
     def encode(self) -> bytes:
         """As it is kept: UTF-8 JSON."""
@@ -50,38 +56,47 @@ class Answer:
 
 
 @dataclass(slots=True)
+class _Choice:
+    """A choice whose pieces are still coming."""
+
+    index: int
+    message: JsonObject = field(default_factory=dict)
+    beside: JsonObject = field(default_factory=dict)
+    """The fields of the choice beside its message."""
+
+
+@dataclass(slots=True)
 class AnswerReader:
-    """Reads one answer while it passes by, chunk by chunk, split at any byte."""
+    """Reads one answer while it passes by: a stream by runs of whole events, a document in pieces of any kind."""
 
     is_event_stream: bool
-    most_bytes: int
+    max_bytes: int
     """A longer answer is not stored."""
     _held: bytearray = field(default_factory=bytearray)
-    _splitter: FrameSplitter = field(default_factory=FrameSplitter)
     _size_bytes: int = 0
-    _top: dict[str, Any] = field(default_factory=dict)
-    _choices: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _top: JsonObject = field(default_factory=dict)
+    _choices: dict[int, _Choice] = field(default_factory=dict)
     _is_done: bool = False
     _why_not: str = ""
 
     def feed(self, data: bytes) -> None:
-        """The next bytes. After the first reason not to store, nothing is kept."""
+        """The next bytes; of a stream, whole events. After the first reason not to store, nothing is kept."""
         self._size_bytes += len(data)
-        if self._size_bytes > self.most_bytes:
-            self._give_up("too_long")
+        if self._size_bytes > self.max_bytes:
+            self.give_up("too_long")
         if self._why_not:
             return
         if not self.is_event_stream:
             self._held += data
             return
         try:
-            for frame in self._splitter.feed(data):
-                self._size_bytes += max(0, _LEAST_FRAME_BYTES - len(frame))
-                if self._size_bytes > self.most_bytes:
+            for event in events_in(data):
+                self._size_bytes += max(0, _MIN_EVENT_BYTES - len(event))
+                if self._size_bytes > self.max_bytes:
                     raise NotStorable("too_long")
-                self._read_frame(frame)
+                self._read_event(event)
         except NotStorable as reason:
-            self._give_up(str(reason))
+            self.give_up(str(reason))
 
     def finish(self) -> Answer:
         """The answer, once its end has come.
@@ -99,16 +114,17 @@ class AnswerReader:
         document = _loads(bytes(self._held))
         return checked({key: value for key, value in document.items() if key not in _OWN})
 
-    def _give_up(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
+        """Keep nothing from now on. The first reason stands."""
         self._why_not = self._why_not or reason
-        self._held, self._splitter = bytearray(), FrameSplitter()
+        self._held.clear()
         self._choices.clear()
 
-    def _read_frame(self, frame: bytes) -> None:
-        payload = data_of(frame)
+    def _read_event(self, event: bytes) -> None:
+        payload = data_of(event)
         if self._is_done:
             return  # what follows the end
-        if event_of(frame).lower() == b"error":
+        if name_of(event).lower() == b"error":
             raise NotStorable("error")
         if not payload:
             return  # a comment, or an event without data
@@ -123,7 +139,7 @@ class AnswerReader:
             if key not in _OWN and value is not None:
                 self._top[key] = value
 
-    def _read_choices(self, choices: Any) -> None:
+    def _read_choices(self, choices: object) -> None:
         if not isinstance(choices, list):
             raise NotStorable("unreadable")
         if len(choices) > 1:
@@ -131,27 +147,30 @@ class AnswerReader:
         for choice in choices:
             self._read_choice(choice)
 
-    def _read_choice(self, part: Any) -> None:
+    def _read_choice(self, part: object) -> None:
         if not isinstance(part, dict) or not isinstance(part.get("index", 0), int):
             raise NotStorable("unreadable")
-        choice = self._choices.setdefault(part.get("index", 0), {"index": part.get("index", 0), "message": {}})
+        index = part.get("index", 0)
+        choice = self._choices.setdefault(index, _Choice(index))
         delta = part.get("delta") or {}
         if not isinstance(delta, dict):
             raise NotStorable("unreadable")
         for key, value in delta.items():
-            _grow(choice["message"], key, value)
+            _grow(choice.message, key, value)
         for key, value in part.items():
             if key == "logprobs" and isinstance(value, dict):
-                _grow_logprobs(choice, value)
-            elif key not in ("index", "delta"):
-                _grow_choice(choice, key, value)
+                _grow_logprobs(choice.beside, value)
+            elif key == "message" and value:
+                raise NotStorable("unknown_delta")  # a whole message beside pieces of one
+            elif key not in ("index", "delta", "message"):
+                _grow_choice(choice.beside, key, value)
 
 
 class _Pieces(list[str]):
-    """A text that still comes: put together once, at its end."""
+    """A text whose pieces are still coming; joined once, at the end."""
 
 
-def _grow(message: dict[str, Any], key: str, value: Any) -> None:
+def _grow(message: JsonObject, key: str, value: object) -> None:
     """Add one field of a delta to a message."""
     if value is None:
         message.setdefault(key, None)
@@ -172,7 +191,7 @@ def _grow(message: dict[str, Any], key: str, value: Any) -> None:
         raise NotStorable("unknown_delta")
 
 
-def _grow_choice(choice: dict[str, Any], key: str, value: Any) -> None:
+def _grow_choice(choice: JsonObject, key: str, value: object) -> None:
     """Add one field that stands beside a delta to a choice."""
     held = choice.get(key)
     if value is None:
@@ -185,7 +204,7 @@ def _grow_choice(choice: dict[str, Any], key: str, value: Any) -> None:
         raise NotStorable("unknown_delta")
 
 
-def _grow_logprobs(choice: dict[str, Any], value: dict[str, Any]) -> None:
+def _grow_logprobs(choice: JsonObject, value: JsonObject) -> None:
     held = choice.setdefault("logprobs", {})
     if not isinstance(held, dict):
         raise NotStorable("unknown_delta")
@@ -198,14 +217,14 @@ def _grow_logprobs(choice: dict[str, Any], value: dict[str, Any]) -> None:
             raise NotStorable("unknown_delta")
 
 
-def _closed(choice: dict[str, Any]) -> dict[str, Any]:
-    message = {key: "".join(value) if isinstance(value, _Pieces) else value for key, value in choice["message"].items()}
+def _closed(choice: _Choice) -> JsonObject:
+    message = {key: "".join(value) if isinstance(value, _Pieces) else value for key, value in choice.message.items()}
     message.setdefault("role", "assistant")
     message.setdefault("content", None)
-    return {"index": choice["index"], "message": message, **{key: value for key, value in choice.items() if key != "message"}}
+    return {"index": choice.index, "message": message, **choice.beside}
 
 
-def checked(document: Mapping[str, Any]) -> Answer:
+def checked(document: Mapping[str, object]) -> Answer:
     """A stored or read document as an answer. Raises `NotStorable` when it must not be replayed."""
     choices = document.get("choices")
     if document.get("error"):
@@ -245,18 +264,19 @@ def as_json(answer: Answer, completion_id: str, created_s: int) -> bytes:
 def as_stream(answer: Answer, completion_id: str, created_s: int, wants_usage: bool) -> bytes:
     """The same as server-sent events: role, text, the reason to stop, usage if it was asked for, the end."""
     document = dict(answer.document)
-    choices, usage = document.pop("choices"), document.pop("usage", None)
+    del document["choices"]
+    usage = document.pop("usage", None)
     head = {"id": completion_id, "object": "chat.completion.chunk", "created": created_s, **document}
     extra = {"usage": None} if wants_usage else {}
-    frames = [_frame({**head, "choices": [part], **extra}) for choice in choices for part in _parts(choice)]
+    frames = [_frame({**head, "choices": [part], **extra}) for choice in answer.choices for part in _parts(choice)]
     if wants_usage:
         frames.append(_frame({**head, "choices": [], "usage": usage}))
     return b"".join([*frames, b"data: " + DONE + b"\n\n"])
 
 
-def _parts(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _parts(choice: JsonObject) -> Iterator[JsonObject]:
     """One choice as the choices of successive chunks."""
-    index, message = choice.get("index", 0), choice["message"]
+    index, message = choice.get("index", 0), cast(JsonObject, choice["message"])
     logprobs = {"logprobs": choice["logprobs"]} if choice.get("logprobs") else {}
     still = {key: value for key, value in message.items() if key not in _GROWING and value is not None and key not in _CALLS}
     yield {"index": index, "delta": {"role": "assistant", **still, "content": ""}, "finish_reason": None}
@@ -267,16 +287,20 @@ def _parts(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"index": index, "delta": {}, **logprobs, **rest}
 
 
-def _pieces(text: str) -> Iterator[str]:
+def _pieces(text: object) -> Iterator[object]:
+    """A text in pieces; any other value as one piece."""
+    if not isinstance(text, str):
+        yield text
+        return
     for at in range(0, len(text), _PIECE_CHARS):
         yield text[at : at + _PIECE_CHARS]
 
 
-def _frame(document: Mapping[str, Any]) -> bytes:
+def _frame(document: Mapping[str, object]) -> bytes:
     return b"data: " + _json(document) + b"\n\n"
 
 
-def _loads(data: bytes) -> dict[str, Any]:
+def _loads(data: bytes) -> JsonObject:
     if not is_within(data):
         raise NotStorable("unreadable")
     try:
@@ -292,7 +316,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(name)  # NaN and Infinity are no JSON: a strict client would not read the replay
 
 
-def _json(document: Mapping[str, Any]) -> bytes:
+def _json(document: Mapping[str, object]) -> bytes:
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode()

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from router.errors import RequestError
 
+JsonObject = dict[str, object]
+"""An object as `json.loads` gives it. Check the type of a value before you use it."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 MAX_MEMBERS = 1000
 """Keys of an object whose members are read one by one, 5 microseconds each: a body itself, and objects that change inside."""
@@ -29,7 +31,7 @@ class _DuplicateKeyError(Exception):
     """Two readers of such an object need not agree on which value counts, so routing by one of them is not safe."""
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _object(pairs: list[tuple[str, object]]) -> JsonObject:
     members = dict(pairs)
     if len(members) != len(pairs):
         counts = Counter(key for key, _ in pairs)

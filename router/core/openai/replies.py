@@ -6,13 +6,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from router.core.headers import PATH_HEADER
+from router.core.decision_headers import decision_headers
+from router.core.headers import (
+    CACHE_CONTROL,
+    CLUSTER_HEADER,
+    CONTENT_TYPE,
+    MODEL_HEADER,
+    PATH_HEADER,
+    REASONING_HEADER,
+    RETRY_AFTER,
+)
 from router.core.messages import Reply
-from router.core.types import Block
+from router.core.openai.jsontext import JsonObject
+from router.core.types import Block, Decision, Readings, ResponsePath
 from router.errors import RequestError
 
 OWNER = "semantic-router"
-"""`owned_by` of every listed model: who answers for the name, not who made the weights."""
+"""`owned_by` of every listed model: the router answers for the name, whoever made the weights."""
 
 
 def error_reply(error: RequestError) -> Reply:
@@ -21,7 +31,20 @@ def error_reply(error: RequestError) -> Reply:
     kind = "server_error" if error.http_status == _UNAVAILABLE else "invalid_request_error"
     document = {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}
     reply = _reply(error.http_status, document, "error", f"sr_{code}")
-    return replace(reply, headers={**reply.headers, "retry-after": "1"}) if error.http_status == _UNAVAILABLE else reply
+    return replace(reply, headers={**reply.headers, RETRY_AFTER: "1"}) if error.http_status == _UNAVAILABLE else reply
+
+
+def block_error(decision: Decision, block: Block) -> RequestError:
+    """What a rule that blocks tells the client."""
+    return unreadable(decision.missing) if decision.missing else blocked(block)
+
+
+def block_reply(error: RequestError, decision: Decision, readings: Readings) -> Reply:
+    """The reply to a request that a rule blocks: with that rule's name and reason, and without a model, for none was chosen."""
+    reply, headers = error_reply(error), decision_headers(decision, readings)
+    for name in (CLUSTER_HEADER, MODEL_HEADER, REASONING_HEADER):
+        del headers[name]
+    return replace(reply, headers=headers | dict(reply.headers))
 
 
 def models_reply(names: Sequence[str], wanted: str | None, created_s: int) -> Reply:
@@ -48,11 +71,11 @@ def unknown_model(name: str, names: Sequence[str]) -> RequestError:
 def not_cached() -> RequestError:
     """The 504 that `Cache-Control: only-if-cached` asks for (RFC 9111, 5.2.1.7)."""
     message = "there is no stored answer to this question, and 'only-if-cached' forbids asking a model"
-    return RequestError(504, message, param="cache-control", code="not_cached")
+    return RequestError(504, message, param=CACHE_CONTROL, code="not_cached")
 
 
 def overloaded() -> RequestError:
-    """The 503 for a large body that could not be read in time. To let it pass unread would let it pass every rule."""
+    """The 503 for a large body that could not be read in time. A body that passes unread would pass every rule."""
     return RequestError(503, "too many large requests at once; try again in a second", code="overloaded")
 
 
@@ -68,11 +91,11 @@ _UNREADABLE = {
     "embeddings": ("prompt_embeds", "holds embeddings, which this server's safety rules cannot read; send text"),
     "chat_template": ("chat_template", "brings a chat template, which this server's safety rules cannot read; leave it out"),
 }
-"""What no second attempt can mend: the field at fault, and what to do."""
+"""Reasons that stay when the request is sent again: the field at fault, and what to do."""
 
 
 def unreadable(reason: str) -> RequestError:
-    """The answer of a rule that fails closed and could not read: 400 where the request is at fault, 503 where we are."""
+    """The error of a rule that fails closed and could not read: 400 when the request is at fault, 503 when the router is."""
     if reason in _UNREADABLE:
         param, words = _UNREADABLE[reason]
         return RequestError(400, f"the request {words}", param=param, code="unreadable")
@@ -83,10 +106,10 @@ def unreadable(reason: str) -> RequestError:
     return RequestError(_UNAVAILABLE, message, code="unreadable")
 
 
-def _card(name: str, created_s: int) -> dict[str, object]:
+def _card(name: str, created_s: int) -> JsonObject:
     return {"id": name, "object": "model", "created": created_s, "owned_by": OWNER}
 
 
-def _reply(status: int, document: object, path: str, details: str) -> Reply:
-    headers = {"content-type": "application/json", PATH_HEADER: path}
-    return Reply(status, headers, json.dumps(document).encode(), details)
+def _reply(status: int, document: object, path: ResponsePath, details: str) -> Reply:
+    headers = {CONTENT_TYPE: "application/json", PATH_HEADER: path}
+    return Reply(status, headers, json.dumps(document).encode(), details, path)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+from router.core.models import Reasoning, ReasoningFamily, SystemPrompt
 from router.core.openai.jsontext import Placed, Splice, apply, read_array, read_object
 from router.core.openai.request import SYSTEM_ROLES, Body
-from router.core.types import ChatRequest, Decision, Endpoint, Reasoning, ReasoningFamily, SystemPrompt
+from router.core.types import ChatRequest, Decision, Endpoint
 
 
 def rewrite(

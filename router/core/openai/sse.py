@@ -1,6 +1,6 @@
-"""Server-sent events, frame by frame, whatever the bytes were split into; and the token counts reported in them.
+"""Server-sent events, whatever the bytes were split into; and the token counts reported in them.
 
-Frames are handed on as the bytes they came in: nothing is re-encoded.
+Events are handed on as the bytes they came in: nothing is re-encoded.
 """
 
 from __future__ import annotations
@@ -16,37 +16,50 @@ from router.core.outcome import Usage
 # A blank line: two line ends, each CRLF, LF or CR. Atomic, so that one CRLF is never read as two ends.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE = re.compile(rb"\r\n|\n|\r")
-_LONGEST_END = 4
 _INSIDE_BLANK_LINES = (b"\n\n", b"\n\r", b"\r\r")
 """One of these stands in every blank line, and nowhere else."""
+MAX_EVENT_BYTES = 1024 * 1024
+"""Bound on one event; after a longer one the rest of a stream passes unsplit."""
 
 
 @dataclass(slots=True)
-class FrameSplitter:
-    """Cuts a stream of bytes into whole frames. Joined again, the frames and the rest are the bytes that were fed."""
+class EventSplitter:
+    """Cuts a stream of bytes after whole events. Nothing else looks for the ends of events across chunks.
 
+    What it returned and what it still holds, joined, are the bytes that were fed. It looks at each byte three times at most.
+    """
+
+    has_given_up: bool = False
+    """Whether an event was too long; the bytes after it are not split."""
     _held: bytearray = field(default_factory=bytearray)
-    _searched: int = 0
+    """The start of an event whose end has not come."""
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Frames that `data` completes, each with its closing blank line, as they are asked for: nobody need take them all."""
+    def feed(self, data: bytes, *, is_end: bool = False) -> bytes:
+        """The events that `data` completes, as one run of bytes; empty when it completes none.
+
+        At the end of a stream, and when it gives up, the run is everything it holds. A client ignores a last event without its
+        blank line, but the router must not drop it.
+        """
+        searched = len(self._held)
         self._held += data
-        start = 0
-        # A frame's end may have begun in bytes that were searched before, so the search steps back by one end.
-        at = max(0, self._searched - _LONGEST_END)
-        while found := _BLANK_LINE.search(self._held, at):
-            yield bytes(self._held[start : found.end()])
-            start = at = found.end()
-        del self._held[:start]
-        self._searched = len(self._held)
-
-    def rest(self) -> bytes:
-        """What was fed after the last whole frame; the splitter is empty afterwards."""
-        held, self._held, self._searched = bytes(self._held), bytearray(), 0
-        return held
+        end = max(0, end_of_last_event(self._held, max(0, searched - 1), len(self._held)))
+        self.has_given_up = len(self._held) - end > MAX_EVENT_BYTES
+        if is_end or self.has_given_up:
+            end = len(self._held)
+        events = bytes(self._held[:end])
+        del self._held[:end]
+        return events
 
 
-def end_of_last_frame(data: bytes | bytearray, start: int, stop: int) -> int:
+def events_in(run: bytes) -> Iterator[bytes]:
+    """Each whole event in a run, with its closing blank line."""
+    start = 0
+    for found in _BLANK_LINE.finditer(run):
+        yield run[start : found.end()]
+        start = found.end()
+
+
+def end_of_last_event(data: bytes | bytearray, start: int, stop: int) -> int:
     """Where the last blank line of `data[start:stop]` ends; -1 where there is none. Looks at each byte three times at most."""
     at = max(data.rfind(pair, start, stop) for pair in _INSIDE_BLANK_LINES)
     if at < 0:
@@ -55,22 +68,22 @@ def end_of_last_frame(data: bytes | bytearray, start: int, stop: int) -> int:
     return at + (3 if is_crlf else 2)
 
 
-def end_of_first_frame(data: bytes | bytearray, start: int) -> int:
+def end_of_first_event(data: bytes | bytearray, start: int) -> int:
     """Where the first blank line after `start` ends, or `data` does."""
     found = _BLANK_LINE.search(data, start)
     return found.end() if found else len(data)
 
 
-def data_of(frame: bytes) -> bytes:
-    """The frame's data: its `data` lines without the field name and one leading space, joined by newlines."""
-    lines = (line for line in _LINE.split(frame) if line.startswith(b"data"))
+def data_of(event: bytes) -> bytes:
+    """The event's data: its `data` lines without the field name and one leading space, joined by newlines."""
+    lines = (line for line in _LINE.split(event) if line.startswith(b"data"))
     values = (line.partition(b":")[2] for line in lines if line[4:5] in (b":", b""))
     return b"\n".join(value.removeprefix(b" ") for value in values)
 
 
-def event_of(frame: bytes) -> bytes:
-    """The name of the frame's event; empty when it gives none."""
-    values = [line.partition(b":")[2].removeprefix(b" ") for line in _LINE.split(frame) if line.startswith(b"event:")]
+def name_of(event: bytes) -> bytes:
+    """The event's name; empty when it gives none."""
+    values = [line.partition(b":")[2].removeprefix(b" ") for line in _LINE.split(event) if line.startswith(b"event:")]
     return values[-1] if values else b""
 
 

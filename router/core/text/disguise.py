@@ -1,4 +1,4 @@
-"""Text as a reader would take it who sees through disguises: for rules that block, never for what is sent on.
+"""Text without its disguises, as a careful reader takes it: for rules that block, never for what is sent on.
 
 Undone is what keeps the words and changes their letters: letters that look alike, invisible characters, text hidden in tag
 characters, other spellings (respelled.py) and encodings (encodings.py). A text with none of them costs its patterns once and is
@@ -14,7 +14,7 @@ from router.core.text.encodings import decoded
 from router.core.text.invisible import without_invisible
 from router.core.text.respelled import in_latin, is_prose, respelled
 
-_MOST_READINGS = 8  # of one text; what is decoded may hold something encoded again
+_MAX_READINGS = 8  # of one text; what is decoded may hold something encoded again
 _LATIN = re.compile(r"[a-z]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]+")
 _LETTERS = str.maketrans(
@@ -35,25 +35,25 @@ def readings_of(text: str) -> list[str]:
         return [text]
     found = [text]
     waiting = [text]
-    while waiting and len(found) < _MOST_READINGS:
+    while waiting and len(found) < _MAX_READINGS:
         some = waiting.pop()
         plain = _plain(some)
         for reading in (plain, *_hidden(some), *decoded(plain), *respelled(plain)):
-            if reading not in found and len(found) < _MOST_READINGS:
+            if reading not in found and len(found) < _MAX_READINGS:
                 found.append(reading)
                 waiting += [reading] if reading is not plain else []
     return found
 
 
 def _hidden(text: str) -> list[str]:
-    """What stands in characters that are not shown, by itself: beside a harmless question it looks less bad."""
+    """The hidden text alone: beside a harmless question it would look less bad."""
     if text.isascii():
         return []
     return [*map(_said_by_tags, _TAGS.finditer(text)), *map(_said_by_variations, _VARIATION.finditer(text))]
 
 
 def _plain(text: str) -> str:
-    """The same letters as plain ones; the text itself where a reader of plain ones sees no difference."""
+    """The text in plain letters; the text itself when that makes no difference to a reader."""
     if text.isascii():
         return text
     shown = _VARIATION.sub(_said_by_variations, _TAGS.sub(_said_by_tags, text)).translate(_LETTERS)

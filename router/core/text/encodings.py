@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote
 
-_LEAST_LETTERS = 0.8  # of what was decoded, letters, digits and spaces: else it was no text
+_MIN_LETTERS = 0.8  # of what was decoded, letters, digits and spaces: else it was no text
 
 _BETWEEN = r"[^0-9A-Za-z]"
 """What people and programs write between two codes: blanks, commas, line ends, quotes ..."""
@@ -38,24 +38,24 @@ _NAMES = re.compile(r"\\N\{([A-Z0-9 -]{1,60})\}")
 _OCTAL = re.compile(r"\\([01][0-7]{2})")
 _HEX_DIGITS = re.compile(r"[0-9A-Fa-f]+")
 _LITERALS = re.compile(r"""["'`]\s{0,4}(?:\+|\.|~|\|\||&)\s{0,4}["'`]""")
-_LEAST_QUOTED = 6  # `a=20` and `b=3F` stand in addresses and code
-_LEAST_JOINED = 3
+_MIN_QUOTED = 6  # `a=20` and `b=3F` stand in addresses and code
+_MIN_JOINED = 3
 
 
 def decoded(text: str) -> Iterator[str]:
     """What encoded stretches of `text` say: each by itself when long, in its place when it is part of a word."""
     yield from stretches(text)
-    for pattern, say, least in _IN_PLACE:
+    for pattern, say, min_count in _IN_PLACE:
         shown, count = pattern.subn(say, text)
-        if count >= least and shown != text:
+        if count >= min_count and shown != text:
             yield shown
 
 
-def stretches(text: str, least_chars: int = 0) -> Iterator[str]:
-    """What its encoded stretches of at least `least_chars` say, each by itself."""
+def stretches(text: str, min_chars: int = 0) -> Iterator[str]:
+    """What its encoded stretches of at least `min_chars` say, each by itself."""
     for pattern, decode in _STRETCHES:
         for found in pattern.finditer(text):
-            if len(found[0]) < least_chars:
+            if len(found[0]) < min_chars:
                 continue
             for said in decode(found[0]):
                 if _is_text(said) or _BASE64.fullmatch(said):
@@ -65,7 +65,7 @@ def stretches(text: str, least_chars: int = 0) -> Iterator[str]:
 
 def _is_text(said: str) -> bool:
     readable = sum(char.isalnum() or char in " \n" for char in said)
-    return len(said) >= 12 and " " in said.strip() and readable >= _LEAST_LETTERS * len(said)
+    return len(said) >= 12 and " " in said.strip() and readable >= _MIN_LETTERS * len(said)
 
 
 def _from_base64(found: str) -> Iterator[str]:
@@ -181,15 +181,15 @@ _IN_PLACE: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str], int], ..
     (_AMPERSAND, lambda _: "&", 1),
     (_UNSEEN, lambda _: "", 1),
     (_PERCENT, _from_percent, 1),
-    (_PERCENT_LETTER, _from_point, _LEAST_JOINED),
+    (_PERCENT_LETTER, _from_point, _MIN_JOINED),
     (_REFERENCES, _from_references, 1),
     (_REFERENCE, _from_letter, 1),
     (_ESCAPES, _from_escape, 1),
-    (_CODE_POINTS, _from_point, _LEAST_QUOTED),
-    (_CSS, _from_point, _LEAST_QUOTED),
-    (_NAMES, _from_name, _LEAST_JOINED),
-    (_QUOTED, _from_point, _LEAST_QUOTED),
-    (_OCTAL, _from_octal, _LEAST_QUOTED),
-    (_LITERALS, lambda _: "", _LEAST_JOINED),
+    (_CODE_POINTS, _from_point, _MIN_QUOTED),
+    (_CSS, _from_point, _MIN_QUOTED),
+    (_NAMES, _from_name, _MIN_JOINED),
+    (_QUOTED, _from_point, _MIN_QUOTED),
+    (_OCTAL, _from_octal, _MIN_QUOTED),
+    (_LITERALS, lambda _: "", _MIN_JOINED),
 )
-"""With how often each must stand in a text to be undone."""
+"""Each with the number of times that it must occur in a text before it is undone."""

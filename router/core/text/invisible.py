@@ -22,7 +22,7 @@ _HONEST = re.compile(
     f"|(?<=[#*0-9])\ufe0f(?=\u20e3)|(?<={_PICTURE})[\ufe0e\ufe0f]"  # keycaps; the form of one emoji
     f"|(?<={_JOINING_LETTER})[\u200c\u200d](?={_JOINING_LETTER})"  # spelling in Arabic, Indic, Burmese and Khmer scripts
 )
-"""Where an invisible character belongs to what is seen; one at a time, so that rows of them carry nothing."""
+"""Places where an invisible character belongs to a visible one. One at a time, so that rows of them carry nothing."""
 
 
 def has_invisible(text: str) -> bool:

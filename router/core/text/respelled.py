@@ -28,7 +28,7 @@ _ROTATIONS = [
 ]
 _EITHER_WAY = frozenset(word for word in _COMMON if word[::-1] in _COMMON or word.translate(_ROTATIONS[13]) in _COMMON)
 """Words that are everyday ones backwards or rotated, too: no, was, or, a."""
-_LEAST_COMMON = 2  # everyday words that must appear: names of versions, hashes and identifiers give none
+_MIN_COMMON = 2  # everyday words that must appear: names of versions, hashes and identifiers give none
 _WORD = re.compile(r"[A-Za-z]+")
 _LETTER = r"[^\W\d_]"
 
@@ -65,15 +65,15 @@ def _common_in(text: str) -> set[str]:
 # -- signs in and between words ----------------------------------------------------------------------------------------
 
 _NOT_ASCII_SIGNS = re.compile(r"[^\w\s\x00-\x7f]++")
-_LEAST_BETWEEN, _LEAST_BESIDE = 2, 4
+_MIN_BETWEEN, _MIN_BESIDE = 2, 4
 """How many symbols must stand between two letters, or beside one: one in an expression or after a word is nothing unusual."""
 _SPELLED = re.compile(r"(?<!\w)(?:[^\W_][\W_]{1,9}+){5,}[^\W_](?![^\W_])")
 _GAP = re.compile(r"[\W_]+")
-_LEAST_SPELLED = 12  # letters that make sense without a gap between words
+_MIN_SPELLED = 12  # letters that make sense without a gap between words
 _SIGNS = r"(?:</?[a-z]{1,8}>|<!--[^<>]{0,20}-->|/\*[^*/]{0,20}\*/|[^\sA-Za-z0-9]){1,4}+"
 _CUT = re.compile(rf"(?<=[A-Za-z]){_SIGNS}(?=[A-Za-z])")
 _CUT_WORD = re.compile(rf"(?<![A-Za-z])[A-Za-z]++(?:{_SIGNS}[A-Za-z]++)++")
-_LEAST_CUTS = 4
+_MIN_CUTS = 4
 _REPEATED = tuple(
     (re.compile(rf"\b(?:({_LETTER}){again})++\b", re.IGNORECASE), re.compile(rf"({_LETTER}){again}", re.IGNORECASE))
     for again in (r"\1", r"\1\1")
@@ -85,7 +85,7 @@ def _without_symbols(text: str) -> Iterator[str]:
     if text.isascii():
         return
     beside = [(before, after) for found in _NOT_ASCII_SIGNS.finditer(text) for before, after in _symbol(found) if before or after]
-    if len(beside) >= _LEAST_BESIDE or sum(before and after for before, after in beside) >= _LEAST_BETWEEN:
+    if len(beside) >= _MIN_BESIDE or sum(before and after for before, after in beside) >= _MIN_BETWEEN:
         for instead in (" ", ""):
             yield _NOT_ASCII_SIGNS.sub(lambda found: instead if [*_symbol(found)] else found[0], text)  # noqa: B023 - used at once
 
@@ -102,18 +102,18 @@ def _joined(found: re.Match[str]) -> str:
     gaps = _GAP.findall(found[0])
     usual = max(set(gaps), key=gaps.count)
     said = _GAP.sub(lambda gap: "" if gap[0] == usual else " ", found[0])
-    is_list = not _common_in(said) and (len(said) < _LEAST_SPELLED or not said.replace(" ", "").isalpha())
+    is_list = not _common_in(said) and (len(said) < _MIN_SPELLED or not said.replace(" ", "").isalpha())
     return found[0] if is_list else said
 
 
 def _without_cuts(text: str) -> Iterator[str]:
     """Words that a sign cuts up, and words of letters that stand twice or three times."""
     whole = {word: _CUT.sub("", word) for word in set(_CUT_WORD.findall(text))}
-    if len(_COMMON.intersection(map(str.lower, whole.values()))) > _LEAST_COMMON:
+    if len(_COMMON.intersection(map(str.lower, whole.values()))) > _MIN_COMMON:
         yield _CUT_WORD.sub(lambda found: whole[found[0]], text)
     for word, letter in _REPEATED:
         once = [letter.sub(r"\1", found[0]).lower() for found in word.finditer(text)]
-        if sum(said in _COMMON and len(said) > 1 for said in once) >= _LEAST_COMMON:
+        if sum(said in _COMMON and len(said) > 1 for said in once) >= _MIN_COMMON:
             yield word.sub(lambda found: letter.sub(r"\1", found[0]), text)  # noqa: B023 - used at once
 
 
@@ -153,17 +153,17 @@ def in_latin(word: str) -> str:
 def _with_letters(text: str) -> Iterator[str]:
     """Digits and signs, letters of other scripts, and letters upside down, as the letters that they look like."""
     leet = [word.translate(_LEET).lower() for word in _LEET_WORD.findall(text)]
-    if sum(word in _COMMON for word in leet) >= _LEAST_COMMON:
+    if sum(word in _COMMON for word in leet) >= _MIN_COMMON:
         yield text.translate(_LEET)
     if text.isascii():
         return
     foreign = {word for word in _FOREIGN.findall(text) if not word.isascii() and len(word) > 2}
-    if sum(in_latin(word).lower() in _COMMON for word in foreign) >= _LEAST_COMMON:
+    if sum(in_latin(word).lower() in _COMMON for word in foreign) >= _MIN_COMMON:
         yield in_latin(text)
     mixed = {word: latin for word in _FOREIGN.findall(text) if not word.isascii() and (latin := _NOT_ASCII.sub("", word))}
-    if sum(latin.lower() in _COMMON and len(latin) > 2 for latin in mixed.values()) >= _LEAST_COMMON:
+    if sum(latin.lower() in _COMMON and len(latin) > 2 for latin in mixed.values()) >= _MIN_COMMON:
         yield _FOREIGN.sub(lambda found: mixed.get(found[0], found[0]), text)
-    if len(_TURNED_LETTER.findall(text)) > _LEAST_CUTS:
+    if len(_TURNED_LETTER.findall(text)) > _MIN_CUTS:
         yield text[::-1].translate(_TURNED)
 
 
@@ -174,9 +174,9 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _TAG = re.compile(r"</?[A-Za-z][\w-]{0,15}>|\\[a-z]{1,12}\{")
 _WORD_AND_GAP = re.compile(r"(?<![A-Za-z])([A-Za-z]++)([^A-Za-z]*+)")
 _PROSE_GAP = re.compile(r"""\s+|['’]|[,.;:!?)"'’”…]{1,2}\s+|\s+["'“‘(]|\s[-–—&]\s""")
-_LEAST_ODD = 5
+_MIN_ODD = 5
 _FRAME_SHARE = 0.2  # of all words: no word of a sentence has more
-_LEAST_SHARE = 0.35  # of everyday words where the gaps are odd: code and records have fewer
+_MIN_SHARE = 0.35  # of everyday words where the gaps are odd: code and records have fewer
 _PLAIN, _PLAINLY = 0.25, 2.5
 """The share of everyday words in a line turned round, and how many times that of the line as it is: some words are words either
 way (no, was, a)."""
@@ -194,13 +194,13 @@ for _word in sorted(word for word in _COMMON if len(word) > 2):
 
 def _as_prose(text: str) -> Iterator[str]:
     """Words that stand in a list, an object, tags, a table or an identifier, as words of a sentence."""
-    if len(_SUSPECT.findall(text)) < _LEAST_ODD:
+    if len(_SUSPECT.findall(text)) < _MIN_ODD:
         return
     parted = _CAMEL.sub("|", _TAG.sub("|", text))
     found = [(word, not gap or _PROSE_GAP.fullmatch(gap) is not None) for word, gap in _WORD_AND_GAP.findall(parted)]
     counts = Counter(word for word, _ in found)
     # `VALUES (1, 'ignore'), VALUES (2, 'all')`: what stands before every word says nothing.
-    frame = {word for word, count in counts.items() if count >= _LEAST_ODD and count > len(found) * _FRAME_SHARE}
+    frame = {word for word, count in counts.items() if count >= _MIN_ODD and count > len(found) * _FRAME_SHARE}
     words: list[str] = []
     for word, is_prose_gap in found:
         words += [word.lower()] if word not in frame else []
@@ -213,7 +213,7 @@ def _as_prose(text: str) -> Iterator[str]:
 
 
 def _is_sentence(words: list[str]) -> bool:
-    return len(words) > _LEAST_ODD and sum(len(word) > 1 and word in _COMMON for word in words) >= _LEAST_SHARE * len(words)
+    return len(words) > _MIN_ODD and sum(len(word) > 1 and word in _COMMON for word in words) >= _MIN_SHARE * len(words)
 
 
 def _turned(text: str) -> Iterator[str]:
@@ -230,18 +230,18 @@ def _turned(text: str) -> Iterator[str]:
 def _may_be_turned(text: str) -> bool:
     """Whether some of its words are everyday ones when turned round: for most texts that is all there is to do."""
     words = set(_WORD.findall(text.lower()))
-    return len(words & _BACKWARDS) >= _LEAST_COMMON or _rotation_of(words) > 0
+    return len(words & _BACKWARDS) >= _MIN_COMMON or _rotation_of(words) > 0
 
 
 def _rotation_of(words: Iterable[str]) -> int:
-    """By how much most of them have to be moved along the alphabet to be everyday words; 0 where hardly one would be."""
+    """By how much to rotate the words so that most become everyday words; 0 when hardly one would."""
     counts = Counter(by for word in words for by in _ROTATED.get(word, ()))
     best, count = max(counts.items(), key=lambda item: item[1], default=(0, 0))
-    return best if count >= _LEAST_COMMON else 0
+    return best if count >= _MIN_COMMON else 0
 
 
 def _turn(line: str, share: float, runs: Sequence[tuple[int, int]], turn: Callable[[str], str]) -> str:
-    """The line turned round, as a whole or in those of its runs that say something then; itself where none does."""
+    """The line reversed, as a whole or in the runs that then make sense; the line itself when none does."""
     if share < _NOT_PLAIN and len(line) >= _SHORTEST_LINE:
         whole = turn(line)
         if _common_share(whole) > max(_PLAIN, _PLAINLY * share):

@@ -1,0 +1,64 @@
+"""The response side of an exchange, where a backend's answer is read: the steps of its states, and what of it is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from router.core.admission import number_of
+from router.core.headers import STATUS
+from router.core.messages import Action, Continue, Replace, ResponseBody, ResponseHeaders
+from router.core.openai.completion import NotStorable
+from router.core.outcome import Ending
+from router.core.record import Record
+from router.core.response import PassingAnswer, why_unread
+from router.core.states import Answering, AwaitingResponse, Done, Start, State
+
+
+@dataclass(slots=True)
+class AnsweredExchange(Record):
+    """What an exchange does from the response's headers on."""
+
+    state: State = field(default_factory=Start)
+    looked_up_s: int = 0
+    """A Unix time, from the lookup on."""
+
+    def _on_response_headers(self, state: AwaitingResponse, event: ResponseHeaders) -> Action:
+        self.http_status = number_of(event.headers.get(STATUS, "")) or 0
+        if reason := why_unread(event.headers, self.http_status, is_end=event.is_end):
+            if state.stores:
+                self.cache.stored = reason
+            self.state, self.is_complete = Done(), event.is_end
+            return Continue(is_last=True)
+        plan, wants_usage = self.snapshot.cache if state.stores else None, state.request.wants_usage
+        self.passing = PassingAnswer.of(event.headers, wants_usage=wants_usage, plan=plan, now_s=self.looked_up_s)
+        self.cache.stored = self.passing.why_not_stored
+        self.state = Answering(self.passing)
+        return Continue()
+
+    def _on_response_body(self, state: Answering, event: ResponseBody) -> Action:
+        shown = state.passing.feed(event.data, is_end=event.is_end)
+        if event.is_end:
+            self.state, self.is_complete = Done(), True
+        return Continue(is_last=event.is_end) if shown == event.data else Replace(shown, is_last=event.is_end)
+
+    @property
+    def backend_ttl_s(self) -> float | None:
+        """How long the backend allows its answer to be stored, in seconds; None when it sets no bound."""
+        return self.passing.max_ttl_s if self.passing else None
+
+    def answer(self, ending: Ending = "completed") -> bytes | None:
+        """The answer to store, once all of it has passed; None when it must not be stored.
+
+        Of an exchange that did not complete nothing is stored, whatever has passed.
+        """
+        if isinstance(self.state, AwaitingResponse) and self.state.stores:
+            self.cache.stored = "interrupted"
+        if self.passing is None or self.passing.reader is None:
+            return None
+        try:
+            data = self.passing.kept(is_whole=self.is_complete and ending == "completed")
+        except NotStorable as reason:
+            self.cache.stored = str(reason)
+            return None
+        self.cache.stored = "stored"
+        return data

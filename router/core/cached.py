@@ -1,0 +1,92 @@
+"""The cache's part in an exchange: what is looked up for a request, what a lookup brought, and the reply that a hit becomes."""
+
+from __future__ import annotations
+
+from router.core.cache_key import Ineligible, question_of
+from router.core.cache_policy import CachePlan, apply_client_controls
+from router.core.decision_headers import decision_headers
+from router.core.headers import (
+    CACHE_AGE_HEADER,
+    CACHE_CONTROL,
+    CACHE_ENTRY_HEADER,
+    CACHE_HIT_HEADER,
+    CACHE_SIMILARITY_HEADER,
+    CACHE_STATUS_HEADER,
+    CACHE_VERIFIED_HEADER,
+    CLUSTER_HEADER,
+    CONTENT_TYPE,
+    PATH_HEADER,
+)
+from router.core.lookup import Found, Hit, Miss
+from router.core.messages import LookedUp, Lookup, Reply
+from router.core.models import ReasoningFamily
+from router.core.openai.completion import Answer, NotStorable, as_json, as_stream
+from router.core.openai.completion import decode as decode_answer
+from router.core.openai.request import Body
+from router.core.outcome import CacheResult, CacheStatus
+from router.core.types import ChatRequest, Decision, Readings
+
+_OK = 200
+
+
+def lookup_for(
+    plan: CachePlan, request: ChatRequest, body: Body, decision: Decision, family: ReasoningFamily | None
+) -> Lookup | Ineligible:
+    """What to look up, or why nothing is."""
+    cache_policy, scope = plan.cache_policy.get(decision.name), plan.scope.of(request.headers)
+    if cache_policy is None or scope is None:
+        return Ineligible("decision" if cache_policy is None else "no_scope")
+    cache_policy = apply_client_controls(cache_policy, plan, request.headers)
+    asked = question_of(request, body, decision, scope, plan.limits, plan.versions, family)
+    if isinstance(asked, Ineligible):
+        return asked
+    return Lookup(asked, cache_policy) if cache_policy.may_look_up or cache_policy.may_store else Ineligible("client")
+
+
+def result_of(found: Found, *, is_shadow: bool) -> tuple[CacheResult, Hit | None, Answer | None]:
+    """What came of a lookup; the hit and its answer when it is to be served."""
+    answer = None
+    if isinstance(found, Hit):
+        try:
+            answer = decode_answer(found.answer)
+        except NotStorable:
+            found = Miss("damaged")
+    if isinstance(found, Miss):
+        return CacheResult("miss", found.reason), None, None
+    status: CacheStatus = "shadow" if is_shadow else "hit"
+    result = CacheResult(status, found.tier, found.similarity, found.verified, found.entry_id)
+    return result, None if is_shadow else found, answer
+
+
+def cache_headers(result: CacheResult) -> dict[str, str]:
+    """What became of the cache; nothing where it is off."""
+    if result.status == "off":
+        return {}
+    return {
+        CACHE_HIT_HEADER: "true" if result.status == "hit" else "false",
+        CACHE_STATUS_HEADER: f"{result.status}:{result.reason}",
+    }
+
+
+def replay(
+    request: ChatRequest, decision: Decision, readings: Readings, result: CacheResult, hit: Hit, answer: Answer, event: LookedUp
+) -> Reply:
+    """A stored answer as the reply to a request: as a stream where that was asked for."""
+    reply_id = f"chatcmpl-{event.reply_id}"
+    if request.is_stream:
+        body, kind = as_stream(answer, reply_id, event.now_s, request.wants_usage), "text/event-stream; charset=utf-8"
+    else:
+        body, kind = as_json(answer, reply_id, event.now_s), "application/json"
+    headers = decision_headers(decision, readings)
+    del headers[CLUSTER_HEADER]
+    headers |= cache_headers(result) | {CONTENT_TYPE: kind, PATH_HEADER: "cache"}
+    headers |= {
+        CACHE_SIMILARITY_HEADER: f"{hit.similarity:.4f}",
+        CACHE_ENTRY_HEADER: hit.entry_id,
+        CACHE_AGE_HEADER: str(int(hit.age_s)),
+    }
+    if hit.verified is not None:
+        headers[CACHE_VERIFIED_HEADER] = f"{hit.verified:.4f}"
+    if request.is_stream:
+        headers[CACHE_CONTROL] = "no-cache"
+    return Reply(_OK, headers, body, "sr_cache_hit", "cache")

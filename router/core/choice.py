@@ -1,0 +1,45 @@
+"""The choice of a model by its cost and by its predicted accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.core.models import Model
+from router.core.types import Scores
+
+QUALITY = "quality"
+"""The signal that predicts each model's accuracy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that a choice weighs."""
+
+    model: Model
+    chance: float
+    """Predicted accuracy: the probability of a right answer, 0 to 1."""
+    worth: float
+    """The predicted accuracy minus the weighted price; the highest worth wins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Choose among models by cost and by predicted accuracy."""
+
+    models: tuple[Model, ...]
+    cost_weight: float
+    """How much accuracy is given up for price: at 0.1, the most expensive model must be right 10 points more often than a free
+    one; 0 takes the best model, whatever it costs."""
+
+    def among(self, scores: Scores) -> Model:
+        """The model with the highest worth; of equal ones the cheaper."""
+        return max(self.weigh(scores), key=lambda candidate: (candidate.worth, -candidate.model.cost)).model
+
+    def weigh(self, scores: Scores) -> list[Candidate]:
+        """Every model with its worth: predicted accuracy minus `cost_weight` times its share of the highest price."""
+        dearest = max(model.cost for model in self.models) or 1.0
+        weighed = []
+        for model in self.models:
+            chance = scores.values.get(model.quality_profile, 0.0)
+            weighed.append(Candidate(model, chance, chance - self.cost_weight * (model.cost / dearest)))
+        return weighed

@@ -1,0 +1,22 @@
+"""What the shell must read for the rules that are still open: signals, and the prompt for rules that block."""
+
+from __future__ import annotations
+
+from router.core.messages import ReadSignals
+from router.core.openai.request import Body
+from router.core.policy import NeedsSignals
+from router.core.prompt import prompt_of, reads_of
+from router.core.snapshot import Snapshot
+from router.core.types import ChatRequest, Missing, Readings
+
+
+def signals_wanted(needs: NeedsSignals, request: ChatRequest, body: Body, snapshot: Snapshot) -> ReadSignals | Readings:
+    """What to read. When a rule refuses the prompt because not all of it can be read, the missing readings instead."""
+    guards = [name for name in needs.signals if reads_of(name)[0] != "message"]
+    if not guards:
+        return ReadSignals(request, needs.signals)
+    prompt = prompt_of(request.endpoint, body.members, snapshot.max_guard_chars)
+    hopeless = [name for name in guards if prompt.unread and snapshot.policy.fails_closed(name)]
+    if hopeless:
+        return dict.fromkeys(hopeless, Missing(prompt.unread))
+    return ReadSignals(request, needs.signals, prompt)

@@ -1,0 +1,70 @@
+"""One exchange under way in the shell: when things happened in it, what it looks up, and the instruments that watch it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any, Protocol
+
+from router.core.exchange import Exchange
+from router.core.messages import Action, Event, ResponseBody, Route
+from router.core.outcome import Ending, Outcome
+from router.extproc import wire
+from router.extproc.answers import OwnLookup
+
+
+class Observation(Protocol):
+    """What the instruments hold while one exchange lasts."""
+
+    def upstream_headers(self) -> Mapping[str, str]:
+        """Headers that carry the trace to the backend; empty when tracing is off."""
+        ...
+
+    def end(self, outcome: Outcome) -> None:
+        """Hand the record to every instrument. Called exactly once."""
+        ...
+
+
+class Instruments(Protocol):
+    def begin(self, headers: Mapping[str, str]) -> Observation:
+        """Called with the request's headers, when an exchange begins."""
+        ...
+
+
+@dataclass(slots=True)
+class ActiveExchange:
+    """Times are in seconds of `perf_counter`; zero for what has not happened."""
+
+    exchange: Exchange
+    observation: Observation
+    lookup: OwnLookup[Any]
+    """What it keeps for the cache is the cache's own."""
+    began: float = field(default_factory=perf_counter)
+    routed: float = 0.0
+    sensing_s: float = 0.0
+    first_token: float = 0.0
+    ending: Ending = "abandoned"
+
+    def note(self, event: Event, action: Action) -> Action:
+        """Take the times; a route carries the trace on. Called before the action goes out: Envoy may then end the stream."""
+        if isinstance(action, Route):
+            self.routed = perf_counter()
+            action = replace(action, set_headers={**action.set_headers, **self.observation.upstream_headers()})
+        elif isinstance(event, ResponseBody) and not self.first_token:
+            self.first_token = perf_counter()
+        if wire.is_last(action):
+            self.ending = self.exchange.ending
+        return action
+
+    def finish(self) -> None:
+        """Hand what may be stored to the cache, and the record, with its durations, to the instruments."""
+        self.lookup.settle(self.exchange, self.ending)
+        outcome = replace(
+            self.exchange.outcome(self.ending),
+            routing_s=self.routed - self.began if self.routed else 0.0,
+            sensing_s=self.sensing_s,
+            first_token_s=self.first_token - self.routed if self.first_token and self.exchange.is_streamed else None,
+            duration_s=perf_counter() - self.began,
+        )
+        self.observation.end(outcome)

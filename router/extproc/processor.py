@@ -1,0 +1,125 @@
+"""The shell's loop: Envoy's messages in, the exchange's actions out, signals and the cache in between.
+
+It decides nothing. One `Processor.process` call is one exchange, and everything that an exchange owns ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from time import perf_counter
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from router.core.exchange import Exchange
+from router.core.lookup import Waiting
+from router.core.messages import Event, Lookup, ReadSignals, RequestHeaders, SignalsRead
+from router.core.snapshot import Snapshot
+from router.core.types import Readings
+from router.errors import ProtocolError
+from router.extproc import wire
+from router.extproc.active import ActiveExchange, Instruments
+from router.extproc.answers import Answers, OwnLookup, looked_up
+from router.extproc.pb import extproc_pb2 as pb
+from router.extproc.turns import BodyTurns
+
+log = logging.getLogger(__name__)
+
+_WAITING_ROOM_S = 0.5  # beside the wait itself: Envoy counts from when it hears of it
+
+Messages = AsyncIterator[pb.ProcessingRequest]
+Context = grpc.aio.ServicerContext[pb.ProcessingRequest, pb.ProcessingResponse]
+SignalReader = Callable[[ReadSignals], Awaitable[Readings]]
+"""Takes every reading that a `ReadSignals` wants, within its own deadline; never raises for a signal that fails."""
+
+
+class Processor:
+    """Serves exchanges. One instance serves all streams of a process."""
+
+    def __init__(
+        self, snapshot: Snapshot, read_signals: SignalReader, instruments: Instruments, answers: Answers[Any] | None = None
+    ) -> None:
+        self.snapshot = snapshot
+        """The configuration of exchanges that begin from now on; those under way keep theirs."""
+        self._read_signals = read_signals
+        self._instruments = instruments
+        self._answers = answers
+        self._turns = BodyTurns()
+
+    async def process(self, messages: Messages, context: Context) -> AsyncIterator[pb.ProcessingResponse]:
+        """One gRPC stream: the whole life of one exchange."""
+        run: ActiveExchange | None = None
+        try:
+            async for message in messages:
+                phase, event = wire.decode(message)
+                run = run or self._begin(event)
+                exchange = run.exchange
+                action = await self._turns.past_pauses(exchange, exchange.receive(event))
+                while isinstance(action, ReadSignals):
+                    async with self._reading(run, action) as readings:
+                        shot = exchange.snapshot
+                        if action.prompt and not await _is_done(readings, shot.guard_patience_s):
+                            yield wire.more_time(shot.longest_wait_s + _WAITING_ROOM_S)
+                        action = exchange.receive(SignalsRead(await readings))
+                    action = await self._turns.past_pauses(exchange, action)
+                if isinstance(action, Lookup):
+                    found = await run.lookup.look_up(action)
+                    if isinstance(found, Waiting):
+                        yield wire.more_time(found.wait_s + _WAITING_ROOM_S)
+                        found = await run.lookup.await_leader()
+                    action = await self._turns.past_pauses(exchange, exchange.receive(looked_up(found)))
+                action = run.note(event, action)
+                yield wire.encode(phase, action)
+                if wire.is_last(action):
+                    return
+        except Exception as error:  # noqa: BLE001 - the shell's edge: a fault of ours must not take the process down
+            if run is not None:
+                run.ending = "failed"
+            await _abort(context, error)
+        finally:
+            if run is not None:
+                run.finish()
+
+    def _begin(self, event: Event) -> ActiveExchange:
+        headers = event.headers if isinstance(event, RequestHeaders) else {}
+        return ActiveExchange(Exchange(self.snapshot), self._instruments.begin(headers), OwnLookup(self._answers))
+
+    @contextlib.asynccontextmanager
+    async def _reading(self, run: ActiveExchange, action: ReadSignals) -> AsyncIterator[Awaitable[Readings]]:
+        """The readings under way, in a task of their own if they may take long; they never go on behind this."""
+        began = perf_counter()
+        readings = self._read_signals(action)
+        task = asyncio.ensure_future(readings) if action.prompt else None
+        try:
+            yield task or readings
+        finally:
+            if task:
+                task.cancel()
+            run.sensing_s += perf_counter() - began
+
+
+async def _is_done(work: Awaitable[object], within_s: float) -> bool:
+    future = asyncio.ensure_future(work)
+    await asyncio.wait([future], timeout=within_s)
+    return future.done()
+
+
+async def _abort(context: Context, error: Exception) -> None:
+    if isinstance(error, ProtocolError):
+        log.error("exchange ended: %s", error)
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+    # The error's own words are left out: they may quote a prompt.
+    log.error("exchange failed: %s at %s", type(error).__name__, _place(error))
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+
+
+def _place(error: BaseException) -> str:
+    """File and line where an error was raised."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}" if traceback else "an unknown place"
