@@ -21,7 +21,7 @@ from typing import Protocol
 from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.eviction import EvictionPolicy, make_order
 from router.cache.index import Vector, VectorIndex
-from router.cache.invalidation import NO_PAIR, Rejections, Tombstones, digest_of_question, parse_reference, reference_of
+from router.cache.rejections import NO_PAIR, Rejections, Tombstones, digest_of_question, parse_reference, reference_of
 from router.cache.settings import DIMENSION, CacheLimits
 from router.cache.stores.sync import StoreSync
 from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss, Verdict, Waiting

@@ -86,7 +86,7 @@ class Invalidation:
     """When it was written down for the others; the selection has the moment that counts."""
     entry_filter: EntryFilter | None = None
     rejected: str | None = None
-    """Digest of a reported pair or question; see `invalidation`."""
+    """Digest of a reported pair or question; see `rejections`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from router.cache.cache import Cache
 from router.cache.entries import Entry, EntryFilter
-from router.cache.invalidation import parse_reference
+from router.cache.rejections import parse_reference
 from router.cache.soundness import fault_of
 from router.core.openai.completion import NotStorable, decode
 from router.errors import RequestError

@@ -203,8 +203,8 @@ def _own_signals(
 
 def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: InferencePool) -> Caching:
     from router.cache.cache import Cache
-    from router.cache.invalidation import Rejections
     from router.cache.operations import CacheOperations
+    from router.cache.rejections import Rejections
     from router.cache.stores.sync import StoreSync
     from router.cache.verifier import GUARDS_VERSION, Verifier
     from router.inference.bundle import MODEL

@@ -17,7 +17,7 @@ import pytest
 from router.cache.cache import Cache
 from router.cache.checks import GUARDS
 from router.cache.entries import Entry, EntryFilter
-from router.cache.invalidation import Rejections
+from router.cache.rejections import Rejections
 from router.cache.settings import CacheLimits, MilvusSettings, SyncSettings
 from router.cache.stores.milvus import MilvusStore
 from router.cache.stores.rows import MAX_STORED_BYTES, packed

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from router.cache import invalidation
+from router.cache import rejections
 from router.cache.entries import Entry, EntryFilter, pieces_of
-from router.cache.invalidation import (
+from router.cache.rejections import (
     Rejections,
     Tombstones,
     digest_of_pair,
@@ -52,7 +52,7 @@ def test_an_invalidation_is_news_once() -> None:
 
 def test_however_many_invalidations_there_were_none_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit in memory takes more than it meant, never less."""
-    monkeypatch.setattr(invalidation, "_MAX_MARKS", 10)
+    monkeypatch.setattr(rejections, "_MAX_MARKS", 10)
     tombstones = Tombstones()
     for number in range(100):
         tombstones.mark(EntryFilter(scope=f"customer {number}"), 101)
@@ -62,7 +62,7 @@ def test_however_many_invalidations_there_were_none_is_forgotten(monkeypatch: py
 
 def test_clients_cannot_make_invalidated_entries_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evictions, which every new question may cause, do not push them out."""
-    monkeypatch.setattr(invalidation, "_MAX_EVICTED", 10)
+    monkeypatch.setattr(rejections, "_MAX_EVICTED", 10)
     tombstones = Tombstones()
     tombstones.bury(ENTRY.id)
     for number in range(100):
