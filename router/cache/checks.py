@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Literal
 
 from router.cache.wordforms import MIXED_NAMES, levelled, without_dots
+from router.core.lookup import Check
 
 
 def _words(text: str) -> frozenset[str]:
@@ -303,7 +305,7 @@ def _kind(one: _Words, other: _Words) -> bool:
     return "what" in (other if "how" in one.kind else one).tokens
 
 
-GUARDS: Mapping[str, Callable[[_Words, _Words], bool]] = {
+GUARDS: Mapping[Check, Callable[[_Words, _Words], bool]] = {
     "numbers": _numbers,
     "negation": _negation,
     "opposites": _opposites,
@@ -316,6 +318,7 @@ GUARDS: Mapping[str, Callable[[_Words, _Words], bool]] = {
     "unasked": _unasked,
 }
 """By the name that operators switch them by; each is true when the answer to the second question must not answer the first."""
+_BY_NAME: Mapping[str, Check] = {check: check for check in GUARDS}
 GUARDS_ALONE = tuple(name for name in GUARDS if name != "unasked")
 """Without a verifier. Of two questions that pass `content`, each names what the other does."""
 GUARDS_BESIDE_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order", "addition")
@@ -342,13 +345,13 @@ def with_agreement(probability: float, asked: str, stored: str) -> float:
     return AGREEMENT * probability / (AGREEMENT * probability + 1 - probability)
 
 
-def conflict(asked: str, stored: str, guards: Iterable[str]) -> str:
+def conflict(asked: str, stored: str, guards: Iterable[str]) -> Check | Literal[""]:
     """The first of the named guards that keeps the answer to `stored` from being given to `asked`; empty when none does."""
     one, other = _taken_apart(asked), _taken_apart(stored)
     return next(_firing(one, other, guards), "")
 
 
-def conflicts(asked: str, stored: str, guards: Iterable[str]) -> list[str]:
+def conflicts(asked: str, stored: str, guards: Iterable[str]) -> list[Check]:
     """All of the named guards that object, for who wants to know more than that one does."""
     return list(_firing(_taken_apart(asked), _taken_apart(stored), guards))
 
@@ -359,5 +362,5 @@ def _taken_apart(text: str) -> _Words:
     return _Words(without_dots(levelled(text)))
 
 
-def _firing(one: _Words, other: _Words, guards: Iterable[str]) -> Iterator[str]:
-    return (name for name in guards if GUARDS[name](one, other))
+def _firing(one: _Words, other: _Words, guards: Iterable[str]) -> Iterator[Check]:
+    return (check for check in map(_BY_NAME.__getitem__, guards) if GUARDS[check](one, other))

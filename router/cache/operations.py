@@ -163,13 +163,13 @@ class CacheOperations:
             if isinstance(entry, tuple):
                 refused.append({"index": index, "field": entry[0], "must": entry[1]})
             else:
-                counts[await self._take(entry)] += 1
+                counts[await self._import(entry)] += 1
         return {**counts, "refused": refused}
 
-    async def _take(self, entry: Entry) -> str:
+    async def _import(self, entry: Entry) -> str:
         if entry.expires_ms <= time.time() * 1000:
             return "expired"
-        return "count" if await self._cache.take(entry) else "known"
+        return "count" if await self._cache.import_entry(entry) else "known"
 
     def _shown(self, entry: Entry) -> dict[str, Any]:
         return {name: getattr(entry, name) for name in _EXPORTED if name not in ("key", "partition")}

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from router.cache.checks import conflict, with_agreement
 from router.cache.wording import UNREAD, difference
-from router.core.lookup import CachePolicy, Verdict
+from router.core.lookup import CachePolicy, Verdict, verifier_failure
 from router.errors import BackendError
 
 GUARDS_VERSION = "guards-4"
@@ -34,5 +34,5 @@ class Verifier:
         try:
             probability = with_agreement(await self._score(asked, stored), asked, stored)
         except BackendError as error:
-            return Verdict(f"verifier_{error.word}")
+            return Verdict(verifier_failure(error.word))
         return Verdict("" if probability >= cache_policy.at_least else "verifier", probability)

@@ -11,11 +11,11 @@ import re
 import unicodedata
 from collections import Counter
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 from router.cache.wordforms import DASHES_AND_QUOTES, Style, Word, fold, is_same_word, without_dots
 
-UNREAD = "unread_difference"
+UNREAD: Final = "unread_difference"
 """Why an answer is kept back when two texts differ in what no model reads."""
 Difference = Literal["none", "visible", "unread"]
 """Between two texts: nothing that matters; something that the verifier can judge; something that it cannot."""

@@ -11,7 +11,7 @@ from functools import partial
 from urllib.parse import unquote
 
 from router.core.cache_key import Ineligible, question_of
-from router.core.cache_policy import CachePlan, apply_client_controls, wants_only_cached
+from router.core.cache_policy import CachePlan, ClientControls, apply_client_controls, read_client_controls
 from router.core.freshness import EVENT_STREAM, backend_ttl_s, media_type
 from router.core.headers import (
     CLUSTER_HEADER,
@@ -23,7 +23,7 @@ from router.core.headers import (
     number_of,
     reasoning_word,
 )
-from router.core.lookup import CachePolicy, Hit, Miss
+from router.core.lookup import CachePolicy, CacheStatus, Hit, Miss, NotStoredReason
 from router.core.messages import (
     Action,
     Continue,
@@ -230,11 +230,12 @@ class Exchange:
             return self._refuse(error, decision)
         plan = self.snapshot.cache
         if plan is None:
-            return self._without_cache(request, body, decision, None, stores=False)
-        lookup = _lookup(plan, request, body, decision, self.snapshot.family_of(decision))
+            return self._without_cache(request, body, decision, stores=False, only_if_cached=False)
+        controls = read_client_controls(plan, request.headers)
+        lookup = _lookup(plan, controls, request, body, decision, self.snapshot.family_of(decision))
         if isinstance(lookup, Ineligible):
             self._cache = CacheResult("skipped", lookup.reason)
-            return self._without_cache(request, body, decision, plan, stores=False)
+            return self._without_cache(request, body, decision, stores=False, only_if_cached=controls.only_if_cached)
         self.state = LookingUp(request, body, lookup.cache_policy)
         return lookup
 
@@ -247,9 +248,9 @@ class Exchange:
         return self._finish_with(replace(reply, headers=headers | dict(reply.headers)))
 
     def _on_looked_up(self, request: ChatRequest, body: Body, cache_policy: CachePolicy, event: LookedUp) -> Action:
-        decision, found, plan = self._decision, event.found, self.snapshot.cache
+        decision, found = self._decision, event.found
         self._looked_up_s = event.now_s
-        assert decision is not None and plan is not None  # noqa: S101, PT018 - this state comes after them
+        assert decision is not None  # noqa: S101 - this state comes after it
         if isinstance(found, Hit):
             try:
                 answer = decode_answer(found.answer)
@@ -258,11 +259,12 @@ class Exchange:
         if isinstance(found, Miss):
             self._cache = CacheResult("miss", found.reason)
         else:
-            status = "shadow" if cache_policy.shadow else "hit"
+            status: CacheStatus = "shadow" if cache_policy.shadow else "hit"
             self._cache = CacheResult(status, found.tier, found.similarity, found.verified, found.entry_id)
             if not cache_policy.shadow:
                 return self._finish_with(self._replay(request, decision, found, answer, event))
-        return self._without_cache(request, body, decision, plan, stores=cache_policy.may_store)
+        stores, only_if_cached = cache_policy.may_store, cache_policy.only_if_cached
+        return self._without_cache(request, body, decision, stores=stores, only_if_cached=only_if_cached)
 
     def _replay(self, request: ChatRequest, decision: Decision, hit: Hit, answer: Answer, event: LookedUp) -> Reply:
         reply_id = f"chatcmpl-{event.reply_id}"
@@ -294,9 +296,9 @@ class Exchange:
         }
 
     def _without_cache(
-        self, request: ChatRequest, body: Body, decision: Decision, plan: CachePlan | None, *, stores: bool
+        self, request: ChatRequest, body: Body, decision: Decision, *, stores: bool, only_if_cached: bool
     ) -> Action:
-        if plan and wants_only_cached(plan, request.headers):
+        if only_if_cached:
             raise not_cached()
         return self._in_turns(len(body.text), partial(self._route, request, body, decision, stores=stores))
 
@@ -327,18 +329,18 @@ class Exchange:
             try:
                 self._backend_ttl_s = backend_ttl_s(event.headers, self._looked_up_s, plan.scope.header)
                 self._reader = AnswerReader(is_event_stream, plan.most_answer_bytes)
-            except NotStorable as reason:
-                self._cache.stored = str(reason)
+            except NotStorable as error:
+                self._cache.stored = error.reason
         self.state = Answering(self._recorder, self._reader)
         return Continue()
 
-    def _why_unread(self, event: ResponseHeaders) -> str:
-        """Why an answer passes without being read; empty when it is read."""
+    def _why_unread(self, event: ResponseHeaders) -> NotStoredReason | None:
+        """Why an answer passes without being read; None when it is read."""
         if self._http_status != _OK:
             return "not_ok"
         if "content-encoding" in event.headers:
             return "compressed"
-        return "empty" if event.is_end else ""
+        return "empty" if event.is_end else None
 
     def _on_response_body(self, recorder: UsageRecorder, reader: AnswerReader | None, data: bytes, is_end: bool) -> Action:
         shown = recorder.feed(data, is_end)
@@ -370,8 +372,8 @@ class Exchange:
             if not self._is_complete or ending != "completed":
                 raise NotStorable("interrupted")
             data = self._reader.finish().encode()
-        except NotStorable as reason:
-            self._cache.stored = str(reason)
+        except NotStorable as error:
+            self._cache.stored = error.reason
             return None
         self._cache.stored = "stored"
         return data
@@ -462,13 +464,18 @@ class Exchange:
 
 
 def _lookup(
-    plan: CachePlan, request: ChatRequest, body: Body, decision: Decision, family: ReasoningFamily | None
+    plan: CachePlan,
+    controls: ClientControls,
+    request: ChatRequest,
+    body: Body,
+    decision: Decision,
+    family: ReasoningFamily | None,
 ) -> Lookup | Ineligible:
     """What to look up, or why nothing is."""
     cache_policy, scope = plan.cache_policy.get(decision.name), plan.scope.of(request.headers)
     if cache_policy is None or scope is None:
         return Ineligible("decision" if cache_policy is None else "no_scope")
-    cache_policy = apply_client_controls(cache_policy, plan, request.headers)
+    cache_policy = apply_client_controls(cache_policy, controls, plan.most_ttl_s)
     asked = question_of(request, body, decision, scope, plan.limits, plan.versions, family)
     if isinstance(asked, Ineligible):
         return asked

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+from router.core.lookup import CacheStatus, MissReason, SkipReason, StoreResult, Tier
+
+CacheReason = Tier | MissReason | SkipReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +52,14 @@ class Outcome:
     is_stream: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
     """Signals that could not be read, each with its reason."""
-    cache: str = "off"
-    """`hit`, `shadow` (would have been one), `miss`, `skipped` (no question that may be cached) or `off`."""
-    cache_reason: str = ""
-    """The tier of a hit, or why there was none; a fixed word."""
+    cache: CacheStatus = "off"
+    cache_reason: CacheReason | Literal[""] = ""
+    """The tier of a hit, or why there was none; empty when the cache is off."""
     cache_similarity: float = 0.0
     cache_verified: float | None = None
     """As in `Hit.verified`."""
     cache_entry: str = ""
-    stored: str = ""
-    """`stored`, or why the answer was not; empty when it was not to be."""
+    stored: StoreResult = ""
     block_reason: str = ""
     """Of a request that a rule blocked: `matched`, or why it could not be read; empty of others."""
     error_code: str = ""
@@ -83,9 +86,9 @@ class Outcome:
 class CacheResult:
     """What became of the cache in this exchange; see `Outcome`."""
 
-    status: str = "off"
-    reason: str = ""
+    status: CacheStatus = "off"
+    reason: CacheReason | Literal[""] = ""
     similarity: float = 0.0
     verified: float | None = None
     entry_id: str = ""
-    stored: str = ""
+    stored: StoreResult = ""

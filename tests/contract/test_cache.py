@@ -543,7 +543,7 @@ class TestReplicas:
             followed.append(None)
 
         other.store_sync._poll_changes = noted  # type: ignore[method-assign]
-        other.store_sync._pace = replace(PACE, follow_s=3600)
+        other.store_sync._settings = replace(PACE, follow_s=3600)
         other.store_sync._woken.set()
         await until(lambda: bool(followed))  # and not again within this hour
         await store(one)
@@ -700,8 +700,8 @@ def test_no_value_can_leave_the_quotes_of_a_filter(tmp_path: Path) -> None:
 def test_an_entry_is_selected_by_all_that_is_named() -> None:
     """Several conditions narrow it."""
     entry = Entry("i", "k", "p", "alice", "faq", "small", "t", b"", 100, 200)
-    assert EntryFilter().takes(entry)
-    assert EntryFilter(decision="faq", scope="alice", before_ms=101).takes(entry)
-    assert not EntryFilter(decision="faq", scope="bob").takes(entry)
-    assert not EntryFilter(before_ms=100).takes(entry)
-    assert not EntryFilter(ids=("j",)).takes(entry)
+    assert EntryFilter().matches(entry)
+    assert EntryFilter(decision="faq", scope="alice", before_ms=101).matches(entry)
+    assert not EntryFilter(decision="faq", scope="bob").matches(entry)
+    assert not EntryFilter(before_ms=100).matches(entry)
+    assert not EntryFilter(ids=("j",)).matches(entry)

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from pymilvus.exceptions import MilvusException, ParamError
 
-from router.cache.entries import REFUSED, Entry, EntryFilter, Invalidation
+from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.settings import MilvusSettings
+from router.cache.stores.base import REFUSED
 from router.cache.stores.milvus import MilvusStore
 from router.cache.stores.sync import StoreSync
 from router.core.lookup import Hit

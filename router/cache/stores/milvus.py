@@ -16,9 +16,10 @@ import grpc
 from pymilvus import AsyncMilvusClient
 from pymilvus.exceptions import ConnectError, ConnectionNotExistException, MilvusException, MilvusUnavailableException
 
-from router.cache.entries import REFUSED, Changes, Entry, EntryFilter, Invalidation, pieces_of
+from router.cache.entries import Entry, EntryFilter, Invalidation, pieces_of
 from router.cache.index import Vector
 from router.cache.settings import MilvusSettings
+from router.cache.stores.base import REFUSED, Changes
 from router.cache.stores.reach import why_not
 from router.cache.stores.rows import entry_of, entry_row, notice_document, notice_of, unpacked
 from router.cache.stores.schema import Collections, control_row

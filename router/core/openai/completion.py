@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from router.core.lookup import NotStoredReason
 from router.core.openai.bodysize import is_within
 from router.core.openai.sse import FrameSplitter, data_of, event_of
 from router.core.text.invisible import is_blank
@@ -34,7 +35,11 @@ _LEAST_FRAME_BYTES = 64
 
 
 class NotStorable(Exception):  # noqa: N818 - no fault of anybody's
-    """Why an answer must not be given to anybody again: a fixed word, never text."""
+    """Why an answer must not be given to anybody again."""
+
+    def __init__(self, reason: NotStoredReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,7 @@ class AnswerReader:
     _top: dict[str, Any] = field(default_factory=dict)
     _choices: dict[int, dict[str, Any]] = field(default_factory=dict)
     _is_done: bool = False
-    _why_not: str = ""
+    _why_not: NotStoredReason | None = None
 
     def feed(self, data: bytes) -> None:
         """The next bytes. After the first reason not to store, nothing is kept."""
@@ -80,8 +85,8 @@ class AnswerReader:
                 if self._size_bytes > self.most_bytes:
                     raise NotStorable("too_long")
                 self._read_frame(frame)
-        except NotStorable as reason:
-            self._give_up(str(reason))
+        except NotStorable as error:
+            self._give_up(error.reason)
 
     def finish(self) -> Answer:
         """The answer, once its end has come.
@@ -99,7 +104,7 @@ class AnswerReader:
         document = _loads(bytes(self._held))
         return checked({key: value for key, value in document.items() if key not in _OWN})
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: NotStoredReason) -> None:
         self._why_not = self._why_not or reason
         self._held, self._splitter = bytearray(), FrameSplitter()
         self._choices.clear()
