@@ -7,7 +7,7 @@ Vectors are kept as 8-bit integers, which changes a similarity by 0.003 at most 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnxruntime  # noqa: F401 - before usearch: the other way round the process crashes (1.32 with usearch 2.26)
@@ -80,7 +80,7 @@ class _Graph:
     __slots__ = ("_index",)
 
     def __init__(self, dimension: int) -> None:
-        self._index: Any = usearch.index.Index(
+        self._index = usearch.index.Index(
             ndim=dimension,
             metric="ip",
             dtype="i8",

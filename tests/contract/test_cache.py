@@ -165,7 +165,7 @@ async def empty(settings: MilvusSettings) -> None:
     store = MilvusStore(settings, "v1")
     await store.open()
     await store.remove(EntryFilter())
-    await store._do("delete", f"{settings.collection}_control", filter='kind in ["notice", "rejection"]')
+    await store._milvus.do("delete", f"{settings.collection}_control", filter='kind in ["notice", "rejection"]')
     async with asyncio.timeout(20):
         while (await store.changes(1)).entries or (await store.changes(1)).invalidations:
             await asyncio.sleep(0.1)

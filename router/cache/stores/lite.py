@@ -13,7 +13,6 @@ import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import grpc
 from milvus_lite.adapter.grpc.servicer import MilvusServicer
@@ -39,7 +38,7 @@ class LiteServer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
-        self._database: Any = None
+        self._database: MilvusLite | None = None
         self._server: grpc.Server | None = None
 
     def start(self) -> str:
