@@ -454,17 +454,6 @@ class TestStoresThatLast:
         assert isinstance(found, Hit)
         assert found.answer == text
 
-    async def test_no_text_breaks_it(self, stored: Site) -> None:
-        """Nothing of a question gets into a filter."""
-        texts = ['"; drop', "a\\", 'x" or id != "', "\n\t\u2028", "日本語 \U0001f600", "%_'"]
-        cache = await stored.open()
-        for text in texts:
-            await store(cache, text)
-        await stored.close(cache)
-        again = await stored.open()
-        for text in texts:
-            assert isinstance(await ask(again, text), Hit), text
-
     async def test_what_the_store_cannot_take_does_not_hold_up_the_rest(self, stored: Site) -> None:
         """Half a surrogate pair is JSON and no UTF-8; it is served from memory."""
         cache = await stored.open()
@@ -680,21 +669,6 @@ async def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(encoder: 
     cache.invalidate(EntryFilter())
     assert (cache.store_sync.state.waiting, cache.store_sync.state.dropped) == (4, 2)
     await site.close(cache)
-
-
-def test_no_value_can_leave_the_quotes_of_a_filter(tmp_path: Path) -> None:
-    """An operator's selection is text too."""
-
-    async def remove() -> None:
-        from router.errors import BackendError
-
-        store = MilvusStore(MilvusSettings(file=tmp_path / "x.db"), "v1")
-        await store.open()
-        with pytest.raises(BackendError, match="refused"):
-            await store.remove(EntryFilter(decision='x" or id != "'))
-        await store.close()
-
-    asyncio.run(remove())
 
 
 def test_an_entry_is_selected_by_all_that_is_named() -> None:
