@@ -1,7 +1,7 @@
-"""Conflicts between two questions that no similarity may outvote: other numbers, names, signs, order.
+"""Lexical checks: differences between two questions, such as other numbers or names, that forbid them to share an answer.
 
-A guard only ever vetoes. It sees the words, not the meaning: that two questions pass it says nothing, that they fail says that
-one answer cannot be trusted to fit both. What share of right answers that costs is measured by `semantic-router eval cache`.
+A check only ever refuses, whatever the similarity. It sees words, not meaning: that two questions pass it proves nothing; that
+they fail it means that one answer may not fit both. `semantic-router eval cache` measures how many right answers that costs.
 """
 
 from __future__ import annotations
@@ -317,48 +317,49 @@ GUARDS: Mapping[Check, Callable[[_Words, _Words], bool]] = {
     "content": _content,
     "unasked": _unasked,
 }
-"""By the name that operators switch them by; each is true when the answer to the second question must not answer the first."""
+"""By the name that operators use; each is true when the answer to the second question must not be given to the first."""
 _BY_NAME: Mapping[str, Check] = {check: check for check in GUARDS}
 GUARDS_ALONE = tuple(name for name in GUARDS if name != "unasked")
-"""Without a verifier. Of two questions that pass `content`, each names what the other does."""
+"""The default without a verifier. Of two questions that pass `content`, each names what the other names."""
 GUARDS_BESIDE_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order", "addition")
-"""What a trained verifier is not trusted to see every time. The others cost more right answers than they prevent wrong ones."""
+"""The default with a verifier: what it does not see every time. The other checks cost more right answers than they save."""
 AMONG_STRANGERS = ("unasked",)
-"""Beside either where all clients share answers. A verifier is no defence against who looks for words that it overlooks: of 2,280
-paraphrases with an order such as "(joke)" in them, made for who asks without it, 57% were served, with this none.
-Of right answers to question pairs it leaves 11% in the place of 20%, of made prompts 22% in the place of 68%.
+"""Added where all clients share answers. A verifier does not stop a client that looks for words it overlooks: of 2,280
+paraphrases with an order such as "(joke)" in them, 57% were served to whoever asked without it; with this check none was.
+It costs right answers: of question pairs 11% are served in place of 20%, of prompts that a model wrote 22% in place of 68%.
 """
 
 
 AGREEMENT = 4.5
-"""By what a verifier's odds are multiplied where not one guard objects, those that are switched off included.
+"""The verifier's odds are multiplied by this where no check objects, including those that are switched off.
 
-Chosen on held-back pairs, each time at the bar that keeps wrong hits at most at 1%: of natural pairs as many are served with 1 as
-with 4.5, of harmless edits 98% in the place of 95%, and of CheckList's wrong pairs fewer. More serves less of what is natural.
+Chosen on held-back pairs, each time at the threshold that keeps wrong hits at 1% or less. With 4.5 as many natural pairs are
+served as with 1, 98% of the harmless edits in place of 95%, and fewer of CheckList's wrong pairs. A larger factor serves fewer
+natural pairs.
 """
 
 
 def with_agreement(probability: float, asked: str, stored: str) -> float:
-    """A verifier's probability, 0 to 1, and what the guards say together."""
+    """A verifier's probability, 0 to 1, raised where no check objects."""
     if conflict(asked, stored, GUARDS_ALONE):
         return probability
     return AGREEMENT * probability / (AGREEMENT * probability + 1 - probability)
 
 
 def conflict(asked: str, stored: str, guards: Iterable[str]) -> Check | Literal[""]:
-    """The first of the named guards that keeps the answer to `stored` from being given to `asked`; empty when none does."""
+    """The first of the named checks that objects to giving the answer to `stored` to `asked`; empty when none does."""
     one, other = _taken_apart(asked), _taken_apart(stored)
     return next(_firing(one, other, guards), "")
 
 
 def conflicts(asked: str, stored: str, guards: Iterable[str]) -> list[Check]:
-    """All of the named guards that object, for who wants to know more than that one does."""
+    """All of the named checks that object."""
     return list(_firing(_taken_apart(asked), _taken_apart(stored), guards))
 
 
 @lru_cache(maxsize=1024)
 def _taken_apart(text: str) -> _Words:
-    """One question is held against several candidates, and the same candidates come up again and again."""
+    """Cached: a question is compared with several candidates, and the same candidates come up again and again."""
     return _Words(without_dots(levelled(text)))
 
 

@@ -1,8 +1,8 @@
 """How two texts are written: whether they differ in nothing that matters, or in something that no model reads.
 
-The verifier's tokenizer drops case, combining marks and invisible characters, and signs say little to its model: `Co` and `CO`,
-`9 % 4` and `9 / 4`, code that is indented otherwise look alike to it. So differences in writing are judged here, each by a rule
-that calls it harmless; what no rule knows refuses. Which words are used is the business of the guards and of the verifier.
+The verifier's tokenizer drops case, combining marks and invisible characters, and its model makes little of signs: `Co` and `CO`,
+`9 % 4` and `9 / 4`, or code with another indentation look alike to it. So differences in writing are judged here. Each rule calls
+one kind of difference harmless; a difference that no rule knows refuses. The words are for the checks and the verifier.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, Literal
 from router.cache.wordforms import DASHES_AND_QUOTES, Style, Word, fold, is_same_word, without_dots
 
 UNREAD: Final = "unread_difference"
-"""Why an answer is kept back when two texts differ in what no model reads."""
+"""Why an answer is not given when two texts differ in something that no model reads."""
 Difference = Literal["none", "visible", "unread"]
 """Between two texts: nothing that matters; something that the verifier can judge; something that it cannot."""
 _WORST_FIRST: tuple[Difference, ...] = ("unread", "visible", "none")
