@@ -79,8 +79,8 @@ _PLAIN = _words(
     "means meant meaning way ways thing things some any hi hello hey thanks thank dear kindly whats hows s t m re ve d ll vs "
     "versus between"
 )
-"""Words in which two ways of asking the same differ; what is left of a question is what it is about. Verbs are not among them,
-however common: to make, to get and to use are three questions."""
+"""Words in which two ways of asking the same thing differ. What is left of a question is its topic. No verb is among them:
+to make, to get and to use are three questions."""
 _FRAME = re.compile(
     r"^\W*(?:(?:hi|hello|hey|thanks|please|ok|okay|so|well)\b\W*)*"
     r"(?:(?:can|could|would|will) you (?:please |kindly )?(?:tell|explain|describe|show|help|give)\b(?: (?:to )?(?:me|us))?"
@@ -90,7 +90,7 @@ _FRAME = re.compile(
     r"(?:please )?(?:tell|help) (?:me|us)\b(?: (?:to|understand))?\s*|i need help(?: with)?\s*)?",
     re.IGNORECASE,
 )
-"""How people begin before they come to the question."""
+"""Phrases that people put before a question."""
 _KINDS = _words(
     "how why when where who whom whose which my your his her their our by from before after than until since or will shall "
     "become difference between if unless like"
@@ -100,7 +100,7 @@ _YES_OR_NO = {
     "can": "may", "could": "may", "may": "may", "might": "may", "should": "shall", "must": "shall", "is": "is", "are": "is",
     "am": "is", "was": "is", "were": "is", "do": "does", "does": "does", "did": "does", "has": "has", "have": "has", "had": "has",
 }  # fmt: skip
-"""First words of questions that are answered by yes or no, each with what it asks for."""
+"""First words of questions that ask for yes or no, each with what it asks for."""
 _MANNER = _words("way ways step steps method methods procedure process")
 _AMOUNT = _words("many much often long far old big tall deep fast")
 _FORMERLY = re.compile(r"\bused? to (?:be|have|do|live|work)\b", re.IGNORECASE)
@@ -117,7 +117,7 @@ _POLITE = _words(
     "pls thank thankyou thx sir madam guys everyone anyone cheers have quick question help appreciated sorry bother but walk "
     "through show wondering advance much urgent urgently asap"
 )
-"""Beside plain words, what may stand before or behind a question and adds nothing to it."""
+"""Words that may stand before or behind a question and add nothing to it, beside plain words."""
 _LEAST_WORDS = 3  # of the shorter question: below that the other guards see every word
 _SUFFIXES = ("ies", "ing", "ed", "es", "s", "ly")
 
@@ -130,14 +130,14 @@ class _Words:
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        """Lower-case words and numbers in their order, quotes straightened, without how people begin."""
+        """Lower-case words and numbers in order, with straight quotes and without the opening phrase."""
         text = unicodedata.normalize("NFKC", self.text).replace("’", "'")
         asked = _FRAME.sub("", text, count=1)
         return tuple(token.lower() for token in _TOKEN.findall(asked if asked.strip() else text))
 
     @cached_property
     def marks(self) -> str:
-        """What is neither letter, digit nor punctuation, such as emoji."""
+        """Characters that are neither letter, digit nor punctuation, such as emoji."""
         return "".join(char for char in self.text if unicodedata.category(char) in ("So", "Sk", "Sm", "Mn"))
 
     @cached_property
@@ -147,7 +147,7 @@ class _Words:
 
     @cached_property
     def ones(self) -> int:
-        """How often the word "one" stands there, which is a number in "one day" and none in "which one can one buy"."""
+        """How often the word "one" occurs. It is a number in "one day" and none in "which one can one buy"."""
         return self.tokens.count("one")
 
     @cached_property
@@ -163,7 +163,7 @@ class _Words:
 
     @cached_property
     def content(self) -> tuple[str, ...]:
-        """What the question is about: stems of its words in their order, plain words and numbers left out."""
+        """The topic: stems of the words in order, without plain words and numbers."""
         words = (token.removesuffix("'s") for token in self.tokens)
         return tuple(
             _stem(word)
@@ -173,7 +173,7 @@ class _Words:
 
     @cached_property
     def kind(self) -> frozenset[str]:
-        """What is asked for: question words, whose things, who acts."""
+        """What the question asks for: question words, whose things, who acts."""
         words = set(self.tokens)
         kind = words & _KINDS
         if words & _MANNER and "what" in words:
@@ -211,7 +211,7 @@ class _Words:
 
 
 def _stem(word: str) -> str:
-    """Without the endings of number and tense; crude, and the same on both sides."""
+    """A word without the endings of number and tense; crude, but alike for both questions."""
     if word == "https":
         return word
     for suffix in _SUFFIXES:
@@ -258,7 +258,7 @@ def _code(one: _Words, other: _Words) -> bool:
 
 
 def _order(one: _Words, other: _Words) -> bool:
-    """The same words in another order, where order tells who does what to whom: not in a comparison."""
+    """Whether the same words stand in another order, where order tells who does what to whom; in a comparison it does not."""
     if one.bare & other.bare & _COMPARISON:
         return False
     if one.content == other.content:  # a Counter keeps the order in which its keys came: "3 times in 5 minutes"
@@ -269,7 +269,7 @@ def _order(one: _Words, other: _Words) -> bool:
 
 
 def _addition(one: _Words, other: _Words) -> bool:
-    """One is the other and then some, behind it or before it: "(wrong answers only)" is an order, whoever reads the answer."""
+    """Whether one question is the other with words before or behind it: "(wrong answers only)" is an order to the model."""
     short, long = sorted((one.tokens, other.tokens), key=len)
     if len(short) < _LEAST_WORDS or len(short) == len(long):
         return False
@@ -279,7 +279,7 @@ def _addition(one: _Words, other: _Words) -> bool:
 
 
 def _content(one: _Words, other: _Words) -> bool:
-    """One is about something that the other does not name. Of plain words alone, every word counts."""
+    """Whether one question names something that the other does not. In a question of plain words alone, every word counts."""
     if not one.content or not other.content:
         return one.tokens != other.tokens or one.marks != other.marks
     return set(one.content) != set(other.content) or one.marks != other.marks
@@ -297,7 +297,7 @@ def _unasked(asked: _Words, stored: _Words) -> bool:
 
 
 def _kind(one: _Words, other: _Words) -> bool:
-    """One asks why and the other how; one tells who acts and the other who is acted on."""
+    """Whether one asks why and the other how, or one tells who acts and the other who is acted on."""
     differing = one.kind ^ other.kind
     if differing != {"how"}:
         return bool(differing)
