@@ -42,7 +42,8 @@ class Cache:
         self._encode, self._now = encode, now
         rejections = rejections if rejections is not None else Rejections()
         self.memory = Memory(limits, self._on_evict, is_only_copy=store_sync is None)
-        self.tiers = Tiers(self.memory, limits, encode, verify, rejections, store_sync.reads if store_sync else None, now)
+        reads = store_sync.reads if store_sync else None
+        self.tiers = Tiers(self.memory, limits, encode, verify, rejections, store=reads, now=now)
         self._flights = Flights()
         self._invalidator = Invalidator(self.memory, rejections, store_sync, now)
         if store_sync:

@@ -115,6 +115,7 @@ class Tiers:
         encode: Encode,
         verify: Verify,
         rejections: Rejections,
+        *,
         store: StoreReader | None,
         now: Callable[[], float],
     ) -> None:
