@@ -54,10 +54,11 @@ class Flights:
 
     def nearest(self, partition: str, vector: Vector, count: int, threshold: float) -> list[Leader]:
         """Up to `count` leaders of a partition whose similarity reaches `threshold`, the nearest first."""
+        leaders = self._by_partition.get(partition)
+        if not leaders:
+            return []
         near = [
-            (float(vector @ leader.vector), number, leader)
-            for number, leader in enumerate(self._by_partition.get(partition, ()))
-            if leader.vector is not None
+            (float(vector @ leader.vector), number, leader) for number, leader in enumerate(leaders) if leader.vector is not None
         ]
         return [leader for similarity, _, leader in sorted(near, reverse=True)[:count] if similarity >= threshold]
 
