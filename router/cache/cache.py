@@ -82,7 +82,7 @@ class Cache:
                 if may_wait and isinstance(found, Miss):
                     pending.leader = await self._leader_of(pending)
         except TimeoutError:
-            found = Miss("late")
+            found = Miss("timeout")
         return found
 
     async def _leader_of(self, pending: PendingLookup) -> Leader | None:
@@ -104,11 +104,11 @@ class Cache:
         try:
             entry = await pending.leader.await_answer(pending.cache_policy.wait_s)
         except TimeoutError:
-            return self._counted(Miss("waited"))
+            return self._counted(Miss("coalesce_timeout"))
         if entry is None or not self.tiers.is_fresh(entry, pending.cache_policy):
             return self._counted(Miss("leader_failed"))
         similarity = _similarity(pending.vector, entry.vector)
-        return self._counted(await self.tiers.hit(entry, pending, "flight", similarity) or Miss("leader_failed"))
+        return self._counted(await self.tiers.hit(entry, pending, "coalesced", similarity) or Miss("leader_failed"))
 
     def _counted(self, found: Found) -> Found:
         self.counts.count(found)

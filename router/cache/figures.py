@@ -38,7 +38,7 @@ def gauges_of(memory: Memory, flights: Flights, store: StoreState | None) -> dic
     }
     if store:
         gauges["llm_cache_store_up"] = float(store.is_up)
-        gauges["llm_cache_store_waiting"] = store.waiting
+        gauges["llm_cache_store_pending_writes"] = store.waiting
     return gauges
 
 
@@ -46,8 +46,8 @@ def counters_of(counts: Counts, store: StoreState | None) -> dict[str, float]:
     """What was counted since the process began, by metric name."""
     counters: dict[str, float] = {"llm_cache_evictions": counts.evicted, "llm_cache_expirations": counts.expired}
     if store:
-        counters["llm_cache_store_dropped"] = store.dropped
-        counters["llm_cache_store_refused"] = store.refused
+        counters["llm_cache_store_dropped_writes"] = store.dropped
+        counters["llm_cache_store_refused_writes"] = store.refused
     return counters
 
 

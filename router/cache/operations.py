@@ -44,7 +44,7 @@ class CacheOperations:
             "get": self.get,
             "search": self.search,
             "invalidate": self.invalidate,
-            "report": self.report,
+            "reject": self.reject,
             "export": self.export,
             "import": self.import_,
         }
@@ -118,7 +118,7 @@ class CacheOperations:
             return "none"
         return "written" if await self._cache.store_sync.flushed(_WRITE_WAIT_S) else "waiting"
 
-    async def report(self, document: Document) -> Document:
+    async def reject(self, document: Document) -> Document:
         """The hit of this `id` was a wrong answer: forget its entry, and never let the two questions share an answer again.
 
         `id` is `x-vsr-cache-entry` as the client got it. With an entry's id alone, the entry's question shares answers with no

@@ -127,11 +127,11 @@ class Tiers:
         query, cache_policy = pending.query, pending.cache_policy
         if not cache_policy.may_look_up:
             await self._encode_query(pending)
-            return Miss("not_asked")
+            return Miss("no_cache")
         entry = self._memory.find_key(query.key)
         if entry and self.is_fresh(entry, cache_policy):
             hit = await self.hit(entry, pending, "exact", 1.0)
-            self._note(pending, entry, 1.0, None if hit else "answer_gone", tier="exact")
+            self._note(pending, entry, 1.0, None if hit else "answer_evicted", tier="exact")
             if hit:
                 return hit
         vector = await self._encode_query(pending)
@@ -165,7 +165,7 @@ class Tiers:
             verdict = Verdict("near_miss") if near_miss else await self.judge(pending, entry.text)
             verified += verdict.probability is not None
             hit = None if verdict.refusal else await self.hit(entry, pending, "semantic", similarity, verdict.probability)
-            refusal = verdict.refusal or (None if hit else "answer_gone")
+            refusal = verdict.refusal or (None if hit else "answer_evicted")
             self._note(pending, entry, similarity, refusal, verdict.probability)
             if hit:
                 return hit
@@ -184,7 +184,7 @@ class Tiers:
     async def judge(self, pending: PendingLookup, text: str) -> Verdict:
         """Whether the answer to `text` may be given to the query."""
         if self._rejections.forbids(pending.query.text, text):
-            return Verdict("reported")
+            return Verdict("rejected")
         return await self._verify(pending.query.text, text, pending.cache_policy)
 
     async def _ask_store(self, pending: PendingLookup, miss: Miss) -> Found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Tier = Literal["exact", "semantic", "flight"]
+Tier = Literal["exact", "semantic", "coalesced"]
 """Where a hit was found: the same text, a question of the same meaning, or a request that was under way."""
 Check = Literal["numbers", "negation", "opposites", "names", "code", "order", "addition", "kind", "content", "unasked"]
 """The lexical checks that can refuse a candidate; see `cache/checks.py`."""
@@ -20,21 +20,21 @@ VerifierFailure = Literal[
     "verifier_closed",
     "verifier_failed",
 ]
-Refusal = Check | VerifierFailure | Literal["verifier", "unread_difference", "reported", "near_miss", "answer_gone"]
+Refusal = Check | VerifierFailure | Literal["verifier", "unread_difference", "rejected", "near_miss", "answer_evicted"]
 """Why a candidate's answer is not given, where a client may see it."""
 ExplainedRefusal = Literal["not_near", "not_judged", "too_old"]
 """The same, where only `explain` shows it: less similar than is counted, one candidate too many, older than the client allows."""
 MissReason = (
     Refusal
     | ModelFailure
-    | Literal["empty", "no_candidate", "damaged", "not_asked", "exact_only", "late", "waited", "leader_failed", "off", "unknown"]
+    | Literal["empty", "no_candidate", "damaged", "no_cache", "exact_only", "timeout", "coalesce_timeout", "leader_failed", "off", "unknown"]
 )
 """Why no answer is served. `off`: there is no cache; `unknown`: `explain` has no cache to ask. Neither is ever counted."""
 SkipReason = Literal[
     "decision",
     "no_scope",
     "client",
-    "concrete_model",
+    "explicit_model",
     "endpoint",
     "no_question",
     "tools",
@@ -46,8 +46,8 @@ SkipReason = Literal[
     "no_text",
     "too_long",
     "invisible_text",
-    "timely",
-    "personal",
+    "time_dependent",
+    "user_specific",
 ]
 """Why a request is neither looked up nor stored."""
 NotStoredReason = Literal[
@@ -152,7 +152,7 @@ class Hit:
     """An answer that may be given."""
 
     entry_id: str
-    """Of this hit: the entry's id, and a digest of the two questions. What `cache report` takes."""
+    """Of this hit: the entry's id, and a digest of the two questions. What `cache reject` takes."""
     answer: bytes
     """As `Answer.encode` gave it."""
     tier: Tier

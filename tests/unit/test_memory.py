@@ -59,7 +59,7 @@ def test_what_is_forgotten_is_found_by_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("late", "is_held"),
+    ("timeout", "is_held"),
     [
         (entry("a", expires_ms=1000), False),
         (entry("a", expires_ms=1001), True),
