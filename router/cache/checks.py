@@ -1,7 +1,7 @@
-"""Conflicts between two questions that no similarity may outvote: other numbers, names, signs, order.
+"""Lexical checks: differences between two questions, such as other numbers or names, that forbid them to share an answer.
 
-A guard only ever vetoes. It sees the words, not the meaning: that two questions pass it says nothing, that they fail says that
-one answer cannot be trusted to fit both. What share of right answers that costs is measured by `semantic-router eval cache`.
+A check only ever refuses, whatever the similarity. It sees words, not meaning: that two questions pass it proves nothing; that
+they fail it means that one answer may not fit both. `semantic-router eval cache` measures how many right answers that costs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Literal
 
 from router.cache.wordforms import MIXED_NAMES, levelled, without_dots
+from router.core.lookup import Check
 
 
 def _words(text: str) -> frozenset[str]:
@@ -77,8 +79,8 @@ _PLAIN = _words(
     "means meant meaning way ways thing things some any hi hello hey thanks thank dear kindly whats hows s t m re ve d ll vs "
     "versus between"
 )
-"""Words in which two ways of asking the same differ; what is left of a question is what it is about. Verbs are not among them,
-however common: to make, to get and to use are three questions."""
+"""Words in which two ways of asking the same thing differ. What is left of a question is its topic. No verb is among them:
+to make, to get and to use are three questions."""
 _FRAME = re.compile(
     r"^\W*(?:(?:hi|hello|hey|thanks|please|ok|okay|so|well)\b\W*)*"
     r"(?:(?:can|could|would|will) you (?:please |kindly )?(?:tell|explain|describe|show|help|give)\b(?: (?:to )?(?:me|us))?"
@@ -88,7 +90,7 @@ _FRAME = re.compile(
     r"(?:please )?(?:tell|help) (?:me|us)\b(?: (?:to|understand))?\s*|i need help(?: with)?\s*)?",
     re.IGNORECASE,
 )
-"""How people begin before they come to the question."""
+"""Phrases that people put before a question."""
 _KINDS = _words(
     "how why when where who whom whose which my your his her their our by from before after than until since or will shall "
     "become difference between if unless like"
@@ -98,7 +100,7 @@ _YES_OR_NO = {
     "can": "may", "could": "may", "may": "may", "might": "may", "should": "shall", "must": "shall", "is": "is", "are": "is",
     "am": "is", "was": "is", "were": "is", "do": "does", "does": "does", "did": "does", "has": "has", "have": "has", "had": "has",
 }  # fmt: skip
-"""First words of questions that are answered by yes or no, each with what it asks for."""
+"""First words of questions that ask for yes or no, each with what it asks for."""
 _MANNER = _words("way ways step steps method methods procedure process")
 _AMOUNT = _words("many much often long far old big tall deep fast")
 _FORMERLY = re.compile(r"\bused? to (?:be|have|do|live|work)\b", re.IGNORECASE)
@@ -115,7 +117,7 @@ _POLITE = _words(
     "pls thank thankyou thx sir madam guys everyone anyone cheers have quick question help appreciated sorry bother but walk "
     "through show wondering advance much urgent urgently asap"
 )
-"""Beside plain words, what may stand before or behind a question and adds nothing to it."""
+"""Words that may stand before or behind a question and add nothing to it, beside plain words."""
 _LEAST_WORDS = 3  # of the shorter question: below that the other guards see every word
 _SUFFIXES = ("ies", "ing", "ed", "es", "s", "ly")
 
@@ -128,14 +130,14 @@ class _Words:
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        """Lower-case words and numbers in their order, quotes straightened, without how people begin."""
+        """Lower-case words and numbers in order, with straight quotes and without the opening phrase."""
         text = unicodedata.normalize("NFKC", self.text).replace("’", "'")
         asked = _FRAME.sub("", text, count=1)
         return tuple(token.lower() for token in _TOKEN.findall(asked if asked.strip() else text))
 
     @cached_property
     def marks(self) -> str:
-        """What is neither letter, digit nor punctuation, such as emoji."""
+        """Characters that are neither letter, digit nor punctuation, such as emoji."""
         return "".join(char for char in self.text if unicodedata.category(char) in ("So", "Sk", "Sm", "Mn"))
 
     @cached_property
@@ -145,7 +147,7 @@ class _Words:
 
     @cached_property
     def ones(self) -> int:
-        """How often the word "one" stands there, which is a number in "one day" and none in "which one can one buy"."""
+        """How often the word "one" occurs. It is a number in "one day" and none in "which one can one buy"."""
         return self.tokens.count("one")
 
     @cached_property
@@ -161,7 +163,7 @@ class _Words:
 
     @cached_property
     def content(self) -> tuple[str, ...]:
-        """What the question is about: stems of its words in their order, plain words and numbers left out."""
+        """The topic: stems of the words in order, without plain words and numbers."""
         words = (token.removesuffix("'s") for token in self.tokens)
         return tuple(
             _stem(word)
@@ -171,7 +173,7 @@ class _Words:
 
     @cached_property
     def kind(self) -> frozenset[str]:
-        """What is asked for: question words, whose things, who acts."""
+        """What the question asks for: question words, whose things, who acts."""
         words = set(self.tokens)
         kind = words & _KINDS
         if words & _MANNER and "what" in words:
@@ -209,7 +211,7 @@ class _Words:
 
 
 def _stem(word: str) -> str:
-    """Without the endings of number and tense; crude, and the same on both sides."""
+    """A word without the endings of number and tense; crude, but alike for both questions."""
     if word == "https":
         return word
     for suffix in _SUFFIXES:
@@ -256,7 +258,7 @@ def _code(one: _Words, other: _Words) -> bool:
 
 
 def _order(one: _Words, other: _Words) -> bool:
-    """The same words in another order, where order tells who does what to whom: not in a comparison."""
+    """Whether the same words stand in another order, where order tells who does what to whom; in a comparison it does not."""
     if one.bare & other.bare & _COMPARISON:
         return False
     if one.content == other.content:  # a Counter keeps the order in which its keys came: "3 times in 5 minutes"
@@ -267,7 +269,7 @@ def _order(one: _Words, other: _Words) -> bool:
 
 
 def _addition(one: _Words, other: _Words) -> bool:
-    """One is the other and then some, behind it or before it: "(wrong answers only)" is an order, whoever reads the answer."""
+    """Whether one question is the other with words before or behind it: "(wrong answers only)" is an order to the model."""
     short, long = sorted((one.tokens, other.tokens), key=len)
     if len(short) < _LEAST_WORDS or len(short) == len(long):
         return False
@@ -277,7 +279,7 @@ def _addition(one: _Words, other: _Words) -> bool:
 
 
 def _content(one: _Words, other: _Words) -> bool:
-    """One is about something that the other does not name. Of plain words alone, every word counts."""
+    """Whether one question names something that the other does not. In a question of plain words alone, every word counts."""
     if not one.content or not other.content:
         return one.tokens != other.tokens or one.marks != other.marks
     return set(one.content) != set(other.content) or one.marks != other.marks
@@ -295,7 +297,7 @@ def _unasked(asked: _Words, stored: _Words) -> bool:
 
 
 def _kind(one: _Words, other: _Words) -> bool:
-    """One asks why and the other how; one tells who acts and the other who is acted on."""
+    """Whether one asks why and the other how, or one tells who acts and the other who is acted on."""
     differing = one.kind ^ other.kind
     if differing != {"how"}:
         return bool(differing)
@@ -303,7 +305,7 @@ def _kind(one: _Words, other: _Words) -> bool:
     return "what" in (other if "how" in one.kind else one).tokens
 
 
-GUARDS: Mapping[str, Callable[[_Words, _Words], bool]] = {
+GUARDS: Mapping[Check, Callable[[_Words, _Words], bool]] = {
     "numbers": _numbers,
     "negation": _negation,
     "opposites": _opposites,
@@ -315,49 +317,51 @@ GUARDS: Mapping[str, Callable[[_Words, _Words], bool]] = {
     "content": _content,
     "unasked": _unasked,
 }
-"""By the name that operators switch them by; each is true when the answer to the second question must not answer the first."""
+"""By the name that operators use; each is true when the answer to the second question must not be given to the first."""
+_BY_NAME: Mapping[str, Check] = {check: check for check in GUARDS}
 GUARDS_ALONE = tuple(name for name in GUARDS if name != "unasked")
-"""Without a verifier. Of two questions that pass `content`, each names what the other does."""
+"""The default without a verifier. Of two questions that pass `content`, each names what the other names."""
 GUARDS_BESIDE_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order", "addition")
-"""What a trained verifier is not trusted to see every time. The others cost more right answers than they prevent wrong ones."""
+"""The default with a verifier: what it does not see every time. The other checks cost more right answers than they save."""
 AMONG_STRANGERS = ("unasked",)
-"""Beside either where all clients share answers. A verifier is no defence against who looks for words that it overlooks: of 2,280
-paraphrases with an order such as "(joke)" in them, made for who asks without it, 57% were served, with this none.
-Of right answers to question pairs it leaves 11% in the place of 20%, of made prompts 22% in the place of 68%.
+"""Added where all clients share answers. A verifier does not stop a client that looks for words it overlooks: of 2,280
+paraphrases with an order such as "(joke)" in them, 57% were served to whoever asked without it; with this check none was.
+It costs right answers: of question pairs 11% are served in place of 20%, of prompts that a model wrote 22% in place of 68%.
 """
 
 
 AGREEMENT = 4.5
-"""By what a verifier's odds are multiplied where not one guard objects, those that are switched off included.
+"""The verifier's odds are multiplied by this where no check objects, including those that are switched off.
 
-Chosen on held-back pairs, each time at the bar that keeps wrong hits at most at 1%: of natural pairs as many are served with 1 as
-with 4.5, of harmless edits 98% in the place of 95%, and of CheckList's wrong pairs fewer. More serves less of what is natural.
+Chosen on held-back pairs, each time at the threshold that keeps wrong hits at 1% or less. With 4.5 as many natural pairs are
+served as with 1, 98% of the harmless edits in place of 95%, and fewer of CheckList's wrong pairs. A larger factor serves fewer
+natural pairs.
 """
 
 
 def with_agreement(probability: float, asked: str, stored: str) -> float:
-    """A verifier's probability, 0 to 1, and what the guards say together."""
+    """A verifier's probability, 0 to 1, raised where no check objects."""
     if conflict(asked, stored, GUARDS_ALONE):
         return probability
     return AGREEMENT * probability / (AGREEMENT * probability + 1 - probability)
 
 
-def conflict(asked: str, stored: str, guards: Iterable[str]) -> str:
-    """The first of the named guards that keeps the answer to `stored` from being given to `asked`; empty when none does."""
+def conflict(asked: str, stored: str, guards: Iterable[str]) -> Check | Literal[""]:
+    """The first of the named checks that objects to giving the answer to `stored` to `asked`; empty when none does."""
     one, other = _taken_apart(asked), _taken_apart(stored)
     return next(_firing(one, other, guards), "")
 
 
-def conflicts(asked: str, stored: str, guards: Iterable[str]) -> list[str]:
-    """All of the named guards that object, for who wants to know more than that one does."""
+def conflicts(asked: str, stored: str, guards: Iterable[str]) -> list[Check]:
+    """All of the named checks that object."""
     return list(_firing(_taken_apart(asked), _taken_apart(stored), guards))
 
 
 @lru_cache(maxsize=1024)
 def _taken_apart(text: str) -> _Words:
-    """One question is held against several candidates, and the same candidates come up again and again."""
+    """Cached: a question is compared with several candidates, and the same candidates come up again and again."""
     return _Words(without_dots(levelled(text)))
 
 
-def _firing(one: _Words, other: _Words, guards: Iterable[str]) -> Iterator[str]:
-    return (name for name in guards if GUARDS[name](one, other))
+def _firing(one: _Words, other: _Words, guards: Iterable[str]) -> Iterator[Check]:
+    return (check for check in map(_BY_NAME.__getitem__, guards) if GUARDS[check](one, other))

@@ -1,79 +1,90 @@
-"""Which entry has to leave when there is no room: the oldest, the one unused for longest, or the one used least."""
+"""Which entry is evicted when there is no room: the oldest, the one unused for longest, or the one used least."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
 
 class EvictionPolicy(Protocol):
-    """The order in which entries leave. Every call takes constant time."""
+    """The order in which entries are evicted. Every call takes constant time."""
 
     def add(self, entry_id: str) -> None:
-        """An entry has come."""
+        """An entry is new."""
         ...
 
     def use(self, entry_id: str) -> None:
-        """It was given to somebody."""
+        """An entry was served."""
         ...
 
     def remove(self, entry_id: str) -> None:
-        """It is gone."""
+        """An entry is gone."""
         ...
 
     def next(self) -> str:
-        """Who leaves next; it stays until it is removed."""
+        """The entry to evict next; it stays until it is removed."""
         ...
+
+
+class Line(Protocol):
+    """Entries in a line, such as an `OrderedDict`."""
+
+    def move_to_end(self, key: str) -> None:
+        """Put an entry at the end."""
+        ...
+
+    def __iter__(self) -> Iterator[str]: ...
 
 
 class _ByAge:
     """First in, first out; with `counts_use`, an entry that is used goes to the end. The entries themselves stand in line."""
 
-    def __init__(self, entries: OrderedDict[str, Any], counts_use: bool) -> None:
+    def __init__(self, entries: Line, counts_use: bool) -> None:
         self._entries, self._counts_use = entries, counts_use
 
     def add(self, entry_id: str) -> None:
-        """It stands at the end."""
+        """The owner puts it at the end."""
 
     def use(self, entry_id: str) -> None:
-        """To the end, if use counts."""
+        """Move it to the end, if use counts."""
         if self._counts_use:
             self._entries.move_to_end(entry_id)
 
     def remove(self, entry_id: str) -> None:
-        """It leaves the line by itself."""
+        """The owner takes it out of the line."""
 
     def next(self) -> str:
-        """The first in line."""
+        """The first in the line."""
         return next(iter(self._entries))
 
 
 class _ByUse:
-    """Least frequently used; of equals the one that has been there for longest."""
+    """Least frequently used; of entries used equally often the oldest."""
 
     def __init__(self) -> None:
         self._uses: dict[str, int] = {}
         self._ids: dict[int, OrderedDict[str, None]] = {}
 
     def add(self, entry_id: str) -> None:
-        """Unused so far."""
+        """It is unused."""
         self._put(entry_id, 0)
 
     def use(self, entry_id: str) -> None:
-        """Once more."""
+        """Count one use."""
         uses = self._uses[entry_id]
         self.remove(entry_id)
         self._put(entry_id, uses + 1)
 
     def remove(self, entry_id: str) -> None:
-        """Forget its uses too."""
+        """Forget its count."""
         uses = self._uses.pop(entry_id)
         del self._ids[uses][entry_id]
         if not self._ids[uses]:
             del self._ids[uses]
 
     def next(self) -> str:
-        """The first of those used least. There are few different counts, so looking for the least is cheap."""
+        """The first of those used least. There are few different counts, so the search for the smallest is cheap."""
         return next(iter(self._ids[min(self._ids)]))
 
     def _put(self, entry_id: str, uses: int) -> None:
@@ -81,6 +92,6 @@ class _ByUse:
         self._ids.setdefault(uses, OrderedDict())[entry_id] = None
 
 
-def make_order(policy: str, entries: OrderedDict[str, Any]) -> EvictionPolicy:
-    """The order of one of `settings.POLICIES`; `entries` are kept by their owner, new ones at the end."""
+def make_policy(policy: str, entries: Line) -> EvictionPolicy:
+    """One of `settings.POLICIES`. The owner of `entries` puts new ones at the end."""
     return _ByUse() if policy == "lfu" else _ByAge(entries, counts_use=policy == "lru")

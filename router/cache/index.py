@@ -7,7 +7,7 @@ Vectors are kept as 8-bit integers, which changes a similarity by 0.003 at most 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnxruntime  # noqa: F401 - before usearch: the other way round the process crashes (1.32 with usearch 2.26)
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float32]
 """(384,) float32, unit length."""
 _SCALE = 127.0
-_MOST_SCANNED = 1024
-"""Vectors in a partition from which on a graph is used."""
+_MAX_SCANNED = 1024
+"""Vectors in a partition; one with more uses a graph."""
 _LINKS, _EFFORT_ADD, _EFFORT_SEARCH = 16, 64, 32
-"""Of usearch. With 32 the nearest of 100,000 is among five found 98 times in 100, in half the time that 64 takes for 99.7."""
+"""Parameters of usearch. A search effort of 32 finds the nearest of 100,000 among five in 98 of 100 cases, 64 in 99.7, in
+twice the time."""
 
 
 def quantise(vector: Vector) -> NDArray[np.int8]:
@@ -75,12 +76,12 @@ class _Scan:
 
 
 class _Graph:
-    """A usearch index. It finds by whole numbers; similarities are taken from the vectors themselves."""
+    """A usearch index. It searches by 8-bit integers; the similarities come from the vectors themselves."""
 
     __slots__ = ("_index",)
 
     def __init__(self, dimension: int) -> None:
-        self._index: Any = usearch.index.Index(
+        self._index = usearch.index.Index(
             ndim=dimension,
             metric="ip",
             dtype="i8",
@@ -116,7 +117,7 @@ class VectorIndex:
         part = self._parts.get(partition)
         if part is None:
             part = self._parts[partition] = _Scan(self._dimension)
-        elif isinstance(part, _Scan) and len(part) >= _MOST_SCANNED:
+        elif isinstance(part, _Scan) and len(part) >= _MAX_SCANNED:
             graph = _Graph(self._dimension)
             for known, row in part.items():
                 graph.add(known, row)

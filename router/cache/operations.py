@@ -1,4 +1,4 @@
-"""What operators may ask of the cache and do to it, as documents that JSON can hold; for the admin port and the command line."""
+"""What operators may ask the cache and do to it, as JSON documents, for the admin port and the command line."""
 
 from __future__ import annotations
 
@@ -6,42 +6,40 @@ import base64
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Literal
 
 from router.cache.cache import Cache
 from router.cache.entries import Entry, EntryFilter
-from router.cache.invalidation import parse_reference
+from router.cache.rejections import parse_reference
 from router.cache.soundness import fault_of
+from router.cache.stores.base import Delivery
 from router.core.headers import CACHE_ENTRY_HEADER
 from router.core.openai.completion import NotStorable, decode
 from router.errors import RequestError
 
-Document = Mapping[str, Any]
-_MOST_SHOWN = 1000
+Document = Mapping[str, object]
+_MAX_SHOWN = 1000
 _MAX_IMPORTED = 1000
 _WORD = re.compile(r"[\w.:/@+ -]{1,256}")
 _SCOPE = re.compile(r"[0-9a-f]{32}|global")
 _WRITE_WAIT_S = 1.0
-"""So long an answer waits at most for the store to hear of it; the admin port of several workers waits two seconds."""
+"""How long an operation waits for the store at most; the admin port of several workers waits two seconds."""
 _EXPORTED = ("id", "key", "partition", "scope", "decision", "model", "text", "created_ms", "expires_ms")
 
 
 class CacheOperations:
-    """Operations by name, each from a document to a document.
-
-    Every operation may raise `RequestError` for a document that it cannot carry out.
-    """
+    """Operations by name. Each takes a document and returns one, or raises `RequestError` when it cannot carry it out."""
 
     def __init__(self, cache: Cache, versions: str) -> None:
         self._cache, self._versions = cache, versions
         self.scope_header = ""
-        """Whose value keeps answers apart; empty when all share them."""
+        """The header whose value keeps answers apart; empty when all clients share them."""
         self.scope_of: Callable[[str], str | None] = lambda value: None
-        """The digest that a value of that header is hidden behind."""
+        """The digest that hides a value of that header; None when there is no such header."""
 
     @property
     def operations(self) -> Mapping[str, Callable[[Document], Awaitable[Document]]]:
-        """What there is."""
+        """All operations."""
         return {
             "stats": self.stats,
             "get": self.get,
@@ -53,22 +51,22 @@ class CacheOperations:
         }
 
     async def stats(self, document: Document) -> Document:
-        """Sizes, hits by tier, misses by reason, and how the store is."""
+        """Sizes, hits by tier, misses by reason, and the state of the store."""
         _check(document)
         return {**self._cache.stats(), "versions": self._versions, "scope_header": self.scope_header}
 
     async def get(self, document: Document) -> Document:
-        """One entry by `id`, its answer included; not there: an empty `entries`."""
+        """One entry by `id`, with its answer; `entries` is empty when there is none."""
         _check(document, "id")
         entry_id, _ = parse_reference(_text(document, "id")) or ("", "")
         entry = await self._cache.get(entry_id)
         return {"entries": [self._shown(entry) | {"answer": _answer_of(entry)}] if entry else []}
 
     async def search(self, document: Document) -> Document:
-        """Entries whose question holds `text`, or is near to it in meaning; of a `decision`, if one is named. Nearest first."""
+        """Entries whose question contains `text` or is near to it, the nearest first; with `decision`, only of that decision."""
         _check(document, "text", "decision", "limit")
         text, decision = _text(document, "text", ""), _text(document, "decision", "")
-        limit = _number(document, "limit", 20, _MOST_SHOWN)
+        limit = _number(document, "limit", 20, _MAX_SHOWN)
         nearest = await self._cache.similar(text, limit) if text else {}
         found = [
             (nearest.get(entry.id, 0.0), entry)
@@ -81,8 +79,8 @@ class CacheOperations:
     async def invalidate(self, document: Document) -> Document:
         """Forget entries by `ids`, `decision`, `model`, `scope` or `scope_value`, `before_ms`, or with `all: true`.
 
-        `scope_value` is the header's own value, such as `Bearer ...`. `dry_run` only counts them. `count` is of this process;
-        `store` says whether the others hear of it: `none`, `written` or `waiting`.
+        `scope_value` is the header's own value, such as `Bearer ...`. `dry_run` only counts the entries. `count` is of this
+        process; `store` says whether other replicas hear of it; see `Delivery`.
         """
         _check(document, "ids", "decision", "model", "scope", "scope_value", "before_ms", "all", "dry_run")
         is_dry = document.get("dry_run", False)
@@ -96,7 +94,7 @@ class CacheOperations:
             raise RequestError(400, message, code="missing_field")
         if is_dry:
             return {"count": len(self._cache.select(entry_filter)), "store": "none"}
-        return {"count": self._cache.invalidate(entry_filter), "store": await self._written()}
+        return {"count": self._cache.invalidate(entry_filter), "store": await self._delivered()}
 
     def _scope(self, document: Document) -> str | None:
         if "scope_value" in document:
@@ -116,25 +114,25 @@ class CacheOperations:
             raise RequestError(400, f"'scope' {message} (`--scope-value-file`)", param="scope", code="invalid_value")
         return scope
 
-    async def _written(self) -> str:
+    async def _delivered(self) -> Delivery:
         if self._cache.store_sync is None:
             return "none"
         return "written" if await self._cache.store_sync.flushed(_WRITE_WAIT_S) else "waiting"
 
     async def reject(self, document: Document) -> Document:
-        """The hit of this `id` was a wrong answer: forget it, and do not pair those questions again.
+        """The hit of this `id` was a wrong answer: forget its entry, and never let the two questions share an answer again.
 
-        `id` is `x-vsr-cache-entry` as the client got it. For an entry's id alone its question is paired with none any more.
-        `reference` in the answer is for other workers, which may not know the entry.
+        `id` is `x-vsr-cache-entry` as the client got it. With an entry's id alone, the entry's question shares answers with no
+        other from then on. `reference` in the result is for other workers, which may not know the entry.
         """
         _check(document, "id")
         reference = self._cache.report(_text(document, "id"))
-        return {"count": int(bool(reference)), "reference": reference, "store": await self._written()}
+        return {"count": int(bool(reference)), "reference": reference, "store": await self._delivered()}
 
     async def export(self, document: Document) -> Document:
-        """Entries with their answers, `limit` at a time; `after` is the last id of the page before."""
+        """Entries with their answers, up to `limit` of them, by id; `after` is the last id of the page before."""
         _check(document, "after", "limit")
-        limit, after = _number(document, "limit", 100, _MOST_SHOWN), _text(document, "after", "")
+        limit, after = _number(document, "limit", 100, _MAX_SHOWN), _text(document, "after", "")
         entries = sorted((entry for entry in self._cache.entries if entry.id > after), key=lambda entry: entry.id)[:limit]
         shown = []
         for entry in entries:
@@ -146,9 +144,9 @@ class CacheOperations:
         return {"versions": self._versions, "entries": shown, "next": entries[-1].id if len(entries) == limit else None}
 
     async def import_(self, document: Document) -> Document:
-        """Take `entries` as `export` gave them. One that is wrong is left out, and its field named in `refused`.
+        """Store `entries` as `export` gave them. An entry with a wrong field is left out, and `refused` names the field.
 
-        Those that have expired, and those whose question has an answer here, are left out as well, and counted.
+        Entries that have expired, and those whose question has an answer here, are left out as well, and counted.
         """
         _check(document, "versions", "entries")
         if document.get("versions") != self._versions:
@@ -164,27 +162,27 @@ class CacheOperations:
             if isinstance(entry, tuple):
                 refused.append({"index": index, "field": entry[0], "must": entry[1]})
             else:
-                counts[await self._take(entry)] += 1
+                counts[await self._import(entry)] += 1
         return {**counts, "refused": refused}
 
-    async def _take(self, entry: Entry) -> str:
+    async def _import(self, entry: Entry) -> Literal["count", "expired", "known"]:
         if entry.expires_ms <= time.time() * 1000:
             return "expired"
-        return "count" if await self._cache.take(entry) else "known"
+        return "count" if await self._cache.import_entry(entry) else "known"
 
-    def _shown(self, entry: Entry) -> dict[str, Any]:
+    def _shown(self, entry: Entry) -> dict[str, object]:
         return {name: getattr(entry, name) for name in _EXPORTED if name not in ("key", "partition")}
 
 
-def _answer_of(entry: Entry) -> Any:
+def _answer_of(entry: Entry) -> object:
     try:
         return decode(entry.answer).document
     except NotStorable:
         return None
 
 
-def _entry(document: Any) -> Entry | tuple[str, str]:
-    """An entry, or the field that is wrong and what it must be."""
+def _entry(document: object) -> Entry | tuple[str, str]:
+    """An entry, or the name of a wrong field and what it must be."""
     if not isinstance(document, dict) or set(document) != {*_EXPORTED, "answer"}:
         return "", f"an object with {', '.join(_EXPORTED)} and answer"
     for name in _EXPORTED:
@@ -238,7 +236,7 @@ def _text(document: Document, name: str, default: str | None = None) -> str:
 
 
 def _header_value(document: Document, name: str) -> str:
-    """A text that a header can hold: its bytes as `surrogateescape` writes those that are no UTF-8."""
+    """A text that a header can hold. Bytes that are no UTF-8 are written as `surrogateescape` writes them."""
     value = _text(document, name)
     try:
         value.encode("utf-8", "surrogateescape")
@@ -248,10 +246,10 @@ def _header_value(document: Document, name: str) -> str:
     return value
 
 
-def _number(document: Document, name: str, default: int, most: int) -> int:
+def _number(document: Document, name: str, default: int, maximum: int) -> int:
     value = document.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
-        raise _bad(name, f"a whole number from 1 to {most}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= maximum:
+        raise _bad(name, f"a whole number from 1 to {maximum}")
     return value
 
 

@@ -1,17 +1,17 @@
-"""What a lookup would find and what it would weigh, as a document for `explain`. Changes nothing in the cache."""
+"""What a lookup would find, and its candidates, as a document for `explain`. Changes nothing in the cache."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from router.cache.cache import Cache, Weighed
+from router.cache.cache import Cache
 from router.cache.checks import conflicts
+from router.cache.tiers import Weighed
 from router.core.lookup import CachePolicy, CacheQuery, Found
 
 
-async def peek(cache: Cache, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, Any]]:
-    """The answer as an exchange takes it, and beside it the stored questions that were weighed; their texts are left out."""
+async def peek(cache: Cache, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
+    """What an exchange would get, and a document of the candidates without their texts."""
     found, pending = await cache.peek(question, cache_policy)
     once = {weighed.entry.id: weighed for weighed in reversed(pending.weighed or [])}
     shown = sorted(once.values(), key=lambda weighed: -weighed.similarity)
@@ -21,14 +21,15 @@ async def peek(cache: Cache, question: CacheQuery, cache_policy: CachePolicy) ->
     }
 
 
-def _candidate(asked: str, cache_policy: CachePolicy, weighed: Weighed) -> dict[str, Any]:
-    entry, verdict = weighed.entry, weighed.verdict
-    is_near = weighed.similarity >= cache_policy.near_miss_threshold
+def _candidate(asked: str, cache_policy: CachePolicy, weighed: Weighed) -> dict[str, object]:
+    entry, probability = weighed.entry, weighed.probability
     return {
         "id": entry.id,
         "tier": weighed.tier,
         "similarity": round(min(weighed.similarity, 1.0), 4),
-        "objections": conflicts(asked, entry.text, cache_policy.guards) if is_near else [],
-        "probability": None if verdict.probability is None else round(verdict.probability, 4),
-        "verdict": verdict.refusal or "served",
+        "objections": conflicts(asked, entry.text, cache_policy.guards)
+        if weighed.similarity >= cache_policy.near_miss_threshold
+        else [],
+        "probability": None if probability is None else round(probability, 4),
+        "verdict": weighed.refusal or "served",
     }

@@ -1,4 +1,4 @@
-"""How the cache may be set up. Plain values: nothing here loads a library."""
+"""Settings of the cache and of its store. Plain values: nothing here loads a library."""
 
 from __future__ import annotations
 
@@ -7,48 +7,50 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 DIMENSION = 384
-"""Of the shipped encoder's vectors."""
+"""Numbers in a vector of the shipped encoder."""
 POLICIES = ("fifo", "lru", "lfu")
 
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
-    """What the cache may take up, and how long it may take."""
+    """Bounds of memory and of time."""
 
     max_entries: int = 1000
     eviction_policy: str = "fifo"
     most_held_bytes: int = 64 * 1024 * 1024
-    """Of answers in this process; the store has the others."""
+    """Bytes of answers in this process; the store has the others."""
     lookup_s: float = 0.1
-    """For a lookup without waiting for another request; after it the lookup is a miss."""
+    """Seconds for a lookup, without the wait for another request; a lookup that takes longer is a miss."""
     store_wait_s: float = 0.05
+    """Seconds for one answer of the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyncSettings:
-    """How often the store is worked with, and how much at once."""
+    """How often the store is written to and polled, and how much is written at once."""
 
     batch: int = 1000
     """Entries in one write."""
     queue: int = 10_000
-    """Writes that may wait."""
+    """Writes that may wait in the queue."""
     queue_bytes: int = 64 * 1024 * 1024
-    """And what they may take up."""
+    """Bytes that they may take."""
     follow_s: float = 1.0
-    """Between two looks at what others wrote."""
+    """Seconds between two polls for what other replicas wrote."""
     sweep_s: float = 60.0
-    """Between two sweeps of what has expired."""
+    """Seconds between two sweeps of what has expired."""
     write_s: float = 30.0
-    """A write that takes longer counts as failed."""
+    """Seconds; a write that takes longer has failed."""
     drain_s: float = 5.0
+    """Seconds for what waits in the queue when the process ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class MilvusSettings:
-    """Everything that config/cache/milvus.yaml may say about the store itself."""
+    """The store in Milvus, as config/cache/milvus.yaml configures it."""
 
     file: Path | None = None
-    """Of Milvus Lite; None for a server."""
+    """Folder of Milvus Lite; None for a server."""
     host: str = "localhost"
     port: int = 19530
     database: str = ""
@@ -71,24 +73,25 @@ class MilvusSettings:
     consistency_level: str = "Session"
     timestamp_field: str = "timestamp"
     max_requests: int = 10
-    """Requests to the server at once."""
+    """Requests to Milvus at once."""
     acquire_timeout_s: float = 5.0
     drops_at_start: bool = False
     creates_collection: bool = True
     sweeps: bool = True
     compacts_s: float = 0.0
-    """Between two compactions; 0 for never."""
+    """Seconds between two compactions; 0 for never."""
     log_level: str = "info"
-    """Of this store's own log lines."""
+    """Level of this store's own log lines."""
     logs_queries: bool = False
-    """One line for each request to Milvus: its kind, never what was asked."""
+    """Log a line for each request to Milvus: its kind, never its text."""
     counts_requests: bool = True
-    """Show requests to Milvus, and those that failed, as metrics."""
+    """Count requests to Milvus, and failures, for metrics."""
     shows_errors: bool = True
+    """Log failures of Milvus by their kind."""
 
     @property
     def uri(self) -> str:
-        """As pymilvus takes it."""
+        """The address as pymilvus takes it."""
         if self.file:
             return str(self.file)
         return f"{'https' if self.is_tls else 'http'}://{self.host}:{self.port}"

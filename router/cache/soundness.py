@@ -1,4 +1,4 @@
-"""What an entry from elsewhere, a file or a store that others write to, has to be like. Entries of our own always are."""
+"""Bounds of every field of an entry that comes from elsewhere: from a file, or from a store that others write to."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from router.cache.entries import Entry
 from router.cache.settings import DIMENSION
 
 MAX_TEXT_BYTES = 16_384
-"""Milvus' column; four bytes for each of the 4,000 characters that may be configured."""
+"""Length of the column in Milvus: four bytes for each of the 4,000 characters that may be configured."""
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _DAY_MS = 86_400_000
 _MAX_TTL_MS = 3651 * _DAY_MS
-"""Ten years, as may be configured, and a day."""
+"""The ten years that may be configured, and a day."""
 _HEX = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[\w.:/@+ -]{0,256}", re.ASCII)
 _SCOPE = re.compile(r"[\w.:/@+ -]{0,64}", re.ASCII)
@@ -29,7 +29,7 @@ _PATTERNS = {
 
 
 def fault_of(entry: Entry, now_ms: int) -> tuple[str, str] | None:
-    """The first field that is wrong, and what it must be; None when all are as they have to be. Types are looked at, too."""
+    """The first wrong field and what it must be; None when every field has the right type and is within its bounds."""
     for name, (pattern, must) in _PATTERNS.items():
         value = getattr(entry, name)
         if not isinstance(value, str) or not pattern.fullmatch(value):
@@ -39,7 +39,7 @@ def fault_of(entry: Entry, now_ms: int) -> tuple[str, str] | None:
     if len(entry.answer) > _MAX_ANSWER_BYTES:
         return "answer", f"of at most {_MAX_ANSWER_BYTES} bytes"
     if not is_moment(entry.created_ms, now_ms) or not entry.created_ms:
-        return "created_ms", "milliseconds since 1970, and not of a time to come"
+        return "created_ms", "milliseconds since 1970, and not in the future"
     if not isinstance(entry.expires_ms, int) or not entry.created_ms < entry.expires_ms <= entry.created_ms + _MAX_TTL_MS:
         return "expires_ms", "after created_ms, and at most ten years after it"
     if entry.vector is not None and not is_unit(entry.vector):
@@ -48,11 +48,11 @@ def fault_of(entry: Entry, now_ms: int) -> tuple[str, str] | None:
 
 
 def is_unit(vector: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
-    """(DIMENSION,) of about unit length; false for NaN and infinity."""
+    """Whether a vector has the shape (DIMENSION,) and about unit length; false for NaN and infinity."""
     with np.errstate(all="ignore"):
         return vector.shape == (DIMENSION,) and bool(0.9 < float(vector @ vector) < 1.1)
 
 
 def is_moment(value: object, now_ms: int, slack_ms: int = _DAY_MS) -> bool:
-    """A whole number of milliseconds that can have passed, by a clock that is at most so much ahead."""
+    """Whether a value is a Unix time in milliseconds that has passed, by a clock that is at most `slack_ms` ahead."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= now_ms + slack_ms

@@ -1,4 +1,4 @@
-"""Whether two questions may share an answer: guards and the writing veto, then a trained model has to be sure enough."""
+"""Whether two questions may share an answer: no check may object, then a trained model has to be sure enough."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Awaitable, Callable
 
 from router.cache.checks import conflict, with_agreement
 from router.cache.wording import UNREAD, difference
-from router.core.lookup import CachePolicy, Verdict
+from router.core.lookup import CachePolicy, Verdict, verifier_failure
 from router.errors import BackendError
 
 GUARDS_VERSION = "guards-4"
-"""Raised whenever a guard changes what it lets pass: answers stored for other questions are then out of reach."""
+"""Raised whenever a check changes what it lets pass: answers that were stored before are then out of reach."""
 
 Score = Callable[[str, str], Awaitable[float]]
 """Probability, 0 to 1, that the answer to the second question answers the first. Raises `BackendError`."""
 
 
 class Verifier:
-    """Judges candidates. Without `score` the guards judge alone, and they see words only: few paraphrases pass them."""
+    """Judges candidates. Without `score` the checks judge alone. They see only words, so few paraphrases pass them."""
 
     def __init__(self, score: Score | None = None) -> None:
         self._score = score
 
     async def __call__(self, asked: str, stored: str, cache_policy: CachePolicy) -> Verdict:
-        """Whether the answer to `stored` may be given to `asked`. What fails refuses: a miss is cheap, a wrong hit is not."""
+        """Whether the answer to `stored` may be given to `asked`. A failure refuses: a miss is cheap, a wrong hit is not."""
         if refusal := conflict(asked, stored, cache_policy.guards):
             return Verdict(refusal)
         written = difference(asked, stored)
@@ -34,5 +34,5 @@ class Verifier:
         try:
             probability = with_agreement(await self._score(asked, stored), asked, stored)
         except BackendError as error:
-            return Verdict(f"verifier_{error.word}")
+            return Verdict(verifier_failure(error.word))
         return Verdict("" if probability >= cache_policy.verifier_threshold else "verifier", probability)

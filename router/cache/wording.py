@@ -1,8 +1,8 @@
 """How two texts are written: whether they differ in nothing that matters, or in something that no model reads.
 
-The verifier's tokenizer drops case, combining marks and invisible characters, and signs say little to its model: `Co` and `CO`,
-`9 % 4` and `9 / 4`, code that is indented otherwise look alike to it. So differences in writing are judged here, each by a rule
-that calls it harmless; what no rule knows refuses. Which words are used is the business of the guards and of the verifier.
+The verifier's tokenizer drops case, combining marks and invisible characters, and its model makes little of signs: `Co` and `CO`,
+`9 % 4` and `9 / 4`, or code with another indentation look alike to it. So differences in writing are judged here. Each rule calls
+one kind of difference harmless; a difference that no rule knows refuses. The words are for the checks and the verifier.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import re
 import unicodedata
 from collections import Counter
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 from router.cache.wordforms import DASHES_AND_QUOTES, Style, Word, fold, is_same_word, without_dots
 
-UNREAD = "unread_difference"
-"""Why an answer is kept back when two texts differ in what no model reads."""
+UNREAD: Final = "unread_difference"
+"""Why an answer is not given when two texts differ in something that no model reads."""
 Difference = Literal["none", "visible", "unread"]
 """Between two texts: nothing that matters; something that the verifier can judge; something that it cannot."""
 _WORST_FIRST: tuple[Difference, ...] = ("unread", "visible", "none")
@@ -32,7 +32,7 @@ _WRITING = re.compile(
 )
 """The question is how something is written: every sign and every capital counts."""
 _SIGNS = re.compile(r"\b(?:means?|meant|meaning|translat\w*|symbols?|notation|operators?)\b", re.IGNORECASE)
-"""The question is what a wording says: every sign counts."""
+"""Questions about a wording itself, where every sign counts."""
 _ASKS = r"(?=(?:what|how|why|when|where|who|which|whose|if|whether)\b)"
 _OPENING = re.compile(
     r"(?:(?:hi|hello|hey|thanks|thank you|okay|ok|so|well|good (?:morning|evening|afternoon))(?: there| all)?"
@@ -45,7 +45,7 @@ _OPENING = re.compile(
     rf"(?:tell|let) me (?:know )?{_ASKS})?",
     re.IGNORECASE,
 )
-"""How people begin before they come to the question, where nothing but manners is lost with it."""
+"""Phrases of mere politeness that people put before a question."""
 _QUESTION = re.compile(r"(?:what|how|why|when|where|who|which|whose|is|are|do|does|did|can|could|should)\b", re.IGNORECASE)
 _LEAST_ASKED = 2  # words that stay behind an opening: "so what" has none
 
@@ -60,11 +60,11 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d.,]\d|\d)")
 _AND = re.compile(r"(?<=[^\W\d_]{2}) & (?=[^\W\d_]{2})")
 _WORD = re.compile(r"(?:(?<!\w)[^\W\d_]-(?=[^\W\d_]{2}))?\w+(?:'\w+)*")  # "x-ray" is one
 _OF_SENTENCE = re.compile(r"[,;:?!/¿¡\"'()]|\.{1,3}|[?!]{2,}|--?|[\"')][.,;:?!]|[.,?!][\"')]")
-"""One piece of what stands between words of a sentence; smileys and operators are others."""
+"""One piece of punctuation between the words of a sentence; smileys and operators are none."""
 _BEGINS = re.compile(r"[.!?:\n\"(-]")
 _ENDING = "?.! \n\t"
 _OPERATORS = frozenset("+-*/=×÷<>^|&")
-"""May stand close or apart, on both sides alike."""
+"""Signs that may have a blank on both sides or on none."""
 
 
 class _Text:
@@ -99,13 +99,13 @@ class _Text:
 
     @cached_property
     def exact(self) -> str:
-        """Every character counts, but the capital and the final mark of a question that begins as one."""
+        """The text, in which every character counts except the capital and the final mark of a question."""
         is_question = _QUESTION.match(self.raw)
         return self.raw[0].lower() + self.raw[1:].rstrip("?. ") if is_question else self.raw
 
     @cached_property
     def forms(self) -> dict[str, dict[str, Word]]:
-        """Its words by what a tokenizer reads and by how they are written."""
+        """The spellings of each word, by what a tokenizer makes of it."""
         found: dict[str, dict[str, Word]] = {}
         for word in self.words:
             found.setdefault(word.folded, {}).setdefault(word.form, word)
@@ -119,7 +119,7 @@ class _Text:
 
     @cached_property
     def indented(self) -> tuple[str, ...]:
-        """How far its lines are indented, each with its first word; nothing where none is."""
+        """The indentation of each line with its first word; empty when no line is indented."""
         lines = [line for line in self.text.split("\n") if line.strip()]
         starts = tuple(line[: len(line) - len(line.lstrip())] + line.split()[0] for line in lines)
         return starts if any(start[0].isspace() for start in starts) else ()
@@ -130,7 +130,7 @@ class _Text:
         return Counter(sign for at in range(len(self.gaps)) if (sign := self._sign(at)))
 
     def beside(self, at: int) -> tuple[Word | None, Word | None]:
-        """The words before and after a gap, as far as there are any."""
+        """The words before and after a gap; None where there is none."""
         return (self.words[at - 1] if at else None), (self.words[at] if at < len(self.words) else None)
 
     def _sign(self, at: int) -> tuple[str, str, str] | None:
@@ -149,7 +149,7 @@ class _Text:
 
 
 def difference(asked: str, stored: str) -> Difference:
-    """How far the writing of two texts differs. Texts of other words differ visibly at least."""
+    """How the writing of two texts differs. Texts with different words differ at least visibly."""
     one, other = _taken_apart(asked), _taken_apart(stored)
     if one.folded != other.folded:
         return "unread" if _differ_unread(one, other) else "visible"
@@ -168,7 +168,7 @@ def _is_about(subject: re.Pattern[str], one: _Text, other: _Text) -> bool:
 
 
 def _differ_unread(one: _Text, other: _Text) -> bool:
-    """Whether texts of different words write those that they share, or their signs, in ways that matter."""
+    """Whether texts with different words spell the words they share, or use signs, in ways that matter."""
     shared = one.forms.keys() & other.forms.keys()
     return (
         not all(_is_written_alike(key, one, other) for key in shared)
@@ -178,7 +178,7 @@ def _differ_unread(one: _Text, other: _Text) -> bool:
 
 
 def _is_written_alike(key: str, one: _Text, other: _Text) -> bool:
-    """Whether for every way in which one text writes a word, the other has a way that means the same."""
+    """Whether each spelling of a word in one text has a spelling in the other that means the same."""
     mine, its = one.forms[key], other.forms[key]
     if mine.keys() == its.keys():
         return True
@@ -232,14 +232,14 @@ def _end_difference(one: _Text, other: _Text) -> Difference:
 
 
 def _without_ending(gap: str, last: Word | None) -> str:
-    """The gap behind the last word without the marks that end a sentence; of `5!` the sign stays."""
+    """The gap behind the last word without the marks that end a sentence; the sign of `5!` stays."""
     if last and gap.startswith("!") and last.is_formula("!"):
         return "!" + gap[1:].rstrip(_ENDING)
     return gap.rstrip(_ENDING)
 
 
 def _is_spacing_harmless(gap: str, its_gap: str, left: Word, right: Word) -> bool:
-    """Whether the same signs, or none, beside a number or a letter mean the same close and apart."""
+    """Whether blanks around the same signs make no difference, beside a number or a letter."""
     sign = gap.strip()
     if not sign:
         return ("\n" in gap) == ("\n" in its_gap)
@@ -286,7 +286,7 @@ def _without_opening(text: str) -> str:
 
 
 def _with_letters_for_marks(text: str) -> str:
-    """The text with a letter in place of each mark and joiner: Python does not count them to words."""
+    """The text with a letter in place of each mark and joiner, which Python does not count as parts of words."""
     if text.isascii():
         return text
     return "".join("x" if ord(char) > 127 and _is_mark(char) else char for char in text)
@@ -298,5 +298,5 @@ def _is_mark(char: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _taken_apart(text: str) -> _Text:
-    """One question is held against several candidates, and the same candidates come up again and again."""
+    """Cached: a question is compared with several candidates, and the same candidates come up again and again."""
     return _Text(text)

@@ -31,7 +31,7 @@ class AnsweredExchange(Record):
             return Continue(is_last=True)
         plan, wants_usage = self.snapshot.cache if state.stores else None, state.request.wants_usage
         self.passing = PassingAnswer.of(event.headers, wants_usage=wants_usage, plan=plan, now_s=self.looked_up_s)
-        self.cache.stored = self.passing.why_not_stored
+        self.cache.stored = self.passing.why_not_stored or ""
         self.state = Answering(self.passing)
         return Continue()
 
@@ -57,8 +57,8 @@ class AnsweredExchange(Record):
             return None
         try:
             data = self.passing.kept(is_whole=self.is_complete and ending == "completed")
-        except NotStorable as reason:
-            self.cache.stored = str(reason)
+        except NotStorable as error:
+            self.cache.stored = error.reason
             return None
         self.cache.stored = "stored"
         return data

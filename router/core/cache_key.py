@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.core.lookup import CacheQuery
+from router.core.lookup import CacheQuery, SkipReason
 from router.core.models import ReasoningFamily
 from router.core.openai.request import Body
 from router.core.openai.rewrite import effort_of
@@ -56,8 +56,7 @@ _PERSONAL = re.compile(
 class Ineligible:
     """This request is neither looked up nor stored."""
 
-    reason: str
-    """A fixed word, such as `tools` or `time_dependent`; never text."""
+    reason: SkipReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,7 @@ def question_of(
     return CacheQuery(text, partition, digest(f"{partition}\n{text.strip(_SPACE)}"), scope, decision.name, decision.model.name)
 
 
-def _why_not(request: ChatRequest, body: Body, limits: Eligibility) -> str:
+def _why_not(request: ChatRequest, body: Body, limits: Eligibility) -> SkipReason | None:
     if len(body.text) > MAX_BODY_CHARS:
         return "too_long"
     if request.endpoint is not Endpoint.CHAT:
@@ -152,7 +151,7 @@ def _why_not(request: ChatRequest, body: Body, limits: Eligibility) -> str:
         return "temperature"
     if not limits.allows_multi_turn and any(message.get("role") in ("user", "assistant") for message in messages[:-1]):
         return "multi_turn"
-    return ""
+    return None
 
 
 def _has_other_parts(message: Mapping[str, object]) -> bool:

@@ -60,23 +60,35 @@ class CachePlan:
     """Upper bound on the lifetime that a client may ask for, in seconds."""
 
 
-def wants_only_cached(plan: CachePlan, headers: Mapping[str, str]) -> bool:
-    """Whether the client asks for a stored answer or none (RFC 9111, 5.2.1.7), and the operator allows it."""
-    return "only-if-cached" in _asked(plan, headers)
+@dataclass(frozen=True, slots=True)
+class ClientControls:
+    """What the client says about the cache, as far as the operator allows it."""
+
+    directives: Mapping[str, float]
+    """Of `Cache-Control`, with the seconds of each; see `freshness.directives`."""
+    ttl: str = ""
+    """As the client wrote it; it need not be a number."""
+
+    @property
+    def only_if_cached(self) -> bool:
+        """The client wants a stored answer or none (RFC 9111, 5.2.1.7)."""
+        return "only-if-cached" in self.directives
 
 
-def _asked(plan: CachePlan, headers: Mapping[str, str]) -> dict[str, float]:
-    return {name: seconds for name, seconds in directives(headers).items() if name in plan.controls}
+def read_client_controls(plan: CachePlan, headers: Mapping[str, str]) -> ClientControls:
+    """Read once for each request."""
+    asked = {name: seconds for name, seconds in directives(headers).items() if name in plan.controls}
+    return ClientControls(asked, headers.get(CACHE_TTL_HEADER, "").strip() if "ttl" in plan.controls else "")
 
 
-def apply_client_controls(cache_policy: CachePolicy, plan: CachePlan, headers: Mapping[str, str]) -> CachePolicy:
-    """Cache settings of one decision, changed by the client as far as the operator allows."""
-    asked = _asked(plan, headers)
-    ttl = headers.get(CACHE_TTL_HEADER, "").strip() if "ttl" in plan.controls else ""
+def apply_client_controls(cache_policy: CachePolicy, controls: ClientControls, max_ttl_s: float) -> CachePolicy:
+    """The decision's cache settings, changed by what the client asks for. `max_ttl_s` bounds what it asks for as `ttl`."""
+    asked, ttl = controls.directives, controls.ttl
     return replace(
         cache_policy,
         may_look_up=cache_policy.may_look_up and "no-cache" not in asked and asked.get("max-age") != 0,
         may_store=cache_policy.may_store and "no-store" not in asked and ttl != "0",
+        only_if_cached=controls.only_if_cached,
         max_age_s=asked.get("max-age", cache_policy.max_age_s),
-        ttl_s=min(float(ttl), plan.max_ttl_s) if ttl.isdecimal() and len(ttl) < 10 else cache_policy.ttl_s,
+        ttl_s=min(float(ttl), max_ttl_s) if ttl.isdecimal() and len(ttl) < 10 else cache_policy.ttl_s,
     )

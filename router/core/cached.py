@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from router.core.cache_key import Ineligible, question_of
-from router.core.cache_policy import CachePlan, apply_client_controls
+from router.core.cache_policy import CachePlan, ClientControls, apply_client_controls
 from router.core.decision_headers import decision_headers
 from router.core.headers import (
     CACHE_AGE_HEADER,
@@ -17,26 +17,31 @@ from router.core.headers import (
     CONTENT_TYPE,
     PATH_HEADER,
 )
-from router.core.lookup import Found, Hit, Miss
+from router.core.lookup import CacheStatus, Found, Hit, Miss
 from router.core.messages import LookedUp, Lookup, Reply
 from router.core.models import ReasoningFamily
 from router.core.openai.completion import Answer, NotStorable, as_json, as_stream
 from router.core.openai.completion import decode as decode_answer
 from router.core.openai.request import Body
-from router.core.outcome import CacheResult, CacheStatus
+from router.core.outcome import CacheResult
 from router.core.types import ChatRequest, Decision, Readings
 
 _OK = 200
 
 
 def lookup_for(
-    plan: CachePlan, request: ChatRequest, body: Body, decision: Decision, family: ReasoningFamily | None
+    plan: CachePlan,
+    controls: ClientControls,
+    request: ChatRequest,
+    body: Body,
+    decision: Decision,
+    family: ReasoningFamily | None,
 ) -> Lookup | Ineligible:
     """What to look up, or why nothing is."""
     cache_policy, scope = plan.cache_policy.get(decision.name), plan.scope.of(request.headers)
     if cache_policy is None or scope is None:
         return Ineligible("decision" if cache_policy is None else "no_scope")
-    cache_policy = apply_client_controls(cache_policy, plan, request.headers)
+    cache_policy = apply_client_controls(cache_policy, controls, plan.max_ttl_s)
     asked = question_of(request, body, decision, scope, plan.limits, plan.versions, family)
     if isinstance(asked, Ineligible):
         return asked

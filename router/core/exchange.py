@@ -13,7 +13,7 @@ from functools import partial
 from router.core.admission import ModelsAsked, asked_of, check_headers, check_model, check_size, named_model
 from router.core.answering import AnsweredExchange
 from router.core.cache_key import Ineligible
-from router.core.cache_policy import wants_only_cached
+from router.core.cache_policy import read_client_controls
 from router.core.cached import cache_headers, lookup_for, replay, result_of
 from router.core.decision_headers import decision_headers
 from router.core.headers import ACCEPT_ENCODING, CONTENT_LENGTH
@@ -152,11 +152,12 @@ class Exchange(AnsweredExchange):
             self.error = block_error(decision, decision.block)
             return self._finish_with(block_reply(self.error, decision, self.readings))
         if (plan := self.snapshot.cache) is None:
-            return self._ask_model(request, body, decision, stores=False)
-        lookup = lookup_for(plan, request, body, decision, self.snapshot.family_of(decision))
+            return self._ask_model(request, body, decision)
+        controls = read_client_controls(plan, request.headers)
+        lookup = lookup_for(plan, controls, request, body, decision, self.snapshot.family_of(decision))
         if isinstance(lookup, Ineligible):
             self.cache = CacheResult("skipped", lookup.reason)
-            return self._ask_model(request, body, decision, stores=False)
+            return self._ask_model(request, body, decision, only_if_cached=controls.only_if_cached)
         self.state = LookingUp(request, body, decision, lookup.cache_policy)
         return lookup
 
@@ -165,11 +166,14 @@ class Exchange(AnsweredExchange):
         self.cache, hit, answer = result_of(event.found, is_shadow=state.cache_policy.shadow)
         if hit and answer:
             return self._finish_with(replay(request, decision, self.readings, self.cache, hit, answer, event))
-        return self._ask_model(request, state.body, decision, stores=state.cache_policy.may_store)
+        stores, only_if_cached = state.cache_policy.may_store, state.cache_policy.only_if_cached
+        return self._ask_model(request, state.body, decision, stores=stores, only_if_cached=only_if_cached)
 
-    def _ask_model(self, request: ChatRequest, body: Body, decision: Decision, *, stores: bool) -> Action:
+    def _ask_model(
+        self, request: ChatRequest, body: Body, decision: Decision, *, stores: bool = False, only_if_cached: bool = False
+    ) -> Action:
         """No stored answer serves."""
-        if self.snapshot.cache and wants_only_cached(self.snapshot.cache, request.headers):
+        if only_if_cached:
             raise not_cached()
         return self._in_turns(len(body.text), partial(self._route, request, body, decision, stores=stores))
 

@@ -67,9 +67,8 @@ def backend_ttl_s(headers: Mapping[str, str], now_s: float, scope_header: str = 
     kind, said = media_type(headers), directives(headers)
     if kind not in (_JSON, EVENT_STREAM):
         raise NotStorable("content_type")
-    for name in ("no-store", "private"):
-        if name in said:
-            raise NotStorable(name.replace("-", "_"))
+    if "no-store" in said or "private" in said:
+        raise NotStorable("no_store" if "no-store" in said else "private")
     if kind != EVENT_STREAM and ("no-cache" in said or "no-cache" in headers.get(PRAGMA, "").lower()):
         raise NotStorable("no_cache")
     varies = {name.strip().lower() for name in headers.get(VARY, "").split(",")}

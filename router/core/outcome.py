@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from router.core.lookup import CacheStatus, MissReason, SkipReason, StoreResult, Tier
 from router.core.types import DecisionReason, EndpointWord, ReasoningWord, ResponsePath
 
 Ending = Literal["routed", "replied", "completed", "passed", "abandoned", "failed"]
 """`routed`: a model was asked, and our part ended before its answer or without reading it. `replied`: we answered.
 `completed`: the whole answer passed us. `passed`: the path is none of ours, and the request goes on as it came. `abandoned`: the
 exchange ended early, because the client or the backend left or Envoy gave up on us. `failed`: a fault of ours."""
-CacheStatus = Literal["hit", "shadow", "miss", "skipped", "off"]
-"""`shadow`: would have been a hit. `skipped`: no question that may be cached."""
+CacheReason = Tier | MissReason | SkipReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,13 @@ class Outcome:
     missing: Mapping[str, str] = field(default_factory=dict)
     """Signals that could not be read, each with its reason."""
     cache: CacheStatus = "off"
-    cache_reason: str = ""
-    """The tier of a hit, or why there was none; a fixed word."""
+    cache_reason: CacheReason | Literal[""] = ""
+    """The tier of a hit, or why there was none; empty when the cache is off."""
     cache_similarity: float = 0.0
     cache_verified: float | None = None
     """As in `Hit.verified`."""
     cache_entry: str = ""
-    stored: str = ""
-    """`stored`, or why the answer was not; empty when it was not to be."""
+    stored: StoreResult = ""
     block_reason: str = ""
     """Of a request that a rule blocked: `matched`, or why it could not be read; empty of others."""
     error_code: str = ""
@@ -85,8 +84,8 @@ class CacheResult:
     """What became of the cache in this exchange; see `Outcome`."""
 
     status: CacheStatus = "off"
-    reason: str = ""
+    reason: CacheReason | Literal[""] = ""
     similarity: float = 0.0
     verified: float | None = None
     entry_id: str = ""
-    stored: str = ""
+    stored: StoreResult = ""

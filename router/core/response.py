@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from router.core.cache_policy import CachePlan
 from router.core.freshness import EVENT_STREAM, backend_ttl_s, media_type
 from router.core.headers import CONTENT_ENCODING
+from router.core.lookup import NotStoredReason
 from router.core.openai.completion import AnswerReader, NotStorable
 from router.core.openai.sse import EventSplitter
 from router.core.outcome import Usage
@@ -19,13 +20,13 @@ from router.core.usage import UsageReader
 _OK = 200
 
 
-def why_unread(headers: Mapping[str, str], http_status: int, *, is_end: bool) -> str:
-    """Why an answer passes without being read; empty when it is read."""
+def why_unread(headers: Mapping[str, str], http_status: int, *, is_end: bool) -> NotStoredReason | None:
+    """Why an answer passes without being read; None when it is read."""
     if http_status != _OK:
         return "not_ok"
     if CONTENT_ENCODING in headers:
         return "compressed"
-    return "empty" if is_end else ""
+    return "empty" if is_end else None
 
 
 @dataclass(slots=True)
@@ -39,8 +40,8 @@ class PassingAnswer:
     """None when the answer is not to be stored."""
     max_ttl_s: float | None = None
     """How long the backend allows its answer to be stored, in seconds; None when it sets no bound."""
-    why_not_stored: str = ""
-    """Why the headers forbid to store an answer that was to be stored; empty when they do not."""
+    why_not_stored: NotStoredReason | None = None
+    """Why the headers forbid to store an answer that was to be stored; None when they do not."""
     _usage: UsageReader = field(default_factory=UsageReader)
     _splitter: EventSplitter = field(default_factory=EventSplitter)
 
@@ -53,8 +54,8 @@ class PassingAnswer:
             try:
                 passing.max_ttl_s = backend_ttl_s(headers, now_s, plan.scope.header)
                 passing.reader = AnswerReader(is_event_stream, plan.max_answer_bytes)
-            except NotStorable as reason:
-                passing.why_not_stored = str(reason)
+            except NotStorable as error:
+                passing.why_not_stored = error.reason
         return passing
 
     @property

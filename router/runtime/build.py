@@ -33,6 +33,7 @@ from router.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from router.cache.cache import Cache
     from router.cache.operations import CacheOperations
+    from router.cache.stores.base import Store
     from router.inference.bundle import Bundle
     from router.inference.encoder import Encoder
     from router.inference.pool import InferencePool
@@ -203,8 +204,8 @@ def _own_signals(
 
 def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: InferencePool) -> Caching:
     from router.cache.cache import Cache
-    from router.cache.invalidation import Rejections
     from router.cache.operations import CacheOperations
+    from router.cache.rejections import Rejections
     from router.cache.stores.sync import StoreSync
     from router.cache.verifier import GUARDS_VERSION, Verifier
     from router.inference.bundle import MODEL
@@ -218,15 +219,20 @@ def _caching(config: CacheConfig, bundle: Bundle, encoder: Encoder, passes: Infe
         score = CrossEncoder(second, passes).score
     _check_calibration(config, bundle.sha256[MODEL], second.sha256[MODEL] if second else None)
     versions = f"{bundle.name}-{bundle.sha256[MODEL][:16]}/{GUARDS_VERSION}"
-    store_sync = requests = None
-    if config.backend == "milvus":
-        from router.cache.stores.milvus import MilvusStore
-
-        store = MilvusStore(config.milvus, versions)
-        store_sync, requests = StoreSync(store, config.sync), store.requests
+    store = _store(config, versions)
+    store_sync, requests = (StoreSync(store, config.sync), store.requests) if store else (None, None)
     rejections = Rejections(config.rejections_file)
     cache = Cache(config.limits, encoder.encode, Verifier(score), store_sync, rejections=rejections)
     return Caching(cache, CacheOperations(cache, versions), config, versions, requests)
+
+
+def _store(config: CacheConfig, versions: str) -> Store | None:
+    """By `semantic_cache.backend_type`; None where the cache is in memory alone."""
+    if config.backend == "milvus":
+        from router.cache.stores.milvus import MilvusStore
+
+        return MilvusStore(config.milvus, versions)
+    return None
 
 
 def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) -> None:

@@ -151,13 +151,13 @@ async def growth(sizes: list[int]) -> None:
                 cache.admit(Entry(uuid.uuid4().hex, digest(f"{part}\n{text}"), *values))
                 stored += 1
             del rows
-        held = list(itertools.islice(cache._held.values(), 0, None, max(1, size // 300)))
+        held = list(itertools.islice(cache.memory._held.values(), 0, None, max(1, size // 300)))
         exact, near = [], []
         for one in held[:300]:
-            found = cache._index.search(part, row_of(cache, one.number), 1)
+            found = cache.memory._index.search(part, row_of(cache, one.number), 1)
             vectors["q"] = unit(row_of(cache, found[0][0]) + 0.1 * unit(random.standard_normal(384)))
             began = time.perf_counter()
-            cache._by_key.get(one.entry.key)
+            cache.memory.find_key(one.entry.key)
             exact.append(time.perf_counter() - began)
             began = time.perf_counter()
             await cache.look_up(CacheQuery("q", part, digest("x"), "alice", "default", "small"), TERMS)
@@ -173,7 +173,7 @@ async def growth(sizes: list[int]) -> None:
 
 def row_of(cache: Cache, number: int | None) -> np.ndarray:
     """The vector of an entry."""
-    part: Any = next(iter(cache._index._parts.values()))
+    part: Any = next(iter(cache.memory._index._parts.values()))
     row = part._rows[part._numbers.index(number)] if hasattr(part, "_numbers") else part._index.get(number)
     return unit(row.astype(np.float32))
 

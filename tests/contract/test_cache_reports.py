@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
-from router.cache.cache import Cache, PendingLookup
-from router.cache.entries import EntryFilter
+from router.cache.cache import Cache
+from router.cache.entries import Entry, EntryFilter
 from router.cache.operations import CacheOperations
+from router.cache.settings import CacheLimits
 from router.cache.stores.sync import StoreSync
+from router.cache.tiers import PendingLookup
+from router.cache.verifier import Verifier
 from router.config.cache import CacheConfig
 from router.core.cache_policy import ScopePlan
 from router.core.lookup import CacheQuery, Hit, Miss
@@ -144,10 +147,10 @@ async def test_a_million_hits_leave_no_trace_in_memory(encoder: Encoder) -> None
         began = time.process_time()
         for number in range(rounds):
             asked = CacheQuery(f"{CAPITAL} {number}", entry.partition, "k", "alice", "default", "small")
-            assert await cache._hit(entry, PendingLookup(asked, TERMS), "semantic", 0.9)
+            assert await cache.tiers.hit(entry, PendingLookup(asked, TERMS), "semantic", 0.9)
         sizes.append((time.process_time() - began) / rounds)
     assert sizes[1] < 3 * sizes[0] + 50e-6
-    assert sum(len(value) for value in vars(cache).values() if isinstance(value, dict | list | set)) < 20
+    assert sum(len(value) for value in vars(cache.memory).values() if isinstance(value, dict | list | set)) < 20
 
 
 @needs_server
@@ -241,37 +244,45 @@ class TestInvalidations:
         assert time.process_time() - began < 2
 
 
+class Keys:
+    """Of a store that gives one key after the other; notes what the cache holds around each."""
+
+    is_shared = False
+
+    def __init__(self, keys: list[bytes], seen: list[bytes]) -> None:
+        self.keys, self.seen = keys, seen
+        self.reads = self
+
+    def attach(self, cache: Cache) -> None:
+        """The cache to look at."""
+        self.cache = cache
+
+    async def open(self, take: Any, wait_s: float) -> None:
+        """Give the keys."""
+        for key in self.keys:
+            if not len(self.cache):
+                await store(self.cache)
+            self.seen.append(f"{len(self.cache)} before".encode())
+            take(key)
+            self.seen.append(f"{len(self.cache)} after".encode())
+
+    def add(self, entry: Entry) -> None:
+        """Nowhere."""
+
+    def forget_waiting(self) -> None:
+        """Nothing waits."""
+
+
 class TestTheKeyOfTheScopes:
     async def test_what_was_stored_under_another_key_is_forgotten(self, encoder: Encoder) -> None:  # noqa: F811
         """Until the store has given its key one of our own serves; nobody could find those entries, nor purge them."""
-        cache = await Site(encoder, None).open()
         keys: list[bytes] = []
+        store_sync = Keys([b"store" * 8, b"store" * 8, b"other" * 8], keys)
+        cache = Cache(CacheLimits(), encoder.encode, Verifier(), store_sync)  # type: ignore[arg-type]
         caching = Caching(cache, CacheOperations(cache, "v1"), CacheConfig(enabled=True), "v1")
         processor = SimpleNamespace(snapshot=Snapshot(*[None] * 5))  # type: ignore[arg-type]
-        store_sync = SimpleNamespace(
-            open=self.opener(cache, keys, [b"store" * 8, b"store" * 8, b"other" * 8]), forget_waiting=lambda: None
-        )
-        cache.store_sync = store_sync  # type: ignore[assignment]
         await open_cache(caching, processor)  # type: ignore[arg-type]
         assert keys == [b"1 before", b"0 after", b"1 before", b"1 after", b"1 before", b"0 after"]
         scope = caching.control.scope_of("Bearer x")
         assert scope == ScopePlan("authorization", b"other" * 8).of({"authorization": "Bearer x"})
         assert scope == processor.snapshot.cache.scope.of({"authorization": "Bearer x"})
-
-    @staticmethod
-    def opener(cache: Cache, seen: list[bytes], keys: list[bytes]) -> Any:
-        """Gives one key after the other, and counts what the cache holds around each."""
-
-        async def open_(take: Any, wait_s: float) -> None:
-            store_sync, cache.store_sync = cache.store_sync, None
-            for key in keys:
-                if not len(cache):
-                    await store(cache)
-                seen.append(f"{len(cache)} before".encode())
-                cache.store_sync = store_sync
-                take(key)
-                cache.store_sync = None
-                seen.append(f"{len(cache)} after".encode())
-            cache.store_sync = store_sync
-
-        return open_

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from pymilvus.exceptions import MilvusException, ParamError
 
-from router.cache.entries import REFUSED, Entry, EntryFilter, Invalidation
+from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.settings import MilvusSettings
+from router.cache.stores.base import REFUSED
 from router.cache.stores.milvus import MilvusStore
 from router.cache.stores.sync import StoreSync
 from router.core.lookup import Hit
@@ -84,7 +85,7 @@ async def test_more_entries_than_a_page_are_all_read_after_a_restart(milvus: Mil
         await milvus.add([entry(0, id=name) for name in names[at : at + 500]])
     now_ms = int(time.time() * 1000)
     rows = [milvus_row(uuid.uuid4().hex, "notice", now_ms, {"selection": {"scope": f"s{number}"}}) for number in range(1200)]
-    await milvus._do("insert", milvus._control, data=rows)
+    await milvus._milvus.do("insert", milvus._control, data=rows)
     await milvus.publish(Invalidation("z" * 32, now_ms, rejected="f" * 32))
     await milvus.close()
     await milvus.open()
@@ -114,11 +115,11 @@ async def test_rows_that_others_wrote_do_not_stop_a_router_from_following_what_i
     documents: list[Any] = ["", "[" * 60_000, "5", {"selection": {"ids": 5}}, {"selection": {"before_ms": 2**62}}, {"pair": [1]}]
     garbage = [milvus_row(f"{row_id}", "notice", now_ms, documents[number % 6]) for number, row_id in enumerate(IDS)]
     garbage += [milvus_row(f"f{number}", "notice", moment, {"selection": {}}) for number, moment in enumerate([2**62, -5])]
-    await milvus._do("upsert", milvus._control, data=garbage)
+    await milvus._milvus.do("upsert", milvus._control, data=garbage)
     good = {**sound_row(milvus), "id": "0" * 32}
     bad = [good | {"id": row_id} for row_id in IDS]
     bad += [good | {"id": f"{number:032x}", **fields} for number, fields in enumerate(BAD_FIELDS, 1)]
-    await milvus._do("upsert", milvus._name, data=[good, *bad])
+    await milvus._milvus.do("upsert", milvus._name, data=[good, *bad])
     await store(cache, "ours")
     await until(lambda: written(cache))
     await stored.close(cache)
@@ -151,9 +152,9 @@ async def test_what_a_column_cannot_hold_is_refused_and_not_taken_for_a_store_th
     """The keeper then leaves it out without connecting anew."""
     long = milvus_row("x" * 33, "notice", 0, {})
     with pytest.raises(BackendError, match=REFUSED):
-        await milvus._do("upsert", milvus._control, data=[long])
+        await milvus._milvus.do("upsert", milvus._control, data=[long])
     with pytest.raises(BackendError, match=REFUSED):
-        await milvus._do("upsert", milvus._control, data=[milvus_row("x", "notice", 2**70, {})])
+        await milvus._milvus.do("upsert", milvus._control, data=[milvus_row("x", "notice", 2**70, {})])
     await milvus.publish(Invalidation("n" * 32, int(time.time() * 1000), EntryFilter(scope="s")))
     assert [invalidation.id for invalidation in (await milvus.changes(0)).invalidations] == ["n" * 32]
 
@@ -174,7 +175,7 @@ async def test_only_what_is_wrong_with_a_write_refuses_it(milvus: MilvusStore, e
     async def fail(*_: object, **__: object) -> None:
         raise error
 
-    milvus._client.upsert = fail  # type: ignore[union-attr, method-assign]
+    milvus._milvus._client.upsert = fail  # type: ignore[union-attr, method-assign]
     with pytest.raises(BackendError, match=f"^{word}$"):
         await milvus.publish(Invalidation("n" * 32, 1, None))
 
@@ -231,8 +232,8 @@ class TestLite:
         store_itself = MilvusStore(MilvusSettings(file=tmp_path / "new" / "cache.db"), "v1")
         await store_itself.open()
         assert stat.S_IMODE((tmp_path / "new" / "cache.db").stat().st_mode) == 0o700
-        assert store_itself._uri.startswith("unix:")
-        assert stat.S_IMODE(Path(store_itself._uri.removeprefix("unix:")).parent.stat().st_mode) == 0o700
+        assert store_itself._milvus.uri.startswith("unix:")
+        assert stat.S_IMODE(Path(store_itself._milvus.uri.removeprefix("unix:")).parent.stat().st_mode) == 0o700
         await store_itself.close()
 
     async def test_a_folder_that_was_open_to_others_is_shut_and_that_is_said(
@@ -287,7 +288,7 @@ class TestLite:
             await store_itself.open()
             await store_itself.close()
         assert [record.getMessage() for record in caplog.records] == []
-        options = store_itself._connection()["grpc_options"]
+        options = store_itself._milvus.options()["grpc_options"]
         assert options["grpc.keepalive_time_ms"] > 300_000  # gRPC's own least time between pings without data
 
 

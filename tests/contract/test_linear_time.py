@@ -20,9 +20,8 @@ from router.cache import wording
 from router.config.patterns import compile_pattern, keyword_patterns
 from router.config.signals import SHIPPED_BUNDLE
 from router.core.cache_key import Eligibility, question_of
-from router.core.cache_policy import CachePlan, ScopePlan, apply_client_controls
+from router.core.cache_policy import CachePlan, ScopePlan, read_client_controls
 from router.core.freshness import backend_ttl_s
-from router.core.lookup import CachePolicy
 from router.core.models import Reasoning, SystemPrompt
 from router.core.openai.bodysize import DEFAULTS, BodyBounds, count
 from router.core.openai.completion import AnswerReader, NotStorable, as_stream, checked, decode
@@ -52,7 +51,6 @@ PIECES = (
     "max-age=", "a,", '="', "1.1.1.", "\u2019s ", "::1", "a\n", "no-cache,", "data: ", "my order my ",
 )  # fmt: skip
 """What runs through a regular expression's repetitions, one or two for each in the code."""
-TERMS = CachePolicy(0.8, 60.0, ())
 PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {}, "v1")
 KINDS = ("EMAIL_ADDRESS", "IBAN_CODE", "CREDIT_CARD", "US_SSN", "IP_ADDRESS")
 WORDS = keyword_patterns(["sql", "c++", "a b", "\u00fcber"], [r"\bdef \w+\(", "(a+)+$", "a.{0,60}b"], is_case_sensitive=False)
@@ -104,7 +102,7 @@ def heed(text: str) -> None:
 OF_TEXT: dict[str, Callable[[str], object]] = {
     "guards": judge_wording,
     "question": ask_cache,
-    "cache control": lambda text: apply_client_controls(TERMS, PLAN, {"cache-control": text, "x-vsr-cache-ttl": text}),
+    "cache control": lambda text: read_client_controls(PLAN, {"cache-control": text, "x-vsr-cache-ttl": text}),
     "a backend's headers": heed,
     "chat": lambda text: parse(Endpoint.CHAT, json.dumps({"model": text, "messages": [{"role": text, "x": text}]}).encode(), {}),
     "keywords": lambda text: [pattern.search(text) for pattern in WORDS],

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from router.cache.eviction import make_order
+from router.cache.eviction import make_policy
 from router.core.cache_key import Eligibility
-from router.core.cache_policy import CachePlan, ScopePlan, apply_client_controls
+from router.core.cache_policy import CachePlan, ScopePlan, apply_client_controls, read_client_controls
 from router.core.lookup import CachePolicy
 from router.core.messages import RequestHeaders
 from router.extproc.pb import extproc_pb2 as pb
@@ -23,6 +23,11 @@ def plan(*controls: str, max_ttl_s: float = 86_400.0) -> CachePlan:
     return CachePlan(ScopePlan(), Eligibility(), {}, "v", controls=frozenset(controls), max_ttl_s=max_ttl_s)
 
 
+def controlled(cache_plan: CachePlan, headers: dict[str, str]) -> CachePolicy:
+    """As an exchange makes it of a request's headers."""
+    return apply_client_controls(TERMS, read_client_controls(cache_plan, headers), cache_plan.max_ttl_s)
+
+
 ALL = plan("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
 
 
@@ -34,7 +39,7 @@ ALL = plan("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
         ({"cache-control": "no-store"}, {"may_store": False}),
         ({"cache-control": "No-Cache, No-Store"}, {"may_look_up": False, "may_store": False}),
         ({"cache-control": "max-age=60"}, {"max_age_s": 60.0}),
-        ({"cache-control": 'max-age="60", only-if-cached'}, {"max_age_s": 60.0}),
+        ({"cache-control": 'max-age="60", only-if-cached'}, {"max_age_s": 60.0, "only_if_cached": True}),
         ({"cache-control": "max-age=0"}, {"may_look_up": False, "max_age_s": 0.0}),
         ({"cache-control": "max-age=60, max-age=5"}, {"max_age_s": 5.0}),
         ({"cache-control": "max-age=soon"}, {"may_look_up": False, "max_age_s": 0.0}),
@@ -48,7 +53,7 @@ ALL = plan("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
 )
 def test_a_clients_wishes(headers: dict[str, str], changed: dict[str, object]) -> None:
     """Within what HTTP means by them, and the operator's bounds."""
-    cache_policy = apply_client_controls(TERMS, ALL, headers)
+    cache_policy = controlled(ALL, headers)
     assert {
         name: getattr(cache_policy, name) for name in CachePolicy.__slots__ if getattr(cache_policy, name) != getattr(TERMS, name)
     } == changed
@@ -57,9 +62,9 @@ def test_a_clients_wishes(headers: dict[str, str], changed: dict[str, object]) -
 def test_a_wish_that_the_operator_does_not_allow_does_nothing() -> None:
     """An empty list allows none."""
     headers = {"cache-control": "no-cache, no-store, max-age=1, only-if-cached", "x-vsr-cache-ttl": "5"}
-    assert apply_client_controls(TERMS, plan(), headers) == TERMS
-    assert apply_client_controls(TERMS, plan("no-cache"), headers).may_look_up is False
-    assert apply_client_controls(TERMS, plan("no-cache"), headers).may_store is True
+    assert controlled(plan(), headers) == TERMS
+    assert controlled(plan("no-cache"), headers).may_look_up is False
+    assert controlled(plan("no-cache"), headers).may_store is True
 
 
 class TestScope:
@@ -124,7 +129,7 @@ class TestEviction:
     def leaving(self, policy: str, uses: str = "") -> list[str]:
         """In which order a, b, c and d leave, after these uses."""
         entries = OrderedDict.fromkeys("abcd")
-        order = make_order(policy, entries)
+        order = make_policy(policy, entries)
         for entry in "abcd":
             order.add(entry)
         for entry in uses:
@@ -152,7 +157,7 @@ class TestEviction:
     def test_an_entry_may_go_out_of_turn(self, policy: str) -> None:
         """When it has expired, or was invalidated."""
         entries = OrderedDict.fromkeys("abc")
-        order = make_order(policy, entries)
+        order = make_policy(policy, entries)
         for entry in "abc":
             order.add(entry)
         order.remove("a")

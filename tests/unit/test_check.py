@@ -201,7 +201,7 @@ class TestBothFiles:
         assert what in problem.message
 
     @pytest.mark.parametrize(
-        ("drain_seconds", "old", "new", "needed"),
+        ("drain_s", "old", "new", "needed"),
         [
             ("4", "", "", ""),
             ("3", "", "", ""),

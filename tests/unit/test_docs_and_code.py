@@ -14,10 +14,9 @@ import pytest
 import yaml
 
 from router.cache.checks import GUARDS
-from router.cache.wording import UNREAD
 from router.cli.help import commands_of
 from router.cli.main import _parser
-from router.core import headers, messages, states
+from router.core import headers, lookup, messages, states
 from router.core.types import DecisionReason
 from tests.unit.test_docs import DOCUMENTS, ROOT, identify
 
@@ -167,31 +166,30 @@ def test_codes_of_envoy_and_of_the_admin_port_are_documented() -> None:
 # -- the cache's words -------------------------------------------------------------------------------------------------
 
 
-def words_given(called: str, *functions: str) -> set[str]:
-    """Words that core and cache hand to calls of a name, and those that some functions return."""
+def words_of(closed_set: object) -> set[str]:
+    """Of a `Literal`, or of several together."""
     found: set[str] = set()
-    for file in [*(ROUTER / "core").rglob("*.py"), *(ROUTER / "cache").rglob("*.py")]:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == called and node.args:
-                found |= texts_in(node.args[0])
-            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in functions:
-                for each in ast.walk(node):
-                    if isinstance(each, ast.Return) and each.value is not None:
-                        found |= texts_in(each.value)
+    for one in get_args(closed_set):
+        found |= {one} if isinstance(one, str) else words_of(one)
     return found - {""}
 
 
-def texts_in(node: ast.expr) -> set[str]:
-    """What an expression may be, where that is written in it: of a choice both sides, of a call nothing."""
-    match node:
-        case ast.Constant(str(text)):
-            return {text}
-        case ast.IfExp(_, one, other):
-            return texts_in(one) | texts_in(other)
-        case ast.BoolOp(_, values):
-            return set().union(*map(texts_in, values))
-        case _:
-            return set()
+def written_words() -> set[str]:
+    """Every word in quotes in core, cache, the shell and `explain`, except where the closed sets are written."""
+    files = [file for room in ("core", "cache", "extproc", "admin") for file in (ROUTER / room).rglob("*.py")]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files if file.name != "lookup.py"]
+    return {
+        node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+def test_no_word_of_the_closed_sets_is_idle() -> None:
+    """mypy holds the code to the sets, and each word of them is written somewhere, or is one of what failed."""
+    given = lookup.Tier | lookup.MissReason | lookup.SkipReason | lookup.StoreResult | lookup.CacheStatus
+    failures = words_of(lookup.ModelFailure) | words_of(lookup.VerifierFailure)
+    assert words_of(given) - failures - written_words() == set()
+    assert words_of(lookup.VerifierFailure) == {f"verifier_{word}" for word in words_of(lookup.ModelFailure)}
+    assert words_of(lookup.Check) == set(GUARDS)
 
 
 def told(table: str) -> dict[str, set[str]]:
@@ -206,21 +204,17 @@ def test_what_the_cache_says_is_documented() -> None:
     """Every tier, every reason of a miss and of a request that is skipped, and no other."""
     section = CONFIG_README.partition("### What the cache says")[2].partition("Of answers,")[0]
     words = told(section)
-    assert words["hit, shadow"] == {"exact", "semantic", "coalesced"}
-    assert words["skipped"] == words_given("Ineligible", "_why_not") | {"explicit_model"}
-    # `Verdict` says more to who asks `explain`; and the words of what failed are those of whatever failed.
-    only_explained = {"not_judged", "not_near", "too_old"}
-    judged = words_given("Verdict") | set(GUARDS) | {UNREAD, "verifier", "empty", "no_candidate"}
-    missed = (words_given("Miss", "_sense") | judged) - only_explained
-    failed = {"overloaded", "model_failed"}
-    assert {word for word in words["miss"] if not word.startswith("verifier_")} == missed | failed
+    assert words["hit, shadow"] == words_of(lookup.Tier)
+    assert words["skipped"] == words_of(lookup.SkipReason)
+    # What failed has an ellipsis in the table; the last two are of no request that a client sends.
+    failures = words_of(lookup.ModelFailure) | words_of(lookup.VerifierFailure)
+    assert words["miss"] - failures == words_of(lookup.MissReason) - failures - {"off", "unknown"}
 
 
 def test_what_becomes_of_answers_is_documented() -> None:
     """Every result that `llm_cache_stores_total` can have, and no other."""
     section = CONFIG_README.partition("Of answers, `llm_cache_stores_total`")[2].partition("\n## ")[0]
-    named = words_given("NotStorable", "why_unread") | words_given("give_up")
-    assert set(first_cells(section)) - {"result"} == named | {"stored", "no_store", "private"}
+    assert set(first_cells(section)) - {"result"} == words_of(lookup.StoreResult)
 
 
 # -- paths and commands ------------------------------------------------------------------------------------------------

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from router.cache import invalidation
+from router.cache import tombstones as tombstones_module
 from router.cache.entries import Entry, EntryFilter, pieces_of
-from router.cache.invalidation import (
+from router.cache.rejections import (
     Rejections,
-    Tombstones,
     digest_of_pair,
     digest_of_question,
     parse_reference,
     reference_of,
 )
+from router.cache.tombstones import Tombstones
 
 ENTRY = Entry("e" * 32, "k", "p", "alice", "faq", "small", "t", b"", 100, 2**62)
 
@@ -37,39 +37,39 @@ ENTRY = Entry("e" * 32, "k", "p", "alice", "faq", "small", "t", b"", 100, 2**62)
 def test_what_was_invalidated_is_turned_away_when_it_arrives(entry_filter: EntryFilter, before_ms: int, is_gone: bool) -> None:
     """As far as the invalidation meant it."""
     tombstones = Tombstones()
-    tombstones.mark(entry_filter, before_ms)
-    assert tombstones.cover(ENTRY) is is_gone
+    tombstones.add_filter(entry_filter, before_ms)
+    assert tombstones.covers(ENTRY) is is_gone
 
 
 def test_an_invalidation_is_news_once() -> None:
     """It is read again and again; an older one adds nothing to a newer."""
     tombstones = Tombstones()
-    assert tombstones.mark(EntryFilter(scope="alice"), 101)
-    assert not tombstones.mark(EntryFilter(scope="alice"), 101)
-    assert not tombstones.mark(EntryFilter(scope="alice"), 50)
-    assert tombstones.mark(EntryFilter(scope="alice"), 102)
+    assert tombstones.add_filter(EntryFilter(scope="alice"), 101)
+    assert not tombstones.add_filter(EntryFilter(scope="alice"), 101)
+    assert not tombstones.add_filter(EntryFilter(scope="alice"), 50)
+    assert tombstones.add_filter(EntryFilter(scope="alice"), 102)
 
 
 def test_however_many_invalidations_there_were_none_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit in memory takes more than it meant, never less."""
-    monkeypatch.setattr(invalidation, "_MAX_MARKS", 10)
+    monkeypatch.setattr(tombstones_module, "_MAX_FILTERS", 10)
     tombstones = Tombstones()
     for number in range(100):
-        tombstones.mark(EntryFilter(scope=f"customer {number}"), 101)
-    assert all(tombstones.cover(replace(ENTRY, scope=f"customer {number}")) for number in range(100))
-    assert not tombstones.cover(replace(ENTRY, created_ms=101))
+        tombstones.add_filter(EntryFilter(scope=f"customer {number}"), 101)
+    assert all(tombstones.covers(replace(ENTRY, scope=f"customer {number}")) for number in range(100))
+    assert not tombstones.covers(replace(ENTRY, created_ms=101))
 
 
 def test_clients_cannot_make_invalidated_entries_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evictions, which every new question may cause, do not push them out."""
-    monkeypatch.setattr(invalidation, "_MAX_EVICTED", 10)
+    monkeypatch.setattr(tombstones_module, "_MAX_EVICTED", 10)
     tombstones = Tombstones()
-    tombstones.bury(ENTRY.id)
+    tombstones.add(ENTRY.id)
     for number in range(100):
-        tombstones.evict(f"{number:032x}")
-    assert tombstones.cover(ENTRY)
-    assert tombstones.cover(replace(ENTRY, id=f"{99:032x}"))
-    assert not tombstones.cover(replace(ENTRY, id=f"{0:032x}"))
+        tombstones.add_evicted(f"{number:032x}")
+    assert tombstones.covers(ENTRY)
+    assert tombstones.covers(replace(ENTRY, id=f"{99:032x}"))
+    assert not tombstones.covers(replace(ENTRY, id=f"{0:032x}"))
 
 
 def test_a_rejected_pair_is_forbidden_in_both_directions_and_nothing_else_is() -> None:
@@ -77,21 +77,21 @@ def test_a_rejected_pair_is_forbidden_in_both_directions_and_nothing_else_is() -
     rejections = Rejections()
     assert rejections.add(digest_of_pair("Who is the creditor?", "Who is the debtor?"))
     assert not rejections.add(digest_of_pair("Who is the debtor?", "Who is the creditor?"))
-    assert rejections.forbid("Who is the creditor?", "Who is the debtor?")
-    assert rejections.forbid("Who is the debtor?", "Who is the creditor?")
-    assert rejections.forbid("who is  the creditor ", "Who is the debtor.")
-    assert not rejections.forbid("Who is the creditor?", "Who's the creditor?")
-    assert not rejections.forbid("Who is the debtor?", "Who is the owner?")
+    assert rejections.forbids("Who is the creditor?", "Who is the debtor?")
+    assert rejections.forbids("Who is the debtor?", "Who is the creditor?")
+    assert rejections.forbids("who is  the creditor ", "Who is the debtor.")
+    assert not rejections.forbids("Who is the creditor?", "Who's the creditor?")
+    assert not rejections.forbids("Who is the debtor?", "Who is the owner?")
 
 
 def test_a_rejected_question_is_paired_with_none() -> None:
     """When the other half of the pair is not known."""
     rejections = Rejections()
     rejections.add(digest_of_question("Who is the debtor?"))
-    assert rejections.forbid("Who is the debtor?", "Who is the debitor?")
-    assert rejections.forbid("Who is the debitor?", "Who is the debtor?")
-    assert not rejections.forbid("Who is the creditor?", "Who is the owner?")
-    assert not rejections.forbid("", "Who is the owner?")
+    assert rejections.forbids("Who is the debtor?", "Who is the debitor?")
+    assert rejections.forbids("Who is the debitor?", "Who is the debtor?")
+    assert not rejections.forbids("Who is the creditor?", "Who is the owner?")
+    assert not rejections.forbids("", "Who is the owner?")
 
 
 def test_rejections_outlive_the_process_where_there_is_a_file(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_rejections_outlive_the_process_where_there_is_a_file(tmp_path: Path) ->
     Rejections(file).add(digest_of_pair("one", "other"))
     file.write_bytes(file.read_bytes() + b"\xff\x00 garbage\n" + b"0" * 100_000)
     again = Rejections(file)
-    assert again.forbid("other", "one")
+    assert again.forbids("other", "one")
     assert len(again) == 1
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert b"other" not in file.read_bytes()
@@ -112,7 +112,7 @@ def test_rejections_without_a_place_to_write_hold_as_long_as_the_process(
     """And the log says so."""
     rejections = Rejections(tmp_path / "missing" / "rejected_pairs")
     rejections.add(digest_of_pair("one", "other"))
-    assert rejections.forbid("one", "other")
+    assert rejections.forbids("one", "other")
     assert "is forgotten when this process ends" in caplog.text
 
 
@@ -144,12 +144,12 @@ def test_asking_takes_as_long_after_ten_thousand_invalidations_as_after_one() ->
     def time_of(count: int) -> float:
         tombstones = Tombstones()
         for number in range(count):
-            tombstones.mark(EntryFilter(scope=f"customer {number}"), 101)
+            tombstones.add_filter(EntryFilter(scope=f"customer {number}"), 101)
         best = 1e9
         for _ in range(20):
             began = time.perf_counter()
             for _ in range(100):
-                tombstones.cover(ENTRY)
+                tombstones.covers(ENTRY)
             best = min(best, time.perf_counter() - began)
         return best
 

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from router.cache.cache import Cache
-from router.cache.entries import REFUSED, Changes, Entry, EntryFilter, Invalidation
+from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.settings import CacheLimits, SyncSettings
-from router.cache.stores import sync as keeper_module
+from router.cache.stores import queue as queue_module
+from router.cache.stores import sync as sync_module
+from router.cache.stores.base import REFUSED, Changes
 from router.cache.stores.sync import StoreSync
 from router.cache.verifier import Verifier
 from router.errors import BackendError, ConfigError, Problem
@@ -23,12 +25,14 @@ class Picky:
     """A store that is there, and fails when it is told to."""
 
     is_shared = True
+    candidates = 5
 
     def __init__(self) -> None:
+        self.requests: dict[tuple[str, str], int] = {}
         self.taken: list[str] = []
         self.removed: list[str] = []
         self.invalidations: list[Invalidation] = []
-        self.requests = 0
+        self.writes = 0
         self.read = 0
         self.opened = 0
         self.fails_entry: Exception | None = None
@@ -58,14 +62,14 @@ class Picky:
 
     async def add(self, entries: Sequence[Entry]) -> None:
         """All, or none."""
-        self.requests += 1
+        self.writes += 1
         if self.fails_entry and any(entry.text == "poison" for entry in entries):
             raise self.fails_entry
         self.taken += [entry.text for entry in entries]
 
     async def remove(self, entry_filter: EntryFilter) -> None:
         """Whatever it is."""
-        self.requests += 1
+        self.writes += 1
         self.removed += entry_filter.ids or ()
 
     async def publish(self, invalidation: Invalidation) -> None:
@@ -105,10 +109,10 @@ async def until(condition: Callable[[], bool]) -> None:
 class Rig:
     """A keeper of a picky store, with a cache."""
 
-    def __init__(self, **pace: Any) -> None:
+    def __init__(self, now: Callable[[], float] = time.time, **settings: Any) -> None:
         self.store = Picky()
-        self.store_sync = StoreSync(self.store, SyncSettings(**{"follow_s": 0.01, **pace}))
-        self.cache = Cache(CacheLimits(), no_encoder, Verifier(), self.store_sync)
+        self.store_sync = StoreSync(self.store, SyncSettings(**{"follow_s": 0.01, **settings}), now)
+        self.cache = Cache(CacheLimits(), no_encoder, Verifier(), self.store_sync, now)
 
     async def open(self) -> StoreSync:
         """Connected."""
@@ -123,9 +127,9 @@ class Rig:
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of hundredths of a second."""
-    monkeypatch.setattr(keeper_module, "_FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(keeper_module, "_LONGEST_PAUSE_S", 0.02)
-    monkeypatch.setattr(keeper_module, "_ASIDE_S", 0.05)
+    monkeypatch.setattr(sync_module, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(sync_module, "_MAX_PAUSE_S", 0.02)
+    monkeypatch.setattr(queue_module, "_ASIDE_S", 0.05)
 
 
 @pytest.mark.parametrize("word", [REFUSED, "unavailable", "slow"])
@@ -145,7 +149,7 @@ async def test_an_entry_that_the_store_cannot_take_is_left_out_alone_wherever_it
     await until(lambda: rig.is_done() and bool(rig.store.invalidations))
     assert sorted(rig.store.taken) == sorted(set(texts) - {"poison"})
     assert (rig.store_sync.state.refused, rig.store_sync.state.dropped) == (1, 0)
-    assert "does not take Entry" in caplog.text
+    assert "refuses a write (Entry)" in caplog.text
     assert "poison" not in caplog.text
     await rig.store_sync.close()
 
@@ -160,7 +164,7 @@ async def test_a_refused_entry_does_not_cut_the_store_off() -> None:
     await until(rig.is_done)
     assert len(rig.store.taken) == 999
     assert rig.store.opened == 1
-    assert rig.store.requests < 40
+    assert rig.store.writes < 40
     await rig.store_sync.close()
 
 
@@ -212,9 +216,8 @@ async def test_an_invalidation_that_was_never_written_is_told_at_the_end(caplog:
 
 async def test_an_invalidation_is_stamped_when_it_is_written() -> None:
     """Who looks for what is new must find it, however long it had to wait; what it means does not change."""
-    rig = Rig()
     clock = [1000.0]
-    rig.store_sync._now = rig.cache._now = lambda: clock[0]
+    rig = Rig(lambda: clock[0])
     rig.cache.invalidate(EntryFilter(decision="x"))
     clock[0] = 5000.0
     await rig.open()
@@ -250,7 +253,7 @@ async def test_evictions_do_not_cost_a_request_each() -> None:
     assert len(rig.store.taken) == 500
     assert "gone again" not in rig.store.taken
     assert len(rig.store.removed) == 501
-    assert rig.store.requests < 10
+    assert rig.store.writes < 10
     await rig.store_sync.close()
 
 
@@ -328,10 +331,10 @@ async def test_the_same_invalidation_read_again_and_again_costs_nothing() -> Non
     await until(lambda: int(time.time() * 1000) > rig.store.others[0].created_ms + 1)
     rig.cache.admit(replace(entry("new"), created_ms=int(time.time() * 1000)))
     selected: list[EntryFilter] = []
-    rig.cache.select = lambda entry_filter: selected.append(entry_filter) or []  # type: ignore[method-assign,func-returns-value]
-    opened = rig.store.requests
+    rig.cache.memory.select = lambda entry_filter: selected.append(entry_filter) or []  # type: ignore[method-assign,func-returns-value]
+    opened = rig.store.writes
     rig.store_sync.add(entry("x", created_ms=2**61))
-    await until(lambda: rig.store.requests > opened and rig.is_done())
+    await until(lambda: rig.store.writes > opened and rig.is_done())
     read = rig.store.read
     await until(lambda: rig.store.read > read + 2)
     assert selected == []

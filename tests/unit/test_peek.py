@@ -31,6 +31,11 @@ class Shared:
         key = digest(f"{PARTITION}\n{text}")
         self.entry = Entry("e" * 32, key, PARTITION, "alice", "default", "small", text, b"answer", 1000, 60_000, UNIT)
 
+    @property
+    def reads(self) -> Shared:
+        """Of requests."""
+        return self
+
     def attach(self, cache: Cache) -> None:
         """Needs nothing of it."""
 

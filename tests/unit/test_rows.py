@@ -14,7 +14,15 @@ import pytest
 
 from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.soundness import fault_of
-from router.cache.stores.rows import MAX_STORED_BYTES, entry_of, entry_row, notice_document, notice_of, packed, unpacked
+from router.cache.stores.rows import (
+    MAX_STORED_BYTES,
+    entry_of,
+    entry_row,
+    invalidation_document,
+    invalidation_of,
+    packed,
+    unpacked,
+)
 
 NOW_MS = 1_800_000_000_000
 DAY_MS = 86_400_000
@@ -115,12 +123,12 @@ def test_an_answer_that_is_none_is_empty_and_a_small_one_cannot_grow_without_bou
 )
 def test_a_notice_is_read_as_it_was_written(invalidation: Invalidation) -> None:
     """Entries that are gone, or a pair."""
-    assert notice_of(control(notice_document(invalidation)), NOW_MS) == invalidation
+    assert invalidation_of(control(invalidation_document(invalidation)), NOW_MS) == invalidation
 
 
 def test_an_invalidation_without_a_moment_means_what_was_there_when_it_was_written() -> None:
     """Not what is stored later."""
-    read_back = notice_of(control({"selection": {}}), NOW_MS)
+    read_back = invalidation_of(control({"selection": {}}), NOW_MS)
     assert read_back is not None
     assert read_back.entry_filter == EntryFilter(before_ms=NOW_MS + 1)
 
@@ -139,13 +147,13 @@ GARBAGE: list[Any] = [
 @pytest.mark.parametrize("document", GARBAGE, ids=range(len(GARBAGE)))
 def test_a_notice_that_makes_no_sense_is_passed_over(document: Any) -> None:
     """Whatever it is."""
-    assert notice_of(control(document), NOW_MS) is None
+    assert invalidation_of(control(document), NOW_MS) is None
 
 
 @pytest.mark.parametrize("created", [None, "x", -1, 2**63 - 1, NOW_MS + DAY_MS // 24, float("nan"), float("inf"), [], {}])
-def test_a_notice_of_no_time_is_passed_over(created: Any) -> None:
+def test_a_invalidation_of_no_time_is_passed_over(created: Any) -> None:
     """One of a far future would forbid everything until then."""
-    assert notice_of(control({"selection": {}}, created), NOW_MS) is None
+    assert invalidation_of(control({"selection": {}}, created), NOW_MS) is None
 
 
 def test_reading_never_raises_whatever_a_row_holds() -> None:
@@ -168,4 +176,4 @@ def test_reading_never_raises_whatever_a_row_holds() -> None:
                     target[name] = generator.choice(values)
         entry = read(row)
         assert entry is None or fault_of(entry, NOW_MS) is None
-        notice_of(invalidation, NOW_MS)
+        invalidation_of(invalidation, NOW_MS)

@@ -17,10 +17,11 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.cache.cache import Cache, Encoded
-from router.cache.entries import Store
+from router.cache.cache import Cache
 from router.cache.settings import CacheLimits, SyncSettings
+from router.cache.stores.base import Store
 from router.cache.stores.sync import StoreSync
+from router.cache.tiers import Encoded
 from router.cache.verifier import Verifier
 from router.core.outcome import Outcome, Usage
 from router.telemetry import Telemetry

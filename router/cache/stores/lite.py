@@ -1,7 +1,7 @@
 """Milvus Lite inside this process, behind a unix socket that only this user can reach.
 
-pymilvus would start it by itself, on a TCP port that every user of the machine can ask, in a folder that all can read, and would
-hide why it does not start.
+pymilvus could start it, but on a TCP port that every user of the machine can reach, in a folder that everybody can read, and
+without saying why it does not start.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import grpc
 from milvus_lite.adapter.grpc.servicer import MilvusServicer
@@ -30,20 +29,20 @@ _MESSAGE_BYTES = 256 * 1024 * 1024
 _STOP_S = 2.0
 _FOR_OWNER = 0o700
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EINTR, errno.ENOMEM)
-"""What may be over in a while; any other error is for the operator to mend."""
+"""What may pass by itself; any other error is the operator's to mend."""
 
 
 class LiteServer:
-    """Serves one folder while it is started. Its methods block: call them in a thread."""
+    """Serves one folder from `start` to `stop`. Both block: call them in a thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._sockets: tempfile.TemporaryDirectory[str] | None = None
-        self._database: Any = None
+        self._database: MilvusLite | None = None
         self._server: grpc.Server | None = None
 
     def start(self) -> str:
-        """Open the folder, making it if need be; the address to connect to.
+        """Open the folder, which is made if it is missing, and return the address to connect to.
 
         Raises:
             ConfigError: the folder cannot be written.
@@ -72,7 +71,7 @@ class LiteServer:
         return address
 
     def stop(self) -> None:
-        """Let go of the folder."""
+        """Close the folder."""
         server, database, sockets = self._server, self._database, self._sockets
         self._server = self._database = self._sockets = None
         if server:
@@ -84,7 +83,7 @@ class LiteServer:
 
 
 def keep_private(folder: Path) -> None:
-    """Make a folder that only this user can enter; one that others can enter is shut to them. It holds the key of the scopes.
+    """Make a folder that only this user can enter, or shut one that others can enter. It holds the key that hides scopes.
 
     Raises:
         OSError: it cannot be made.
@@ -96,7 +95,7 @@ def keep_private(folder: Path) -> None:
             folder.chmod(_FOR_OWNER)
             log.warning("%s was open to other users; it is not any more", folder)
         except OSError as error:
-            log.warning("%s is open to other users and holds the key of the scopes: %s", folder, error.strerror)
+            log.warning("%s is open to other users and holds the key that hides scopes: %s", folder, error.strerror)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 

@@ -1,4 +1,4 @@
-"""Why a connection failed, in words for an operator. Loads no library: `check` asks without a store."""
+"""Why a connection failed, in words for an operator. Loads no library, because `check` needs it without a store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 
 def why_not(error: OSError) -> str:
-    """In the system's own words."""
+    """The system's own words for an error."""
     if isinstance(error, TimeoutError):
         return "no connection in time"
     if isinstance(error, socket.gaierror):

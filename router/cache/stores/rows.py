@@ -1,4 +1,4 @@
-"""Entries and notices as rows of a store that others write to as well. Reading never raises: what makes no sense is None."""
+"""Entries and invalidations as rows of a store that others write to as well. Reading never raises: it gives None."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.soundness import fault_of, is_moment
 
 MAX_STORED_BYTES = 65_535
-"""Milvus' limit for a VARCHAR; an answer is compressed and must fit, and so must a notice."""
+"""Milvus' limit for a VARCHAR; an answer is compressed and must fit, and so must an invalidation."""
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
-"""Unpacked: 64 KiB of zeros would be 64 MiB."""
+"""Unpacked: 64 KiB can hold 64 MiB of zeros."""
 _SLACK_MS = 1_200_000
-"""Twice what another replica's clock may be ahead: a notice of a time to come would forbid everything until then."""
+"""Twice what another replica's clock may be ahead: an invalidation of a time to come would forbid everything until then."""
+Row = Mapping[str, Any]
+"""As pymilvus gives and takes it: values of any type, by column."""
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
-def entry_of(row: Mapping[str, Any], timestamp_field: str, vector_field: str, now_ms: int) -> Entry | None:
-    """An entry, or None when the row holds what no router of ours has written."""
+def entry_of(row: Row, timestamp_field: str, vector_field: str, now_ms: int) -> Entry | None:
+    """An entry, or None when no router has written the row."""
     try:
         vector = row.get(vector_field) if row.get("has_vector", True) else None
         with np.errstate(all="ignore"):
@@ -48,8 +50,8 @@ def entry_of(row: Mapping[str, Any], timestamp_field: str, vector_field: str, no
         return None
 
 
-def entry_row(entry: Entry, timestamp_field: str, vector_field: str, dimension: int, now_ms: int) -> dict[str, Any] | None:
-    """A row, or None for what a store cannot take: too long an answer, or text that is no UTF-8."""
+def entry_row(entry: Entry, timestamp_field: str, vector_field: str, dimension: int, now_ms: int) -> Row | None:
+    """A row, or None for what the store cannot take: an answer that is too long, or text that is no UTF-8."""
     answer = packed(entry.answer)
     if len(answer) > MAX_STORED_BYTES or not _is_utf8(entry.text) or fault_of(entry, now_ms):
         return None
@@ -69,13 +71,13 @@ def entry_row(entry: Entry, timestamp_field: str, vector_field: str, dimension: 
     }
 
 
-def notice_of(row: Mapping[str, Any], now_ms: int) -> Invalidation | None:
-    """A notice, or None when the row holds what no router of ours has written."""
+def invalidation_of(row: Row, now_ms: int) -> Invalidation | None:
+    """An invalidation, or None when no router has written the row."""
     try:
         created_ms, document = int(row["created"]), json.loads(row["document"])
         if not isinstance(document, dict) or not is_moment(created_ms, now_ms, _SLACK_MS):
             return None
-        rejected, entry_filter = document.get("rejected"), _selection_of(document.get("selection"), created_ms, now_ms)
+        rejected, entry_filter = document.get("rejected"), _filter_of(document.get("selection"), created_ms, now_ms)
         if rejected is not None and not (isinstance(rejected, str) and _DIGEST.fullmatch(rejected)):
             return None
         return Invalidation(str(row["id"]), created_ms, entry_filter, rejected) if entry_filter or rejected else None
@@ -83,8 +85,11 @@ def notice_of(row: Mapping[str, Any], now_ms: int) -> Invalidation | None:
         return None
 
 
-def _selection_of(found: object, created_ms: int, now_ms: int) -> EntryFilter | None:
-    """Raises ValueError for what is no selection. One without a moment means what was there when it was written."""
+def _filter_of(found: object, created_ms: int, now_ms: int) -> EntryFilter | None:
+    """A filter as it stands in a document; without a moment it means what was there when it was written.
+
+    Raises ValueError for what is no filter.
+    """
     if found is None:
         return None
     if not isinstance(found, dict):
@@ -102,8 +107,8 @@ def _selection_of(found: object, created_ms: int, now_ms: int) -> EntryFilter | 
     return EntryFilter(tuple(ids) if ids is not None else None, decision, model, scope, before_ms)
 
 
-def notice_document(invalidation: Invalidation) -> dict[str, Any]:
-    """What `notice_of` reads."""
+def invalidation_document(invalidation: Invalidation) -> dict[str, object]:
+    """What `invalidation_of` reads."""
     return {
         "selection": asdict(invalidation.entry_filter) if invalidation.entry_filter else None,
         "rejected": invalidation.rejected,
@@ -116,7 +121,7 @@ def packed(answer: bytes) -> str:
 
 
 def unpacked(text: str) -> bytes:
-    """An answer; empty when it is none, or longer than any."""
+    """An answer; empty when the text is none, or the answer is longer than any may be."""
     try:
         reader = zlib.decompressobj()
         answer = reader.decompress(base64.b85decode(text), _MAX_ANSWER_BYTES)

@@ -1,6 +1,6 @@
-"""The two collections of a store in Milvus: made where they are missing, and looked at before they are trusted.
+"""The two collections of a store in Milvus: made where they are missing, and checked before they are trusted.
 
-Through the synchronous client of pymilvus, because Milvus Lite lacks what the asynchronous one waits with: call it in a thread.
+Uses the synchronous client of pymilvus, because Milvus Lite lacks what the asynchronous one waits with: call it in a thread.
 """
 
 from __future__ import annotations
@@ -9,33 +9,32 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-from pymilvus import DataType, MilvusClient
+from pymilvus import CollectionSchema, DataType, MilvusClient
 
 from router.cache.settings import MilvusSettings
-from router.cache.stores.rows import MAX_STORED_BYTES
+from router.cache.stores.rows import MAX_STORED_BYTES, Row
 from router.errors import ConfigError, Problem
 
 FORM = 1
-"""Of rows; another one is another collection."""
+"""The form of the rows; rows of another form need another collection."""
 _KEY_BYTES = 32
 
 
 class Collections:
-    """Of the entries, and `<name>_control` with the form, the scope key and the notices."""
+    """One of the entries, and `<name>_control` with the form, the key that hides scopes, and the invalidations."""
 
     def __init__(self, settings: MilvusSettings, versions: str) -> None:
         self._settings, self._versions = settings, versions
         self.name, self.control = settings.collection, f"{settings.collection}_control"
         self._drops = settings.drops_at_start
-        self._options: Mapping[str, Any] = {}
+        self._options: Mapping[str, object] = {}
 
-    def prepare(self, options: Mapping[str, Any]) -> bytes:
-        """Have both as they have to be; the scope key. `options` are those of a client.
+    def prepare(self, options: Mapping[str, object]) -> bytes:
+        """Make and check both collections, and return the key that hides scopes. `options` are those of a client.
 
         Raises:
-            ConfigError: what is there was made by something else, or must not be made.
+            ConfigError: something else made what is there, or a missing collection must not be made.
         """
         self._options, settings = options, self._settings
         if settings.database:
@@ -64,7 +63,7 @@ class Collections:
             client.close()
 
     def _make(self, name: str) -> None:
-        """Make a collection that is not there yet, and have it loaded."""
+        """Make a collection that is missing, and load it."""
         settings, client = self._settings, MilvusClient(**self._options)
         try:
             if not client.has_collection(name):
@@ -86,7 +85,7 @@ class Collections:
         finally:
             client.close()
 
-    def _schema(self, client: Any) -> Any:
+    def _schema(self, client: MilvusClient) -> CollectionSchema:
         settings = self._settings
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=settings.description)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
@@ -99,7 +98,7 @@ class Collections:
         schema.add_field(settings.vector_field, DataType.FLOAT_VECTOR, dim=settings.dimension)
         return schema
 
-    def _control_schema(self, client: Any) -> Any:
+    def _control_schema(self, client: MilvusClient) -> CollectionSchema:
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
         schema.add_field("kind", DataType.VARCHAR, max_length=16)
@@ -108,8 +107,8 @@ class Collections:
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)  # Milvus 2.3 has no collection without one
         return schema
 
-    def _check(self, client: Any) -> None:
-        """The collection has the columns that we would make."""
+    def _check(self, client: MilvusClient) -> None:
+        """Check that the collection has the columns that `_schema` would make."""
         found = {one["name"]: one for one in client.describe_collection(self.name)["fields"]}
         wanted = {one.name: one for one in self._schema(client).fields}
         if missing := wanted.keys() - found.keys():
@@ -123,8 +122,8 @@ class Collections:
                 f"collection '{self.name}' holds vectors of {dimension} numbers, the encoder gives {self._settings.dimension}"
             )
 
-    def _identify(self, client: Any) -> bytes:
-        """Form and encoder of the stored entries, and the scope key; written by whoever comes first."""
+    def _identify(self, client: MilvusClient) -> bytes:
+        """Check form and encoder of what is stored, and return the key that hides scopes. Whoever comes first writes them."""
         rows = client.query(self.control, filter='kind == "form"', output_fields=["id", "document"], limit=10)
         if not rows:
             mine = {"form": FORM, "versions": self._versions, "key": os.urandom(_KEY_BYTES).hex()}
@@ -140,7 +139,7 @@ class Collections:
                 f"collection '{self.name}' was written with the encoder {document.get('versions')}, not {self._versions}"
             )
         try:
-            return bytes.fromhex(document["key"])
+            return bytes.fromhex(str(document["key"]))
         except (KeyError, TypeError, ValueError):
             raise self._refusal(f"collection '{self.control}' holds no key for scopes: something else wrote it") from None
 
@@ -149,13 +148,13 @@ class Collections:
         return ConfigError([Problem("milvus", 0, "collection.name", message + fix)])
 
 
-def control_row(row_id: str, kind: str, created_ms: int, document: Mapping[str, Any]) -> dict[str, Any]:
+def control_row(row_id: str, kind: str, created_ms: int, document: Mapping[str, object]) -> dict[str, object]:
     """A row of the control collection."""
     return {"id": row_id, "kind": kind, "created": created_ms, "document": json.dumps(document), "vector": [0.0, 1.0]}
 
 
-def _document_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A control row's document; empty when it is none."""
+def _document_of(row: Row) -> dict[str, object]:
+    """The document of a control row; empty when there is none."""
     try:
         document = json.loads(row["document"])
     except (KeyError, TypeError, ValueError, RecursionError):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
+from router.core.lookup import NotStoredReason
 from router.core.openai.bodysize import is_within
 from router.core.openai.jsontext import JsonObject
 from router.core.openai.sse import data_of, events_in, name_of
@@ -35,7 +36,11 @@ _MIN_EVENT_BYTES = 64
 
 
 class NotStorable(Exception):  # noqa: N818 - no fault of anybody's
-    """Why an answer must not be stored or replayed: a fixed word, never text."""
+    """Why an answer must not be stored or replayed."""
+
+    def __init__(self, reason: NotStoredReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class AnswerReader:
     _top: JsonObject = field(default_factory=dict)
     _choices: dict[int, _Choice] = field(default_factory=dict)
     _is_done: bool = False
-    _why_not: str = ""
+    _why_not: NotStoredReason | None = None
 
     def feed(self, data: bytes) -> None:
         """The next bytes; of a stream, whole events. After the first reason not to store, nothing is kept."""
@@ -95,8 +100,8 @@ class AnswerReader:
                 if self._size_bytes > self.max_bytes:
                     raise NotStorable("too_long")
                 self._read_event(event)
-        except NotStorable as reason:
-            self.give_up(str(reason))
+        except NotStorable as error:
+            self.give_up(error.reason)
 
     def finish(self) -> Answer:
         """The answer, once its end has come.
@@ -114,7 +119,7 @@ class AnswerReader:
         document = _loads(bytes(self._held))
         return checked({key: value for key, value in document.items() if key not in _OWN})
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: NotStoredReason) -> None:
         """Keep nothing from now on. The first reason stands."""
         self._why_not = self._why_not or reason
         self._held.clear()

@@ -1,0 +1,75 @@
+"""Single flight: of equal questions under way the first leads, and the others wait for its answer.
+
+Knows neither entries nor stores. Which questions are equal is decided by whoever asks for the leaders that are near.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from router.cache.entries import Entry
+from router.cache.index import Vector
+from router.core.lookup import CacheQuery
+
+
+@dataclass(eq=False, slots=True)
+class Leader:
+    """A question that was sent to a model; others wait for its answer."""
+
+    query: CacheQuery
+    vector: Vector | None
+    answer: asyncio.Future[Entry | None]
+    """None when the answer may not be kept."""
+
+    async def await_answer(self, wait_s: float) -> Entry | None:
+        """The entry that holds the leader's answer, or None when there is none.
+
+        Raises:
+            TimeoutError: the leader takes longer than `wait_s`.
+        """
+        async with asyncio.timeout(wait_s):
+            return await asyncio.shield(self.answer)
+
+
+class Flights:
+    """The leaders of one process. Only the event loop touches it."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, Leader] = {}
+        self._by_partition: dict[str, list[Leader]] = {}
+
+    def register_leader(self, query: CacheQuery, vector: Vector | None) -> Leader | None:
+        """Let a question lead; None when one with the same key leads already."""
+        if query.key in self._by_key:
+            return None
+        leader = Leader(query, vector, asyncio.get_running_loop().create_future())
+        self._by_key[query.key] = leader
+        self._by_partition.setdefault(query.partition, []).append(leader)
+        return leader
+
+    def leader_of(self, key: str) -> Leader | None:
+        """Who leads the questions with this key."""
+        return self._by_key.get(key)
+
+    def nearest(self, partition: str, vector: Vector, count: int, threshold: float) -> list[Leader]:
+        """Up to `count` leaders of a partition whose similarity reaches `threshold`, the nearest first."""
+        leaders = self._by_partition.get(partition)
+        if not leaders:
+            return []
+        near = [
+            (float(vector @ leader.vector), number, leader) for number, leader in enumerate(leaders) if leader.vector is not None
+        ]
+        return [leader for similarity, _, leader in sorted(near, reverse=True)[:count] if similarity >= threshold]
+
+    def complete(self, leader: Leader, entry: Entry | None) -> None:
+        """Give the leader's answer to all who wait for it, and let the next equal question lead."""
+        del self._by_key[leader.query.key]
+        leaders = self._by_partition[leader.query.partition]
+        leaders.remove(leader)
+        if not leaders:
+            del self._by_partition[leader.query.partition]
+        leader.answer.set_result(entry)
+
+    def __len__(self) -> int:
+        return len(self._by_key)

@@ -1,0 +1,148 @@
+"""What waits to be written to a store, in a queue of bounded length. Knows no store, and writes nothing itself.
+
+A batch that the store does not take is put back and split in halves, until the one write that is wrong is found and left out; it
+holds up nothing behind it. An invalidation that is left out is set aside and tried again later, never dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+from router.cache.entries import Entry, EntryFilter, Invalidation
+from router.cache.settings import SyncSettings
+from router.cache.stores.base import REFUSED, StoreState
+from router.errors import BackendError
+
+log = logging.getLogger(__name__)
+
+_MAX_ATTEMPTS = 3
+_MAX_REFUSED = 3
+"""Requests refused in a row, each of one write; then the store itself is wrong, and it is connected anew."""
+_MAX_WRITE_BYTES = 8 * 1024 * 1024
+_ASIDE_S = 60.0
+"""Between two attempts at invalidations that the store does not take."""
+_MAX_ASIDE = 10_000
+
+Write = Entry | Invalidation | EntryFilter
+"""An entry to add, an invalidation to publish, or entries to delete."""
+
+
+class WriteQueue:
+    """First in, first out. Only the event loop touches it."""
+
+    def __init__(self, settings: SyncSettings, state: StoreState) -> None:
+        self._settings, self._state = settings, state
+        self._writes: deque[Write] = deque()
+        self._bytes = 0
+        self._aside: list[Invalidation] = []
+        self._aside_due_s = 0.0
+        self._attempts = self._refused_in_a_row = 0
+        self._batch_size = settings.batch
+        """Smaller while a write that the store does not take is searched."""
+
+    def __len__(self) -> int:
+        return len(self._writes)
+
+    @property
+    def has_aside(self) -> bool:
+        """Whether the store does not take some invalidation."""
+        return bool(self._aside)
+
+    @property
+    def unpublished(self) -> int:
+        """Invalidations that the store does not have."""
+        return sum(isinstance(write, Invalidation) for write in self._writes) + len(self._aside)
+
+    def put(self, write: Write) -> bool:
+        """Queue a write; false when there is no room for it. There is always room for an invalidation."""
+        is_full = len(self._writes) >= self._settings.queue or self._bytes + _size_of(write) > self._settings.queue_bytes
+        if is_full and not isinstance(write, Invalidation):
+            self._state.dropped += 1
+            return False
+        self._writes.append(write)
+        self._bytes += _size_of(write)
+        self.note_lengths()
+        return True
+
+    def retry_aside(self, now_s: float) -> None:
+        """Queue the invalidations that were set aside, when they are due."""
+        if self._aside and now_s >= self._aside_due_s:
+            aside, self._aside = self._aside, []
+            for invalidation in aside:
+                self.put(invalidation)
+
+    def forget_entries(self) -> None:
+        """Drop the entries: nobody could ever find them."""
+        kept = [write for write in self._writes if not isinstance(write, Entry)]
+        self._writes, self._bytes = deque(kept), sum(map(_size_of, kept))
+        self.note_lengths()
+
+    def next_batch(self) -> list[Write]:
+        """Take the writes of single entries at the head of the queue, or one write of another kind."""
+        batch: list[Write] = []
+        size = 0
+        while self._writes and len(batch) < self._batch_size:
+            write = self._writes[0]
+            if batch and (not _is_small(write) or size + _size_of(write) > _MAX_WRITE_BYTES):
+                break
+            batch.append(self._writes.popleft())
+            size += _size_of(write)
+            if not _is_small(write):
+                break
+        self._bytes -= size
+        return batch
+
+    def succeeded(self) -> None:
+        """The store has the batch."""
+        self._attempts = self._refused_in_a_row = 0
+        self._batch_size = min(2 * self._batch_size, self._settings.batch)
+
+    def failed(self, batch: list[Write], error: BackendError, now_s: float) -> bool:
+        """The store does not have the batch: put it back, or leave out what it does not take; whether to go on at once."""
+        is_refused = str(error) == REFUSED
+        self._attempts += not is_refused
+        if not is_refused and self._attempts < _MAX_ATTEMPTS:
+            self._put_back(batch)
+            return False
+        # The store was reached each time: it is something in this batch that it cannot take.
+        self._attempts = 0
+        if len(batch) > 1:
+            self._batch_size = max(1, len(batch) // 2)
+            self._put_back(batch)
+            return is_refused
+        self._leave_out(batch[0], now_s)
+        self._refused_in_a_row += 1
+        if is_refused and self._refused_in_a_row < _MAX_REFUSED:
+            return True
+        self._refused_in_a_row = 0
+        return False
+
+    def _put_back(self, batch: list[Write]) -> None:
+        self._writes.extendleft(reversed(batch))
+        self._bytes += sum(map(_size_of, batch))
+
+    def _leave_out(self, write: Write, now_s: float) -> None:
+        self._state.refused += 1
+        if isinstance(write, Invalidation) and len(self._aside) < _MAX_ASIDE:
+            self._aside.append(write)
+            self._aside_due_s = now_s + _ASIDE_S
+            log.error("the cache's store refuses an invalidation; other replicas have not heard of it; it is tried again")
+        else:
+            log.warning("the cache's store refuses a write (%s); it is left out", type(write).__name__)
+
+    def note_lengths(self) -> None:
+        """Show what waits; while a batch is being written, it waits still."""
+        self._state.waiting, self._state.aside = len(self._writes), len(self._aside)
+
+
+def _is_small(write: Write) -> bool:
+    """A write of single entries; many of them make one request."""
+    return isinstance(write, Entry) or (isinstance(write, EntryFilter) and write.ids is not None)
+
+
+def _size_of(write: Write) -> int:
+    """Bytes, about."""
+    if isinstance(write, Entry):
+        return len(write.answer) + len(write.text) + 2048  # the vector, the rest
+    return 40 * len(write.ids) if isinstance(write, EntryFilter) and write.ids else 100

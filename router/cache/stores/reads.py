@@ -1,0 +1,68 @@
+"""What a request asks the store: bounded in time, and not at all while the store is unavailable or too slow. Never raises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from router.cache.entries import Entry
+from router.cache.index import Vector
+from router.cache.stores.base import REFUSED, Store, StoreState
+from router.core.lookup import CacheQuery
+from router.errors import BackendError
+
+T = TypeVar("T")
+
+_MAX_LATE, _SPARED_S = 3, 5.0
+"""After so many late answers in a row no request asks the store for so many seconds."""
+
+
+class StoreReads:
+    """Only the event loop touches it."""
+
+    def __init__(
+        self, store: Store, state: StoreState, on_failure: Callable[[BackendError], None], now: Callable[[], float]
+    ) -> None:
+        self._store, self._state, self._on_failure, self._now = store, state, on_failure, now
+        self._late = 0
+        self._spared_until_s = 0.0
+
+    @property
+    def is_shared(self) -> bool:
+        """See `Store.is_shared`."""
+        return self._store.is_shared
+
+    async def answer(self, entry_id: str, wait_s: float) -> bytes | None:
+        """The answer of an entry, or None when it does not come in time."""
+        return await self._ask(lambda: self._store.answer(entry_id), wait_s)
+
+    async def nearest(self, query: CacheQuery, vector: Vector | None, wait_s: float) -> Sequence[tuple[Entry, float]]:
+        """What the store knows of a query: neighbours, or without a vector the entry with the same text."""
+
+        async def look() -> Sequence[tuple[Entry, float]]:
+            now_ms = int(self._now() * 1000)
+            if vector is not None:
+                return await self._store.nearest(query.partition, vector, self._store.candidates, now_ms)
+            same = await self._store.find(query.key, now_ms)
+            return [(same, 1.0)] if same else []
+
+        return await self._ask(look, wait_s) or []
+
+    async def _ask(self, ask: Callable[[], Awaitable[T]], wait_s: float) -> T | None:
+        if not self._state.is_up or self._now() < self._spared_until_s:
+            return None
+        try:
+            async with asyncio.timeout(wait_s):
+                answer = await ask()
+            self._late = 0
+            return answer
+        except TimeoutError:
+            self._late += 1
+            if self._late >= _MAX_LATE:  # each of these kept a request waiting
+                self._late, self._spared_until_s = 0, self._now() + _SPARED_S
+                self._state.error = "slow"
+        except BackendError as error:
+            if str(error) != REFUSED:
+                self._on_failure(error)
+        return None
