@@ -94,16 +94,10 @@ def _work(options: argparse.Namespace) -> int:
 
 def restart(options: argparse.Namespace) -> int:
     """Have a running router read its configuration again, and replace its workers one by one."""
+    from router.cli.adminport import admin_port
     from router.cli.restart import restart as restart_at
-    from router.config.load import load
 
-    if options.admin:
-        return restart_at(options.admin)
-    admin = load(options.config).admin
-    if not admin.enabled:
-        message = "is false, so nobody can be asked; send the process of `semantic-router serve` a SIGHUP instead"
-        raise ConfigError([Problem(str(options.config), 0, "admin.enabled", message)])
-    return restart_at(admin.address)
+    return restart_at(admin_port(options, "; send the process of `semantic-router serve` a SIGHUP instead"))
 
 
 def up(options: argparse.Namespace) -> int:
@@ -187,11 +181,10 @@ def _print_files(bundle: Bundle) -> None:
 
 def operate_cache(options: argparse.Namespace) -> int:
     """Ask a running router's cache, or change it."""
+    from router.cli.adminport import admin_port
     from router.cli.cache import asker
-    from router.config.load import load
 
-    address = options.admin or load(options.config).admin.address
-    status: int = options.operate(options, asker(address))
+    status: int = options.operate(options, asker(admin_port(options)))
     return status
 
 
@@ -258,12 +251,12 @@ def _parser() -> argparse.ArgumentParser:
     from router.cli.cache import add_commands
 
     command = commands.add_parser("cache", parents=[config], help="look into a running router's cache, or change it")
-    command.add_argument("--admin", metavar="HOST:PORT", help="the admin port; default: as configured")
+    command.add_argument("--admin", metavar="ADDRESS", help="host:port or unix:/path of the admin port; default: as configured")
     add_commands(command)
     command.set_defaults(run=operate_cache)
     for _, operation in commands_of(command):  # behind the operation as well, where it overrides
         operation.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="whose admin port to ask")
-        operation.add_argument("--admin", metavar="HOST:PORT", default=argparse.SUPPRESS, help="the admin port itself")
+        operation.add_argument("--admin", metavar="ADDRESS", default=argparse.SUPPRESS, help="the admin port itself")
 
     command = commands.add_parser("simulate", help="run simulated vLLM backends")
     command.add_argument(
