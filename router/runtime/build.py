@@ -166,21 +166,24 @@ def _guards(
     own: Mapping[str, Signal],
 ) -> dict[str, Guard]:
     """What rules that block look for in everything that the model reads."""
+    from router.core.text.encodings import stretches
+    from router.signals.cuts import CutSearch
     from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PersonalGuard
     from router.signals.own.huggingface import HuggingFaceSignal
 
+    across = CutSearch(passes, stretches)
     made: dict[str, Guard] = {
-        name: ExportedGuard(signal, passes)
+        name: ExportedGuard(signal, passes, across)
         for name, signal in own.items()
         if name in wanted and isinstance(signal, HuggingFaceSignal)
     }
     for name, words in config.keywords.items():
         if f"{KEYWORDS} {name}" in wanted:
-            made[f"{KEYWORDS} {name}"] = KeywordGuard(name, words.patterns, passes)
+            made[f"{KEYWORDS} {name}"] = KeywordGuard(name, words.patterns, passes, across)
     if bundle and encoder and "jailbreak" in wanted:
-        made["jailbreak"] = JailbreakGuard(encoder, passes, bundle.attacks, bundle.thresholds.get("jailbreak", 0.5))
+        made["jailbreak"] = JailbreakGuard(encoder, passes, across, bundle.attacks, bundle.thresholds.get("jailbreak", 0.5))
     if encoder and "pii" in wanted:
-        made["pii"] = PersonalGuard(encoder, passes)
+        made["pii"] = PersonalGuard(encoder, passes, across)
     return made
 
 

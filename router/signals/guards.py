@@ -10,13 +10,13 @@ from tokenizers import Encoding as TokensOf
 
 from router.core.policy import Pattern
 from router.core.text.disguise import readings_of
-from router.core.text.encodings import stretches
 from router.core.types import Classification, Prompt, Scores
 from router.errors import BackendError
 from router.inference.encoder import Encoder, Encoding, Window
 from router.inference.forms import with_patterns
 from router.inference.pool import InferencePool
 from router.inference.tokens import NARROW
+from router.signals.cuts import CutSearch
 from router.signals.evidence import weighed, with_words
 from router.signals.own.huggingface import HuggingFaceSignal
 from router.signals.scans import Scans, highest
@@ -55,10 +55,10 @@ class Looking:
 class _OnEncoder(Looking, ABC):
     """A guard that stands on the one encoder. What it needs of a short message, the pass for the intent tells, too."""
 
-    def __init__(self, encoder: Encoder, passes: InferencePool, least: float, width: int | None) -> None:
+    def __init__(self, encoder: Encoder, passes: InferencePool, across: CutSearch, least: float, width: int | None) -> None:
         self._encoder, self._width = encoder, width
         super().__init__(
-            Scans(passes, self._cut, lambda window: self.scores(window[0], encoder.run_window(window)), across=stretches), least
+            Scans(passes, self._cut, lambda window: self.scores(window[0], encoder.run_window(window)), across=across), least
         )
 
     async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
@@ -92,8 +92,10 @@ class _OnEncoder(Looking, ABC):
 class JailbreakGuard(_OnEncoder):
     """How probable each kind of attack is, in the window that looks worst."""
 
-    def __init__(self, encoder: Encoder, passes: InferencePool, attacks: Sequence[str], threshold: float) -> None:
-        super().__init__(encoder, passes, threshold, NARROW)
+    def __init__(
+        self, encoder: Encoder, passes: InferencePool, across: CutSearch, attacks: Sequence[str], threshold: float
+    ) -> None:
+        super().__init__(encoder, passes, across, threshold, NARROW)
         self._attacks = tuple(attacks)
 
     def scores(self, text: str, encoding: Encoding) -> Scores:
@@ -119,8 +121,8 @@ class JailbreakGuard(_OnEncoder):
 class PersonalGuard(_OnEncoder):
     """How sure each kind of personal data stands somewhere."""
 
-    def __init__(self, encoder: Encoder, passes: InferencePool) -> None:
-        super().__init__(encoder, passes, 0.0, None)
+    def __init__(self, encoder: Encoder, passes: InferencePool, across: CutSearch) -> None:
+        super().__init__(encoder, passes, across, 0.0, None)
 
     def scores(self, text: str, encoding: Encoding) -> Scores:
         """Of every kind that was found the highest probability."""
@@ -131,8 +133,8 @@ class PersonalGuard(_OnEncoder):
 class KeywordGuard(Looking):
     """Whether a set of keywords occurs, under the set's own name."""
 
-    def __init__(self, name: str, patterns: Sequence[Pattern], passes: InferencePool) -> None:
-        super().__init__(Scans(passes, readings_of, self._read, across=stretches))
+    def __init__(self, name: str, patterns: Sequence[Pattern], passes: InferencePool, across: CutSearch) -> None:
+        super().__init__(Scans(passes, readings_of, self._read, across=across))
         self._name, self._patterns = name, tuple(patterns)
 
     def _read(self, text: str) -> Scores:
@@ -142,8 +144,8 @@ class KeywordGuard(Looking):
 class ExportedGuard(Looking):
     """Somebody else's classifier. Of one that names one label, each label's confidence where it is the most probable one."""
 
-    def __init__(self, signal: HuggingFaceSignal, passes: InferencePool) -> None:
-        super().__init__(Scans(passes, self._cut, self._read, across=stretches))
+    def __init__(self, signal: HuggingFaceSignal, passes: InferencePool, across: CutSearch) -> None:
+        super().__init__(Scans(passes, self._cut, self._read, across=across))
         self._signal = signal
 
     def _cut(self, text: str) -> list[TokensOf]:
