@@ -158,12 +158,13 @@ def models(options: argparse.Namespace) -> int:
         print(f"{alias:24} the rules choose")
     if config.signals.intent.enabled:
         bundle = Bundle.load(config.signals.intent.bundle)
+        heads = bundle.heads
         print(f"\nintent: {bundle.name} {bundle.version}, threshold {config.signals.intent.threshold}, in {bundle.folder}")
         for what, names in (
-            ("categories", bundle.labels),
-            ("attacks", bundle.attacks[1:]),
-            ("personal data", bundle.kinds),
-            ("answers_like", bundle.models),
+            ("categories", heads.get("intent", ())),
+            ("attacks", heads.get("attack", ())[1:]),
+            ("personal data", heads.get("personal", ())),
+            ("answers_like", heads.get("outcomes", ())),
         ):
             print(f"  {what}: {', '.join(names) or 'not told by this model'}")
         _print_files(bundle)

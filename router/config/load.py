@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from router.config.cache import CacheConfig, read_cache
 from router.config.reader import Notes, Section, suggest
@@ -19,6 +18,7 @@ from router.core.policy import Policy, TextMatches
 from router.core.types import Model, ReasoningFamily
 from router.errors import ConfigError, Problem
 from router.files import read_text
+from router.inference.manifest import BundleManifest
 
 VERSION = 1
 _ADDRESS = r"(unix:/\S+|[^\s:]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})"
@@ -384,15 +384,14 @@ def _signals(section: Section) -> tuple[SignalsConfig, ModelCapabilities]:
     enabled = part.flag("enabled", default=True)
     bundle = Path(section.notes.file).parent / part.text("bundle", str(SHIPPED_BUNDLE))
     # A disabled feature never loads and never fails: its files need not be there.
-    manifest = _manifest(part, bundle) if enabled else {}
-    known = manifest.get("thresholds", {}).get("intent", default.intent.threshold)
-    threshold = part.number("threshold", float(known) if isinstance(known, int | float) else 0.5, 0, 1)
+    capabilities = _capabilities(part, bundle) if enabled else ModelCapabilities()
+    threshold = part.number("threshold", capabilities.thresholds.get("intent", default.intent.threshold), 0, 1)
     waiting = part.integer("max_waiting", default.intent.max_waiting, 1, 100_000)
     windows = part.integer("max_windows", default.intent.max_windows, 1, 256)
     part.close()
     intent, guards = IntentConfig(enabled, threshold, bundle, waiting, windows), _guards(section.section("guards"))
     section.close()
-    return SignalsConfig(deadline_ms, intent, guards), ModelCapabilities.of(manifest)
+    return SignalsConfig(deadline_ms, intent, guards), capabilities
 
 
 def _guards(section: Section) -> GuardsConfig:
@@ -406,15 +405,13 @@ def _guards(section: Section) -> GuardsConfig:
     return config
 
 
-def _manifest(section: Section, bundle: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(read_text(bundle / "manifest.json"))
-    except (OSError, ValueError):
-        manifest = None
-    if isinstance(manifest, dict) and manifest.get("labels"):
-        return manifest
+def _capabilities(section: Section, bundle: Path) -> ModelCapabilities:
+    with contextlib.suppress(ConfigError):
+        found = ModelCapabilities.of(BundleManifest.of(bundle))
+        if found.labels:
+            return found
     section.problem("bundle", f"there is no model in {bundle}: manifest.json is missing or damaged; see `make train`")
-    return {}
+    return ModelCapabilities()
 
 
 def _cache(section: Section, server: ServerConfig) -> CacheConfig:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from router.config.cache import CacheConfig, decision_terms
 from router.config.logic import contradiction, follows, in_words, never_holds
@@ -32,7 +31,7 @@ from router.core.policy import (
 from router.core.prompt import KEYWORDS, READS, name_of
 from router.core.types import Block, Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.errors import ConfigError
-from router.inference.manifest import HeadManifest, facts_of
+from router.inference.manifest import BundleManifest, HeadManifest, facts_of
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}"
 NAME_WORDS = "a name of letters, digits and ._:/@+- (at most 100)"
@@ -60,12 +59,10 @@ class ModelCapabilities:
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> ModelCapabilities:
-        """From a bundle's manifest.json."""
-        labels, attacks, kinds, models = (
-            tuple(map(str, manifest.get(key) or ())) for key in ("labels", "attacks", "personal", "models")
-        )
-        return cls(labels, attacks, kinds, models, manifest.get("thresholds") or {})
+    def of(cls, manifest: BundleManifest) -> ModelCapabilities:
+        """From a bundle's manifest."""
+        labels, attacks, kinds, models = (manifest.heads.get(head, ()) for head in ("intent", "attack", "personal", "outcomes"))
+        return cls(labels, attacks, kinds, models, manifest.thresholds)
 
 
 @dataclass(frozen=True, slots=True)

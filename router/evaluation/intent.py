@@ -20,6 +20,7 @@ from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder
 from router.inference.manifest import HeadManifest
 from router.inference.pool import InferencePool
+from router.signals.intent import HEAD as INTENT
 from router.signals.own.head import WEIGHTS, Head
 
 SCIENCES = ("biology", "chemistry", "computer science", "engineering", "health", "math", "physics", "psychology")
@@ -41,7 +42,7 @@ class Classifier:
         """An encoder's bundle, or a head's, which stands on the shipped encoder. Raises `ConfigError` for what is neither."""
         if not (folder / WEIGHTS).is_file():
             bundle = Bundle.load(folder)
-            return cls(f"{bundle.name} {bundle.version}", bundle.labels, bundle.thresholds["intent"], bundle)
+            return cls(f"{bundle.name} {bundle.version}", bundle.heads[INTENT], bundle.thresholds["intent"], bundle)
         encoder, facts = Bundle.load(SHIPPED), HeadManifest.of(folder)
         return cls(folder.name, facts.names, facts.threshold, encoder, Head.load(folder, encoder))
 
@@ -50,7 +51,7 @@ class Classifier:
         encoder = Encoder(self.encoder, InferencePool(1, 1))
         encodings = [encoder.run(text) for text in texts]
         if self.head is None:
-            return np.array([encoding.intent for encoding in encodings], dtype=np.float64)
+            return np.array([encoding.scores[INTENT] for encoding in encodings], dtype=np.float64)
         layers = np.stack([encoding.layers for encoding in encodings])
         found = self.head.probabilities(layers).astype(np.float64)
         if len(self.labels) == len(self.head.labels):

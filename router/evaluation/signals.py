@@ -18,18 +18,22 @@ from router.evaluation.spans import Place, span_figures
 from router.inference.bundle import Bundle
 from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
+from router.signals.jailbreak import HEAD as ATTACK
+from router.signals.jailbreak import JailbreakSignal, threshold_of
+from router.signals.pii.signal import PiiSignal
+from router.signals.quality import HEAD as QUALITY
 
 _FEW = 0.02  # false alarms at which the recall is told
 
 
 def evaluate_routing(path: Path, bundle: Bundle) -> Iterator[str]:
     """How well the chances of a right answer are told. Lines: `text` and `outcomes`, 1 or 0 by model, null where not known."""
-    names = bundle.models
+    names = bundle.heads.get(QUALITY, ())
     cases, warnings = _cases(path, bundle, _outcomes, 'a JSON object with "text" and "outcomes", such as {"llama-8b": 1}')
     yield from warnings
     encoder = Encoder(bundle, InferencePool(1, 1))
     outcomes = np.array([[known.get(name, np.nan) for name in names] for _, known in cases], dtype=np.float64)
-    right = np.array([encoder.run(text).outcomes for text, _ in cases], dtype=np.float64)
+    right = np.array([encoder.run(text).scores[QUALITY] for text, _ in cases], dtype=np.float64)
     yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts"
     yield f"hard from easy     ROC area {routing.hard_or_easy(outcomes, right):.4f}"
     lengths = np.array([[-float(len(text))] for text, _ in cases])
@@ -64,14 +68,14 @@ def _curve(names: tuple[str, ...], outcomes: NDArray[np.float64], right: NDArray
 
 def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> Iterator[str]:
     """How many attacks are found, and how many harmless texts are taken for one. Lines: `text` and `attack`."""
-    attacks = bundle.attacks
+    attacks = bundle.heads.get(ATTACK, ())
     cases, warnings = _cases(path, bundle, _attack, f'a JSON object with "text" and "attack", one of {", ".join(attacks)},')
     yield from warnings
     if unknown := sorted({label for _, label in cases} - set(attacks)):
         raise ConfigError([Problem(str(path), 0, "attack", f"{unknown[0]!r} is none of {', '.join(attacks)}")])
-    bar = bundle.thresholds.get("jailbreak", 0.5) if threshold is None else threshold
-    encoder = Encoder(bundle, InferencePool(1, 1), max_windows=64)
-    scores = np.array([_worst(encoder, text) for text, _ in cases])
+    bar = threshold_of(bundle) if threshold is None else threshold
+    signal = JailbreakSignal(Encoder(bundle, InferencePool(1, 1), max_windows=64), bundle)
+    scores = np.array([_worst(signal, text) for text, _ in cases])
     labels = np.array([label for _, label in cases])
     yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts, at {bar:.2f}"
     for label in attacks:
@@ -85,9 +89,9 @@ def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> I
         yield f"recall {recall_at_precision(truth, scores, 0.95):.4f} at 95% precision"
 
 
-def _worst(encoder: Encoder, text: str) -> float:
+def _worst(signal: JailbreakSignal, text: str) -> float:
     try:
-        return float(encoder.run_attack(text).chances[1:].max())
+        return float(signal.run(text).chances[1:].max())
     except BackendError:
         return 0.0
 
@@ -96,11 +100,11 @@ def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
     """How well personal data is found. Lines: `text` and `spans`, a list of [start, end, kind]."""
     cases, warnings = _cases(path, bundle, _spans, 'a JSON object with "text" and "spans", a list of [start, end, kind]')
     yield from warnings
-    encoder = Encoder(bundle, InferencePool(1, 1), max_windows=64)
+    signal = PiiSignal(Encoder(bundle, InferencePool(1, 1), max_windows=64), bundle)
     pairs: list[tuple[set[Place], set[Place]]] = []
     for text, truth in cases:
         try:
-            found = {(span.start, span.end, span.kind) for span in encoder.run_personal(text).spans}
+            found = {(span.start, span.end, span.kind) for span in signal.run(text).spans}
         except BackendError:
             found = set()
         pairs.append((truth, found))

@@ -1,4 +1,4 @@
-"""From token labels to spans of personal data."""
+"""From token labels to spans of text, such as personal data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_BETWEEN = 3  # characters between two words of one span, such as ") " or "
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Personal data in a text."""
+    """What a head on tokens marks in a text."""
 
     start: int
     end: int

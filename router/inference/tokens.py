@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 
 from router.errors import BackendError
 
+SPECIAL_TOKENS = 2
+"""Of every pass: the one in front of a text and the one behind it."""
 HEAD_SHARE = 0.63
 """Of the tokens that are read of a long text, the share taken from its start; the rest is its end, where questions stand."""
 END_CHARS = 2048

@@ -19,7 +19,8 @@ from router.admin.explain import explain
 from router.admin.server import AdminRoutes, AdminServer
 from router.core.types import Model
 from router.extproc.server import Processor, Server
-from router.runtime.build import Caching, Runtime
+from router.runtime.build import Runtime
+from router.runtime.build_cache import Caching
 from router.runtime.supervisor import READY, report, watch_parent
 
 log = logging.getLogger(__name__)

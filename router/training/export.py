@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
-from router.inference.bundle import FORMAT, MODEL, TOKENIZER, TRAINED_ON, digest, sha256_of
+from router.inference.bundle import MODEL, TOKENIZER, TRAINED_ON, digest, sha256_of
+from router.inference.manifest import FORMAT
 from router.inference.pool import open_session
 from router.inference.tokens import WindowTokenizer
 from router.training.encoder import Model, Verifier

@@ -23,6 +23,8 @@ from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from router.inference.spans import joined
 from router.inference.tokens import WindowTokenizer
+from router.signals.jailbreak import JailbreakSignal
+from router.signals.pii.signal import PiiSignal
 from router.training.attacks import amid, safety_held_back
 from router.training.card import model_card
 from router.training.data import SOURCES, read, recorded_models
@@ -178,9 +180,10 @@ def measure(
 
 def _personal(path: Path, examples: Sequence[Example]) -> dict[str, Estimate]:
     """By exact ends and kind."""
-    encoder, pairs = Encoder(Bundle.load(path.parent), InferencePool(1, 1)), []
+    bundle, pairs = Bundle.load(path.parent), []
+    signal = PiiSignal(Encoder(bundle, InferencePool(1, 1)), bundle)
     for example in examples:
-        found = {(span.start, span.end, span.kind) for span in encoder.run_personal(example.text).spans}
+        found = {(span.start, span.end, span.kind) for span in signal.run(example.text).spans}
         pairs.append((set(example.spans or ()), joined(example.text, found)))
     figures = span_figures(pairs)
     low, high = (min(figures.precision.low, figures.recall.low), max(figures.precision.high, figures.recall.high))
@@ -230,9 +233,10 @@ def _safety(path: Path, examples: Sequence[Example], threshold: float) -> dict[s
         "exam_questions_alarmed": exam,
         "four_exam_questions_in_one_alarmed": [" ".join(chance.sample(fillers, 4)) for _ in range(300)],
     }
-    encoder = Encoder(Bundle.load(path.parent), InferencePool(1, 1), max_windows=64)
+    bundle = Bundle.load(path.parent)
+    signal = JailbreakSignal(Encoder(bundle, InferencePool(1, 1), max_windows=64), bundle)
     figures = {}
     for name, some in texts.items():
-        hits = sum(float(encoder.run_attack(text).chances[1:].max()) >= threshold for text in some)
+        hits = sum(float(signal.run(text).chances[1:].max()) >= threshold for text in some)
         figures[name] = share(hits, len(some))
     return figures

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +17,7 @@ from router.errors import BackendError
 from router.evaluation.measures import recall_at_precision, roc_area
 from router.inference.bundle import MODEL, TOKENIZER, Bundle
 from router.inference.cross_encoder import CrossEncoder
+from router.inference.manifest import BundleManifest
 from router.inference.pool import InferencePool
 from router.inference.tokens import PairTokenizer
 from router.training.card import verifier_card
@@ -58,12 +58,12 @@ def make(data: Path, out: Path, threads: int, without: frozenset[str], say: Call
     finish(model, out, train, held_back, tokenizer, batches, facts, say)
 
 
-def _metrics_without_quora(data: Path, threads: int, say: Callable[[str], None]) -> Any:
+def _metrics_without_quora(data: Path, threads: int, say: Callable[[str], None]) -> Mapping[str, object]:
     """Of the variant for those who must not use what is licensed for non-commercial use only."""
     say("the variant without Quora's texts, to tell in the card how good it is")
     with TemporaryDirectory() as folder:
         make(data, Path(folder), threads, QUORA, say)
-        return json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["metrics"]
+        return BundleManifest.of(Path(folder)).metrics
 
 
 def _vectors(encoder: torch.nn.Module, texts: Sequence[str], batches: Batches) -> torch.Tensor:

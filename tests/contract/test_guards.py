@@ -20,7 +20,7 @@ from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from router.signals.base import Guard
 from router.signals.cuts import CutSearch
-from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PersonalGuard
+from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PiiGuard
 from router.signals.own.huggingface import HuggingFaceSignal
 from router.signals.scans import CHUNK_CHARS, SHARED_CHARS, Scans, chunks_of
 from tests.waiting import until
@@ -55,8 +55,8 @@ def guards(passes: InferencePool, encoder: Encoder) -> dict[str, Guard]:
     """One of each kind."""
     bundle, across = Bundle.load(SHIPPED), CutSearch(passes, stretches)
     return {
-        "jailbreak": JailbreakGuard(encoder, passes, across, bundle.attacks, bundle.thresholds["jailbreak"]),
-        "pii": PersonalGuard(encoder, passes, across),
+        "jailbreak": JailbreakGuard(encoder, bundle, passes, across),
+        "pii": PiiGuard(encoder, bundle, passes, across),
         "keywords": KeywordGuard("secret", [re.compile("xylophon")], passes, across),
         "tone": ExportedGuard(HuggingFaceSignal("tone", TINY / "tone", passes, max_windows=16), passes, across),
     }
@@ -297,7 +297,7 @@ async def test_a_short_message_is_read_though_the_urgent_queue_is_full(encoder: 
     """A crowd of short requests costs others their category; no guard refuses for it."""
     go = threading.Event()
     bundle = Bundle.load(SHIPPED)
-    guard = JailbreakGuard(encoder, passes, CutSearch(passes, stretches), bundle.attacks, bundle.thresholds["jailbreak"])
+    guard = JailbreakGuard(encoder, bundle, passes, CutSearch(passes, stretches))
     crowd = [passes.submit(lambda: go.wait(10)) for _ in range(64)]
     with pytest.raises(BackendError, match="overloaded"):
         passes.submit(lambda: None)
