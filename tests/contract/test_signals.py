@@ -1,4 +1,4 @@
-"""What every signal must do, and the shipped encoder as it is served."""
+"""The shipped signals, each held to the contract of all, and the encoder as it is served."""
 
 from __future__ import annotations
 
@@ -18,54 +18,14 @@ from router.inference.bundle import MODEL, SHIPPED, TOKENIZER, Bundle
 from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from router.inference.tokens import WindowTokenizer
-from router.signals.base import Signal, read_all
+from router.signals.base import read_all
 from router.signals.intent import IntentSignal
 from router.signals.jailbreak import JailbreakSignal
 from router.signals.pii.signal import PiiSignal
 from router.signals.quality import QualitySignal
+from tests.contract.signals import SignalContract
 from tests.unit.builders import ask
 from tests.waiting import until
-
-ODD_TEXTS = {
-    "emoji": "😀" * 300,
-    "half a character": "what is \ud83d this",
-    "null bytes": "a\0b\0c",
-    "one endless word": "x" * 1_000_000,
-    "ten megabytes": "hello " * 1_700_000,
-    "combining marks": "e" + "\u0301" * 5000,
-    "another language": "如何证明根号二是无理数？",
-    "code": "def f(x):\n    return x ** 2\n" * 50,
-}
-
-
-class SignalContract:
-    """Inherit this, provide `signal`, and a new signal is held to what the others are."""
-
-    async def test_it_classifies_a_question(self, signal: Signal) -> None:
-        """A label with a probability; the probabilities, if it gives them, sum to one."""
-        reading = await signal.read(ask("What is the derivative of x squared?"))
-        assert reading.label
-        assert 0 < reading.confidence <= 1
-        if reading.probabilities:
-            assert sum(reading.probabilities.values()) == pytest.approx(1, abs=1e-3)
-            assert reading.probabilities[reading.label] == reading.confidence
-
-    @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
-    async def test_nothing_to_read_is_a_backend_error(self, signal: Signal, text: str) -> None:
-        """It becomes `Missing`, and the request goes on."""
-        with pytest.raises(BackendError, match="no_text"):
-            await signal.read(ask(text))
-
-    @pytest.mark.parametrize("name", ODD_TEXTS)
-    async def test_no_text_breaks_it(self, signal: Signal, name: str) -> None:
-        """Whatever a client sends, within seconds."""
-        async with asyncio.timeout(10):
-            assert (await signal.read(ask(ODD_TEXTS[name]))).label
-
-    async def test_the_same_text_reads_the_same(self, signal: Signal) -> None:
-        """Side by side and one after another."""
-        first, second = await asyncio.gather(signal.read(ask("same text")), signal.read(ask("same text")))
-        assert first == second == await signal.read(ask("same text"))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +47,7 @@ class TestIntent(SignalContract):
 
     @pytest.fixture
     def signal(self, encoder: Encoder, bundle: Bundle) -> IntentSignal:
-        """Over the shared encoder."""
+        """On the one encoder."""
         return IntentSignal(encoder, bundle)
 
     @pytest.mark.parametrize(
@@ -104,6 +64,29 @@ class TestIntent(SignalContract):
     async def test_plain_questions_are_told_apart(self, signal: IntentSignal, text: str, label: str) -> None:
         """Everyday talk is `other`, not a science."""
         assert (await signal.read(ask(text))).label == label
+
+
+class TestQuality(SignalContract):
+    @pytest.fixture
+    def signal(self, encoder: Encoder, bundle: Bundle) -> QualitySignal:
+        """On the one encoder."""
+        return QualitySignal(encoder, bundle)
+
+
+class TestJailbreak(SignalContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def signal(cls, encoder: Encoder, bundle: Bundle) -> JailbreakSignal:
+        """On the one encoder."""
+        return JailbreakSignal(encoder, bundle)
+
+
+class TestPii(SignalContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def signal(cls, encoder: Encoder, bundle: Bundle) -> PiiSignal:
+        """On the one encoder."""
+        return PiiSignal(encoder, bundle)
 
 
 async def test_vectors_have_unit_length_and_likeness(encoder: Encoder) -> None:
