@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from router.admin.asked import ENDPOINTS, Asked, joined, prompt_body, read_asked, read_header
 from router.cli.adminport import admin_port
@@ -51,7 +50,7 @@ def explained(options: argparse.Namespace) -> list[str]:
     except RequestError as error:
         raise ConfigError([Problem("explain", 0, "", error.message)]) from None
     if options.running or options.admin:
-        document: Mapping[str, Any] = admin_port(options).post("/explain", asked.as_document())
+        document: Mapping[str, object] = admin_port(options).post("/explain", asked.as_document())
     else:
         document = _from_files(load(options.config), asked)
     return [_as_json(document)] if options.json else list(_as_text(document))
@@ -76,7 +75,7 @@ def _asked(options: argparse.Namespace) -> Asked:
     return replace(asked, headers={**asked.headers, **headers})
 
 
-def _from_files(config: Config, asked: Asked) -> Mapping[str, Any]:
+def _from_files(config: Config, asked: Asked) -> Mapping[str, object]:
     from router.admin.explain import explain
     from router.runtime.build import build
 
@@ -86,11 +85,11 @@ def _from_files(config: Config, asked: Asked) -> Mapping[str, Any]:
     return asyncio.run(explain(replace(runtime.snapshot, cache=plan), runtime.senses, asked))
 
 
-def _as_json(document: Mapping[str, Any]) -> str:
+def _as_json(document: Mapping[str, object]) -> str:
     return _printable(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def _as_text(document: Mapping[str, Any]) -> Iterator[str]:
+def _as_text(document: Mapping[str, object]) -> Iterator[str]:
     from router.cli.explaintext import render
 
     return map(_printable, render(document))

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from router import __version__
 from router.errors import ConfigError, Problem
@@ -279,7 +279,7 @@ def _backend(text: str) -> tuple[str, str, int]:
 # -- running ---------------------------------------------------------------------------------------------------------
 
 
-def _run(work: Coroutine[Any, Any, int]) -> int:
+def _run(work: Coroutine[object, object, int]) -> int:
     """Run a coroutine to its exit status, on uvloop where there is one: it costs 10 to 15% less CPU a request."""
     # Until the loop takes over, Ctrl-C ends the process without a traceback.
     signal.signal(signal.SIGINT, _interrupted)
@@ -294,6 +294,6 @@ def _interrupted(signum: int, frame: object) -> NoReturn:
     sys.exit(130)
 
 
-async def _no_status(work: Coroutine[Any, Any, None]) -> int:
+async def _no_status(work: Coroutine[object, object, None]) -> int:
     await work
     return 0

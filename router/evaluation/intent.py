@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +116,10 @@ def compare(path: Path, folders: Sequence[Path]) -> Iterator[str]:
     yield f"only the first is right on {first}, only the second on {second}: p = {chance:.3g} (exact McNemar test)"
 
 
+Places = NDArray[np.int64]
+"""(texts,): of each the place of its label."""
+
+
 def _sign_test(first: int, second: int) -> float:
     """Probability, two-sided, of so uneven a split by chance alone."""
     total = first + second
@@ -124,7 +127,7 @@ def _sign_test(first: int, second: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def _everyday(truth: Any, guess: Any, is_known: Any, labels: Sequence[str]) -> Iterator[str]:
+def _everyday(truth: Places, guess: Places, is_known: NDArray[np.bool_], labels: Sequence[str]) -> Iterator[str]:
     if "other" not in labels:
         return
     everyday = truth == labels.index("other")
@@ -134,7 +137,7 @@ def _everyday(truth: Any, guess: Any, is_known: Any, labels: Sequence[str]) -> I
         yield f"{'other as science':28} {share(taken, int(everyday.sum()))}  of `other`, confidently in a science"
 
 
-def _confusion(truth: Any, guess: Any, labels: Sequence[str]) -> Iterator[str]:
+def _confusion(truth: Places, guess: Places, labels: Sequence[str]) -> Iterator[str]:
     yield "rows: what it is; columns: what it was taken for"
     yield " " * 18 + "".join(f"{label[:5]:>6}" for label in labels)
     for row, label in enumerate(labels):
@@ -147,7 +150,7 @@ def _read(path: Path, model: Classifier) -> tuple[list[tuple[str, int]], list[st
     """Texts with the place of their label, without those that the model was trained on; and a warning about these."""
     labels = model.labels
 
-    def labelled(line: dict[str, Any]) -> tuple[str, int]:
+    def labelled(line: dict[str, object]) -> tuple[str, int]:
         text, label = labelled_text(line)
         if label not in labels:
             raise UnfitError("label", f"'{label}' is none of {', '.join(labels)}")

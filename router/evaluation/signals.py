@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation import routing
 from router.evaluation.leaks import without_trained_on
-from router.evaluation.lines import read_cases
+from router.evaluation.lines import JsonLine, read_cases
 from router.evaluation.measures import recall_at_precision, roc_area, share
 from router.evaluation.spans import Place, span_figures
 from router.inference.bundle import Bundle
@@ -23,6 +23,9 @@ from router.signals.jailbreak import JailbreakSignal, threshold_of
 from router.signals.pii.signal import PiiSignal
 from router.signals.quality import HEAD as QUALITY
 
+Truth = TypeVar("Truth")
+"""What is known of a text."""
+Case = tuple[str, Truth]
 _FEW = 0.02  # false alarms at which the recall is told
 
 
@@ -116,17 +119,19 @@ def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
         yield f"{kind or 'all kinds':20} F1 {figures.f1:.4f}   precision {figures.precision}   recall {figures.recall}"
 
 
-def _cases(path: Path, bundle: Bundle, read: Any, wanted: str) -> tuple[list[tuple[str, Any]], list[str]]:
-    return without_trained_on(path, bundle, read_cases(path, read, wanted), lambda case: str(case[0]))
+def _cases(
+    path: Path, bundle: Bundle, read: Callable[[JsonLine], tuple[str, Truth]], wanted: str
+) -> tuple[list[tuple[str, Truth]], list[str]]:
+    return without_trained_on(path, bundle, read_cases(path, read, wanted), lambda case: case[0])
 
 
-def _outcomes(line: dict[str, Any]) -> tuple[str, dict[str, float]]:
+def _outcomes(line: JsonLine) -> tuple[str, dict[str, float]]:
     return str(line["text"]), {str(name): float(right) for name, right in line["outcomes"].items() if right is not None}
 
 
-def _attack(line: dict[str, Any]) -> tuple[str, str]:
+def _attack(line: JsonLine) -> tuple[str, str]:
     return str(line["text"]), str(line["attack"])
 
 
-def _spans(line: dict[str, Any]) -> tuple[str, set[Place]]:
+def _spans(line: JsonLine) -> tuple[str, set[Place]]:
     return str(line["text"]), {(int(start), int(end), str(kind)) for start, end, kind in line["spans"]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -80,7 +79,7 @@ def _refuse_few(path: Path, bar: float, right: float, count: int, *, of: int) ->
     raise ConfigError([Problem(str(path), 0, "", message)])
 
 
-def _case(line: dict[str, Any], labels: tuple[str, ...]) -> tuple[str, int]:
+def _case(line: dict[str, object], labels: tuple[str, ...]) -> tuple[str, int]:
     label = line.get("label")
     if label is not None and label not in labels:
         raise UnfitError("label", f"'{label}' is none of {', '.join(labels)}")

@@ -11,7 +11,6 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from router import __version__
 from router.admin.asked import read_asked
@@ -149,7 +148,7 @@ class End:
 
 
 def _routes(runtime: Runtime, processor: Processor, server: Server, index: int) -> AdminRoutes:
-    async def readiness() -> tuple[bool, Mapping[str, Any]]:
+    async def readiness() -> tuple[bool, Mapping[str, object]]:
         asked_s = server.health_asked_s
         worker = {"worker": index, "pid": os.getpid(), "ready": server.is_ready, "health_asked_s": asked_s}
         return server.is_ready, {"ready": server.is_ready, "workers": [worker]}
@@ -157,11 +156,11 @@ def _routes(runtime: Runtime, processor: Processor, server: Server, index: int) 
     async def metrics() -> bytes:
         return runtime.metrics.render() if runtime.metrics else b""
 
-    async def explained(body: bytes) -> Mapping[str, Any]:
+    async def explained(body: bytes) -> Mapping[str, object]:
         # The very snapshot that traffic gets, with the cache's plan in it.
         return await explain(processor.snapshot, runtime.senses, read_asked(body), peek)
 
-    async def described() -> Mapping[str, Any]:
+    async def described() -> Mapping[str, object]:
         return describe(runtime)
 
     peek = runtime.caching.peek if runtime.caching else None
@@ -169,7 +168,7 @@ def _routes(runtime: Runtime, processor: Processor, server: Server, index: int) 
     return AdminRoutes(readiness, metrics, explained, described, __version__, operations)
 
 
-def describe(runtime: Runtime) -> dict[str, Any]:
+def describe(runtime: Runtime) -> dict[str, object]:
     """The routing table in force, without anything secret."""
     config = runtime.config
     return {

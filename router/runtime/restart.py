@@ -13,7 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from router.errors import ConfigError
 from router.runtime.program import Program
@@ -29,7 +29,7 @@ _LAST_ASKED_S = 60.0  # whoever was asked that lately has an Envoy that asks
 _POLL_S = 0.05
 _MOST_REMEMBERED = 20
 
-Ask = Callable[[Worker], Awaitable[Mapping[str, Any]]]
+Ask = Callable[[Worker], Awaitable[Mapping[str, object]]]
 """What a worker says of itself: its part of `/readyz`, empty when it does not answer."""
 
 
@@ -43,7 +43,7 @@ class Restart:
     problems: list[str] = field(default_factory=list)
     """Why it was refused or failed."""
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """As JSON."""
         return {"restart": self.number, "state": self.state, "steps": self.steps, "problems": self.problems}
 

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from router.runtime.program import Program
@@ -98,7 +98,7 @@ class Supervisor:
                 worker.send(signum)
         self._over.set()
 
-    async def run(self, beside: Callable[[], Coroutine[Any, Any, None]] | None = None) -> int:
+    async def run(self, beside: Callable[[], Coroutine[object, object, None]] | None = None) -> int:
         """Run until stopped, with a task `beside` it; the exit status: 0, or a worker's own when none ever came up."""
         task = asyncio.create_task(beside()) if beside else None
         for index in range(0 if self._over.is_set() else self.program.count):
@@ -261,7 +261,7 @@ def report(fd: int, *lines: str) -> None:
         pipe.writelines(f"{' '.join(line.split())}\n" for line in lines)
 
 
-def watch_parent(fd: int, on_gone: Callable[[], Any]) -> None:
+def watch_parent(fd: int, on_gone: Callable[[], object]) -> None:
     """Call `on_gone` when the supervisor at the other end of the pipe is gone, even by SIGKILL."""
     loop = asyncio.get_running_loop()
 

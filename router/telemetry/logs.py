@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from router.core.outcome import Outcome, Usage
 
@@ -36,7 +35,7 @@ class _Ended:
     traceparent: str
 
 
-_Entry = Mapping[str, Any] | _Ended
+_Entry = Mapping[str, object] | _Ended
 
 
 class _Writer:
@@ -146,7 +145,7 @@ class LogMark:
             self._writer.put(_Ended(time.time(), outcome, self._traceparent))
 
 
-def _document(ended: _Ended) -> dict[str, Any]:
+def _document(ended: _Ended) -> dict[str, object]:
     """An exchange's line. Fields that say nothing are left out."""
     line = _head(ended.moment, "info", "router.outcome")
     if trace := _TRACEPARENT.match(ended.traceparent):
@@ -176,7 +175,7 @@ def _shown(value: object) -> object:
             return value
 
 
-def _head(moment: float, level: str, logger: str) -> dict[str, Any]:
+def _head(moment: float, level: str, logger: str) -> dict[str, object]:
     stamp = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
     return {"time": stamp, "level": level.lower(), "logger": logger}
 

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -163,7 +162,7 @@ def verify(path: Path, vectors: Tensor, texts: Sequence[str], reader: WindowToke
     return float(cosines.mean())
 
 
-def provenance(data: Path, sources: Sequence[tuple[str, str, str]], without: frozenset[str]) -> dict[str, Any]:
+def provenance(data: Path, sources: Sequence[tuple[str, str, str]], without: frozenset[str]) -> dict[str, object]:
     """What a manifest says of the data: file, name, licence and SHA-256 of each source that was used, and what was left out."""
     used = (source for source in sources if source[0].partition("/")[0] not in without)
     return {
@@ -175,7 +174,7 @@ def provenance(data: Path, sources: Sequence[tuple[str, str, str]], without: fro
 
 
 def write_bundle(
-    folder: Path, tokenizer: bytes, trained_on: Sequence[str], labels: Sequence[str], facts: dict[str, Any], card: str
+    folder: Path, tokenizer: bytes, trained_on: Sequence[str], labels: Sequence[str], facts: dict[str, object], card: str
 ) -> None:
     """Complete a folder that holds the model: tokenizer, digests of the training texts, model card and manifest."""
     (folder / TOKENIZER).write_bytes(tokenizer)

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +67,7 @@ def finish(
     faster = export(model, calibration, out / MODEL)
     development = [example for example in held_back if example.spans is not None or not is_for_calibration(example.text)]
     models = recorded_models(data)
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "name": NAME,
         "version": VERSION,
         "thresholds": thresholds,
@@ -144,7 +143,7 @@ def _temperature(loss_at: Callable[[Tensor], Tensor]) -> float:
     return round(float(scale.detach().exp()), 4)
 
 
-def _in_science(probabilities: Any, threshold: float) -> Any:
+def _in_science(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     sciences = [LABELS.index(name) for name in SCIENCES]
     return np.isin(probabilities.argmax(1), sciences) & (probabilities.max(1) >= threshold)
 

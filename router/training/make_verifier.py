@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ def make(data: Path, out: Path, threads: int, without: frozenset[str], say: Call
     train += mined(said, _vectors(encoder, [text for text, _ in said], batches))
     say(f"{len(train)} pairs to train on, {len(held_back)} held back")
     model = fit(encoder, train, batches, recipe, say)
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "name": NAME,
         "version": VERSION,
         "max_tokens": recipe.max_tokens,
@@ -80,7 +79,7 @@ def _vectors(encoder: torch.nn.Module, texts: Sequence[str], batches: Batches) -
 
 def finish(
     model: Verifier, out: Path, train: Sequence[Pair], held_back: Sequence[Pair], tokenizer: bytes, batches: Batches,
-    facts: dict[str, Any], say: Callable[[str], None],
+    facts: dict[str, object], say: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Calibrate, export, measure and describe a trained verifier; its figures join `facts`."""
     by_source = development(held_back)
