@@ -42,7 +42,7 @@ from router.core.policy import (
 from router.core.snapshot import Snapshot
 from router.core.types import ChatRequest, Classification, Decision, Reading, Scores
 
-Sensor = Callable[[ReadSignals], Awaitable[Readings]]
+SignalReader = Callable[[ReadSignals], Awaitable[Readings]]
 Peek = Callable[[CacheQuery, CachePolicy], Awaitable[tuple[Found, Mapping[str, object]]]]
 """What the cache would answer, and what it weighed. Changes nothing there."""
 _TOP_LABELS = 3
@@ -53,7 +53,7 @@ _UNKNOWN = Miss("unknown")
 """In the place of what only a running router's cache can tell."""
 
 
-async def explain(snapshot: Snapshot, sense: Sensor, asked: Asked, peek: Peek | None = None) -> dict[str, object]:
+async def explain(snapshot: Snapshot, read_signals: SignalReader, asked: Asked, peek: Peek | None = None) -> dict[str, object]:
     """What would become of a request, as a document that JSON can hold.
 
     Keys: `request`, `signals`, `unread`, `rules` (each with its verdict and its condition's tree), `decision`, `choice` where a
@@ -71,7 +71,7 @@ async def explain(snapshot: Snapshot, sense: Sensor, asked: Asked, peek: Peek | 
             await asyncio.sleep(0)  # beside traffic, which has its turn
             action = exchange.receive(Resumed())
         elif isinstance(action, ReadSignals):
-            action = exchange.receive(SignalsRead(await sense(action)))
+            action = exchange.receive(SignalsRead(await read_signals(action)))
         else:
             found, weighed = await peek(action.question, action.cache_policy) if peek else (_UNKNOWN, None)
             lookup, action = action, exchange.receive(LookedUp(found, now_s=0, reply_id="explained"))

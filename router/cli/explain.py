@@ -82,7 +82,7 @@ def _from_files(config: Config, asked: Asked) -> Mapping[str, object]:
     runtime = build(config, is_serving=False)
     # What the cache is told to do can be read here; what it holds, and the key of its scopes, only a running router knows.
     plan = config.cache.plan(b"", "") if config.cache.enabled else None
-    return asyncio.run(explain(replace(runtime.snapshot, cache=plan), runtime.senses, asked))
+    return asyncio.run(explain(replace(runtime.snapshot, cache=plan), runtime.signal_reader, asked))
 
 
 def _as_json(document: Mapping[str, object]) -> str:

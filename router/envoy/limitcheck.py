@@ -16,7 +16,7 @@ _CLIENT_LIMITS = (
     (("common_http_protocol_options", "idle_timeout"), "a client may keep a connection for an hour without asking"),
 )
 _ACTIONS = ("reset_high_memory_stream", "stop_accepting_requests")
-_LEAST_PICKS = 20  # with 5, two of 400 requests, eight at a time, still met nothing but the dead one of two workers; with 50 none
+_MIN_PICKS = 20  # with 5, two of 400 requests, eight at a time, still met nothing but the dead one of two workers; with 50 none
 _QUERIES = ("%REQ(:PATH", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH", "%PATH(WQ", "%PATH%")
 _LOGS = "type.googleapis.com/envoy.extensions.access_loggers."
 
@@ -137,7 +137,7 @@ def _retries_elsewhere(pair: Pair, policy: Place) -> Iterator[Problem]:
     if not any(place.at("typed_config", "@type").text.endswith(".PreviousHostsPredicate") for place in predicates.items()):
         message = "has no previous_hosts predicate: the retry may meet the same dead worker again and bypass the living ones"
         yield pair.file.problem(predicates or policy, f"{message}; copy retry_host_predicate from envoy/envoy.yaml", "warning")
-    elif (tries := policy.at("host_selection_retry_max_attempts")).number < _LEAST_PICKS:
+    elif (tries := policy.at("host_selection_retry_max_attempts")).number < _MIN_PICKS:
         message = f"host_selection_retry_max_attempts ({tries.number or 1}) is small: the retry may meet the same dead worker"
         yield pair.file.problem(tries, f"{message}; write 50", "warning")
 

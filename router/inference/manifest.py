@@ -22,7 +22,7 @@ OUTSIDE = "out_of_scope"
 """A head's word for what belongs to none of its labels."""
 _Json = Mapping[str, Any]
 """A file's document, before it is looked at."""
-_MOST_TOKENS = 512
+_MAX_TOKENS = 512
 _PLACES = re.compile(r"^[BILUES]-")
 """What marks a token's place within an entity, in front of its kind."""
 
@@ -123,12 +123,12 @@ class ModelManifest:
             message = "is missing or has no id2label; export the model with its configuration (config.json) beside it"
             raise ConfigError([Problem(str(file), 0, "id2label", message)]) from None
         kinds = document.get("architectures") or [""]
-        positions = int(document.get("max_position_embeddings") or _MOST_TOKENS)
+        positions = int(document.get("max_position_embeddings") or _MAX_TOKENS)
         return cls(
             labels,
             document.get("problem_type") == "multi_label_classification",
             "TokenClassification" in str(kinds[0]),
-            min(_MOST_TOKENS, positions - 2 if positions > _MOST_TOKENS else positions),  # RoBERTa counts from 2
+            min(_MAX_TOKENS, positions - 2 if positions > _MAX_TOKENS else positions),  # RoBERTa counts from 2
         )
 
 

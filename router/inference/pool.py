@@ -119,8 +119,8 @@ def digest_of(text: str) -> bytes:
 class CoalescingMemo(Generic[Result]):
     """Passes by text: equal texts under way share one, and recent texts are remembered by a digest."""
 
-    def __init__(self, passes: InferencePool, run: Callable[[str], Result], most_remembered: int) -> None:
-        self._passes, self._run, self._most = passes, run, most_remembered
+    def __init__(self, passes: InferencePool, run: Callable[[str], Result], max_remembered: int) -> None:
+        self._passes, self._run, self._most = passes, run, max_remembered
         self._memo: OrderedDict[bytes, Result] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Future[Result]] = {}
 
@@ -157,12 +157,10 @@ Steps = Generator[None, None, Result]
 class CoalescingSteps(CoalescingMemo[Result]):
     """The same for work of many passes, which takes turns as scans do: in one pass it would keep a thread from everybody else."""
 
-    def __init__(
-        self, passes: InferencePool, begin: Callable[[str], Steps[Result]], most_remembered: int, most_chars: int
-    ) -> None:
-        """`most_chars`: about what is read of a longer text."""
-        super().__init__(passes, lambda text: to_end(begin(text)), most_remembered)
-        self._steps_of, self._most_chars = begin, most_chars
+    def __init__(self, passes: InferencePool, begin: Callable[[str], Steps[Result]], max_remembered: int, max_chars: int) -> None:
+        """`max_chars`: about what is read of a longer text."""
+        super().__init__(passes, lambda text: to_end(begin(text)), max_remembered)
+        self._steps_of, self._most_chars = begin, max_chars
         self._room: Room[Runnable] = Room(passes.max_scan_chars)
 
     def _begin(self, text: str) -> asyncio.Future[Result]:

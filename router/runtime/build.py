@@ -23,7 +23,7 @@ class Runtime:
 
     config: Config
     snapshot: Snapshot
-    senses: SignalReader
+    signal_reader: SignalReader
     telemetry: Telemetry
     metrics: Metrics | None
     caching: Caching | None = None

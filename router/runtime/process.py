@@ -47,7 +47,7 @@ async def serve(runtime: Runtime, by: Supervised) -> int:
     """
     config, caching = runtime.config, runtime.caching
     address = config.server.address_of(by.index)
-    processor = Processor(runtime.snapshot, runtime.senses, runtime.telemetry, caching.cache if caching else None)
+    processor = Processor(runtime.snapshot, runtime.signal_reader, runtime.telemetry, caching.cache if caching else None)
     server = Server(address, processor, config.server.max_body_bytes)
     end = End(by.parent_fd)
     admin = AdminServer(by.admin_address, _routes(runtime, processor, server, by.index))
@@ -158,7 +158,7 @@ def _routes(runtime: Runtime, processor: Processor, server: Server, index: int) 
 
     async def explained(body: bytes) -> Mapping[str, object]:
         # The very snapshot that traffic gets, with the cache's plan in it.
-        return await explain(processor.snapshot, runtime.senses, read_asked(body), peek)
+        return await explain(processor.snapshot, runtime.signal_reader, read_asked(body), peek)
 
     async def described() -> Mapping[str, object]:
         return describe(runtime)
@@ -180,7 +180,7 @@ def describe(runtime: Runtime) -> dict[str, object]:
         ],
         "default": config.default_model.name,
         "intent_threshold": config.policy.intent_threshold,
-        "signals": sorted(runtime.senses.signals),
+        "signals": sorted(runtime.signal_reader.signals),
         "deadline_ms": config.signals.deadline_ms,
     }
 

@@ -18,9 +18,9 @@ CHUNK_CHARS, SHARED_CHARS = 8192, 512
 """A text is cut into pieces of so many characters, which share so many with the one before: a narrow window has about 200, so
 that what stands at a cut stands whole in one of them. Tokenising one takes 4 ms, and a document that comes again at the
 same place is remembered piece by piece."""
-_LEAST_CHARS = 256
+_MIN_CHARS = 256
 """What a shorter piece of text counts for where it waits: it costs a pass, too, and a narrow window has some 200 characters."""
-_MOST_REMEMBERED = 16384  # chunks and messages; about 200 bytes each
+_MAX_REMEMBERED = 16384  # chunks and messages; about 200 bytes each
 
 
 def chunks_of(text: str, size: int = CHUNK_CHARS, shared: int = SHARED_CHARS) -> Iterator[str]:
@@ -101,7 +101,7 @@ class Scans(Generic[Part]):
 
     def _price(self, chunks: Sequence[_Chunk]) -> int:
         """The characters that are still to be read."""
-        return sum(max(len(chunk.text), _LEAST_CHARS) for chunk in chunks if chunk.key not in self._memo)
+        return sum(max(len(chunk.text), _MIN_CHARS) for chunk in chunks if chunk.key not in self._memo)
 
     async def _chunk(self, chunk: _Chunk, line: PassLine) -> Scores:
         key = chunk.key
@@ -118,7 +118,7 @@ class Scans(Generic[Part]):
             found += await _all(self._part(part, line) for part in parts[start : start + self._passes.threads])
         scores = highest(found)
         self._memo[chunk.key] = scores
-        if len(self._memo) > _MOST_REMEMBERED:
+        if len(self._memo) > _MAX_REMEMBERED:
             self._memo.popitem(last=False)
         return scores
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from router.core.outcome import Outcome, Usage
 
-_MOST_WAITING = 10_000  # lines; at 500 bytes a line about 5 MB
+_MAX_WAITING = 10_000  # lines; at 500 bytes a line about 5 MB
 _CLOSE_S = 1.0
 _STDERR = 2
 _LONGEST_TEXT = 128  # of a field: a request id may come from the client, whatever it holds
@@ -55,7 +55,7 @@ class _Writer:
 
     def put(self, entry: _Entry) -> None:
         """Hand over a line, or drop it when too many wait."""
-        if self._waiting.qsize() < _MOST_WAITING:
+        if self._waiting.qsize() < _MAX_WAITING:
             self._waiting.put(entry)
         else:
             self.dropped_count += 1

@@ -53,7 +53,7 @@ class Calibration:
         return ((means + common + SHARE_OF_ITS_OWN * (above - common)) / self.outcomes).sigmoid()
 
 
-_LEAST_COSINE = 0.97  # int8 against float on real texts; measured .99, and a broken export is far below
+_MIN_COSINE = 0.97  # int8 against float on real texts; measured .99, and a broken export is far below
 
 
 OUTPUTS = ("vector", "layers", "intent", "outcomes", "attack", "personal")
@@ -157,7 +157,7 @@ def verify(path: Path, vectors: Tensor, texts: Sequence[str], reader: WindowToke
         ValueError: a vector is further off than any sound export was measured to be.
     """
     cosines = (run(path, texts, reader)["vector"] * vectors.numpy()).sum(1)
-    if cosines.min() < _LEAST_COSINE - 0.07 or cosines.mean() < _LEAST_COSINE:
+    if cosines.min() < _MIN_COSINE - 0.07 or cosines.mean() < _MIN_COSINE:
         raise ValueError(f"the int8 export is not the model: cosine {cosines.mean():.3f}, least {cosines.min():.3f}")
     return float(cosines.mean())
 

@@ -34,8 +34,8 @@ from router.training.train import Recipe, fit, predict
 
 NAME, VERSION = "minilm-signals", "2"
 TRAINING_TOKENS, SERVING_TOKENS = 96, 128
-_MOST_EVERYDAY_IN_SCIENCE = 0.01
-_MOST_FALSE_ALARMS = 0.01
+_MAX_EVERYDAY_IN_SCIENCE = 0.01
+_MAX_FALSE_ALARMS = 0.01
 _VERIFIED_TEXTS = 300
 
 
@@ -113,9 +113,9 @@ def calibrate(model: Model, examples: Sequence[Example], reader: WindowTokenizer
     )
     everyday = predict(model, [e.text for e in examples if e.source in ("clinc150", "banking77")], reader)
     talk = (everyday.intent / calibration.intent).softmax(-1).numpy()
-    science = _least(0.40, lambda bar: _in_science(talk, bar).mean() <= _MOST_EVERYDAY_IN_SCIENCE)
+    science = _least(0.40, lambda bar: _in_science(talk, bar).mean() <= _MAX_EVERYDAY_IN_SCIENCE)
     harmless = torch.cat([everyday.attack, found.attack]).softmax(-1)[:, 1:].amax(-1).numpy()
-    alarm = _least(0.50, lambda bar: (harmless >= bar).mean() <= _MOST_FALSE_ALARMS)
+    alarm = _least(0.50, lambda bar: (harmless >= bar).mean() <= _MAX_FALSE_ALARMS)
     return calibration, {"intent": science, "jailbreak": alarm, "pii": 0.5}
 
 

@@ -29,7 +29,7 @@ from router.training.verifier import Batches, Recipe, fit, mined, scores
 QUORA = frozenset({"gptcache_qqp", "synth_guard"})
 """The data sets that hold Quora's texts."""
 NAME, VERSION = "minilm-verifier", "1"
-_MOST_LOST = 0.02  # of the area under the curve, to int8; measured .002, and a broken export loses far more
+_MAX_LOST = 0.02  # of the area under the curve, to int8; measured .002, and a broken export loses far more
 
 
 def make(data: Path, out: Path, threads: int, without: frozenset[str], say: Callable[[str], None]) -> None:
@@ -115,7 +115,7 @@ def measure(folder: Path, model: Verifier, sets: dict[str, list[Pair]], batches:
         in_int8 = np.array([served.run(pair.asked, pair.stored) for pair in pairs])
         in_float = np.array(scores(model, pairs, batches))
         area, lost = roc_area(truth, in_int8), roc_area(truth, in_float) - roc_area(truth, in_int8)
-        if lost > _MOST_LOST:
+        if lost > _MAX_LOST:
             raise ValueError(f"the int8 export is not the model: on {name} it loses {lost:.3f} of the ROC area")
         figures[name] = {"pairs": float(len(pairs)), "roc_area": area, "lost_to_int8": lost} | _recalls(truth, in_int8)
     return figures
