@@ -20,6 +20,7 @@ from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from router.signals.jailbreak import HEAD as ATTACK
 from router.signals.jailbreak import JailbreakSignal, threshold_of
+from router.signals.pii.signal import HEAD as PERSONAL
 from router.signals.pii.signal import PiiSignal
 from router.signals.quality import HEAD as QUALITY
 
@@ -31,7 +32,7 @@ _FEW = 0.02  # false alarms at which the recall is told
 
 def evaluate_routing(path: Path, bundle: Bundle) -> Iterator[str]:
     """How well the chances of a right answer are told. Lines: `text` and `outcomes`, 1 or 0 by model, null where not known."""
-    names = bundle.heads.get(QUALITY, ())
+    names = _labels(bundle, QUALITY)
     cases, warnings = _cases(path, bundle, _outcomes, 'a JSON object with "text" and "outcomes", such as {"llama-8b": 1}')
     yield from warnings
     encoder = Encoder(bundle, InferencePool(1, 1))
@@ -71,7 +72,7 @@ def _curve(names: tuple[str, ...], outcomes: NDArray[np.float64], right: NDArray
 
 def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> Iterator[str]:
     """How many attacks are found, and how many harmless texts are taken for one. Lines: `text` and `attack`."""
-    attacks = bundle.heads.get(ATTACK, ())
+    attacks = _labels(bundle, ATTACK)
     cases, warnings = _cases(path, bundle, _attack, f'a JSON object with "text" and "attack", one of {", ".join(attacks)},')
     yield from warnings
     if unknown := sorted({label for _, label in cases} - set(attacks)):
@@ -103,6 +104,7 @@ def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
     """How well personal data is found. Lines: `text` and `spans`, a list of [start, end, kind]."""
     cases, warnings = _cases(path, bundle, _spans, 'a JSON object with "text" and "spans", a list of [start, end, kind]')
     yield from warnings
+    _labels(bundle, PERSONAL)
     signal = PiiSignal(Encoder(bundle, InferencePool(1, 1), max_windows=64), bundle)
     pairs: list[tuple[set[Place], set[Place]]] = []
     for text, truth in cases:
@@ -119,9 +121,16 @@ def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
         yield f"{kind or 'all kinds':20} F1 {figures.f1:.4f}   precision {figures.precision}   recall {figures.recall}"
 
 
+def _labels(bundle: Bundle, head: str) -> tuple[str, ...]:
+    """Of a head. Raises `ConfigError` for a model that has none."""
+    if labels := bundle.heads.get(head):
+        return labels
+    raise ConfigError([Problem(str(bundle.folder), 0, "", f"has no head '{head}', so there is nothing to measure")])
+
+
 def _cases(
-    path: Path, bundle: Bundle, read: Callable[[JsonLine], tuple[str, Truth]], wanted: str
-) -> tuple[list[tuple[str, Truth]], list[str]]:
+    path: Path, bundle: Bundle, read: Callable[[JsonLine], Case[Truth]], wanted: str
+) -> tuple[list[Case[Truth]], list[str]]:
     return without_trained_on(path, bundle, read_cases(path, read, wanted), lambda case: case[0])
 
 

@@ -27,7 +27,7 @@ class Bundle:
     name: str
     version: str
     heads: Mapping[str, tuple[str, ...]]
-    """By head its labels, in the order of the model's outputs; of the heads that the model has."""
+    """The labels of each head that the model has, in the order of its outputs."""
     thresholds: Mapping[str, float]
     """By signal: probability, 0 to 1, from which it counts unless the operator says otherwise."""
     max_tokens: int

@@ -29,13 +29,13 @@ _PLACES = re.compile(r"^[BILUES]-")
 
 @dataclass(frozen=True, slots=True)
 class BundleManifest:
-    """What the manifest.json of an encoder or a verifier says. Whether the files fit it, `Bundle` looks."""
+    """What the manifest.json of an encoder or a verifier says. `Bundle` checks the files against it."""
 
     format: object
     name: str
     version: str
     heads: Mapping[str, tuple[str, ...]]
-    """By head its labels, in the order of the model's outputs; of the heads that the model has. None without `labels`."""
+    """The labels of each head that the model has, in the order of its outputs; empty where `labels` is missing."""
     thresholds: Mapping[str, float]
     """By signal: probability, 0 to 1, from which it counts unless the operator says otherwise."""
     max_tokens: int

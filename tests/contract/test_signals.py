@@ -242,6 +242,7 @@ def edit_manifest(folder: Path, **changes: object) -> None:
         (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json", "format None"),
         (lambda folder: edit_manifest(folder, format=99), "manifest.json", "format 99"),
         (lambda folder: edit_manifest(folder, files={}), "manifest.json", "does not name"),
+        (lambda folder: edit_manifest(folder, thresholds={"pii": "high"}), "manifest.json", "damaged"),
         (lambda folder: edit_manifest(folder, labels=[]), "manifest.json", "does not name"),
     ],
 )
