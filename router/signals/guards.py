@@ -15,11 +15,11 @@ from router.errors import BackendError
 from router.inference.bundle import Bundle
 from router.inference.encoder import Encoder, Encoding, Window
 from router.inference.pool import InferencePool
-from router.inference.tokens import NARROW, SPECIAL_TOKENS
+from router.inference.tokens import SPECIAL_TOKENS
 from router.signals.cuts import CutSearch
 from router.signals.evidence import weighed, with_words
 from router.signals.jailbreak import HEAD as ATTACK
-from router.signals.jailbreak import threshold_of
+from router.signals.jailbreak import NARROW, threshold_of
 from router.signals.own.huggingface import HuggingFaceSignal
 from router.signals.pii.signal import HEAD as PERSONAL
 from router.signals.pii.signal import highest_by_kind, spans_in

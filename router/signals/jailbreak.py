@@ -12,10 +12,16 @@ from router.errors import BackendError
 from router.inference.bundle import Bundle
 from router.inference.encoder import Encoder
 from router.inference.pool import Steps, to_end
-from router.inference.tokens import NARROW, NARROW_A_WIDE, SPECIAL_TOKENS
+from router.inference.tokens import SPECIAL_TOKENS
 
 HEAD = "attack"
 """The encoder's head that tells attacks; its first label is the harmless one."""
+NARROW, NARROW_A_WIDE = 48, 3
+"""Tokens of the windows in which attacks are looked for, which overlap by a third, and how many of them are read for a wide one.
+
+Wide windows drown what is hidden in them: of attacks amid exam questions, 39% were found in windows of 126 tokens and 80% in
+these, with none and 0.3% of exam questions in a row taken for one. A whole text costs the same, for short passes cost less.
+"""
 
 
 @dataclass(frozen=True, slots=True)
