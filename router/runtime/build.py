@@ -56,10 +56,10 @@ def snapshot_of(config: Config) -> Snapshot:
     return Snapshot(
         config.policy,
         config.models,
-        config.auto_models,
+        config.virtual_models,
         config.families,
         config.server.max_body_bytes,
-        records_usage=config.telemetry.usage,
+        records_usage=config.telemetry.track_token_usage,
         started_s=int(time.time()),
         bounds=config.server.bounds,
         max_guard_chars=config.signals.guards.max_chars,
@@ -75,7 +75,7 @@ def _telemetry(config: Config, metrics: Metrics | None, is_serving: bool) -> Tel
     if config.telemetry.tracing.enabled and is_serving:
         instruments.append(_tracing(config.telemetry.tracing))
     if is_serving:
-        logs = Logs(config.telemetry.log_level, config.telemetry.log_outcomes)
+        logs = Logs(config.telemetry.log_level, config.telemetry.access_log)
         instruments.append(logs)
         if metrics:
             metrics.show_dropped_lines(lambda: logs.dropped_count)

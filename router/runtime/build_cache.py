@@ -85,7 +85,7 @@ def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) 
     if table["encoder_sha256"] == encoder and (verifier is None or table["verifier_sha256"] == verifier):
         return
     message = (
-        "was made with other models than signals.intent.bundle and semantic_cache.verifier.bundle name; make one for them with "
+        "was made with other models than signals.encoder.model_path and semantic_cache.verifier.bundle name; make one for them with "
         "`semantic-router calibrate cache`, or set semantic_cache.verifier.enabled to false and leave max_false_hit_rate out"
     )
     raise ConfigError([Problem("config", 0, "semantic_cache.calibration", message)])

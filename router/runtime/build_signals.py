@@ -63,7 +63,7 @@ def build_passes(config: Config) -> InferencePool:
     from router.inference.pool import InferencePool
 
     threads, waiting = pass_threads(config), config.signals.guards
-    return InferencePool(threads, config.signals.intent.max_waiting, threads * waiting.max_waiting * waiting.max_chars)
+    return InferencePool(threads, config.signals.encoder.max_queue, threads * waiting.max_waiting * waiting.max_chars)
 
 
 def build_models(config: Config, passes: InferencePool) -> Models:
@@ -75,8 +75,8 @@ def build_models(config: Config, passes: InferencePool) -> Models:
     from router.inference.bundle import Bundle
     from router.inference.encoder import Encoder
 
-    bundle = Bundle.load(config.signals.intent.bundle)
-    return Models(passes, bundle, Encoder(bundle, passes, config.signals.intent.max_windows))
+    bundle = Bundle.load(config.signals.encoder.model_path)
+    return Models(passes, bundle, Encoder(bundle, passes, config.signals.encoder.max_chunks))
 
 
 def needs_encoder(config: Config) -> bool:

@@ -13,7 +13,7 @@ HEAD = "outcomes"
 class QualitySignal:
     """The signal `outcomes`: reads the last user message, of long ones the start and the end."""
 
-    name = "outcomes"
+    name = "quality"
 
     def __init__(self, encoder: Encoder, bundle: Bundle) -> None:
         self._encoder = encoder
