@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from router.core.types import Endpoint
 from router.errors import RequestError
@@ -30,7 +29,7 @@ class Asked:
     """By lower-case name; repeated ones joined by `, `, as Envoy gives them to the router."""
     endpoint: Endpoint = Endpoint.CHAT
 
-    def as_document(self) -> dict[str, Any]:
+    def as_document(self) -> dict[str, object]:
         """What `read_asked` reads. The body stands there as text: every byte of it arrives."""
         body = self.body.decode("utf-8", "surrogateescape")
         return {"body": body, "headers": dict(self.headers), "endpoint": self.endpoint.name.lower()}
@@ -143,7 +142,7 @@ def _bytes(param: str, text: str) -> bytes:
         ) from None
 
 
-def _text(document: Mapping[str, Any], name: str, default: str | None = None) -> str:
+def _text(document: Mapping[str, object], name: str, default: str | None = None) -> str:
     value = document.get(name, default)
     if not isinstance(value, str):
         raise RequestError(400, f"'{name}' must be a string", param=name, code="invalid_type")

@@ -9,7 +9,6 @@ import asyncio
 import difflib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
 
 from router.admin.asked import Asked
 from router.core.choice import QUALITY, Choice
@@ -35,8 +34,8 @@ from router.core.policy import Default, Rule
 from router.core.snapshot import Snapshot
 from router.core.types import ChatRequest, Classification, Decision, Reading, Readings, Scores
 
-Sensor = Callable[[ReadSignals], Awaitable[Readings]]
-Peek = Callable[[CacheQuery, CachePolicy], Awaitable[tuple[Found, Mapping[str, Any]]]]
+SignalReader = Callable[[ReadSignals], Awaitable[Readings]]
+Peek = Callable[[CacheQuery, CachePolicy], Awaitable[tuple[Found, Mapping[str, object]]]]
 """What the cache would answer, and what it weighed. Changes nothing there."""
 _TOP_LABELS = 3
 _MAX_DIFF_BYTES, _MAX_DIFF_LINES = 1024 * 1024, 10_000
@@ -45,7 +44,7 @@ _UNKNOWN = Miss("unknown")
 """In the place of what only a running router's cache can tell."""
 
 
-async def explain(snapshot: Snapshot, sense: Sensor, asked: Asked, peek: Peek | None = None) -> dict[str, Any]:
+async def explain(snapshot: Snapshot, read_signals: SignalReader, asked: Asked, peek: Peek | None = None) -> dict[str, object]:
     """What would become of a request, as a document that JSON can hold.
 
     Keys: `request`, `signals`, `unread`, `rules` (each with its verdict and its condition's tree), `decision`, `choice` where a
@@ -63,23 +62,20 @@ async def explain(snapshot: Snapshot, sense: Sensor, asked: Asked, peek: Peek | 
             await asyncio.sleep(0)  # beside traffic, which has its turn
             action = exchange.receive(Resumed())
         elif isinstance(action, ReadSignals):
-            action = exchange.receive(SignalsRead(await sense(action)))
+            action = exchange.receive(SignalsRead(await read_signals(action)))
         else:
             found, weighed = await peek(action.question, action.cache_policy) if peek else (_UNKNOWN, None)
             lookup, action = action, exchange.receive(LookedUp(found, now_s=0, reply_id="explained"))
     is_cache_known = peek is not None or lookup is None
-    document = _weighing(exchange, lookup, weighed) | _result(action, asked.body, is_cache_known=is_cache_known)
-    if "reply" in document and not is_cache_known:  # of `only-if-cached`
-        document["reply"]["unless"] = "an answer is stored"
-    return document
+    return _weighing(exchange, lookup, weighed) | _result(action, asked.body, is_cache_known=is_cache_known)
 
 
-def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, Any] | None) -> dict[str, Any]:
+def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, object] | None) -> dict[str, object]:
     """Everything before the answer; of a request that could not even be read, nothing."""
     snapshot, request, decision, readings = exchange.snapshot, exchange.request, exchange.decision, exchange.readings
     if request is None:
         return {}
-    document: dict[str, Any] = {"request": _facts(request)}
+    document: dict[str, object] = {"request": _facts(request)}
     if decision is None:  # refused before a rule was asked
         return document
     secrets = SECRET_HEADERS | ({snapshot.cache.scope.header} if snapshot.cache else set())
@@ -95,11 +91,13 @@ def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, A
     return document
 
 
-def _result(action: Action, body: bytes, *, is_cache_known: bool) -> dict[str, Any]:
+def _result(action: Action, body: bytes, *, is_cache_known: bool) -> dict[str, object]:
     if isinstance(action, Reply):
-        reply: dict[str, Any] = {"status": action.http_status, "headers": dict(action.headers)}
+        reply: dict[str, object] = {"status": action.http_status, "headers": dict(action.headers)}
         if action.headers.get(PATH_HEADER) != "cache":  # an answer stands in `cache get`
             reply["body"] = json.loads(action.body)
+        if not is_cache_known:  # of `only-if-cached`
+            reply["unless"] = "an answer is stored"
         return {"reply": reply}
     if not isinstance(action, Route):
         raise TypeError(f"a request body cannot be answered by {type(action).__name__}")
@@ -181,9 +179,9 @@ def _unread(snapshot: Snapshot, request: ChatRequest, decision: Decision, readin
 
 def _rules(
     snapshot: Snapshot, request: ChatRequest, decision: Decision, readings: Readings, secrets: Iterable[str]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Every rule in the order in which it is asked. After one has won, the others are judged but were not asked."""
-    traced: list[dict[str, Any]] = []
+    traced: list[dict[str, object]] = []
     wanted, is_won = _asked_of(snapshot, request), False
     for rule in snapshot.policy.rules:
         truth = rule.when.judge(request, readings).value
@@ -201,8 +199,8 @@ def _blocks(rule: Rule) -> dict[str, str]:
     return {"blocks": "also when it cannot be read" if rule.block.fails_closed else "only what was read"}
 
 
-def _tree(condition: Condition, request: ChatRequest, readings: Readings, secrets: frozenset[str]) -> dict[str, Any]:
-    node: dict[str, Any] = {"condition": str(condition), "truth": condition.judge(request, readings).value}
+def _tree(condition: Condition, request: ChatRequest, readings: Readings, secrets: frozenset[str]) -> dict[str, object]:
+    node: dict[str, object] = {"condition": str(condition), "truth": condition.judge(request, readings).value}
     if read := _read(condition, request, readings, secrets):
         node["read"] = read
     if parts := parts_of(condition):
@@ -243,10 +241,10 @@ def _shown(value: str) -> str:
 # -- choice ------------------------------------------------------------------------------------------------------------
 
 
-def _choice(chosen: Rule | Default, choice: Choice, decision: Decision, readings: Readings) -> dict[str, Any]:
+def _choice(chosen: Rule | Default, choice: Choice, decision: Decision, readings: Readings) -> dict[str, object]:
     """The operator's models with what each is expected to be worth, the best first."""
     scores = readings.get(QUALITY)
-    document: dict[str, Any] = {"cost_weight": choice.cost_weight}
+    document: dict[str, object] = {"cost_weight": choice.cost_weight}
     if not isinstance(scores, Scores):
         why = f"{chosen.model.name}: it serves while the chances cannot be told ({_read_label(scores, frozenset())})"
         models = [{"model": model.name, "quality_profile": model.quality_profile, "price": model.cost} for model in choice.models]
@@ -270,14 +268,14 @@ def _choice(chosen: Rule | Default, choice: Choice, decision: Decision, readings
 # -- cache -------------------------------------------------------------------------------------------------------------
 
 
-def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, Any] | None) -> dict[str, Any]:
+def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, object] | None) -> dict[str, object]:
     """Whether the request may be answered from the cache, by what it is looked up, and what came of it."""
     plan, decision = exchange.snapshot.cache, exchange.decision
     if plan is None:
         return {"status": "off"}
     if decision is not None and decision.block:
         return {"status": "skipped", "reason": "blocked"}
-    document: dict[str, Any] = {"status": exchange.cache.status, "reason": exchange.cache.reason}
+    document: dict[str, object] = {"status": exchange.cache.status, "reason": exchange.cache.reason}
     scope = plan.scope
     document["shared_by"] = f"equal values of {scope.header}" if scope.header else "all"
     if lookup is None:

@@ -12,7 +12,6 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -26,7 +25,7 @@ _BODY_BYTES = 16 * 1024 * 1024
 _SHUTDOWN_S = 1.0
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
-Document = Mapping[str, Any]
+Document = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from router.cli.adminport import AdminPort, Document
 from router.core.headers import AUTHORIZATION, CACHE_ENTRY_HEADER, CACHE_STATUS_HEADER
 from router.errors import ConfigError, Problem
 
@@ -24,7 +25,8 @@ _STORE_WAIT_S, _STORE_POLL_S = 2.0, 0.05
 _MAX_NAMED = 20
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
-Ask = Callable[[str, Mapping[str, Any]], dict[str, Any]]
+Ask = Callable[[str, Mapping[str, object]], Document]
+"""An operation's name and what it is told; gives its answer."""
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -77,46 +79,17 @@ def _add_scope_value(command: argparse.ArgumentParser, help_text: str) -> None:
     )
 
 
-def asker(address: str) -> Ask:
-    """A way to ask the admin port at `address`, host:port.
-
-    What it raises is a ConfigError: nobody answers there, or the router refuses.
-    """
-
-    def ask(operation: str, document: Mapping[str, Any]) -> dict[str, Any]:
-        return _post(
-            f"http://{address}/cache/{operation}", json.dumps(document).encode(), {}, f"the router's admin port at {address}"
-        )
-
-    return ask
+def asker(port: AdminPort) -> Ask:
+    """A way to ask the router's cache. Raises as `AdminPort.post` does."""
+    return lambda operation, document: port.post(f"/cache/{operation}", document)
 
 
-def _post(url: str, body: bytes, headers: Mapping[str, str], whom: str) -> dict[str, Any]:
-    request = urllib.request.Request(url, body, {"content-type": "application/json", **headers})  # noqa: S310 - the operator's own
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310 - the same
-            document: dict[str, Any] = json.load(response)
-            return document
-    except urllib.error.HTTPError as error:
-        raise ConfigError([Problem("cache", 0, "", _reason(error))]) from None
-    except (OSError, ValueError) as error:
-        message = f"{whom} does not answer ({getattr(error, 'reason', error)}); is it running?"
-        raise ConfigError([Problem("cache", 0, "", message)]) from None
-
-
-def _reason(error: urllib.error.HTTPError) -> str:
-    try:
-        return str(json.load(error)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {error.code}"
-
-
-def _print(document: Mapping[str, Any]) -> int:
+def _print(document: Document) -> int:
     print(_dumps(document, indent=2))
     return 0
 
 
-def _dumps(document: Mapping[str, Any], indent: int | None = None) -> str:
+def _dumps(document: Document, indent: int | None = None) -> str:
     """JSON for people to read. Half a surrogate pair is no UTF-8 and stays escaped."""
     text = json.dumps(document, indent=indent, ensure_ascii=False)
     return _HALF_PAIR.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -154,7 +127,7 @@ def _invalidate(options: argparse.Namespace, ask: Ask) -> int:
     return _told(answer) or (0 if count else 1)
 
 
-def _told(answer: Mapping[str, Any]) -> int:
+def _told(answer: Document) -> int:
     """0, or 1 and a word on what the store has not heard yet."""
     if answer.get("store") != "waiting":
         return 0
@@ -194,7 +167,7 @@ def _reject(options: argparse.Namespace, ask: Ask) -> int:
     return _told(answer)
 
 
-def _pages(ask: Ask) -> Iterator[dict[str, Any]]:
+def _pages(ask: Ask) -> Iterator[Document]:
     after: str | None = ""
     while after is not None:
         page = ask("export", {"after": after, "limit": _PAGE})
@@ -221,7 +194,7 @@ def _write(file: IO[str], ask: Ask) -> int:
     return count
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _lines(path: Path) -> Iterator[tuple[int, Document]]:
     """The objects of a file with their line numbers."""
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:  # no other end of a line: JSON may hold those as they are
@@ -232,7 +205,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {error}")]) from None
 
 
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+def _object(path: Path, number: int, line: str) -> Document:
     try:
         document = json.loads(line)
     except (ValueError, RecursionError):
@@ -243,7 +216,7 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _import(options: argparse.Namespace, ask: Ask) -> int:
-    batch: list[tuple[int, dict[str, Any]]] = []
+    batch: list[tuple[int, Document]] = []
     counts: Counter[str] = Counter()
     versions = ""
 
@@ -334,9 +307,9 @@ def _stored(ask: Ask) -> int:
     return sum(int(worker["stored"]) for worker in _workers(ask("stats", {})))
 
 
-def _workers(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _workers(stats: Document) -> list[Document]:
     """The figures of each worker; a single process has no workers."""
-    workers: list[dict[str, Any]] = stats.get("workers") or [dict(stats)]
+    workers: list[Document] = stats.get("workers") or [dict(stats)]
     return workers
 
 

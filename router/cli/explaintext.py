@@ -8,11 +8,13 @@ from typing import Any
 
 from router.core.headers import CACHE_ENTRY_HEADER
 
+Node = Mapping[str, Any]
+"""A part of the document, as `admin/explain` made it, perhaps in another process."""
 _TOP_SCORES = 3
 _MARKS = {"won": "=>", "not asked": "  "}
 
 
-def render(document: Mapping[str, Any]) -> Iterator[str]:
+def render(document: Node) -> Iterator[str]:
     """Lines for a terminal."""
     if "request" in document:
         yield "request    " + ", ".join(f"{name} {value}" for name, value in document["request"].items())
@@ -34,7 +36,7 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"  {line}" for line in document["body_diff"])
 
 
-def _signal_lines(document: Mapping[str, Any]) -> Iterator[str]:
+def _signal_lines(document: Node) -> Iterator[str]:
     for name, reading in document.get("signals", {}).items():
         held = ", ".join(f"{threshold:.2f}" for threshold in reading.get("thresholds", ()))
         line = "see choice" if name == "quality" and "choice" in document and "scores" in reading else _reading_line(reading)
@@ -43,7 +45,7 @@ def _signal_lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"not read   {name}: {why}"
 
 
-def _reading_line(reading: Mapping[str, Any]) -> str:
+def _reading_line(reading: Node) -> str:
     if "missing" in reading:
         return f"missing ({reading['missing']})"
     if "scores" in reading:
@@ -53,21 +55,21 @@ def _reading_line(reading: Mapping[str, Any]) -> str:
     return f"{reading['label']} {reading['confidence']:.2f}  ({top})"
 
 
-def _tree_lines(node: Mapping[str, Any], depth: int) -> Iterator[str]:
+def _tree_lines(node: Node, depth: int) -> Iterator[str]:
     read = f" ({node['read']})" if "read" in node else ""
     yield f"{'':11}{'  ' * depth}{node['condition']}: {node['truth']}{read}"
     for part in node.get("parts", ()):
         yield from _tree_lines(part, depth + 1)
 
 
-def _decision_line(decision: Mapping[str, Any]) -> str:
+def _decision_line(decision: Node) -> str:
     if decision.get("blocks"):
         missing = f": {decision['missing']}" if "missing" in decision else ""
         return f"decision   {decision['name']} ({decision['reason']}{missing}) blocks the request; no model is asked"
     return f"decision   {decision['name']} ({decision['reason']}), reasoning {decision['reasoning']}"
 
 
-def _choice_lines(choice: Mapping[str, Any] | None) -> Iterator[str]:
+def _choice_lines(choice: Node | None) -> Iterator[str]:
     if choice is None:
         return
     yield f"choice     {choice['why']} (cost_weight {choice['cost_weight']})"
@@ -78,7 +80,7 @@ def _choice_lines(choice: Mapping[str, Any] | None) -> Iterator[str]:
         yield f"{'':13}{one['model']}: {chance}price {one['price']:g}{worth}{like}"
 
 
-def _cache_lines(cache: Mapping[str, Any] | None) -> Iterator[str]:
+def _cache_lines(cache: Node | None) -> Iterator[str]:
     if cache is None or cache["status"] == "off":
         return
     if cache["status"] == "skipped":
@@ -102,13 +104,13 @@ def _cache_lines(cache: Mapping[str, Any] | None) -> Iterator[str]:
         yield f"{'':13}{_candidate_line(one)}"
 
 
-def _candidate_line(one: Mapping[str, Any]) -> str:
+def _candidate_line(one: Node) -> str:
     objections = f", object: {', '.join(one['objections'])}" if one["objections"] else ""
     verified = f", verifier {one['probability']:.4f}" if one["probability"] is not None else ""
     return f"{one['id']} ({one['tier']}) similarity {one['similarity']:.4f}{objections}{verified}: {one['verdict']}"
 
 
-def _reply_lines(reply: Mapping[str, Any]) -> Iterator[str]:
+def _reply_lines(reply: Node) -> Iterator[str]:
     yield f"the router answers itself: {reply['status']}" + (f", unless {reply['unless']}" if "unless" in reply else "")
     for name, value in reply["headers"].items():
         yield f"  {name}: {value}"

@@ -5,19 +5,30 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from router.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from router.inference.bundle import Bundle
 
+    Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 _PAIRS = 'JSON lines of {"a": asked, "b": stored, "y": 1 if one answer fits both}; may be .gz'
 
 
-def add_commands(commands: Any) -> None:
+def add_commands(commands: Subcommands) -> None:
     """Add the commands to the parser's subcommands."""
-    kinds = commands.add_parser("eval", help="measure a part on labelled data").add_subparsers(required=True, metavar="PART")
+    _add_eval(_parts(commands, "eval", "measure a part on labelled data"))
+    _add_train(_parts(commands, "train", "fit a part to labelled data"))
+    _add_calibrate(_parts(commands, "calibrate", "choose a bar by your own data"))
+
+
+def _parts(commands: Subcommands, name: str, said: str) -> Subcommands:
+    return commands.add_parser(name, help=said).add_subparsers(required=True, metavar="PART")
+
+
+def _add_eval(kinds: Subcommands) -> None:
     command = kinds.add_parser("intent", help="accuracy, macro-F1, calibration error and confusion of the intent")
     command.add_argument("file", type=Path, help='JSON lines of {"text": ..., "label": ...}')
     command.add_argument("--bundle", type=Path, help="another model than the shipped one, or a head of your own")
@@ -54,7 +65,8 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--calibration", type=Path, help="another table than the shipped one")
     command.set_defaults(run=evaluate_cache)
 
-    kinds = commands.add_parser("train", help="fit a part to labelled data").add_subparsers(required=True, metavar="PART")
+
+def _add_train(kinds: Subcommands) -> None:
     command = kinds.add_parser("intent", help="your own labels, told from the shipped encoder's vectors")
     command.add_argument("--data", type=Path, required=True, help='JSON lines of {"text": ..., "label": ...}')
     command.add_argument("--out", type=Path, required=True, help="folder to write; signals.custom names it then")
@@ -68,7 +80,8 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--bundle", type=Path, help="another encoder than the shipped one")
     command.set_defaults(run=train_intent)
 
-    kinds = commands.add_parser("calibrate", help="choose a bar by your own data").add_subparsers(required=True, metavar="PART")
+
+def _add_calibrate(kinds: Subcommands) -> None:
     command = kinds.add_parser("intent", help="the confidence from which an intent counts as known, by your traffic")
     command.add_argument("--from", dest="file", type=Path, required=True, help='JSON lines of {"text": ..., "label": if known}')
     command.add_argument("--bundle", type=Path, help="another model than the shipped one, or a head of your own")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from router.config.keys import Flag, Integer, Named, Number, Text, Texts, key, named, read, subsection
 from router.config.patterns import LinearPattern, PatternError, compile_pattern, keyword_patterns
 from router.config.reader import Item, Section
 from router.core.conditions import TextMatches
 from router.errors import ConfigError
-from router.files import read_text
-from router.inference.manifest import HeadManifest, facts_of
+from router.inference.manifest import BundleManifest, HeadManifest, facts_of
 
 SHIPPED_BUNDLE = Path(__file__).parents[1] / "models" / "intent"
 BUILT_IN_SIGNALS = ("intent", "jailbreak", "pii", "quality")
@@ -147,12 +144,10 @@ class ModelCapabilities:
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> ModelCapabilities:
+    def of(cls, manifest: BundleManifest) -> ModelCapabilities:
         """From a bundle's manifest.json."""
-        labels, attacks, kinds, models = (
-            tuple(map(str, manifest.get(key) or ())) for key in ("labels", "attacks", "personal", "models")
-        )
-        return cls(labels, attacks, kinds, models, manifest.get("thresholds") or {})
+        labels, attacks, kinds, models = (manifest.heads.get(head, ()) for head in ("intent", "attack", "personal", "outcomes"))
+        return cls(labels, attacks, kinds, models, manifest.thresholds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,23 +168,21 @@ def read_signals(section: Section) -> tuple[SignalsConfig, ModelCapabilities]:
     folder = Path(section.notes.file).parent
     encoder = read(encoder_section, EncoderConfig)
     encoder = replace(encoder, model_path=folder / encoder.model_path)
-    manifest = _manifest(encoder_section, encoder.model_path) if encoder.enabled else {}
-    known = manifest.get("thresholds", {}).get("intent", _USUAL_THRESHOLD)
-    usual = IntentConfig(float(known) if isinstance(known, int | float) else _USUAL_THRESHOLD)
+    capabilities = _capabilities(encoder_section, encoder.model_path) if encoder.enabled else ModelCapabilities()
+    usual = IntentConfig(capabilities.thresholds.get("intent", _USUAL_THRESHOLD))
     config = read(section, SignalsConfig, SignalsConfig(intent=usual, custom={}, keywords={}))
     custom, keywords = _read_custom(section.section("custom")), _read_keywords(section.section("keywords"))
-    return replace(config, encoder=encoder, custom=custom, keywords=keywords), ModelCapabilities.of(manifest)
+    return replace(config, encoder=encoder, custom=custom, keywords=keywords), capabilities
 
 
-def _manifest(section: Section, folder: Path) -> dict[str, Any]:
+def _capabilities(section: Section, folder: Path) -> ModelCapabilities:
     try:
-        manifest = json.loads(read_text(folder / "manifest.json"))
-    except (OSError, ValueError):
-        manifest = None
-    if isinstance(manifest, dict) and manifest.get("labels"):
-        return manifest
-    section.problem("model_path", f"there is no model in {folder}: manifest.json is missing or damaged; see `make train`")
-    return {}
+        found = ModelCapabilities.of(BundleManifest.of(folder))
+    except ConfigError:
+        found = ModelCapabilities()
+    if not found.labels:
+        section.problem("model_path", f"there is no model in {folder}: manifest.json is missing or damaged; see `make train`")
+    return found
 
 
 def _read_custom(section: Section) -> dict[str, CustomSignal]:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
@@ -125,7 +124,7 @@ async def run(plan: StackPlan, on_ready: Callable[[], None]) -> int:
 async def _watch(
     processes: dict[str, asyncio.subprocess.Process], plan: StackPlan, on_ready: Callable[[], None], stopped: asyncio.Event
 ) -> int:
-    ended: dict[asyncio.Task[Any], str] = {asyncio.create_task(process.wait()): name for name, process in processes.items()}
+    ended: dict[asyncio.Task[object], str] = {asyncio.create_task(process.wait()): name for name, process in processes.items()}
     stop, ready = asyncio.create_task(stopped.wait()), asyncio.create_task(_wait_ready(plan))
     try:
         done, _ = await asyncio.wait({*ended, stop, ready}, return_when=asyncio.FIRST_COMPLETED)

@@ -33,7 +33,7 @@ from router.errors import ConfigError, Problem
 _MARGIN_MS = 200  # for parsing, queueing and gRPC beside the signals; measured p99 of all of it is below 20 ms on two cores
 _DEFAULT_STREAMS = 1024  # Envoy's own limit of open requests to a cluster
 _DEFAULT_RETRIES = 3  # Envoy's own limit of retries under way to a cluster
-_LEAST_IDLE_S = 60  # a large model's first token after a long prompt can take most of a minute
+_MIN_IDLE_S = 60  # a large model's first token after a long prompt can take most of a minute
 _VALIDATE_S = 20
 _CONSTRAINT = re.compile(r"(\w+)ValidationError\.(\w+)(?:\[(\w+)\])?: ")
 """One link of the chain in which Envoy names a field: message, field, position in a list."""
@@ -349,7 +349,7 @@ def _route_works(pair: Pair, host: Place, route: Place, path: str) -> Iterator[P
     if action.at("timeout").seconds != 0:
         yield pair.file.problem(action, f"takes {path} and needs 'timeout: 0s': Envoy's 15 s would cut long answers")
     idle = action.at("idle_timeout") or pair.manager.at("stream_idle_timeout")
-    if idle.seconds and idle.seconds < _LEAST_IDLE_S:
+    if idle.seconds and idle.seconds < _MIN_IDLE_S:
         message = f"cuts answers to {path} whose first token takes longer than {idle.seconds:g} s"
         yield pair.file.problem(idle, message, "warning")
 

@@ -13,13 +13,15 @@ import importlib
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
 from router.envoy.file import EnvoyFile, Place
 from router.errors import Problem
 
+Kind = Any
+"""Of envoy-data-plane, which has no types of its own that fit: a message's class or an enum."""
 _DURATION = re.compile(r"-?\d+(\.\d+)?s")
 _FREE = {"Struct", "Value", "ListValue"}
 """Messages of google.protobuf that hold any JSON."""
@@ -35,11 +37,18 @@ def check_types(file: EnvoyFile) -> Iterator[Problem]:
         yield from _Checker(file).message(file.top, Bootstrap)
 
 
+class _FieldMetadata(Protocol):
+    proto_type: str
+    repeated: bool
+    map_meta: tuple[_FieldMetadata, _FieldMetadata] | None
+    """Of the key and of the value; None for what is no map."""
+
+
 class _Checker:
     def __init__(self, file: EnvoyFile) -> None:
         self._file = file
 
-    def message(self, place: Place, kind: Any) -> Iterator[Problem]:
+    def message(self, place: Place, kind: Kind) -> Iterator[Problem]:
         """A mapping of fields."""
         if kind.__name__ in _FREE:
             return
@@ -78,7 +87,7 @@ class _Checker:
             return
         yield from self.message(place, kind)
 
-    def _field(self, place: Place, field: Any, kind: Any) -> Iterator[Problem]:
+    def _field(self, place: Place, field: _FieldMetadata, kind: Kind) -> Iterator[Problem]:
         if isinstance(place.node, ScalarNode) and place.value is None:
             return  # null is the default
         if field.map_meta:
@@ -93,7 +102,7 @@ class _Checker:
         else:
             yield from self._single(place, field.proto_type, kind)
 
-    def _single(self, place: Place, proto_type: str, kind: Any) -> Iterator[Problem]:
+    def _single(self, place: Place, proto_type: str, kind: Kind) -> Iterator[Problem]:
         if proto_type == "message" and dataclasses.is_dataclass(kind):
             yield from self.message(place, kind)
             return
@@ -104,7 +113,7 @@ class _Checker:
             if not fits(place):
                 yield self._file.problem(place, f"{expected} was expected")
 
-    def _word(self, place: Place, kind: Any) -> Iterator[Problem]:
+    def _word(self, place: Place, kind: Kind) -> Iterator[Problem]:
         renamed: dict[int, str] = kind.betterproto_value_to_renamed_proto_names()
         words = {*kind.__members__, *renamed.values()}
         if isinstance(place.value, int) or place.text in words:
@@ -114,7 +123,7 @@ class _Checker:
         yield self._file.problem(place, f"'{place.text}' is no {kind.__name__}{hint}")
 
 
-def _find(name: str) -> tuple[Any, str]:
+def _find(name: str) -> tuple[Kind, str]:
     """The class of a message by its full name, or None with a name that is close, if there is one in its package."""
     package, _, kind = name.rpartition(".")
     try:
@@ -129,7 +138,7 @@ def _find(name: str) -> tuple[Any, str]:
     return None, f"{package}.{close[0]}" if close else ""
 
 
-def _scalar_name(proto_type: str, kind: Any) -> str:
+def _scalar_name(proto_type: str, kind: Kind) -> str:
     """The kind of scalar; wrappers such as UInt32Value and durations come as messages of a plain Python type."""
     if proto_type == "message":
         return {bool: "bool", int: "int", float: "float", str: "string", datetime.timedelta: "duration"}.get(kind, "")

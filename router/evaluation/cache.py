@@ -23,7 +23,7 @@ from router.inference.pool import InferencePool
 
 SIMILARITIES = (0.70, 0.75, 0.80, 0.85, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
 PROBABILITIES = (0.50, 0.60, 0.70, 0.75, 0.80, 0.85, 0.88, 0.90, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98)
-_MOST_TAGS = 60
+_MAX_TAGS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def evaluate(
     yield from _figures(pairs, similarity, at_least)
     yield from _alone(pairs)
     tags = sorted({pair.tag for pair in pairs})
-    if 1 < len(tags) <= _MOST_TAGS:
+    if 1 < len(tags) <= _MAX_TAGS:
         yield ""
         yield "by tag: pairs, hit rate, false-hit rate"
         for tag in tags:

@@ -15,9 +15,9 @@ from router.evaluation.cache import Judged, judge
 from router.evaluation.measures import clopper_pearson, share
 from router.inference.bundle import MODEL, Bundle, digest, sha256_of
 
-_LEAST_SIMILARITY = 0.5  # the least that `similarity_threshold` may be: a higher one serves less, never more
+_MIN_SIMILARITY = 0.5  # the least that `similarity_threshold` may be: a higher one serves less, never more
 _BUDGETS = (0.005, 0.01, 0.02, 0.05)
-_LEAST_PAIRS = 300  # with fewer, not even no wrong hit at all bounds the rate by 1%
+_MIN_PAIRS = 300  # with fewer, not even no wrong hit at all bounds the rate by 1%
 _POINTS = 120
 
 
@@ -42,8 +42,8 @@ def calibrate(path: Path, out: Path, encoder: Bundle, verifier: Bundle | None, g
     for kind, (second, chosen) in kinds.items():
         pairs = judge(path, encoder, second, chosen)
         different = sum(not pair.is_same for pair in pairs)
-        if different < _LEAST_PAIRS:
-            message = f"holds {different} pairs that need two answers; a bound on wrong hits needs at least {_LEAST_PAIRS}"
+        if different < _MIN_PAIRS:
+            message = f"holds {different} pairs that need two answers; a bound on wrong hits needs at least {_MIN_PAIRS}"
             raise ConfigError([Problem(str(path), 0, "", message)])
         points = table(pairs, by_verifier=second is not None)
         document |= {"different_pairs": different, "same_pairs": len(pairs) - different}
@@ -74,7 +74,7 @@ def _bars(pairs: Sequence[Judged], *, by_verifier: bool) -> list[float]:
 
 
 def _is_served(pair: Judged, bar: float, *, by_verifier: bool) -> bool:
-    return pair.is_served(_LEAST_SIMILARITY, bar) if by_verifier else pair.is_served(bar, 0)
+    return pair.is_served(_MIN_SIMILARITY, bar) if by_verifier else pair.is_served(bar, 0)
 
 
 def _check(pairs: Sequence[Judged], *, by_verifier: bool) -> Iterator[str]:

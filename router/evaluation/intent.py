@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder
 from router.inference.manifest import HeadManifest
 from router.inference.pool import InferencePool
+from router.signals.intent import HEAD as INTENT
 from router.signals.own.head import WEIGHTS, Head
 
 SCIENCES = ("biology", "chemistry", "computer science", "engineering", "health", "math", "physics", "psychology")
@@ -41,7 +41,7 @@ class Classifier:
         """An encoder's bundle, or a head's, which stands on the shipped encoder. Raises `ConfigError` for what is neither."""
         if not (folder / WEIGHTS).is_file():
             bundle = Bundle.load(folder)
-            return cls(f"{bundle.name} {bundle.version}", bundle.labels, bundle.thresholds["intent"], bundle)
+            return cls(f"{bundle.name} {bundle.version}", bundle.heads[INTENT], bundle.thresholds["intent"], bundle)
         encoder, facts = Bundle.load(SHIPPED), HeadManifest.of(folder)
         return cls(folder.name, facts.names, facts.threshold, encoder, Head.load(folder, encoder))
 
@@ -50,7 +50,7 @@ class Classifier:
         encoder = Encoder(self.encoder, InferencePool(1, 1))
         encodings = [encoder.run(text) for text in texts]
         if self.head is None:
-            return np.array([encoding.intent for encoding in encodings], dtype=np.float64)
+            return np.array([encoding.scores[INTENT] for encoding in encodings], dtype=np.float64)
         layers = np.stack([encoding.layers for encoding in encodings])
         found = self.head.probabilities(layers).astype(np.float64)
         if len(self.labels) == len(self.head.labels):
@@ -116,6 +116,10 @@ def compare(path: Path, folders: Sequence[Path]) -> Iterator[str]:
     yield f"only the first is right on {first}, only the second on {second}: p = {chance:.3g} (exact McNemar test)"
 
 
+Places = NDArray[np.int64]
+"""(texts,): of each the place of its label."""
+
+
 def _sign_test(first: int, second: int) -> float:
     """Probability, two-sided, of so uneven a split by chance alone."""
     total = first + second
@@ -123,7 +127,7 @@ def _sign_test(first: int, second: int) -> float:
     return min(1.0, 2 * tail)
 
 
-def _everyday(truth: Any, guess: Any, is_known: Any, labels: Sequence[str]) -> Iterator[str]:
+def _everyday(truth: Places, guess: Places, is_known: NDArray[np.bool_], labels: Sequence[str]) -> Iterator[str]:
     if "other" not in labels:
         return
     everyday = truth == labels.index("other")
@@ -133,7 +137,7 @@ def _everyday(truth: Any, guess: Any, is_known: Any, labels: Sequence[str]) -> I
         yield f"{'other as science':28} {share(taken, int(everyday.sum()))}  of `other`, confidently in a science"
 
 
-def _confusion(truth: Any, guess: Any, labels: Sequence[str]) -> Iterator[str]:
+def _confusion(truth: Places, guess: Places, labels: Sequence[str]) -> Iterator[str]:
     yield "rows: what it is; columns: what it was taken for"
     yield " " * 18 + "".join(f"{label[:5]:>6}" for label in labels)
     for row, label in enumerate(labels):
@@ -146,7 +150,7 @@ def _read(path: Path, model: Classifier) -> tuple[list[tuple[str, int]], list[st
     """Texts with the place of their label, without those that the model was trained on; and a warning about these."""
     labels = model.labels
 
-    def labelled(line: dict[str, Any]) -> tuple[str, int]:
+    def labelled(line: dict[str, object]) -> tuple[str, int]:
         text, label = labelled_text(line)
         if label not in labels:
             raise UnfitError("label", f"'{label}' is none of {', '.join(labels)}")

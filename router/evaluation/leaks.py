@@ -11,8 +11,8 @@ from router.inference.bundle import DIGEST_BYTES, TRAINED_ON, Bundle, digest
 
 Case = TypeVar("Case")
 
-_MOST_KNOWN = 0.01  # share of pairs that may match by chance, such as "hello" in two data sets
-_MOST_LEFT_OUT = 0.5  # of a file that is mostly training data, the rest is hardly chosen without it
+_MAX_KNOWN = 0.01  # share of pairs that may match by chance, such as "hello" in two data sets
+_MAX_LEFT_OUT = 0.5  # of a file that is mostly training data, the rest is hardly chosen without it
 
 
 def without_trained_on(
@@ -27,7 +27,7 @@ def without_trained_on(
     lines = [line for line, case in cases if _is_known(text_of(case), known)]
     if not lines:
         return [case for _, case in cases], []
-    if len(lines) > _MOST_LEFT_OUT * len(cases):
+    if len(lines) > _MAX_LEFT_OUT * len(cases):
         raise _refusal(path, len(lines), len(cases), lines)
     left_out = set(lines)
     warning = f"warning: {path}: {len(lines)} of {len(cases)} texts were trained on and are left out: {_places(lines)}"
@@ -38,7 +38,7 @@ def refuse_trained_on(path: Path, bundle: Bundle, texts: Sequence[str]) -> None:
     """Raise `ConfigError` when more than a few of the texts, one of each line of the file `path`, were trained on."""
     known = _trained_on(bundle)
     lines = [line for line, text in enumerate(texts, 1) if _is_known(text, known)]
-    if len(lines) > _MOST_KNOWN * len(texts):
+    if len(lines) > _MAX_KNOWN * len(texts):
         raise _refusal(path, len(lines), len(texts), lines)
 
 

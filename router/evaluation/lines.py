@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from router.errors import ConfigError, Problem
 
+JsonLine = dict[str, Any]
+"""A line's object. Whoever reads it names the fields that he expects; what is something else raises, and the line is named."""
 Case = TypeVar("Case")
 
 
@@ -20,7 +22,7 @@ class UnfitError(Exception):
         self.field, self.message = field, message
 
 
-def read_cases(path: Path, read: Callable[[dict[str, Any]], Case], wanted: str) -> list[tuple[int, Case]]:
+def read_cases(path: Path, read: Callable[[JsonLine], Case], wanted: str) -> list[tuple[int, Case]]:
     """Each line as `read` makes it of the line's object, under the line's number; blank lines are left out.
 
     `read` may raise KeyError, TypeError or ValueError for what is not `wanted`, which says what was expected, and `UnfitError`.

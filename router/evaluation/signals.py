@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,24 +12,32 @@ from numpy.typing import NDArray
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation import routing
 from router.evaluation.leaks import without_trained_on
-from router.evaluation.lines import read_cases
+from router.evaluation.lines import JsonLine, read_cases
 from router.evaluation.measures import recall_at_precision, roc_area, share
 from router.evaluation.spans import Place, span_figures
 from router.inference.bundle import Bundle
 from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
+from router.signals.jailbreak import HEAD as ATTACK
+from router.signals.jailbreak import JailbreakSignal, threshold_of
+from router.signals.pii.signal import HEAD as PERSONAL
+from router.signals.pii.signal import PiiSignal
+from router.signals.quality import HEAD as QUALITY
 
+Truth = TypeVar("Truth")
+"""What is known of a text."""
+Case = tuple[str, Truth]
 _FEW = 0.02  # false alarms at which the recall is told
 
 
 def evaluate_routing(path: Path, bundle: Bundle) -> Iterator[str]:
     """How well the chances of a right answer are told. Lines: `text` and `outcomes`, 1 or 0 by model, null where not known."""
-    names = bundle.models
+    names = _labels(bundle, QUALITY)
     cases, warnings = _cases(path, bundle, _outcomes, 'a JSON object with "text" and "outcomes", such as {"llama-8b": 1}')
     yield from warnings
     encoder = Encoder(bundle, InferencePool(1, 1))
     outcomes = np.array([[known.get(name, np.nan) for name in names] for _, known in cases], dtype=np.float64)
-    right = np.array([encoder.run(text).outcomes for text, _ in cases], dtype=np.float64)
+    right = np.array([encoder.run(text).scores[QUALITY] for text, _ in cases], dtype=np.float64)
     yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts"
     yield f"hard from easy     ROC area {routing.hard_or_easy(outcomes, right):.4f}"
     lengths = np.array([[-float(len(text))] for text, _ in cases])
@@ -64,14 +72,14 @@ def _curve(names: tuple[str, ...], outcomes: NDArray[np.float64], right: NDArray
 
 def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> Iterator[str]:
     """How many attacks are found, and how many harmless texts are taken for one. Lines: `text` and `attack`."""
-    attacks = bundle.attacks
+    attacks = _labels(bundle, ATTACK)
     cases, warnings = _cases(path, bundle, _attack, f'a JSON object with "text" and "attack", one of {", ".join(attacks)},')
     yield from warnings
     if unknown := sorted({label for _, label in cases} - set(attacks)):
         raise ConfigError([Problem(str(path), 0, "attack", f"{unknown[0]!r} is none of {', '.join(attacks)}")])
-    bar = bundle.thresholds.get("jailbreak", 0.5) if threshold is None else threshold
-    encoder = Encoder(bundle, InferencePool(1, 1), max_windows=64)
-    scores = np.array([_worst(encoder, text) for text, _ in cases])
+    bar = threshold_of(bundle) if threshold is None else threshold
+    signal = JailbreakSignal(Encoder(bundle, InferencePool(1, 1), max_windows=64), bundle)
+    scores = np.array([_worst(signal, text) for text, _ in cases])
     labels = np.array([label for _, label in cases])
     yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts, at {bar:.2f}"
     for label in attacks:
@@ -85,9 +93,9 @@ def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> I
         yield f"recall {recall_at_precision(truth, scores, 0.95):.4f} at 95% precision"
 
 
-def _worst(encoder: Encoder, text: str) -> float:
+def _worst(signal: JailbreakSignal, text: str) -> float:
     try:
-        return float(encoder.run_attack(text).chances[1:].max())
+        return float(signal.run(text).chances[1:].max())
     except BackendError:
         return 0.0
 
@@ -96,11 +104,12 @@ def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
     """How well personal data is found. Lines: `text` and `spans`, a list of [start, end, kind]."""
     cases, warnings = _cases(path, bundle, _spans, 'a JSON object with "text" and "spans", a list of [start, end, kind]')
     yield from warnings
-    encoder = Encoder(bundle, InferencePool(1, 1), max_windows=64)
+    _labels(bundle, PERSONAL)
+    signal = PiiSignal(Encoder(bundle, InferencePool(1, 1), max_windows=64), bundle)
     pairs: list[tuple[set[Place], set[Place]]] = []
     for text, truth in cases:
         try:
-            found = {(span.start, span.end, span.kind) for span in encoder.run_personal(text).spans}
+            found = {(span.start, span.end, span.kind) for span in signal.run(text).spans}
         except BackendError:
             found = set()
         pairs.append((truth, found))
@@ -112,17 +121,26 @@ def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
         yield f"{kind or 'all kinds':20} F1 {figures.f1:.4f}   precision {figures.precision}   recall {figures.recall}"
 
 
-def _cases(path: Path, bundle: Bundle, read: Any, wanted: str) -> tuple[list[tuple[str, Any]], list[str]]:
-    return without_trained_on(path, bundle, read_cases(path, read, wanted), lambda case: str(case[0]))
+def _labels(bundle: Bundle, head: str) -> tuple[str, ...]:
+    """Of a head. Raises `ConfigError` for a model that has none."""
+    if labels := bundle.heads.get(head):
+        return labels
+    raise ConfigError([Problem(str(bundle.folder), 0, "", f"has no head '{head}', so there is nothing to measure")])
 
 
-def _outcomes(line: dict[str, Any]) -> tuple[str, dict[str, float]]:
+def _cases(
+    path: Path, bundle: Bundle, read: Callable[[JsonLine], Case[Truth]], wanted: str
+) -> tuple[list[Case[Truth]], list[str]]:
+    return without_trained_on(path, bundle, read_cases(path, read, wanted), lambda case: case[0])
+
+
+def _outcomes(line: JsonLine) -> tuple[str, dict[str, float]]:
     return str(line["text"]), {str(name): float(right) for name, right in line["outcomes"].items() if right is not None}
 
 
-def _attack(line: dict[str, Any]) -> tuple[str, str]:
+def _attack(line: JsonLine) -> tuple[str, str]:
     return str(line["text"]), str(line["attack"])
 
 
-def _spans(line: dict[str, Any]) -> tuple[str, set[Place]]:
+def _spans(line: JsonLine) -> tuple[str, set[Place]]:
     return str(line["text"]), {(int(start), int(end), str(kind)) for start, end, kind in line["spans"]}

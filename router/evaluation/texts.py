@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from router.evaluation.lines import read_cases
 
@@ -29,6 +28,6 @@ def _words(text: str) -> str:
     return re.sub(r"[\W_]+", " ", plain).strip() or plain.strip()
 
 
-def labelled_text(line: dict[str, Any]) -> tuple[str, str]:
+def labelled_text(line: dict[str, object]) -> tuple[str, str]:
     """Of one line."""
     return str(line["text"]), str(line["label"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +15,8 @@ from router.evaluation.measures import share
 from router.evaluation.texts import groups_of
 
 _BARS = tuple(round(0.2 + step / 20, 2) for step in range(16))
-_LEAST_LABELLED = 50  # with fewer, the interval of an accuracy is wider than any choice between bars
-_LEAST_KNOWN = 50  # 45 right of 50 are a Wilson interval of .79 to .96
+_MIN_LABELLED = 50  # with fewer, the interval of an accuracy is wider than any choice between bars
+_MIN_KNOWN = 50  # 45 right of 50 are a Wilson interval of .79 to .96
 _WANTED = 'a JSON object with "text" and, where it is known, "label"'
 _UNKNOWN = -1
 
@@ -40,9 +39,9 @@ def choose(path: Path, folder: Path, accuracy: float) -> Iterator[str]:
     labelled = truth != _UNKNOWN
     groups = np.array(groups_of([text for text, _ in cases]))
     confidence, guess = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    is_measured = int(labelled.sum()) >= _LEAST_LABELLED
+    is_measured = int(labelled.sum()) >= _MIN_LABELLED
     labels = int(labelled.sum())
-    how = f"{labels} labels decide" if is_measured else f"under {_LEAST_LABELLED} labels, so its own confidence decides"
+    how = f"{labels} labels decide" if is_measured else f"under {_MIN_LABELLED} labels, so its own confidence decides"
     yield f"{model.name} on {path.name}: {len(cases)} texts, {how}"
     yield "  bar   known                                     right among the known"
     chosen: tuple[float, float, int] | None = None
@@ -69,18 +68,18 @@ def choose(path: Path, folder: Path, accuracy: float) -> Iterator[str]:
 
 def _refuse_few(path: Path, bar: float, right: float, count: int, *, of: int) -> None:
     """Raise `ConfigError` when a bar rests on too few texts to be recommended; `count` of `of` are known at it."""
-    if count >= _LEAST_KNOWN:
+    if count >= _MIN_KNOWN:
         return
     interval = share(round(right * count), count)
     message = (
         f"at {bar:g} only {count} of {of} different texts count as known: the share that is right, {right:.2f}, could as well be "
-        f"{interval.low:.2f} or {interval.high:.2f} (95% interval), so no threshold can be recommended. It takes {_LEAST_KNOWN} "
-        f"known ones, about {-(-of * _LEAST_KNOWN // count)} texts like these; the interval is 0.17 wide then"
+        f"{interval.low:.2f} or {interval.high:.2f} (95% interval), so no threshold can be recommended. It takes {_MIN_KNOWN} "
+        f"known ones, about {-(-of * _MIN_KNOWN // count)} texts like these; the interval is 0.17 wide then"
     )
     raise ConfigError([Problem(str(path), 0, "", message)])
 
 
-def _case(line: dict[str, Any], labels: tuple[str, ...]) -> tuple[str, int]:
+def _case(line: dict[str, object], labels: tuple[str, ...]) -> tuple[str, int]:
     label = line.get("label")
     if label is not None and label not in labels:
         raise UnfitError("label", f"'{label}' is none of {', '.join(labels)}")

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from router.errors import ConfigError, Problem
-from router.files import read_text
+from router.inference.manifest import FORMAT, BundleManifest, broken
 
-FORMAT = 2
-"""The layout of a bundle that this version reads."""
 SHIPPED = Path(__file__).parent.parent / "models" / "intent"
 SHIPPED_VERIFIER = SHIPPED.parent / "verifier"
 """The bundles inside the package."""
@@ -21,7 +17,6 @@ MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
 TRAINED_ON = "trained_on.bin"
 """Digests of the training texts, sorted and joined: an evaluation on them is refused."""
 DIGEST_BYTES = 8
-_FIX = "reinstall the package, or make the bundle again with `make train`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +26,15 @@ class Bundle:
     folder: Path
     name: str
     version: str
-    labels: tuple[str, ...]
-    """In the order of the model's outputs."""
-    thresholds: dict[str, float]
+    heads: Mapping[str, tuple[str, ...]]
+    """The labels of each head that the model has, in the order of its outputs."""
+    thresholds: Mapping[str, float]
     """By signal: probability, 0 to 1, from which it counts unless the operator says otherwise."""
     max_tokens: int
     """What is read in one pass, special tokens included."""
-    attacks: tuple[str, ...]
-    """In the order of the output `attack`, harmless first; empty for a model without it."""
-    kinds: tuple[str, ...]
-    """Of personal data, in the order of the output `personal`; empty for a model without it."""
-    models: tuple[str, ...]
-    """Whose chances of a right answer are told, in the order of the output `outcomes`; empty for a model without it."""
-    outputs: dict[str, str]
+    outputs: Mapping[str, str]
     """What the graph calls an output, by our word for it, where the two differ."""
-    sha256: dict[str, str]
+    sha256: Mapping[str, str]
     """By file name."""
 
     @classmethod
@@ -55,23 +44,15 @@ class Bundle:
         Raises:
             ConfigError: a file is missing, damaged, or of a format that this version does not read; it names the file.
         """
-        manifest = _manifest(folder)
-        sha256 = {str(name): str(facts.get("sha256")) for name, facts in manifest["files"].items()}
-        for name, expected in sha256.items():
+        facts, file = BundleManifest.of(folder), folder / "manifest.json"
+        if facts.format != FORMAT:
+            raise broken(file, f"is of format {facts.format}, this version reads format {FORMAT}")
+        if not {MODEL, TOKENIZER} <= facts.sha256.keys() or not facts.heads:
+            raise broken(file, f"does not name its labels and the files {MODEL} and {TOKENIZER}")
+        for name, expected in facts.sha256.items():
             _check(folder / name, expected)
-        attacks, kinds, models = (tuple(map(str, manifest.get(key, ()))) for key in ("attacks", "personal", "models"))
         return cls(
-            folder,
-            str(manifest.get("name", folder.name)),
-            str(manifest.get("version", "?")),
-            tuple(map(str, manifest["labels"])),
-            {str(name): float(bar) for name, bar in manifest.get("thresholds", {}).items()},
-            int(manifest.get("max_tokens", 128)),
-            attacks,
-            kinds,
-            models,
-            {str(name): str(output) for name, output in manifest.get("outputs", {}).items()},
-            sha256,
+            folder, facts.name, facts.version, facts.heads, facts.thresholds, facts.max_tokens, facts.outputs, facts.sha256
         )
 
 
@@ -87,33 +68,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    try:
-        manifest: dict[str, Any] = json.loads(read_text(path))
-    except FileNotFoundError:
-        raise _broken(path, "is missing") from None
-    except (OSError, ValueError) as error:
-        raise _broken(path, f"cannot be read: {getattr(error, 'strerror', None) or 'it is not JSON'}") from None
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise _broken(path, f"is of format {found}, this version reads format {FORMAT}")
-    files, labels = manifest.get("files"), manifest.get("labels")
-    if not isinstance(files, dict) or not {MODEL, TOKENIZER} <= files.keys() or not isinstance(labels, list) or not labels:
-        raise _broken(path, f"does not name its labels and the files {MODEL} and {TOKENIZER}")
-    return manifest
-
-
 def _check(path: Path, expected: str) -> None:
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise _broken(
+        raise broken(
             path, "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         ) from None
     if found != expected:
-        raise _broken(path, "is damaged: its sha256 is not the manifest's")
-
-
-def _broken(path: Path, what: str) -> ConfigError:
-    return ConfigError([Problem(str(path), 0, "", f"the model file {what}; {_FIX}")])
+        raise broken(path, "is damaged: its sha256 is not the manifest's")

@@ -1,63 +1,42 @@
-"""The one encoder pass of a request: text in, every output out, off the event loop, within bounds."""
+"""The one encoder pass of a request: text in, every output out, off the event loop, within bounds. Knows no signal."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import BackendError, ConfigError, Problem
 from router.inference.bundle import MODEL, TOKENIZER, Bundle
-from router.inference.forms import with_patterns
-from router.inference.pool import FAILURES, CoalescingMemo, CoalescingSteps, InferencePool, Steps, open_session, to_end
+from router.inference.pool import FAILURES, CoalescingMemo, CoalescingSteps, InferencePool, Steps, open_session
 from router.inference.spans import Span, spans_of
-from router.inference.tokens import NARROW, NARROW_A_WIDE, WINDOW_CHARS, Tokens, WindowTokenizer
+from router.inference.tokens import SPECIAL_TOKENS, WINDOW_CHARS, Tokens, WindowTokenizer
 
-_MOST_REMEMBERED = 1024  # about 8 KB each; agent loops send the same last user message again and again
-_SPECIAL_TOKENS = 2
-_OUTPUTS = ("vector", "layers", "intent", "outcomes", "attack", "personal")
+Result = TypeVar("Result")
+_MAX_REMEMBERED = 1024  # about 8 KB each; agent loops send the same last user message again and again
+_VECTOR, _LAYERS = "vector", "layers"
+_TOKEN_DIMENSIONS = 3  # of the output of a head on tokens: texts, tokens, labels
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """Everything that one pass gives. What the model has no output for is empty."""
+    """Everything that one pass gives."""
 
     vector: NDArray[np.float32]
     """(384,) float32, unit length."""
     layers: NDArray[np.float32]
     """(1536,) float32, unit length: the vectors of the last four layers, for operators' own heads; of a model that does not give
     them, `vector`."""
-    intent: NDArray[np.float32]
-    """(labels,) float32, calibrated; they sum to 1."""
-    outcomes: NDArray[np.float32]
-    """(models,) float32: each recorded model's chance of a right answer."""
-    attack: NDArray[np.float32]
-    """(attacks,) float32, harmless first; they sum to 1."""
-    spans: tuple[Span, ...]
-    """Personal data in the text, as far as the model tells it."""
+    scores: Mapping[str, NDArray[np.float32]]
+    """By head on texts: (labels,) float32, probabilities in the order of the manifest's labels."""
+    spans: Mapping[str, tuple[Span, ...]]
+    """By head on tokens: what it marks in the text."""
     token_count: int
     is_truncated: bool
     """Only the start and the end of the text were read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attack:
-    """What a whole text tries."""
-
-    chances: NDArray[np.float32]
-    """(attacks,) float32, harmless first, of the window that looks least harmless."""
-    is_complete: bool
-    """Every token was read; else only the first windows and the last one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Personal:
-    """The personal data in a whole text."""
-
-    spans: tuple[Span, ...]
-    is_complete: bool
-    """As of `Attack`."""
 
 
 Window = tuple[str, Tokens]
@@ -68,23 +47,27 @@ class Encoder:
     """Encodes texts. Equal texts under way share a pass, and recent texts are remembered by a digest."""
 
     def __init__(self, bundle: Bundle, passes: InferencePool, max_windows: int = 16) -> None:
+        """`max_windows`: so many are read at most of a text that `cut` takes to pieces."""
+        self.max_windows = max_windows
         self._session = open_session(bundle.folder / MODEL)
-        given = {output.name for output in self._session.get_outputs()}
-        called = {name: bundle.outputs.get(name, name) for name in _OUTPUTS}
-        self._outputs = {name: output for name, output in called.items() if output in given}
+        dimensions = {output.name: len(output.shape) for output in self._session.get_outputs()}
+        called = {name: bundle.outputs.get(name, name) for name in (_VECTOR, _LAYERS, *bundle.heads)}
+        self._outputs = {name: output for name, output in called.items() if output in dimensions}
+        self._kinds = {
+            name: bundle.heads[name]
+            for name, output in self._outputs.items()
+            if name in bundle.heads and dimensions[output] == _TOKEN_DIMENSIONS
+        }
         self._reader = WindowTokenizer(bundle.folder / TOKENIZER, bundle.max_tokens)
-        self._max_windows, self.kinds = max_windows, bundle.kinds
-        # Not the bound methods: tests put others in their place.
-        self._encode = CoalescingMemo(passes, lambda text: self.run(text), _MOST_REMEMBERED)
-        most_chars = max_windows * WINDOW_CHARS
-        self._attack = CoalescingSteps(passes, lambda text: self.attack_steps(text), _MOST_REMEMBERED, most_chars)
-        self._personal = CoalescingSteps(passes, lambda text: self.personal_steps(text), _MOST_REMEMBERED, most_chars)
+        self._passes = passes
+        # Not the bound method: tests put others in its place.
+        self._encode = CoalescingMemo(passes, lambda text: self.run(text), _MAX_REMEMBERED)
         first = self.run("warm up")  # allocates; no request should pay for it
-        counts = {"labels": first.intent, "models": first.outcomes, "attacks": first.attack}
-        for key, named in (("labels", bundle.labels), ("models", bundle.models), ("attacks", bundle.attacks)):
-            if len(counts[key]) != len(named):
-                message = f"names {len(named)} {key}, but the model gives {len(counts[key])} probabilities for them"
-                raise ConfigError([Problem(str(bundle.folder / "manifest.json"), 0, key, message)])
+        for name, labels in bundle.heads.items():
+            given = len(labels) if name in self._kinds else len(first.scores.get(name, ()))
+            if given != len(labels):
+                message = f"names {len(labels)} labels of the head '{name}', but the model gives {given} probabilities for them"
+                raise ConfigError([Problem(str(bundle.folder / "manifest.json"), 0, name, message)])
 
     async def encode(self, text: str) -> Encoding:
         """The encoding of `text`, of a long one of its start and its end.
@@ -94,76 +77,43 @@ class Encoder:
         """
         return await self._encode(text)
 
-    async def attack(self, text: str) -> Attack:
-        """What `text` tries anywhere: of a short text by the pass that tells everything else, too. Raises as `encode` does."""
-        encoding = await self._encode(text)
-        if not encoding.is_truncated and encoding.token_count <= NARROW + _SPECIAL_TOKENS:
-            return Attack(encoding.attack, is_complete=True)
-        return await self._attack(text)
-
-    async def personal(self, text: str) -> Personal:
-        """The personal data anywhere in `text`: likewise, if one pass reads all of it. Raises as `encode` does."""
-        encoding = await self._encode(text)
-        if not encoding.is_truncated:
-            return Personal(with_patterns(text, encoding.spans, self.kinds), is_complete=True)
-        return await self._personal(text)
+    def in_windows(self, begin: Callable[[str], Steps[Result]]) -> CoalescingSteps[Result]:
+        """A reading of whole texts, of a step for each window that `cut` gives: it takes turns, and is remembered, too."""
+        return CoalescingSteps(self._passes, begin, _MAX_REMEMBERED, self.max_windows * WINDOW_CHARS)
 
     def run(self, text: str) -> Encoding:
         """One pass in the calling thread. Raises as `encode` does."""
-        return self._pass(text, self._reader.read(text))
+        return self.run_window((text, self._reader.read(text)))
 
-    def run_attack(self, text: str) -> Attack:
-        """All passes of `attack` in the calling thread. Raises as `encode` does."""
-        return to_end(self.attack_steps(text))
+    def cut(self, text: str, most: int, width: int | None = None) -> tuple[list[Window], bool]:
+        """`text` in overlapping windows for `run_window`, and whether that is all: of more than `most`, the first and the last.
 
-    def attack_steps(self, text: str) -> Steps[Attack]:
-        """The same, pass by pass."""
-        windows, is_complete = self._reader.windows(text, NARROW_A_WIDE * self._max_windows, NARROW)
-        chances = []
-        for tokens in windows:
-            yield
-            chances.append(self._pass(text, tokens).attack)
-        return Attack(min(chances, key=lambda some: float(some[0])), is_complete)
-
-    def run_personal(self, text: str) -> Personal:
-        """All passes of `personal` in the calling thread. Raises as `encode` does."""
-        return to_end(self.personal_steps(text))
-
-    def personal_steps(self, text: str) -> Steps[Personal]:
-        """The same, pass by pass."""
-        windows, is_complete = self._reader.windows(text, self._max_windows)
-        spans: dict[Span, None] = {}
-        for tokens in windows:
-            yield
-            spans |= dict.fromkeys(self._pass(text, tokens).spans)
-        return Personal(with_patterns(text, spans, self.kinds), is_complete)
+        The spans of these windows are places in `text`. As in `WindowTokenizer.windows`, `width` is in tokens.
+        """
+        pieces, is_complete = self._reader.windows(text, most, width)
+        return [(text, tokens) for tokens in pieces], is_complete
 
     def windows(self, text: str, width: int | None = None) -> list[Window]:
-        """All of `text`, in the calling thread, in overlapping pieces for `run_window`; none where there is nothing to read."""
+        """All of `text` in overlapping windows, each with its own part of the text; none where there is nothing to read."""
         pieces, _ = self._reader.windows(text, len(text) + 1, width)
-        return [_by_itself(text, tokens) for tokens in pieces if len(tokens.ids) > _SPECIAL_TOKENS]
+        return [_by_itself(text, tokens) for tokens in pieces if len(tokens.ids) > SPECIAL_TOKENS]
 
     def run_window(self, window: Window) -> Encoding:
         """One pass in the calling thread. Raises as `encode` does."""
-        return self._pass(*window)
-
-    def _pass(self, text: str, tokens: Tokens) -> Encoding:
-        if len(tokens.ids) <= _SPECIAL_TOKENS:
+        text, tokens = window
+        if len(tokens.ids) <= SPECIAL_TOKENS:
             raise BackendError("no_text")
         ids = tokens.ids[np.newaxis]
         try:
             given = self._session.run(list(self._outputs.values()), {"ids": ids, "mask": np.ones_like(ids)})
         except FAILURES:
             raise BackendError("model_failed") from None
-        by_name = dict(zip(self._outputs, given, strict=True))
-        nothing = np.empty((1, 0), dtype=np.float32)
-        vector, layers, intent, outcomes, attack = (by_name.get(name, nothing)[0] for name in _OUTPUTS[:-1])
-        for part in (vector, layers, intent, outcomes, attack):
+        scores = {name: output[0] for name, output in zip(self._outputs, given, strict=True)}
+        spans = {name: spans_of(text, scores.pop(name), tokens.offsets, kinds) for name, kinds in self._kinds.items()}
+        for part in scores.values():
             part.flags.writeable = False  # the memo hands the same arrays to many
-        if not layers.size:
-            layers = vector
-        spans = spans_of(text, by_name["personal"][0], tokens.offsets, self.kinds) if "personal" in by_name else ()
-        return Encoding(vector, layers, intent, outcomes, attack, spans, len(tokens.ids), tokens.is_truncated)
+        vector = scores.pop(_VECTOR)
+        return Encoding(vector, scores.pop(_LAYERS, vector), scores, spans, len(tokens.ids), tokens.is_truncated)
 
 
 def _by_itself(text: str, tokens: Tokens) -> Window:

@@ -1,4 +1,4 @@
-"""What the files of an operator's own signal say of it. Reads JSON and loads no library: `check` needs the labels alone."""
+"""What the files of a model say of it: the one reader of manifest.json. Loads no library: `check` needs the labels alone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,82 @@ from typing import Any
 from router.errors import ConfigError, Problem
 from router.files import read_text
 
+FORMAT = 2
+"""The layout of a bundle that this version reads."""
+_LABELS_OF = {"intent": "labels", "outcomes": "models", "attack": "attacks", "personal": "personal"}
+"""Under which key that layout keeps the labels of a head."""
 HEAD_FORMAT = 1
 """The layout of a head's bundle that this version reads."""
 OUTSIDE = "out_of_scope"
 """A head's word for what belongs to none of its labels."""
-_MOST_TOKENS = 512
+_Json = Mapping[str, Any]
+"""A file's document, before it is looked at."""
+_MAX_TOKENS = 512
 _PLACES = re.compile(r"^[BILUES]-")
 """What marks a token's place within an entity, in front of its kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class BundleManifest:
+    """What the manifest.json of an encoder or a verifier says. `Bundle` checks the files against it."""
+
+    format: object
+    name: str
+    version: str
+    heads: Mapping[str, tuple[str, ...]]
+    """The labels of each head that the model has, in the order of its outputs; empty where `labels` is missing."""
+    thresholds: Mapping[str, float]
+    """By signal: probability, 0 to 1, from which it counts unless the operator says otherwise."""
+    max_tokens: int
+    """What is read in one pass, special tokens included."""
+    outputs: Mapping[str, str]
+    """What the graph calls an output, by our word for it, where the two differ."""
+    sha256: Mapping[str, str]
+    """By file name."""
+    metrics: Mapping[str, object]
+    """What was measured when it was made."""
+
+    @classmethod
+    def of(cls, folder: Path) -> BundleManifest:
+        """Read manifest.json.
+
+        Raises:
+            ConfigError: it is missing, or no manifest.
+        """
+        file = folder / "manifest.json"
+        try:
+            manifest = json.loads(read_text(file))
+        except FileNotFoundError:
+            raise broken(file, "is missing") from None
+        except (OSError, ValueError) as error:
+            raise broken(file, f"cannot be read: {getattr(error, 'strerror', None) or 'it is not JSON'}") from None
+        if not isinstance(manifest, dict):
+            raise broken(file, f"is of format None, this version reads format {FORMAT}")
+        try:
+            return cls._from(manifest, folder.name)
+        except (AttributeError, TypeError, ValueError):
+            raise broken(file, "is damaged") from None
+
+    @classmethod
+    def _from(cls, manifest: _Json, name: str) -> BundleManifest:
+        heads = {head: tuple(map(str, manifest.get(key) or ())) for head, key in _LABELS_OF.items()}
+        return cls(
+            manifest.get("format"),
+            str(manifest.get("name", name)),
+            str(manifest.get("version", "?")),
+            {head: labels for head, labels in heads.items() if labels and manifest.get("labels")},
+            {str(signal): float(threshold) for signal, threshold in (manifest.get("thresholds") or {}).items()},
+            int(manifest.get("max_tokens", 128)),
+            {str(word): str(output) for word, output in (manifest.get("outputs") or {}).items()},
+            {str(file): str(facts.get("sha256")) for file, facts in (manifest.get("files") or {}).items()},
+            manifest.get("metrics") or {},
+        )
+
+
+def broken(file: Path, what: str) -> ConfigError:
+    """A file of a model that cannot be used, and the way on."""
+    message = f"the model file {what}; reinstall the package, or make the bundle again with `make train`"
+    return ConfigError([Problem(str(file), 0, "", message)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +116,19 @@ class ModelManifest:
         """
         file = folder / "config.json"
         try:
-            document: Mapping[str, Any] = json.loads(read_text(file))
+            document: _Json = json.loads(read_text(file))
             by_index = {int(index): str(label) for index, label in document["id2label"].items()}
             labels = tuple(by_index[index] for index in range(len(by_index)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             message = "is missing or has no id2label; export the model with its configuration (config.json) beside it"
             raise ConfigError([Problem(str(file), 0, "id2label", message)]) from None
         kinds = document.get("architectures") or [""]
-        positions = int(document.get("max_position_embeddings") or _MOST_TOKENS)
+        positions = int(document.get("max_position_embeddings") or _MAX_TOKENS)
         return cls(
             labels,
             document.get("problem_type") == "multi_label_classification",
             "TokenClassification" in str(kinds[0]),
-            min(_MOST_TOKENS, positions - 2 if positions > _MOST_TOKENS else positions),  # RoBERTa counts from 2
+            min(_MAX_TOKENS, positions - 2 if positions > _MAX_TOKENS else positions),  # RoBERTa counts from 2
         )
 
 
@@ -96,7 +165,7 @@ class HeadManifest:
         """
         file = folder / "manifest.json"
         try:
-            manifest: Mapping[str, Any] = json.loads(read_text(file))
+            manifest: _Json = json.loads(read_text(file))
             if manifest["format"] != HEAD_FORMAT or manifest["kind"] != "head":
                 raise ValueError
             labels = tuple(map(str, manifest["labels"]))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import onnxruntime
 
@@ -35,10 +35,31 @@ MAX_SCAN_CHARS = 1_048_576
 """Where nobody says otherwise: as many as the configuration says by default for two threads."""
 
 
+class Runnable(Protocol):
+    """What waits for a thread."""
+
+    def run(self) -> None:
+        """Do it. Raises nothing."""
+        ...
+
+
+PassLine = Line[Runnable]
+"""The passes of one scan, in their order."""
+
+
 @dataclass(slots=True)
 class _Job(Generic[Result]):
     work: Callable[[], Result]
     future: Future[Result]
+
+    def run(self) -> None:
+        """Do the work, unless whoever wanted it has left."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self.work())
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the result
+            self.future.set_exception(error)
 
 
 class InferencePool:
@@ -56,9 +77,9 @@ class InferencePool:
         """Of what waits for one guard, so many characters."""
         self._max_waiting = max_waiting
         self._urgent_count = 0
-        self._turns: Turns[_Job[Any]] = Turns()
+        self._turns: Turns[Runnable] = Turns()
 
-    def submit(self, work: Callable[[], Result], line: Line[Any] | None = None) -> asyncio.Future[Result]:
+    def submit(self, work: Callable[[], Result], line: PassLine | None = None) -> asyncio.Future[Result]:
         """The result of `work`, to come; in a line, when its turn is. Whoever cancels it before it has begun takes it out.
 
         Raises `BackendError`: `overloaded` when too many wait that stand in no line, `closed` after the end.
@@ -84,15 +105,9 @@ class InferencePool:
 
     def _run_next(self) -> None:
         """Called in a thread once for each job: so there always is one."""
-        job = self._turns.next()
-        if not job.future.set_running_or_notify_cancel():
-            return
-        try:
-            job.future.set_result(job.work())
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the result
-            job.future.set_exception(error)
+        self._turns.next().run()
 
-    def _settle(self, _: asyncio.Future[Any]) -> None:
+    def _settle(self, _: object) -> None:
         self._urgent_count -= 1
 
 
@@ -104,8 +119,8 @@ def digest_of(text: str) -> bytes:
 class CoalescingMemo(Generic[Result]):
     """Passes by text: equal texts under way share one, and recent texts are remembered by a digest."""
 
-    def __init__(self, passes: InferencePool, run: Callable[[str], Result], most_remembered: int) -> None:
-        self._passes, self._run, self._most = passes, run, most_remembered
+    def __init__(self, passes: InferencePool, run: Callable[[str], Result], max_remembered: int) -> None:
+        self._passes, self._run, self._most = passes, run, max_remembered
         self._memo: OrderedDict[bytes, Result] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Future[Result]] = {}
 
@@ -142,13 +157,11 @@ Steps = Generator[None, None, Result]
 class CoalescingSteps(CoalescingMemo[Result]):
     """The same for work of many passes, which takes turns as scans do: in one pass it would keep a thread from everybody else."""
 
-    def __init__(
-        self, passes: InferencePool, begin: Callable[[str], Steps[Result]], most_remembered: int, most_chars: int
-    ) -> None:
-        """`most_chars`: about what is read of a longer text."""
-        super().__init__(passes, lambda text: to_end(begin(text)), most_remembered)
-        self._steps_of, self._most_chars = begin, most_chars
-        self._room: Room[Any] = Room(passes.max_scan_chars)
+    def __init__(self, passes: InferencePool, begin: Callable[[str], Steps[Result]], max_remembered: int, max_chars: int) -> None:
+        """`max_chars`: about what is read of a longer text."""
+        super().__init__(passes, lambda text: to_end(begin(text)), max_remembered)
+        self._steps_of, self._most_chars = begin, max_chars
+        self._room: Room[Runnable] = Room(passes.max_scan_chars)
 
     def _begin(self, text: str) -> asyncio.Future[Result]:
         return asyncio.ensure_future(self._in_turns(text))

@@ -1,4 +1,4 @@
-"""From token labels to spans of personal data."""
+"""From token labels to spans of text, such as personal data."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 _WORD = re.compile(r"[(+]?\w+(?:(?!['’]s\b)[-.@&'’_:/+]\w+)*")
 """A word as it is written: names with hyphens, addresses, numbers with dashes; not its quotation marks, nor a possessive s."""
-_MOST_BETWEEN = 3  # characters between two words of one span, such as ") " or ", "
+_MAX_BETWEEN = 3  # characters between two words of one span, such as ") " or ", "
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Personal data in a text."""
+    """What a head on tokens marks in a text."""
 
     start: int
     end: int
@@ -50,7 +50,7 @@ def spans_of(
             continue
         between = text[spans[-1].end : start] if spans else ""
         is_anew = bool(table[0, 1 + 2 * kind] > table[0, 2 + 2 * kind])
-        if kind == last_kind and (not between.strip() or (not is_anew and len(between) <= _MOST_BETWEEN)):
+        if kind == last_kind and (not between.strip() or (not is_anew and len(between) <= _MAX_BETWEEN)):
             spans[-1] = Span(spans[-1].start, end, kinds[kind], min(spans[-1].probability, probability))
         else:
             spans.append(Span(start, end, kinds[kind], probability))

@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 
 from router.errors import BackendError
 
+SPECIAL_TOKENS = 2
+"""Of every pass: the one in front of a text and the one behind it."""
 HEAD_SHARE = 0.63
 """Of the tokens that are read of a long text, the share taken from its start; the rest is its end, where questions stand."""
 END_CHARS = 2048
@@ -19,12 +21,6 @@ WINDOW_CHARS = 512
 """Of a window of as many tokens as the model reads, about so many."""
 OVERLAP = 32
 """Tokens that a window shares with the one before: what stands at an edge is seen whole in one of them."""
-NARROW, NARROW_A_WIDE = 48, 3
-"""Tokens of the windows in which attacks are looked for, which overlap by a third, and how many of them are read for a wide one.
-
-Wide windows drown what is hidden in them: of attacks amid exam questions, 39% were found in windows of 126 tokens and 80% in
-these, with none and 0.3% of exam questions in a row taken for one. A whole text costs the same, for short passes cost less.
-"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from router import __version__
 from router.admin.asked import read_asked
@@ -20,7 +19,8 @@ from router.admin.server import AdminRoutes, AdminServer
 from router.core.models import Model
 from router.extproc.processor import Processor
 from router.extproc.server import Server
-from router.runtime.build import Caching, Runtime
+from router.runtime.build import Runtime
+from router.runtime.build_cache import Caching
 from router.runtime.supervisor import READY, report, watch_parent
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ async def serve(runtime: Runtime, by: Supervised) -> int:
     """
     config, caching = runtime.config, runtime.caching
     address = config.server.address_of(by.index)
-    processor = Processor(runtime.snapshot, runtime.senses, runtime.telemetry, caching.cache if caching else None)
+    processor = Processor(runtime.snapshot, runtime.signal_reader, runtime.telemetry, caching.cache if caching else None)
     server = Server(address, processor, config.server.max_body_bytes)
     end = End(by.parent_fd)
     admin = AdminServer(by.admin_address, _routes(runtime, processor, server, by.index))
@@ -149,7 +149,7 @@ class End:
 
 
 def _routes(runtime: Runtime, processor: Processor, server: Server, index: int) -> AdminRoutes:
-    async def readiness() -> tuple[bool, Mapping[str, Any]]:
+    async def readiness() -> tuple[bool, Mapping[str, object]]:
         asked_s = server.health_asked_s
         worker = {"worker": index, "pid": os.getpid(), "ready": server.is_ready, "health_asked_s": asked_s}
         return server.is_ready, {"ready": server.is_ready, "workers": [worker]}
@@ -157,11 +157,11 @@ def _routes(runtime: Runtime, processor: Processor, server: Server, index: int) 
     async def metrics() -> bytes:
         return runtime.metrics.render() if runtime.metrics else b""
 
-    async def explained(body: bytes) -> Mapping[str, Any]:
+    async def explained(body: bytes) -> Mapping[str, object]:
         # The very snapshot that traffic gets, with the cache's plan in it.
-        return await explain(processor.snapshot, runtime.senses, read_asked(body), peek)
+        return await explain(processor.snapshot, runtime.signal_reader, read_asked(body), peek)
 
-    async def described() -> Mapping[str, Any]:
+    async def described() -> Mapping[str, object]:
         return describe(runtime)
 
     peek = runtime.caching.peek if runtime.caching else None
@@ -169,7 +169,7 @@ def _routes(runtime: Runtime, processor: Processor, server: Server, index: int) 
     return AdminRoutes(readiness, metrics, explained, described, __version__, operations)
 
 
-def describe(runtime: Runtime) -> dict[str, Any]:
+def describe(runtime: Runtime) -> dict[str, object]:
     """The routing table in force, without anything secret."""
     config = runtime.config
     return {
@@ -181,7 +181,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
         ],
         "default": config.default_model.name,
         "intent_threshold": config.policy.intent_threshold,
-        "signals": sorted(runtime.senses.signals),
+        "signals": sorted(runtime.signal_reader.signals),
         "deadline_ms": config.signals.deadline_ms,
     }
 

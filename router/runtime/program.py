@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from router import files
 from router.config.load import Config, load
 from router.errors import ConfigError, Problem
+from router.inference.manifest import BundleManifest
 
 _KILL_S = 2.0  # a worker ends its telemetry and its store after the time that the configuration gives it
 
@@ -74,6 +74,6 @@ def _model_files(config: Config) -> list[Path]:
 def _bundle_files(folder: Path) -> list[Path]:
     """As its manifest names them; a damaged one is told of by the worker that loads it."""
     try:
-        return [folder / name for name in json.loads(files.read_text(folder / "manifest.json"))["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [folder / name for name in BundleManifest.of(folder).sha256]
+    except ConfigError:
         return []

@@ -13,7 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from router.errors import ConfigError
 from router.runtime.program import Program
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "done", "refused", "failed"]
 _START_S = 60.0  # loading the models takes seconds, a cold Milvus ten
-_MOST_TRIES = 3  # a port may be taken for a moment more
+_MAX_TRIES = 3  # a port may be taken for a moment more
 _UNASKED_S = 15.0  # Envoy asks every second in our envoy.yaml
 _LAST_ASKED_S = 60.0  # whoever was asked that lately has an Envoy that asks
 _POLL_S = 0.05
-_MOST_REMEMBERED = 20
+_MAX_REMEMBERED = 20
 
-Ask = Callable[[Worker], Awaitable[Mapping[str, Any]]]
+Ask = Callable[[Worker], Awaitable[Mapping[str, object]]]
 """What a worker says of itself: its part of `/readyz`, empty when it does not answer."""
 
 
@@ -43,7 +43,7 @@ class Restart:
     problems: list[str] = field(default_factory=list)
     """Why it was refused or failed."""
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """As JSON."""
         return {"restart": self.number, "state": self.state, "steps": self.steps, "problems": self.problems}
 
@@ -87,7 +87,7 @@ class Restarts:
             return last
         made = Restart(last.number + 1 if last else 1)
         self._known[made.number] = made
-        if len(self._known) > _MOST_REMEMBERED:
+        if len(self._known) > _MAX_REMEMBERED:
             self._known.popitem(last=False)
         self._asked.set()
         return made
@@ -215,7 +215,7 @@ class Restarts:
         began, up_since = loop.time(), 0.0
         while True:
             now = loop.time()
-            if worker.failures >= _MOST_TRIES:
+            if worker.failures >= _MAX_TRIES:
                 raise NotUpError(f"worker {worker.index} does not start: {worker.why()}")
             if not worker.is_up:
                 up_since = 0.0

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from router.runtime.program import Program
@@ -29,9 +29,9 @@ READY, PROBLEM = "ready", "problem "
 """What a worker reports: that it serves, or why it cannot start, in a line each."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _HEALTHY_S = 10.0  # a worker that served this long did not fail at start; its next failure is taken as the first
-_MOST_FAILURES = 5
+_MAX_FAILURES = 5
 _REPORT_S = 1.0  # the pipe ends with the worker; longer only if something else holds it
-_MOST_PROBLEMS = 100
+_MAX_PROBLEMS = 100
 
 
 @dataclass(slots=True, eq=False)
@@ -98,7 +98,7 @@ class Supervisor:
                 worker.send(signum)
         self._over.set()
 
-    async def run(self, beside: Callable[[], Coroutine[Any, Any, None]] | None = None) -> int:
+    async def run(self, beside: Callable[[], Coroutine[object, object, None]] | None = None) -> int:
         """Run until stopped, with a task `beside` it; the exit status: 0, or a worker's own when none ever came up."""
         task = asyncio.create_task(beside()) if beside else None
         for index in range(0 if self._over.is_set() else self.program.count):
@@ -167,7 +167,7 @@ class Supervisor:
 
     def _give_up(self) -> None:
         """End when no worker ever came up and none will: what runs once is kept running, whatever happens to others."""
-        hopeless = [worker.status == CONFIG_STATUS or worker.failures >= _MOST_FAILURES for worker in self.workers]
+        hopeless = [worker.status == CONFIG_STATUS or worker.failures >= _MAX_FAILURES for worker in self.workers]
         if self._was_up or not all(hopeless) or self._over.is_set():
             return
         log.error("no worker can start; giving up")
@@ -218,7 +218,7 @@ class Supervisor:
                 if line == READY and not up_since.done():
                     worker.is_up, worker.problems, self._was_up = True, [], True
                     up_since.set_result(loop.time())
-                elif len(problems) < _MOST_PROBLEMS:
+                elif len(problems) < _MAX_PROBLEMS:
                     problems.append(line.removeprefix(PROBLEM))
         finally:
             worker.problems = problems
@@ -261,7 +261,7 @@ def report(fd: int, *lines: str) -> None:
         pipe.writelines(f"{' '.join(line.split())}\n" for line in lines)
 
 
-def watch_parent(fd: int, on_gone: Callable[[], Any]) -> None:
+def watch_parent(fd: int, on_gone: Callable[[], object]) -> None:
     """Call `on_gone` when the supervisor at the other end of the pipe is gone, even by SIGKILL."""
     loop = asyncio.get_running_loop()
 

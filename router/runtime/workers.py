@@ -7,7 +7,6 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -122,7 +121,7 @@ class AggregatedAdmin:
         if reference and not all(document["count"] for document in documents):
             # Some do not know the entry that was reported; by its whole reference they need not.
             await self._ask_all(request, json.dumps({"id": reference}).encode())
-        merged: dict[str, Any] = {"count": max((document["count"] for document in documents), default=0)}
+        merged: dict[str, object] = {"count": max((document["count"] for document in documents), default=0)}
         if reference:
             merged["reference"] = reference
         if stores := {document["store"] for document in documents if "store" in document}:
@@ -159,13 +158,19 @@ def _worst(stores: set[str]) -> str:
     return next((state for state in ("waiting", "written") if state in stores), "none")
 
 
-def _merged(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _merged(documents: Sequence[dict[str, object]]) -> dict[str, object]:
     """Entries of all, each once; of everything else, what each worker says."""
     if "entries" not in documents[0] or not isinstance(documents[0]["entries"], list):
         return {"workers": documents}
-    entries = {entry["id"]: entry for document in documents for entry in document["entries"]}
-    ends = [document.get("next") for document in documents]
+    entries = {entry["id"]: entry for document in documents for entry in _entries(document)}
+    ends = [end for document in documents if isinstance(end := document.get("next"), str)]
     return {**documents[0], "entries": list(entries.values()), "next": min((end for end in ends if end), default=None)}
+
+
+def _entries(document: Mapping[str, object]) -> Iterable[Mapping[str, object]]:
+    """Of what a worker answers, as `cache search` and `export` write it."""
+    found = document.get("entries")
+    return found if isinstance(found, list) else ()
 
 
 Answer = tuple[int, bytes, str]
@@ -177,9 +182,9 @@ def _as_it_is(answer: Answer) -> web.Response:
     return web.Response(status=status or 503, body=body, headers={"Content-Type": kind or "application/json"})
 
 
-def _state_of(worker: Worker, *, is_ready: bool) -> dict[str, Any]:
+def _state_of(worker: Worker, *, is_ready: bool) -> dict[str, object]:
     """Of `/readyz`: why a worker is away stands there, too."""
-    state = {"worker": worker.index, "pid": worker.pid, "ready": is_ready}
+    state: dict[str, object] = {"worker": worker.index, "pid": worker.pid, "ready": is_ready}
     if worker.leaving.is_set():
         return {**state, "leaving": True}
     if worker.is_up or not worker.failures:
@@ -205,7 +210,7 @@ async def _ask(worker: Worker, method: str, path: str, body: bytes = b"", wait_s
         return 0, b"", ""
 
 
-async def ask_about(worker: Worker) -> Mapping[str, Any]:
+async def ask_about(worker: Worker) -> Mapping[str, object]:
     """What a worker says of itself in `/readyz`; empty when it does not answer."""
     _, body, _ = await _ask(worker, "GET", "/readyz")
     try:

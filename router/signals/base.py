@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from router.core.prompt import Prompt
 from router.core.types import ChatRequest, Classification, Missing, Reading, Scores
@@ -41,7 +41,9 @@ async def read_all(signals: Sequence[Signal], request: ChatRequest, deadline_s: 
     return await collect({signal.name: signal.read(request) for signal in signals}, deadline_s)
 
 
-async def collect(wanted: Mapping[str, Coroutine[Any, Any, Classification | Scores]], deadline_s: float) -> Mapping[str, Reading]:
+async def collect(
+    wanted: Mapping[str, Coroutine[None, None, Classification | Scores]], deadline_s: float
+) -> Mapping[str, Reading]:
     """The readings that are wanted, by name, as `read_all` does."""
     if not wanted:
         return {}

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Generic
 
 from tokenizers import Encoding as TokensOf
 
 from router.core.conditions import Pattern
 from router.core.prompt import Prompt
 from router.core.text.disguise import readings_of
-from router.core.text.encodings import stretches
 from router.core.types import Classification, Scores
 from router.errors import BackendError
+from router.inference.bundle import Bundle
 from router.inference.encoder import Encoder, Encoding, Window
-from router.inference.forms import with_patterns
 from router.inference.pool import InferencePool
-from router.inference.tokens import NARROW
+from router.inference.tokens import SPECIAL_TOKENS
+from router.signals.cuts import CutSearch
 from router.signals.evidence import weighed, with_words
+from router.signals.jailbreak import HEAD as ATTACK
+from router.signals.jailbreak import NARROW, threshold_of
 from router.signals.own.huggingface import HuggingFaceSignal
-from router.signals.scans import Scans, highest
+from router.signals.pii.signal import HEAD as PERSONAL
+from router.signals.pii.signal import highest_by_kind, spans_in
+from router.signals.scans import Part, Scans, highest
 
-_SPECIAL_TOKENS = 2
 _SHORT_CHARS = 512  # what may fit one narrow window, and so a pass that the intent needs anyway
 
 
-class Looking:
+class Looking(Generic[Part]):
     """What all guards have in common: scores by piece, the highest counts, and what could not be read is no clean bill."""
 
-    def __init__(self, scans: Scans[Any], least: float = 0.0) -> None:
+    def __init__(self, scans: Scans[Part], least: float = 0.0) -> None:
         self._scans, self._least = scans, least
 
     async def scan(self, prompt: Prompt, shared: str) -> Scores:
@@ -53,13 +56,13 @@ class Looking:
         return found
 
 
-class _OnEncoder(Looking, ABC):
+class _OnEncoder(Looking[Window], ABC):
     """A guard that stands on the one encoder. What it needs of a short message, the pass for the intent tells, too."""
 
-    def __init__(self, encoder: Encoder, passes: InferencePool, least: float, width: int | None) -> None:
+    def __init__(self, encoder: Encoder, passes: InferencePool, across: CutSearch, least: float, width: int | None) -> None:
         self._encoder, self._width = encoder, width
         super().__init__(
-            Scans(passes, self._cut, lambda window: self.scores(window[0], encoder.run_window(window)), across=stretches), least
+            Scans(passes, self._cut, lambda window: self.scores(window[0], encoder.run_window(window)), across=across), least
         )
 
     async def look(self, texts: Sequence[str], shared: str) -> Sequence[Scores]:
@@ -73,7 +76,7 @@ class _OnEncoder(Looking, ABC):
                 if str(error) != "no_text":
                     raise
                 return await self._beside(texts, shared, Scores({}))
-            if not encoding.is_truncated and encoding.token_count <= (self._width or NARROW * 99) + _SPECIAL_TOKENS:
+            if not encoding.is_truncated and encoding.token_count <= (self._width or NARROW * 99) + SPECIAL_TOKENS:
                 return await self._beside(texts, shared, self.scores(shared, encoding))
         return await self._scans(texts)
 
@@ -93,13 +96,13 @@ class _OnEncoder(Looking, ABC):
 class JailbreakGuard(_OnEncoder):
     """How probable each kind of attack is, in the window that looks worst."""
 
-    def __init__(self, encoder: Encoder, passes: InferencePool, attacks: Sequence[str], threshold: float) -> None:
-        super().__init__(encoder, passes, threshold, NARROW)
-        self._attacks = tuple(attacks)
+    def __init__(self, encoder: Encoder, bundle: Bundle, passes: InferencePool, across: CutSearch) -> None:
+        super().__init__(encoder, passes, across, threshold_of(bundle), NARROW)
+        self._attacks = bundle.heads.get(ATTACK, ())
 
     def scores(self, text: str, encoding: Encoding) -> Scores:
         """Of every attack its probability."""
-        return with_words(Scores(dict(zip(self._attacks[1:], encoding.attack[1:].tolist(), strict=True))), text)
+        return with_words(Scores(dict(zip(self._attacks[1:], encoding.scores[ATTACK][1:].tolist(), strict=True))), text)
 
     def weigh(self, prompt: Prompt, found: Sequence[Scores], shared: str) -> Sequence[Scores]:
         """The newest message and the one that the other signals read by themselves; what the application wrote together; the
@@ -117,34 +120,34 @@ class JailbreakGuard(_OnEncoder):
         return [weighed(scores, chars[group], is_instruction=group == -1) for group, scores in zip(groups, found, strict=True)]
 
 
-class PersonalGuard(_OnEncoder):
+class PiiGuard(_OnEncoder):
     """How sure each kind of personal data stands somewhere."""
 
-    def __init__(self, encoder: Encoder, passes: InferencePool) -> None:
-        super().__init__(encoder, passes, 0.0, None)
+    def __init__(self, encoder: Encoder, bundle: Bundle, passes: InferencePool, across: CutSearch) -> None:
+        super().__init__(encoder, passes, across, 0.0, None)
+        self._kinds = bundle.heads.get(PERSONAL, ())
 
     def scores(self, text: str, encoding: Encoding) -> Scores:
         """Of every kind that was found the highest probability."""
-        spans = with_patterns(text, encoding.spans, self._encoder.kinds)
-        return highest([Scores({span.kind: span.probability}) for span in spans])
+        return highest_by_kind(spans_in(text, encoding, self._kinds))
 
 
-class KeywordGuard(Looking):
+class KeywordGuard(Looking[str]):
     """Whether a set of keywords occurs, under the set's own name."""
 
-    def __init__(self, name: str, patterns: Sequence[Pattern], passes: InferencePool) -> None:
-        super().__init__(Scans(passes, readings_of, self._read, across=stretches))
+    def __init__(self, name: str, patterns: Sequence[Pattern], passes: InferencePool, across: CutSearch) -> None:
+        super().__init__(Scans(passes, readings_of, self._read, across=across))
         self._name, self._patterns = name, tuple(patterns)
 
     def _read(self, text: str) -> Scores:
         return Scores({self._name: 1.0} if any(pattern.search(text) for pattern in self._patterns) else {})
 
 
-class ExportedGuard(Looking):
+class ExportedGuard(Looking[TokensOf]):
     """Somebody else's classifier. Of one that names one label, each label's confidence where it is the most probable one."""
 
-    def __init__(self, signal: HuggingFaceSignal, passes: InferencePool) -> None:
-        super().__init__(Scans(passes, self._cut, self._read, across=stretches))
+    def __init__(self, signal: HuggingFaceSignal, passes: InferencePool, across: CutSearch) -> None:
+        super().__init__(Scans(passes, self._cut, self._read, across=across))
         self._signal = signal
 
     def _cut(self, text: str) -> list[TokensOf]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from router.core.types import ChatRequest, Scores
+from router.inference.bundle import Bundle
 from router.inference.encoder import Encoder
 
+HEAD = "outcomes"
+"""The encoder's head that tells the chances."""
 
-class Outcomes:
+
+class QualitySignal:
     """The signal `outcomes`: reads the last user message, of long ones the start and the end."""
 
     name = "quality"
 
-    def __init__(self, encoder: Encoder, models: Sequence[str]) -> None:
+    def __init__(self, encoder: Encoder, bundle: Bundle) -> None:
         self._encoder = encoder
-        self._models = tuple(models)
+        self._models = bundle.heads.get(HEAD, ())
 
     async def read(self, request: ChatRequest) -> Scores:
         """Score the request's text. Raises `BackendError` as `Encoder.encode` does."""
         encoding = await self._encoder.encode(request.text)
-        return Scores(dict(zip(self._models, encoding.outcomes.tolist(), strict=True)))
+        return Scores(dict(zip(self._models, encoding.scores[HEAD].tolist(), strict=True)))

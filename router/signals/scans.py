@@ -6,20 +6,21 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from router.core.types import Scores
-from router.inference.pool import InferencePool, digest_of
-from router.inference.turns import Line, Room
+from router.inference.pool import InferencePool, PassLine, Runnable, digest_of
+from router.inference.turns import Room
+from router.signals.cuts import CutSearch, SharedWork
 
 Part = TypeVar("Part")
 CHUNK_CHARS, SHARED_CHARS = 8192, 512
 """A text is cut into pieces of so many characters, which share so many with the one before: a narrow window has about 200, so
 that what stands at a cut stands whole in one of them. Tokenising one takes 4 ms, and a document that comes again at the
 same place is remembered piece by piece."""
-_LEAST_CHARS = 256
+_MIN_CHARS = 256
 """What a shorter piece of text counts for where it waits: it costs a pass, too, and a narrow window has some 200 characters."""
-_MOST_REMEMBERED = 16384  # chunks and messages; about 200 bytes each
+_MAX_REMEMBERED = 16384  # chunks and messages; about 200 bytes each
 
 
 def chunks_of(text: str, size: int = CHUNK_CHARS, shared: int = SHARED_CHARS) -> Iterator[str]:
@@ -47,12 +48,6 @@ class _Chunk:
     text: str
 
 
-@dataclass(slots=True)
-class _UnderWay:
-    task: asyncio.Task[Scores]
-    waiting_count: int = 0
-
-
 class Scans(Generic[Part]):
     """Readings of texts of any length: cut into parts in a pass of their own, each part read in one, the scores joined.
 
@@ -65,15 +60,15 @@ class Scans(Generic[Part]):
         cut: Callable[[str], Sequence[Part]],
         read: Callable[[Part], Scores],
         chunk_chars: int = CHUNK_CHARS,
-        across: Callable[[str, int], Iterable[str]] = lambda text, overlap: (),
+        across: CutSearch | None = None,
     ) -> None:
-        """`cut`, `read` and `across` run in the passes' threads. `cut` gets at most `chunk_chars` characters; `across` a longer
-        text, for what it says in more characters than two chunks share."""
+        """`cut` and `read` run in the passes' threads; `cut` gets at most `chunk_chars` characters. `across` finds what a cut
+        would break."""
         self._passes, self._cut, self._read = passes, cut, read
         self._chunk_chars, self._overlap, self._across = chunk_chars, min(SHARED_CHARS, chunk_chars // 4), across
-        self._room: Room[Any] = Room(passes.max_scan_chars)
+        self._room: Room[Runnable] = Room(passes.max_scan_chars)
         self._memo: OrderedDict[bytes, Scores] = OrderedDict()
-        self._under_way: dict[bytes, _UnderWay] = {}
+        self._work = SharedWork[Scores]()
 
     async def __call__(self, texts: Sequence[str]) -> list[Scores]:
         """The scores of each text. Raises as `InferencePool.submit` and what is run do."""
@@ -85,19 +80,16 @@ class Scans(Generic[Part]):
             line.chars_left = self._price(chunks)
             return await self._read_all(chunks, len(texts), line)
 
-    async def _said_across(self, text: str, line: Line[Any]) -> Sequence[str]:
-        """Of a text that is cut, what a cut would break; that there is nothing is remembered, as most documents come again."""
-        if len(text) <= self._chunk_chars or (key := digest_of(text)) in self._memo:
+    async def _said_across(self, text: str, line: PassLine) -> Sequence[str]:
+        """Of a text that is cut, what a cut would break."""
+        if self._across is None or len(text) <= self._chunk_chars:
             return ()
-        said = await self._passes.submit(lambda: list(self._across(text, self._overlap)), line)
-        if not said:
-            self._remember(key, Scores({}))
-        return said
+        return await self._across(text, self._overlap, line)
 
     def _chunks(self, place: int, text: str) -> list[_Chunk]:
         return [_Chunk(place, digest_of(part), part) for part in chunks_of(text, self._chunk_chars, self._overlap)]
 
-    async def _read_all(self, chunks: Sequence[_Chunk], text_count: int, line: Line[Any]) -> list[Scores]:
+    async def _read_all(self, chunks: Sequence[_Chunk], text_count: int, line: PassLine) -> list[Scores]:
         found: list[list[Scores]] = [[] for _ in range(text_count)]
         for start in range(0, len(chunks), self._passes.threads):
             turn = chunks[start : start + self._passes.threads]
@@ -109,46 +101,32 @@ class Scans(Generic[Part]):
 
     def _price(self, chunks: Sequence[_Chunk]) -> int:
         """The characters that are still to be read."""
-        return sum(max(len(chunk.text), _LEAST_CHARS) for chunk in chunks if chunk.key not in self._memo)
+        return sum(max(len(chunk.text), _MIN_CHARS) for chunk in chunks if chunk.key not in self._memo)
 
-    async def _chunk(self, chunk: _Chunk, line: Line[Any]) -> Scores:
+    async def _chunk(self, chunk: _Chunk, line: PassLine) -> Scores:
         key = chunk.key
         if key in self._memo:
             self._memo.move_to_end(key)
             return self._memo[key]
-        scan = self._under_way.get(key)
-        if scan is None:
-            scan = self._under_way[key] = _UnderWay(asyncio.create_task(self._scan(chunk, line)))
-        scan.waiting_count += 1
-        try:
-            return await asyncio.shield(scan.task)
-        finally:
-            scan.waiting_count -= 1
-            if not scan.waiting_count:
-                scan.task.cancel()
-                if self._under_way.get(key) is scan:  # whoever comes now must not join what was cancelled
-                    del self._under_way[key]
+        return await self._work(key, lambda: self._scan(chunk, line))
 
-    async def _scan(self, chunk: _Chunk, line: Line[Any]) -> Scores:
+    async def _scan(self, chunk: _Chunk, line: PassLine) -> Scores:
         """At most as many passes at once as there are threads."""
         parts = await self._passes.submit(lambda: self._cut(chunk.text), line)
         found: list[Scores] = []
         for start in range(0, len(parts), self._passes.threads):
             found += await _all(self._part(part, line) for part in parts[start : start + self._passes.threads])
         scores = highest(found)
-        self._remember(chunk.key, scores)
+        self._memo[chunk.key] = scores
+        if len(self._memo) > _MAX_REMEMBERED:
+            self._memo.popitem(last=False)
         return scores
 
-    def _remember(self, key: bytes, scores: Scores) -> None:
-        self._memo[key] = scores
-        if len(self._memo) > _MOST_REMEMBERED:
-            self._memo.popitem(last=False)
-
-    async def _part(self, part: Part, line: Line[Any]) -> Scores:
+    async def _part(self, part: Part, line: PassLine) -> Scores:
         return await self._passes.submit(lambda: self._read(part), line)
 
 
-async def _all(wanted: Iterable[Coroutine[Any, Any, Scores]]) -> list[Scores]:
+async def _all(wanted: Iterable[Coroutine[None, None, Scores]]) -> list[Scores]:
     """All results; where one fails or the caller leaves, none goes on behind it."""
     tasks = [asyncio.ensure_future(each) for each in wanted]
     try:

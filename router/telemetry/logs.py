@@ -12,12 +12,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from router.core.headers import TRACEPARENT
 from router.core.outcome import Outcome, Usage
 
-_MOST_WAITING = 10_000  # lines; at 500 bytes a line about 5 MB
+_MAX_WAITING = 10_000  # lines; at 500 bytes a line about 5 MB
 _CLOSE_S = 1.0
 _STDERR = 2
 _LONGEST_TEXT = 128  # of a field: a request id may come from the client, whatever it holds
@@ -37,7 +36,7 @@ class _Ended:
     traceparent: str
 
 
-_Entry = Mapping[str, Any] | _Ended
+_Entry = Mapping[str, object] | _Ended
 
 
 class _Writer:
@@ -57,7 +56,7 @@ class _Writer:
 
     def put(self, entry: _Entry) -> None:
         """Hand over a line, or drop it when too many wait."""
-        if self._waiting.qsize() < _MOST_WAITING:
+        if self._waiting.qsize() < _MAX_WAITING:
             self._waiting.put(entry)
         else:
             self.dropped_count += 1
@@ -147,7 +146,7 @@ class LogMark:
             self._writer.put(_Ended(time.time(), outcome, self._traceparent))
 
 
-def _document(ended: _Ended) -> dict[str, Any]:
+def _document(ended: _Ended) -> dict[str, object]:
     """An exchange's line. Fields that say nothing are left out."""
     line = _head(ended.moment, "info", "router.outcome")
     if trace := _TRACEPARENT.match(ended.traceparent):
@@ -177,7 +176,7 @@ def _shown(value: object) -> object:
             return value
 
 
-def _head(moment: float, level: str, logger: str) -> dict[str, Any]:
+def _head(moment: float, level: str, logger: str) -> dict[str, object]:
     stamp = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
     return {"time": stamp, "level": level.lower(), "logger": logger}
 

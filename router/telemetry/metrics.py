@@ -108,14 +108,20 @@ class Metrics:
             "enabled",
             "effort",
         )
+        self._missing = self._counter("llm_signals_missing", "Signals that could not be read", "signal", "reason")
+        self._prompt_tokens = self._counter("llm_model_prompt_tokens", "Tokens of prompts, as backends report them", "model")
+        self._completion_tokens = self._counter("llm_model_completion_tokens", "Tokens of answers, likewise", "model")
+        self._name_cache_counters()
+        self._name_times()
+
+    def _name_cache_counters(self) -> None:
         self._hits = self._counter("llm_cache_hits", "Answers given from the cache", "decision", "tier")
         self._misses = self._counter("llm_cache_misses", "Questions that got no answer from the cache", "decision", "reason")
         self._shadow_hits = self._counter("llm_cache_shadow_hits", "Hits that were counted and not served", "decision", "tier")
         self._skipped = self._counter("llm_cache_skipped", "Requests that are no question for the cache", "decision", "reason")
         self._stored = self._counter("llm_cache_stores", "Answers that were to be stored, by what became of them", "result")
-        self._missing = self._counter("llm_signals_missing", "Signals that could not be read", "signal", "reason")
-        self._prompt_tokens = self._counter("llm_model_prompt_tokens", "Tokens of prompts, as backends report them", "model")
-        self._completion_tokens = self._counter("llm_model_completion_tokens", "Tokens of answers, likewise", "model")
+
+    def _name_times(self) -> None:
         meter = self._meter
         self._routing = _seconds(meter, "llm_model_routing_latency", "From Envoy's first message to the routing answer", _FAST_S)
         self._sensing = _seconds(meter, "llm_classifier_latency", "Waiting for signals", _FAST_S)

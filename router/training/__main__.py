@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
 
 from router.training.data import read, recorded_models
 from router.training.examples import ATTACKS, NO_LABEL, Example, is_for_calibration
@@ -57,13 +56,13 @@ def split(data: Path, out: Path, sources: Sequence[str]) -> int:
     return 0
 
 
-def _pairs(data: Path, kinds: Sequence[str]) -> list[dict[str, Any]]:
+def _pairs(data: Path, kinds: Sequence[str]) -> list[dict[str, object]]:
     by_kind = development(labelled(data)[1])
     pairs = [pair for kind in kinds for pair in by_kind[kind]]
     return [{"a": pair.asked, "b": pair.stored, "y": round(pair.same), "tag": pair.source} for pair in pairs]
 
 
-def _texts(data: Path, sources: Sequence[str]) -> list[dict[str, Any]]:
+def _texts(data: Path, sources: Sequence[str]) -> list[dict[str, object]]:
     """Those that calibration did not use either."""
     _, held_back = read(data)
     chosen = [example for example in held_back if example.source in sources and not is_for_calibration(example.text)]
@@ -76,8 +75,8 @@ def _texts(data: Path, sources: Sequence[str]) -> list[dict[str, Any]]:
     return [_line(example, models) for example in chosen]
 
 
-def _line(example: Example, models: Sequence[str]) -> dict[str, Any]:
-    line: dict[str, Any] = {"text": example.text}
+def _line(example: Example, models: Sequence[str]) -> dict[str, object]:
+    line: dict[str, object] = {"text": example.text}
     if example.label:
         line["label"] = example.label
     if example.attack != NO_LABEL:

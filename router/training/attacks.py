@@ -10,7 +10,7 @@ from pathlib import Path
 from router.training.examples import NO_LABEL, Example, own_lists
 
 _MADE = 8000
-_MOST_CHARS = 600
+_MAX_CHARS = 600
 _HIDDEN = 0.35
 """Share of the made texts that stand in the middle of something longer."""
 
@@ -74,7 +74,7 @@ class _Maker:
         elif kind < 0.50:
             prompt = pick(self._prompts)
             start = chance.randrange(max(1, len(prompt) - 200)) if chance.random() < 0.5 else 0
-            return Example(prompt[start : start + _MOST_CHARS], "", "made attack", attack=1 if start == 0 else NO_LABEL)
+            return Example(prompt[start : start + _MAX_CHARS], "", "made attack", attack=1 if start == 0 else NO_LABEL)
         elif kind < 0.70:
             text, attack = self._beside(chance, pick(self._injections)), 1
         else:
@@ -89,6 +89,6 @@ class _Maker:
 
     def _amid(self, chance: random.Random, text: str) -> str:
         """The text with others around it, short enough that a window shows all of it."""
-        room = max(0, _MOST_CHARS - 200 - len(text)) // 2
+        room = max(0, _MAX_CHARS - 200 - len(text)) // 2
         before, after = (" ".join(chance.sample(self._fillers, 2)) for _ in range(2))
         return f"{before[-chance.randint(0, room) :]} {text} {after[: chance.randint(0, room)]}".strip()

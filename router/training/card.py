@@ -7,8 +7,11 @@ from typing import Any
 
 from router.evaluation.measures import Estimate
 
+Facts = Mapping[str, Any]
+"""What stands in the manifest, written a moment before."""
 
-def model_card(facts: Mapping[str, Any], metrics: Mapping[str, Estimate]) -> str:
+
+def model_card(facts: Facts, metrics: Mapping[str, Estimate]) -> str:
     """Markdown, made from the facts that stand in the manifest."""
     intervals = {name: f"{e.low:.4f} to {e.high:.4f}" if e.low < e.high else "" for name, e in metrics.items()}
     figures = "\n".join(f"| {name} | {e.value:.4f} | {intervals[name]} |" for name, e in metrics.items())
@@ -69,7 +72,7 @@ Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
 """
 
 
-def verifier_card(facts: Mapping[str, Any]) -> str:
+def verifier_card(facts: Facts) -> str:
     """The same for the verifier."""
     left_out = (
         f"Left out on purpose: {', '.join(facts['without'])}."
@@ -109,7 +112,7 @@ wrong, guards and similarity included: `semantic-router eval cache`.
 """
 
 
-def _without_quora(facts: Mapping[str, Any]) -> str:
+def _without_quora(facts: Facts) -> str:
     if "metrics_without_quora" not in facts:
         return ""
     return f"""## The variant without Quora's texts
@@ -129,6 +132,6 @@ def _pair_rows(metrics: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join([head, "|---|---|---|---|---|---|", *rows])
 
 
-def _data_rows(facts: Mapping[str, Any]) -> str:
+def _data_rows(facts: Facts) -> str:
     rows = [f"| {item['name']} | {item['licence']} | `{item['sha256'][:16]}` |" for item in facts["data"]]
     return "\n".join(["| data | licence | sha256 |", "|---|---|---|", *rows])

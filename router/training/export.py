@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
-from router.inference.bundle import FORMAT, MODEL, TOKENIZER, TRAINED_ON, digest, sha256_of
+from router.inference.bundle import MODEL, TOKENIZER, TRAINED_ON, digest, sha256_of
+from router.inference.manifest import FORMAT
 from router.inference.pool import open_session
 from router.inference.tokens import WindowTokenizer
 from router.training.encoder import Model, Verifier
@@ -53,7 +53,7 @@ class Calibration:
         return ((means + common + SHARE_OF_ITS_OWN * (above - common)) / self.outcomes).sigmoid()
 
 
-_LEAST_COSINE = 0.97  # int8 against float on real texts; measured .99, and a broken export is far below
+_MIN_COSINE = 0.97  # int8 against float on real texts; measured .99, and a broken export is far below
 
 
 OUTPUTS = ("vector", "layers", "intent", "outcomes", "attack", "personal")
@@ -157,12 +157,12 @@ def verify(path: Path, vectors: Tensor, texts: Sequence[str], reader: WindowToke
         ValueError: a vector is further off than any sound export was measured to be.
     """
     cosines = (run(path, texts, reader)["vector"] * vectors.numpy()).sum(1)
-    if cosines.min() < _LEAST_COSINE - 0.07 or cosines.mean() < _LEAST_COSINE:
+    if cosines.min() < _MIN_COSINE - 0.07 or cosines.mean() < _MIN_COSINE:
         raise ValueError(f"the int8 export is not the model: cosine {cosines.mean():.3f}, least {cosines.min():.3f}")
     return float(cosines.mean())
 
 
-def provenance(data: Path, sources: Sequence[tuple[str, str, str]], without: frozenset[str]) -> dict[str, Any]:
+def provenance(data: Path, sources: Sequence[tuple[str, str, str]], without: frozenset[str]) -> dict[str, object]:
     """What a manifest says of the data: file, name, licence and SHA-256 of each source that was used, and what was left out."""
     used = (source for source in sources if source[0].partition("/")[0] not in without)
     return {
@@ -174,7 +174,7 @@ def provenance(data: Path, sources: Sequence[tuple[str, str, str]], without: fro
 
 
 def write_bundle(
-    folder: Path, tokenizer: bytes, trained_on: Sequence[str], labels: Sequence[str], facts: dict[str, Any], card: str
+    folder: Path, tokenizer: bytes, trained_on: Sequence[str], labels: Sequence[str], facts: dict[str, object], card: str
 ) -> None:
     """Complete a folder that holds the model: tokenizer, digests of the training texts, model card and manifest."""
     (folder / TOKENIZER).write_bytes(tokenizer)

@@ -30,9 +30,9 @@ Places = NDArray[np.int64]
 STRENGTHS = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
 """Of the penalty on weights, tried in turn; unit vectors want little of it."""
 FOLDS = 5
-_LEAST_EXAMPLES = 2  # of a label: one to fit to, one to measure on
-_MOST_TRIED = 2000
-_MOST_NAMED = 5
+_MIN_EXAMPLES = 2  # of a label: one to fit to, one to measure on
+_MAX_TRIED = 2000
+_MAX_NAMED = 5
 _STEPS, _MEMORY = 150, 8
 
 
@@ -105,17 +105,17 @@ def _repeated(path: Path, lines: Sequence[tuple[int, tuple[str, str]]], groups: 
         alike = "repeat others, apart from case, spacing and punctuation; no copy is measured by another"
         yield f"warning: {path}: {extra} of {len(lines)} texts {alike}"
     torn = [some for some in again if len({label for _, label in some}) > 1]
-    for some in torn[:_MOST_NAMED]:
+    for some in torn[:_MAX_NAMED]:
         named = ", ".join(f"line {line} '{label}'" for line, label in some[:4])
         yield f"warning: {path}: the same text has different labels: {named}"
-    if len(torn) > _MOST_NAMED:
-        yield f"warning: {path}: {len(torn) - _MOST_NAMED} more texts have different labels"
+    if len(torn) > _MAX_NAMED:
+        yield f"warning: {path}: {len(torn) - _MAX_NAMED} more texts have different labels"
 
 
 def _check(path: Path, labels: Sequence[str], groups: Places) -> None:
     different = {(label, int(group)) for label, group in zip(labels, groups, strict=True)}
     counts = {label: sum(label == other for other, _ in different) for label in dict.fromkeys(labels)}
-    few = [label for label, count in counts.items() if count < _LEAST_EXAMPLES]
+    few = [label for label, count in counts.items() if count < _MIN_EXAMPLES]
     if few:
         need = "every label needs two different ones, and eight are a good start"
         message = f"has a single text, or the same one again, for {', '.join(few[:5])}; {need}"
@@ -172,7 +172,7 @@ def fit(layers: Vectors, truth: Places, labels: Sequence[str], groups: Places | 
 
 def _chosen(layers: Vectors, truth: Places, labels: int, folds: Places) -> tuple[int, float]:
     """Width and penalty of the least loss, by cross-validation on at most some thousand texts of every label."""
-    few = np.concatenate([np.flatnonzero(truth == label)[: max(FOLDS, _MOST_TRIED // labels)] for label in range(labels)])
+    few = np.concatenate([np.flatnonzero(truth == label)[: max(FOLDS, _MAX_TRIED // labels)] for label in range(labels)])
     some, known, parts = layers[few], truth[few], folds[few]
     losses = {}
     for width in sorted({VECTOR, layers.shape[1]}):

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +22,8 @@ from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from router.inference.spans import joined
 from router.inference.tokens import WindowTokenizer
+from router.signals.jailbreak import JailbreakSignal
+from router.signals.pii.signal import PiiSignal
 from router.training.attacks import amid, safety_held_back
 from router.training.card import model_card
 from router.training.data import SOURCES, read, recorded_models
@@ -33,8 +34,8 @@ from router.training.train import Recipe, fit, predict
 
 NAME, VERSION = "minilm-signals", "2"
 TRAINING_TOKENS, SERVING_TOKENS = 96, 128
-_MOST_EVERYDAY_IN_SCIENCE = 0.01
-_MOST_FALSE_ALARMS = 0.01
+_MAX_EVERYDAY_IN_SCIENCE = 0.01
+_MAX_FALSE_ALARMS = 0.01
 _VERIFIED_TEXTS = 300
 
 
@@ -66,7 +67,7 @@ def finish(
     faster = export(model, calibration, out / MODEL)
     development = [example for example in held_back if example.spans is not None or not is_for_calibration(example.text)]
     models = recorded_models(data)
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "name": NAME,
         "version": VERSION,
         "thresholds": thresholds,
@@ -112,9 +113,9 @@ def calibrate(model: Model, examples: Sequence[Example], reader: WindowTokenizer
     )
     everyday = predict(model, [e.text for e in examples if e.source in ("clinc150", "banking77")], reader)
     talk = (everyday.intent / calibration.intent).softmax(-1).numpy()
-    science = _least(0.40, lambda bar: _in_science(talk, bar).mean() <= _MOST_EVERYDAY_IN_SCIENCE)
+    science = _least(0.40, lambda bar: _in_science(talk, bar).mean() <= _MAX_EVERYDAY_IN_SCIENCE)
     harmless = torch.cat([everyday.attack, found.attack]).softmax(-1)[:, 1:].amax(-1).numpy()
-    alarm = _least(0.50, lambda bar: (harmless >= bar).mean() <= _MOST_FALSE_ALARMS)
+    alarm = _least(0.50, lambda bar: (harmless >= bar).mean() <= _MAX_FALSE_ALARMS)
     return calibration, {"intent": science, "jailbreak": alarm, "pii": 0.5}
 
 
@@ -142,7 +143,7 @@ def _temperature(loss_at: Callable[[Tensor], Tensor]) -> float:
     return round(float(scale.detach().exp()), 4)
 
 
-def _in_science(probabilities: Any, threshold: float) -> Any:
+def _in_science(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     sciences = [LABELS.index(name) for name in SCIENCES]
     return np.isin(probabilities.argmax(1), sciences) & (probabilities.max(1) >= threshold)
 
@@ -178,9 +179,10 @@ def measure(
 
 def _personal(path: Path, examples: Sequence[Example]) -> dict[str, Estimate]:
     """By exact ends and kind."""
-    encoder, pairs = Encoder(Bundle.load(path.parent), InferencePool(1, 1)), []
+    bundle, pairs = Bundle.load(path.parent), []
+    signal = PiiSignal(Encoder(bundle, InferencePool(1, 1)), bundle)
     for example in examples:
-        found = {(span.start, span.end, span.kind) for span in encoder.run_personal(example.text).spans}
+        found = {(span.start, span.end, span.kind) for span in signal.run(example.text).spans}
         pairs.append((set(example.spans or ()), joined(example.text, found)))
     figures = span_figures(pairs)
     low, high = (min(figures.precision.low, figures.recall.low), max(figures.precision.high, figures.recall.high))
@@ -230,9 +232,10 @@ def _safety(path: Path, examples: Sequence[Example], threshold: float) -> dict[s
         "exam_questions_alarmed": exam,
         "four_exam_questions_in_one_alarmed": [" ".join(chance.sample(fillers, 4)) for _ in range(300)],
     }
-    encoder = Encoder(Bundle.load(path.parent), InferencePool(1, 1), max_windows=64)
+    bundle = Bundle.load(path.parent)
+    signal = JailbreakSignal(Encoder(bundle, InferencePool(1, 1), max_windows=64), bundle)
     figures = {}
     for name, some in texts.items():
-        hits = sum(float(encoder.run_attack(text).chances[1:].max()) >= threshold for text in some)
+        hits = sum(float(signal.run(text).chances[1:].max()) >= threshold for text in some)
         figures[name] = share(hits, len(some))
     return figures

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from router.errors import BackendError
 from router.evaluation.measures import recall_at_precision, roc_area
 from router.inference.bundle import MODEL, TOKENIZER, Bundle
 from router.inference.cross_encoder import CrossEncoder
+from router.inference.manifest import BundleManifest
 from router.inference.pool import InferencePool
 from router.inference.tokens import PairTokenizer
 from router.training.card import verifier_card
@@ -30,7 +29,7 @@ from router.training.verifier import Batches, Recipe, fit, mined, scores
 QUORA = frozenset({"gptcache_qqp", "synth_guard"})
 """The data sets that hold Quora's texts."""
 NAME, VERSION = "minilm-verifier", "1"
-_MOST_LOST = 0.02  # of the area under the curve, to int8; measured .002, and a broken export loses far more
+_MAX_LOST = 0.02  # of the area under the curve, to int8; measured .002, and a broken export loses far more
 
 
 def make(data: Path, out: Path, threads: int, without: frozenset[str], say: Callable[[str], None]) -> None:
@@ -46,7 +45,7 @@ def make(data: Path, out: Path, threads: int, without: frozenset[str], say: Call
     train += mined(said, _vectors(encoder, [text for text, _ in said], batches))
     say(f"{len(train)} pairs to train on, {len(held_back)} held back")
     model = fit(encoder, train, batches, recipe, say)
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "name": NAME,
         "version": VERSION,
         "max_tokens": recipe.max_tokens,
@@ -58,12 +57,12 @@ def make(data: Path, out: Path, threads: int, without: frozenset[str], say: Call
     finish(model, out, train, held_back, tokenizer, batches, facts, say)
 
 
-def _metrics_without_quora(data: Path, threads: int, say: Callable[[str], None]) -> Any:
+def _metrics_without_quora(data: Path, threads: int, say: Callable[[str], None]) -> Mapping[str, object]:
     """Of the variant for those who must not use what is licensed for non-commercial use only."""
     say("the variant without Quora's texts, to tell in the card how good it is")
     with TemporaryDirectory() as folder:
         make(data, Path(folder), threads, QUORA, say)
-        return json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["metrics"]
+        return BundleManifest.of(Path(folder)).metrics
 
 
 def _vectors(encoder: torch.nn.Module, texts: Sequence[str], batches: Batches) -> torch.Tensor:
@@ -80,7 +79,7 @@ def _vectors(encoder: torch.nn.Module, texts: Sequence[str], batches: Batches) -
 
 def finish(
     model: Verifier, out: Path, train: Sequence[Pair], held_back: Sequence[Pair], tokenizer: bytes, batches: Batches,
-    facts: dict[str, Any], say: Callable[[str], None],
+    facts: dict[str, object], say: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Calibrate, export, measure and describe a trained verifier; its figures join `facts`."""
     by_source = development(held_back)
@@ -116,7 +115,7 @@ def measure(folder: Path, model: Verifier, sets: dict[str, list[Pair]], batches:
         in_int8 = np.array([served.run(pair.asked, pair.stored) for pair in pairs])
         in_float = np.array(scores(model, pairs, batches))
         area, lost = roc_area(truth, in_int8), roc_area(truth, in_float) - roc_area(truth, in_int8)
-        if lost > _MOST_LOST:
+        if lost > _MAX_LOST:
             raise ValueError(f"the int8 export is not the model: on {name} it loses {lost:.3f} of the ROC area")
         figures[name] = {"pairs": float(len(pairs)), "roc_area": area, "lost_to_int8": lost} | _recalls(truth, in_int8)
     return figures

@@ -114,6 +114,17 @@ class Batches:
             yield from batches
 
 
+def _parameters(model: Verifier, encoder: Encoder) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """What is fitted of the encoder, and of the head. Words and positions stay as they were pretrained."""
+    for part in (encoder.words, encoder.positions):
+        part.requires_grad_(False)
+    for layer in encoder.layers:
+        layer.dropout.p = 0.0  # drawing its masks takes a fifth of the time; varied texts and smoothed labels do its work
+    head = [*model.hidden.parameters(), *model.same.parameters()]
+    heads = {id(p) for p in head}
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in heads], head
+
+
 def fit(
     encoder: Encoder, pairs: Sequence[Pair], batches: Batches, recipe: Recipe, say: Callable[[str], None]
 ) -> Verifier:  # fmt: skip
@@ -130,13 +141,7 @@ def fit(
         by_source.setdefault(pair.source, []).append(pair)
     maker.remember([pair.asked for pair in (by_source.get("qqp") or by_source["intents"])[:5000]])
     model = Verifier(encoder)
-    for part in (encoder.words, encoder.positions):
-        part.requires_grad_(False)
-    for layer in encoder.layers:
-        layer.dropout.p = 0.0  # drawing its masks takes a fifth of the time; varied texts and smoothed labels do its work
-    head = [*model.hidden.parameters(), *model.same.parameters()]
-    heads = {id(p) for p in head}
-    body = [p for p in model.parameters() if p.requires_grad and id(p) not in heads]
+    body, head = _parameters(model, encoder)
     groups = [{"params": body, "lr": recipe.encoder_rate}, {"params": head, "lr": recipe.head_rate}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
 

@@ -23,7 +23,7 @@ from router.core.cache_policy import ScopePlan
 from router.core.lookup import CacheQuery, Hit, Miss
 from router.core.snapshot import Snapshot
 from router.inference.encoder import Encoder
-from router.runtime.build import Caching
+from router.runtime.build_cache import Caching
 from router.runtime.process import _open_cache as open_cache
 from tests.contract.test_cache import (  # noqa: F401 - fixtures
     ANSWER,

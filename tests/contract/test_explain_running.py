@@ -84,7 +84,7 @@ async def router(tmp_path: Path) -> AsyncIterator[Router]:
     path.write_text(CONFIG)
     runtime = build(load(path))
     assert runtime.caching
-    processor = Processor(runtime.snapshot, runtime.senses, runtime.telemetry, runtime.caching.cache)
+    processor = Processor(runtime.snapshot, runtime.signal_reader, runtime.telemetry, runtime.caching.cache)
     await _open_cache(runtime.caching, processor)
     server = Server("127.0.0.1:0", processor, 1 << 20)
     await server.start()

@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from router.core.prompt import Piece, Prompt
+from router.core.text.encodings import stretches
 from router.core.types import Scores
 from router.errors import BackendError
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from router.signals.base import Guard
-from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PersonalGuard
+from router.signals.cuts import CutSearch
+from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PiiGuard
 from router.signals.own.huggingface import HuggingFaceSignal
 from router.signals.scans import CHUNK_CHARS, SHARED_CHARS, Scans, chunks_of
 from tests.waiting import until
@@ -52,12 +54,12 @@ def encoder(passes: InferencePool) -> Encoder:
 @pytest.fixture(scope="module")
 def guards(passes: InferencePool, encoder: Encoder) -> dict[str, Guard]:
     """One of each kind."""
-    bundle = Bundle.load(SHIPPED)
+    bundle, across = Bundle.load(SHIPPED), CutSearch(passes, stretches)
     return {
-        "jailbreak": JailbreakGuard(encoder, passes, bundle.attacks, bundle.thresholds["jailbreak"]),
-        "pii": PersonalGuard(encoder, passes),
-        "keywords": KeywordGuard("secret", [re.compile("xylophon")], passes),
-        "tone": ExportedGuard(HuggingFaceSignal("tone", TINY / "tone", passes, max_windows=16), passes),
+        "jailbreak": JailbreakGuard(encoder, bundle, passes, across),
+        "pii": PiiGuard(encoder, bundle, passes, across),
+        "keywords": KeywordGuard("secret", [re.compile("xylophon")], passes, across),
+        "tone": ExportedGuard(HuggingFaceSignal("tone", TINY / "tone", passes, max_windows=16), passes, across),
     }
 
 
@@ -153,19 +155,23 @@ async def test_nothing_but_emoji_is_no_attack(guards: dict[str, Guard]) -> None:
             assert max((await guards[name].scan(prompt(text), text)).values.values(), default=0.0) < 0.5
 
 
-async def test_that_nothing_is_broken_by_a_cut_is_found_out_once(passes: InferencePool) -> None:
-    """A long document stands in every turn of a conversation. What does say something is looked for each time."""
+async def test_what_a_cut_would_break_is_looked_for_once_however_many_guards_ask(passes: InferencePool) -> None:
+    """A long document stands in every turn of a conversation, and each turn is read by every guard."""
     looked: list[int] = []
 
     def across(text: str, overlap: int) -> list[str]:
         looked.append(len(text))
         return ["hidden"] if "encoded" in text else []
 
-    scans = Scans(passes, lambda text: [text], lambda text: Scores({"found": float("hidden" in text)}), 64, across)
+    search = CutSearch(passes, across)
+    scans, others = (
+        Scans(passes, lambda text: [text], lambda text: Scores({"found": float("hidden" in text)}), 64, search) for _ in range(2)
+    )
     plain, encoded = FILLER * 3, f"encoded {FILLER * 3}"
-    assert [scores.values["found"] for scores in await scans([plain, plain[:20], encoded])] == [0.0, 0.0, 1.0]
+    for found in await asyncio.gather(scans([plain, plain[:20], encoded]), others([plain, plain[:20], encoded])):
+        assert [scores.values["found"] for scores in found] == [0.0, 0.0, 1.0]
     assert [scores.values["found"] for scores in await scans([plain, encoded])] == [0.0, 1.0]
-    assert looked == [len(plain), len(encoded), len(encoded)]
+    assert looked == [len(plain), len(encoded)]
 
 
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
@@ -292,7 +298,7 @@ async def test_a_short_message_is_read_though_the_urgent_queue_is_full(encoder: 
     """A crowd of short requests costs others their category; no guard refuses for it."""
     go = threading.Event()
     bundle = Bundle.load(SHIPPED)
-    guard = JailbreakGuard(encoder, passes, bundle.attacks, bundle.thresholds["jailbreak"])
+    guard = JailbreakGuard(encoder, bundle, passes, CutSearch(passes, stretches))
     crowd = [passes.submit(lambda: go.wait(10)) for _ in range(64)]
     with pytest.raises(BackendError, match="overloaded"):
         passes.submit(lambda: None)

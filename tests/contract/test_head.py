@@ -19,6 +19,7 @@ from router.inference.manifest import OUTSIDE, HeadManifest
 from router.inference.pool import InferencePool
 from router.signals.own.head import WEIGHTS, Head, HeadSignal
 from router.training.head import fit, minimise, train
+from tests.contract.signals import SignalContract
 from tests.unit.builders import ask
 
 TEXTS = {
@@ -72,6 +73,14 @@ def signal(folder: Path, encoder: Bundle) -> Iterator[HeadSignal]:
     passes = InferencePool(1, 16)
     yield HeadSignal("department", Encoder(encoder, passes), Head.load(folder, encoder))
     passes.close()
+
+
+class TestHead(SignalContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def signal(cls, folder: Path, encoder: Encoder, bundle: Bundle) -> HeadSignal:
+        """Made by the command."""
+        return HeadSignal("department", encoder, Head.load(folder, bundle))
 
 
 @pytest.mark.parametrize(

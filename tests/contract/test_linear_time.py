@@ -34,9 +34,9 @@ from router.core.types import Decision, Endpoint
 from router.errors import RequestError
 from router.extproc import wire
 from router.extproc.pb import extproc_pb2 as pb
-from router.inference.forms import with_patterns
 from router.inference.spans import spans_of
 from router.inference.tokens import WindowTokenizer
+from router.signals.pii.patterns import with_patterns
 from tests.unit.builders import FAMILIES, SMALL, ask
 
 SHORT, LONG = 1024, 4096

@@ -14,6 +14,7 @@ from router.errors import BackendError, ConfigError
 from router.inference.manifest import ModelManifest, facts_of
 from router.inference.pool import InferencePool
 from router.signals.own.huggingface import HuggingFaceSignal
+from tests.contract.signals import SignalContract
 from tests.unit.builders import ask
 
 TINY = Path(__file__).parents[1] / "tiny_models"
@@ -37,6 +38,22 @@ def tone(passes: InferencePool) -> HuggingFaceSignal:
 def tickets(passes: InferencePool) -> HuggingFaceSignal:
     """Finds ticket numbers."""
     return HuggingFaceSignal("tickets", TINY / "tickets", passes, max_windows=4)
+
+
+class TestSequenceClassifier(SignalContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def signal(cls, passes: InferencePool) -> HuggingFaceSignal:
+        """Of texts."""
+        return HuggingFaceSignal("tone", TINY / "tone", passes, max_windows=4)
+
+
+class TestTokenClassifier(SignalContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def signal(cls, passes: InferencePool) -> HuggingFaceSignal:
+        """Of tokens."""
+        return HuggingFaceSignal("tickets", TINY / "tickets", passes, max_windows=4)
 
 
 @pytest.mark.parametrize(("text", "label"), [("this is a stupid order", "rude"), ("help me with my order please", "polite")])
@@ -67,18 +84,6 @@ async def test_long_texts_are_read_in_windows(tone: HuggingFaceSignal, tickets: 
     assert isinstance(await tone.read(ask(filler)), Classification)
     with pytest.raises(BackendError, match="too_long"):
         await tone.read(ask(filler * 3))
-
-
-@pytest.mark.parametrize("text", ["", "  \n "])
-async def test_nothing_to_read_is_a_backend_error(tone: HuggingFaceSignal, text: str) -> None:
-    """It becomes `Missing`."""
-    with pytest.raises(BackendError, match="no_text"):
-        await tone.read(ask(text))
-
-
-async def test_half_a_character_breaks_nothing(tone: HuggingFaceSignal) -> None:
-    """JSON can carry it."""
-    assert isinstance(await tone.read(ask("stupid \ud83d")), Classification)
 
 
 def test_a_multi_label_model_scores_each_label(passes: InferencePool, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from router.cli.adminport import AdminPort
 from router.cli.restart import restart as ask_for_restart
 from router.errors import BackendError, ConfigError, Problem
 from router.files import Files
@@ -218,16 +219,16 @@ async def test_the_command_says_what_happened(
     await listen(front.runner, f"unix:{tmp_path}/admin.sock")
     await listen(front.runner, "127.0.0.1:0")
     try:
-        assert await asyncio.to_thread(ask_for_restart, f"unix:{tmp_path}/admin.sock") == 0
+        assert await asyncio.to_thread(ask_for_restart, AdminPort(f"unix:{tmp_path}/admin.sock")) == 0
         assert "all workers run the new configuration" in capsys.readouterr().out
         supervisor.next = lambda running: program(tmp_path, "misconfigured", 1)  # type: ignore[attr-defined]
         port = front.runner.addresses[1][1]
-        assert await asyncio.to_thread(ask_for_restart, f"127.0.0.1:{port}") == 1
+        assert await asyncio.to_thread(ask_for_restart, AdminPort(f"127.0.0.1:{port}")) == 1
         assert "taken for 1" in capsys.readouterr().err
     finally:
         await front.runner.cleanup()
     with pytest.raises(ConfigError, match="nobody answers"):
-        await asyncio.to_thread(ask_for_restart, f"127.0.0.1:{port}")
+        await asyncio.to_thread(ask_for_restart, AdminPort(f"127.0.0.1:{port}"))
 
 
 def test_an_address_cannot_be_changed_by_a_restart() -> None:

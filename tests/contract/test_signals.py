@@ -1,4 +1,4 @@
-"""What every signal must do, and the shipped encoder as it is served."""
+"""The shipped signals, each held to the contract of all, and the encoder as it is served."""
 
 from __future__ import annotations
 
@@ -18,53 +18,14 @@ from router.inference.bundle import MODEL, SHIPPED, TOKENIZER, Bundle
 from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from router.inference.tokens import WindowTokenizer
-from router.signals.base import Signal, read_all
-from router.signals.intent import Intent
-from router.signals.quality import Outcomes
-from router.signals.safety import Jailbreak, Personal
+from router.signals.base import read_all
+from router.signals.intent import IntentSignal
+from router.signals.jailbreak import JailbreakSignal
+from router.signals.pii.signal import PiiSignal
+from router.signals.quality import QualitySignal
+from tests.contract.signals import SignalContract
 from tests.unit.builders import ask
 from tests.waiting import until
-
-ODD_TEXTS = {
-    "emoji": "😀" * 300,
-    "half a character": "what is \ud83d this",
-    "null bytes": "a\0b\0c",
-    "one endless word": "x" * 1_000_000,
-    "ten megabytes": "hello " * 1_700_000,
-    "combining marks": "e" + "\u0301" * 5000,
-    "another language": "如何证明根号二是无理数？",
-    "code": "def f(x):\n    return x ** 2\n" * 50,
-}
-
-
-class SignalContract:
-    """Inherit this, provide `signal`, and a new signal is held to what the others are."""
-
-    async def test_it_classifies_a_question(self, signal: Signal) -> None:
-        """A label with a probability; the probabilities, if it gives them, sum to one."""
-        reading = await signal.read(ask("What is the derivative of x squared?"))
-        assert reading.label
-        assert 0 < reading.confidence <= 1
-        if reading.probabilities:
-            assert sum(reading.probabilities.values()) == pytest.approx(1, abs=1e-3)
-            assert reading.probabilities[reading.label] == reading.confidence
-
-    @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
-    async def test_nothing_to_read_is_a_backend_error(self, signal: Signal, text: str) -> None:
-        """It becomes `Missing`, and the request goes on."""
-        with pytest.raises(BackendError, match="no_text"):
-            await signal.read(ask(text))
-
-    @pytest.mark.parametrize("name", ODD_TEXTS)
-    async def test_no_text_breaks_it(self, signal: Signal, name: str) -> None:
-        """Whatever a client sends, within seconds."""
-        async with asyncio.timeout(10):
-            assert (await signal.read(ask(ODD_TEXTS[name]))).label
-
-    async def test_the_same_text_reads_the_same(self, signal: Signal) -> None:
-        """Side by side and one after another."""
-        first, second = await asyncio.gather(signal.read(ask("same text")), signal.read(ask("same text")))
-        assert first == second == await signal.read(ask("same text"))
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +46,9 @@ class TestIntent(SignalContract):
     """The shipped signal."""
 
     @pytest.fixture
-    def signal(self, encoder: Encoder, bundle: Bundle) -> Intent:
-        """Over the shared encoder."""
-        return Intent(encoder, bundle.labels)
+    def signal(self, encoder: Encoder, bundle: Bundle) -> IntentSignal:
+        """On the one encoder."""
+        return IntentSignal(encoder, bundle)
 
     @pytest.mark.parametrize(
         ("text", "label"),
@@ -100,9 +61,32 @@ class TestIntent(SignalContract):
             ("what rights does a defendant have at trial", "law"),
         ],
     )
-    async def test_plain_questions_are_told_apart(self, signal: Intent, text: str, label: str) -> None:
+    async def test_plain_questions_are_told_apart(self, signal: IntentSignal, text: str, label: str) -> None:
         """Everyday talk is `other`, not a science."""
         assert (await signal.read(ask(text))).label == label
+
+
+class TestQuality(SignalContract):
+    @pytest.fixture
+    def signal(self, encoder: Encoder, bundle: Bundle) -> QualitySignal:
+        """On the one encoder."""
+        return QualitySignal(encoder, bundle)
+
+
+class TestJailbreak(SignalContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def signal(cls, encoder: Encoder, bundle: Bundle) -> JailbreakSignal:
+        """On the one encoder."""
+        return JailbreakSignal(encoder, bundle)
+
+
+class TestPii(SignalContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def signal(cls, encoder: Encoder, bundle: Bundle) -> PiiSignal:
+        """On the one encoder."""
+        return PiiSignal(encoder, bundle)
 
 
 async def test_vectors_have_unit_length_and_likeness(encoder: Encoder) -> None:
@@ -146,11 +130,12 @@ async def test_long_texts_hold_no_thread_from_others(bundle: Bundle, monkeypatch
     passes = InferencePool(1, 64)
     encoder = Encoder(bundle, passes)
     read: list[str] = []
-    run = encoder._pass
-    monkeypatch.setattr(encoder, "_pass", lambda text, tokens: (read.append(text), run(text, tokens))[1])
+    run = encoder.run_window
+    monkeypatch.setattr(encoder, "run_window", lambda window: (read.append(window[0]), run(window))[1])
+    signals = JailbreakSignal(encoder, bundle), PiiSignal(encoder, bundle)
     long = " ".join(["word"] * 1000)
     await encoder.encode(long)
-    asked = [asyncio.create_task(ask_for(f"{long} {n}")) for ask_for in (encoder.attack, encoder.personal) for n in range(8)]
+    asked = [asyncio.create_task(signal.find(f"{long} {n}")) for signal in signals for n in range(8)]
     await until(lambda: len(read) > 20)
     before = len(read)
     await encoder.encode("What is a monad?")
@@ -257,6 +242,7 @@ def edit_manifest(folder: Path, **changes: object) -> None:
         (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json", "format None"),
         (lambda folder: edit_manifest(folder, format=99), "manifest.json", "format 99"),
         (lambda folder: edit_manifest(folder, files={}), "manifest.json", "does not name"),
+        (lambda folder: edit_manifest(folder, thresholds={"pii": "high"}), "manifest.json", "damaged"),
         (lambda folder: edit_manifest(folder, labels=[]), "manifest.json", "does not name"),
     ],
 )
@@ -294,19 +280,19 @@ HARMLESS = [
 
 
 @pytest.fixture(scope="module")
-def jailbreak(encoder: Encoder, bundle: Bundle) -> Jailbreak:
+def jailbreak(encoder: Encoder, bundle: Bundle) -> JailbreakSignal:
     """The shipped signal."""
-    return Jailbreak(encoder, bundle.attacks, bundle.thresholds["jailbreak"])
+    return JailbreakSignal(encoder, bundle)
 
 
 @pytest.mark.parametrize("text", ATTACKS)
-async def test_plain_attacks_are_found(jailbreak: Jailbreak, bundle: Bundle, text: str) -> None:
+async def test_plain_attacks_are_found(jailbreak: JailbreakSignal, bundle: Bundle, text: str) -> None:
     """At the bar that rules use unless they name one."""
     assert max((await jailbreak.read(ask(text))).values.values()) >= bundle.thresholds["jailbreak"]
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-async def test_what_only_looks_like_an_attack_is_none(jailbreak: Jailbreak, bundle: Bundle, text: str) -> None:
+async def test_what_only_looks_like_an_attack_is_none(jailbreak: JailbreakSignal, bundle: Bundle, text: str) -> None:
     """A guard that cries wolf is switched off."""
     assert max((await jailbreak.read(ask(text))).values.values()) < bundle.thresholds["jailbreak"]
 
@@ -315,8 +301,8 @@ async def test_what_only_looks_like_an_attack_is_none(jailbreak: Jailbreak, bund
     ("text", "passes"),
     [
         ("How do I pay the invoice that came in by mail to jane@example.com?", ["run"]),
-        (" ".join(["word"] * 60), ["run", "attack_steps"]),
-        (" ".join(["word"] * 200), ["run", "attack_steps", "personal_steps"]),
+        (" ".join(["word"] * 60), ["run", "jailbreak"]),
+        (" ".join(["word"] * 200), ["run", "jailbreak", "pii"]),
     ],
 )
 async def test_one_pass_tells_everything_of_a_short_text(
@@ -325,36 +311,34 @@ async def test_one_pass_tells_everything_of_a_short_text(
     """Whoever asks first; longer texts are looked at more closely for attacks, and in pieces where one pass cannot take them."""
     asked: list[str] = []
 
-    def watch(name: str) -> None:
-        does = getattr(encoder, name)
-        monkeypatch.setattr(encoder, name, lambda some: (asked.append(name), does(some))[1])
+    def watch(owner: object, method: str, name: str) -> None:
+        does = getattr(owner, method)
+        monkeypatch.setattr(owner, method, lambda some: (asked.append(name), does(some))[1])
 
-    for name in ("run", "attack_steps", "personal_steps"):
-        watch(name)
-    for signal in (
-        Jailbreak(encoder, bundle.attacks, bundle.thresholds["jailbreak"]),
-        Personal(encoder),
-        Intent(encoder, bundle.labels),
-    ):
+    jailbreak, pii = JailbreakSignal(encoder, bundle), PiiSignal(encoder, bundle)
+    watch(encoder, "run", "run")
+    watch(jailbreak, "steps", "jailbreak")
+    watch(pii, "steps", "pii")
+    for signal in (jailbreak, pii, IntentSignal(encoder, bundle)):
         await signal.read(ask(text))
     assert asked == passes
 
 
-async def test_an_attack_is_found_anywhere_in_a_long_text(jailbreak: Jailbreak, bundle: Bundle) -> None:
+async def test_an_attack_is_found_anywhere_in_a_long_text(jailbreak: JailbreakSignal, bundle: Bundle) -> None:
     """At its start, in its middle and at its end."""
     filler = "The garden club met on Tuesday and talked about roses, tulips and the fence. " * 10
     for text in (f"{ATTACKS[1]} {filler}", f"{filler} {ATTACKS[1]} {filler}", f"{filler} {ATTACKS[1]}"):
         assert max((await jailbreak.read(ask(text))).values.values()) >= bundle.thresholds["jailbreak"]
 
 
-async def test_an_attack_between_words_that_no_model_reads_is_found(jailbreak: Jailbreak, bundle: Bundle) -> None:
+async def test_an_attack_between_words_that_no_model_reads_is_found(jailbreak: JailbreakSignal, bundle: Bundle) -> None:
     """Words of thousands of letters are one token each: few tokens do not mean that the whole text was read."""
     noise = "a" * 3000
     assert max((await jailbreak.read(ask(f"{noise} {ATTACKS[1]} {noise}"))).values.values()) >= bundle.thresholds["jailbreak"]
 
 
 @pytest.mark.parametrize("is_text_whole", [True, False])
-async def test_what_was_not_read_whole_is_missing(jailbreak: Jailbreak, is_text_whole: bool) -> None:
+async def test_what_was_not_read_whole_is_missing(jailbreak: JailbreakSignal, is_text_whole: bool) -> None:
     """Beyond the last window, or cut before it came here: a rule that fails closed has to know."""
     text = "the garden club talked about roses " * (3000 if is_text_whole else 1)
     with pytest.raises(BackendError, match="too_long"):
@@ -370,22 +354,24 @@ async def test_what_was_not_read_whole_is_missing(jailbreak: Jailbreak, is_text_
         ("What is the derivative of x squared?", set()),
     ],
 )
-async def test_personal_data_is_found_by_kind(encoder: Encoder, text: str, kinds: set[str]) -> None:
+async def test_personal_data_is_found_by_kind(encoder: Encoder, bundle: Bundle, text: str, kinds: set[str]) -> None:
     """And plain questions hold none."""
-    scores = (await Personal(encoder).read(ask(text))).values
+    scores = (await PiiSignal(encoder, bundle).read(ask(text))).values
     assert {kind for kind, score in scores.items() if score >= 0.5} == kinds
 
 
-async def test_personal_data_at_the_end_of_a_long_text_is_found(encoder: Encoder) -> None:
+async def test_personal_data_at_the_end_of_a_long_text_is_found(encoder: Encoder, bundle: Bundle) -> None:
     """In its window."""
     filler = "I would like to change the date on which my bill is due every month. " * 20
-    assert "EMAIL_ADDRESS" in (await Personal(encoder).read(ask(f"{filler} Write to jane.doe@example.com please"))).values
+    assert (
+        "EMAIL_ADDRESS" in (await PiiSignal(encoder, bundle).read(ask(f"{filler} Write to jane.doe@example.com please"))).values
+    )
 
 
 async def test_chances_are_told_for_every_recorded_model(encoder: Encoder, bundle: Bundle) -> None:
     """A large model is expected to be right more often than a small one."""
-    scores = (await Outcomes(encoder, bundle.models).read(ask("What is the integral of x squared from 0 to 1?"))).values
-    assert tuple(scores) == bundle.models
+    scores = (await QualitySignal(encoder, bundle).read(ask("What is the integral of x squared from 0 to 1?"))).values
+    assert tuple(scores) == bundle.heads["outcomes"]
     assert all(0 < score < 1 for score in scores.values())
     assert scores["Meta-Llama-3_1-70B-Instruct"] > scores["Llama-2-7b-hf"]
 

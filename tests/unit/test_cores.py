@@ -8,7 +8,7 @@ import pytest
 
 from router.config.load import parse
 from router.inference import cores
-from router.runtime.build import pass_threads
+from router.runtime.build_signals import pass_threads
 
 V2, V1 = "0::/pod/router\n", "5:cpuset:/pod\n4:cpu,cpuacct:/pod/router\n0::/\n"
 
@@ -61,6 +61,6 @@ def test_affinity_bounds_them_as_well(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("server", "threads"), [("", 5), ("workers: 2", 2), ("workers: 9", 1), ("threads: 7", 7)])
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, server: str, threads: int) -> None:
     """At least a thread each; a number in the file counts as it is."""
-    monkeypatch.setattr("router.runtime.build.usable_cores", lambda: 5)
+    monkeypatch.setattr("router.runtime.build_signals.usable_cores", lambda: 5)
     text = f"version: 1\nserver: {{ {server} }}\nmodels: {{ small: {{ cluster: small }} }}\ndefault: {{ model: small }}\n"
     assert pass_threads(parse(text, "config.yaml")) == threads

@@ -125,7 +125,17 @@ def test_a_part_leaves_alone_what_is_not_its_business(part: str) -> None:
             assert not is_within(module, FORBIDDEN[part]), f"{file.relative_to(ROUTER)} imports {module}"
 
 
-@pytest.mark.parametrize("module", ["router.runtime.build", "router.cli.main", "router.__main__", "router.runtime.process"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "router.runtime.build",
+        "router.runtime.build_signals",
+        "router.runtime.build_cache",
+        "router.cli.main",
+        "router.__main__",
+        "router.runtime.process",
+    ],
+)
 def test_nobody_imports_the_builder_but_the_shell(module: str) -> None:
     """Concrete classes are chosen in one place."""
     shell = {f"{name}.py" for name, allowed in TABLE.items() if allowed == EVERYTHING}

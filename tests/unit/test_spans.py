@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from router.evaluation.spans import span_figures
-from router.inference.forms import with_patterns
 from router.inference.spans import Span, joined, spans_of
+from router.signals.pii.patterns import with_patterns
 
 KINDS = ("EMAIL", "PERSON")
 OUTSIDE, BEGIN_EMAIL, IN_EMAIL, BEGIN_PERSON, IN_PERSON = range(5)

@@ -93,7 +93,7 @@ def answer(prompt: Prompt, model: str, choice: int, generation: Generation, answ
     return _limit(Answer(thoughts + tokens, "stop", stop_reason), generation.max_tokens)
 
 
-def fill(schema: Mapping[str, Any], question: str) -> Any:
+def fill(schema: Mapping[str, Any], question: str) -> object:
     """A value that fits a JSON schema, with words and numbers of the question where they fit the type."""
     if choices := schema.get("enum"):
         return next((c for c in choices if str(c).lower() in question.lower()), choices[0])

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 from collections import Counter, deque
 from dataclasses import dataclass
-from typing import Any
 
 MAX_REQUESTS = 50
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -36,7 +35,7 @@ class Received:
     request_id: str
     """`x-request-id`, empty when there was none."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """As JSON: `body_base64` is exact, `body` is for people."""
         return {
             "request_id": self.request_id,

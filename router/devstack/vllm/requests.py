@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from router.errors import RequestError
 
+Fields = Mapping[str, Any]
+"""Of an object in a request, before they are checked."""
 T = TypeVar("T")
 
 LEGACY_MAX_TOKENS = 16
@@ -30,7 +32,7 @@ class Tool:
 
     name: str
     description: str
-    parameters: Mapping[str, Any]
+    parameters: Fields
     """JSON schema of the arguments; may be empty."""
 
 
@@ -50,9 +52,9 @@ class Prompt:
     tools: tuple[Tool, ...] = ()
     forced_tool: str | None = None
     """The tool that must be called: a name, or empty for any of them; None forces nothing."""
-    chat_template_kwargs: Mapping[str, Any] | None = None
+    chat_template_kwargs: Fields | None = None
     reasoning_effort: str | None = None
-    response_format: Mapping[str, Any] | None = None
+    response_format: Fields | None = None
     """Only the JSON kinds, `json_object` and `json_schema`."""
 
     @property
@@ -139,7 +141,7 @@ def read_embedding(body: bytes) -> Embedding:
     )
 
 
-def _generation(fields: Mapping[str, Any], prompts: tuple[Prompt, ...], max_tokens: int | None) -> Generation:
+def _generation(fields: Fields, prompts: tuple[Prompt, ...], max_tokens: int | None) -> Generation:
     choice_count = _positive(fields, "n") or 1
     if choice_count * len(prompts) > MAX_CHOICES:
         raise RequestError(400, f"n must be at most {MAX_CHOICES}", param="n")
@@ -159,7 +161,7 @@ def _generation(fields: Mapping[str, Any], prompts: tuple[Prompt, ...], max_toke
     )
 
 
-def _fields(body: bytes) -> dict[str, Any]:
+def _fields(body: bytes) -> Fields:
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -176,7 +178,7 @@ def _stops(stops: object) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _messages(fields: Fields) -> list[Fields]:
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RequestError(400, "messages: a non-empty list is required", param="messages")
@@ -186,18 +188,18 @@ def _messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     return messages
 
 
-def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _parts(message: Fields) -> list[Fields]:
     content = message.get("content")
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     return [part for part in content or () if isinstance(part, dict)]
 
 
-def _text(message: Mapping[str, Any]) -> str:
+def _text(message: Fields) -> str:
     return "\n".join(str(part.get("text", "")) for part in _parts(message) if part.get("type") == "text")
 
 
-def _tool(tool: Mapping[str, Any]) -> Tool:
+def _tool(tool: Fields) -> Tool:
     function = tool.get("function") if isinstance(tool, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise RequestError(400, "a tool is {type: function, function: {name, ...}}", param="tools")
@@ -215,7 +217,7 @@ def _forced_tool(choice: object, tools: tuple[Tool, ...]) -> str | None:
     return name
 
 
-def _inputs(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def _inputs(fields: Fields, name: str) -> tuple[str, ...]:
     """A text, a list of texts, token ids, or a list of token ids, as texts; ids become numbers parted by spaces."""
     value = fields.get(name)
     if value is None or value == []:
@@ -226,7 +228,7 @@ def _inputs(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(item if isinstance(item, str) else " ".join(map(str, item)) for item in items)
 
 
-def _positive(fields: Mapping[str, Any], name: str) -> int | None:
+def _positive(fields: Fields, name: str) -> int | None:
     value = fields.get(name)
     if value is None:
         return None
@@ -235,7 +237,7 @@ def _positive(fields: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
-def _optional(fields: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
+def _optional(fields: Fields, name: str, kind: type[T]) -> T | None:
     value = fields.get(name)
     if value is not None and not isinstance(value, kind):
         raise RequestError(400, f"{name}: Input should be a valid {kind.__name__}", param=name)

@@ -9,9 +9,8 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from aiohttp import web
+from aiohttp import typedefs, web
 
 from router.devstack.vllm import wire
 from router.devstack.vllm.answers import answer_all, embed
@@ -244,7 +243,7 @@ def _lookups(ledger: Ledger) -> list[web.RouteDef]:
 # -- around every endpoint -------------------------------------------------------------------------------------------
 
 
-def _bookkeeping(ledger: Ledger) -> Any:
+def _bookkeeping(ledger: Ledger) -> typedefs.Middleware:
     """Middleware that remembers each request and how it ended."""
 
     @web.middleware
@@ -292,5 +291,5 @@ async def _provoked(request: web.Request, handler: Handler) -> web.StreamRespons
     return await handler(request)
 
 
-def _json(body: Mapping[str, Any], http_status: int = 200) -> web.Response:
+def _json(body: Mapping[str, object], http_status: int = 200) -> web.Response:
     return web.Response(body=wire.dump(body), status=http_status, content_type="application/json")

@@ -27,12 +27,12 @@ DONE = b"data: [DONE]\n\n"
 """Ends every stream."""
 
 
-def dump(value: Mapping[str, Any]) -> bytes:
+def dump(value: Mapping[str, object]) -> bytes:
     """Compact JSON in raw UTF-8, as pydantic writes it for vLLM."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def event(chunk: Mapping[str, Any]) -> bytes:
+def event(chunk: Mapping[str, object]) -> bytes:
     """One server-sent event."""
     return b"data: " + dump(chunk) + b"\n\n"
 

@@ -18,7 +18,7 @@ FILES = ("model.onnx", "onnx/model.onnx", "model_quantized.onnx", "onnx/model_qu
 """Where exporters put the graph; the first that is there counts."""
 _OVERLAP = 32
 _CHARS_A_TOKEN = 4
-_MOST_REMEMBERED = 1024
+_MAX_REMEMBERED = 1024
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -41,8 +41,8 @@ class HuggingFaceSignal:
         if unknown := set(self._inputs) - set(_INPUTS):
             message = f"wants inputs that a text does not give: {', '.join(sorted(unknown))}"
             raise ConfigError([Problem(str(file), 0, "", message)])
-        most_chars = max_windows * self._facts.max_tokens * _CHARS_A_TOKEN
-        self._read = CoalescingSteps(passes, self.steps, _MOST_REMEMBERED, most_chars)
+        max_chars = max_windows * self._facts.max_tokens * _CHARS_A_TOKEN
+        self._read = CoalescingSteps(passes, self.steps, _MAX_REMEMBERED, max_chars)
         width = self._logits(self._tokenizer.encode("warm up")).shape
         if len(width) != (2 if self._facts.is_of_tokens else 1) or width[-1] != len(self._facts.labels):
             message = (

@@ -1,0 +1,98 @@
+"""From configuration to the cache: its tiers, its verifier and its store. A new store is one line here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from router.config.cache import CacheConfig
+from router.core.cache_policy import CachePlan
+from router.core.lookup import CachePolicy, CacheQuery, Found
+from router.errors import ConfigError, Problem
+from router.files import read_text
+
+if TYPE_CHECKING:
+    from router.cache.cache import Cache
+    from router.cache.operations import CacheOperations
+    from router.cache.stores.base import Store
+    from router.runtime.build_signals import Models
+
+
+@dataclass(frozen=True, slots=True)
+class Caching:
+    """The cache, and what exchanges need to know of it once the key for scopes is there."""
+
+    cache: Cache
+    control: CacheOperations
+    config: CacheConfig
+    versions: str
+    store_requests: Mapping[tuple[str, str], int] | None = None
+    """Counted by the store while it runs; None when there is none."""
+
+    def plan(self, key: bytes) -> CachePlan:
+        """For `Snapshot.cache`."""
+        return self.config.plan(key, self.versions)
+
+    async def peek(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
+        """For `explain`: what would be found, and what would be weighed, without a trace in the cache."""
+        from router.cache.peek import peek
+
+        return await peek(self.cache, question, cache_policy)
+
+
+def build_cache(config: CacheConfig, models: Models) -> Caching:
+    """The cache with its store, if it has one. Nothing is connected yet.
+
+    Raises:
+        ConfigError: the verifier cannot be loaded, or the calibration was made for other models.
+    """
+    from router.cache.cache import Cache
+    from router.cache.operations import CacheOperations
+    from router.cache.rejections import Rejections
+    from router.cache.stores.sync import StoreSync
+    from router.cache.verifier import GUARDS_VERSION, Verifier
+    from router.inference.bundle import MODEL
+
+    second = score = None
+    bundle = models.bundle
+    if config.verifier:
+        from router.inference.bundle import Bundle
+        from router.inference.cross_encoder import CrossEncoder
+
+        second = Bundle.load(config.verifier)
+        score = CrossEncoder(second, models.passes).score
+    _check_calibration(config, bundle.sha256[MODEL], second.sha256[MODEL] if second else None)
+    versions = f"{bundle.name}-{bundle.sha256[MODEL][:16]}/{GUARDS_VERSION}"
+    store = _store(config, versions)
+    store_sync, requests = (StoreSync(store, config.sync), store.requests) if store else (None, None)
+    rejections = Rejections(config.rejections_file)
+    cache = Cache(config.limits, models.encoder.encode, Verifier(score), store_sync, rejections=rejections)
+    return Caching(cache, CacheOperations(cache, versions), config, versions, requests)
+
+
+def _store(config: CacheConfig, versions: str) -> Store | None:
+    """By `semantic_cache.backend_type`; None where the cache is in memory alone."""
+    if config.backend == "milvus":
+        from router.cache.stores.milvus import MilvusStore
+
+        return MilvusStore(config.milvus, versions)
+    return None
+
+
+def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) -> None:
+    """A table made with other models says nothing about these. `encoder` and `verifier` are SHA-256."""
+    if not config.calibration.has_verifier and all(
+        cache_policy.false_hit_budget is None for cache_policy in config.policies.values()
+    ):
+        return
+    table = json.loads(read_text(config.calibration.file))
+    if table["encoder_sha256"] == encoder and (verifier is None or table["verifier_sha256"] == verifier):
+        return
+    message = (
+        "was made with other models than signals.encoder.model_path and semantic_cache.verifier.model_path name; make one for "
+        "them with `semantic-router calibrate cache`, or set semantic_cache.verifier.enabled to false and leave "
+        "max_false_hit_rate out"
+    )
+    raise ConfigError([Problem("config", 0, "semantic_cache.calibration", message)])

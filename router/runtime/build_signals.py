@@ -1,0 +1,160 @@
+"""From configuration to signals: which concrete ones there are, and what they stand on. A new signal is one line here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router.config.load import Config
+from router.core.messages import ReadSignals
+from router.core.prompt import KEYWORDS, reads_of
+from router.core.types import Readings, Scores
+from router.inference.cores import usable_cores
+from router.signals.base import Guard, Signal, collect, read_all
+
+if TYPE_CHECKING:
+    from router.inference.bundle import Bundle
+    from router.inference.encoder import Encoder
+    from router.inference.pool import InferencePool
+
+
+@dataclass(frozen=True, slots=True)
+class SignalReader:
+    """Takes the readings that an exchange asks for, all within one deadline."""
+
+    signals: Mapping[str, Signal]
+    deadline_s: float
+    guards: Mapping[str, Guard] = field(default_factory=dict)
+    """By the names of signals, `keywords NAME` among them."""
+    guard_deadline_s: float = 30.0
+
+    async def __call__(self, wanted: ReadSignals) -> Readings:
+        """A reading, or `Missing`, for every name that is wanted."""
+        own = [self.signals[name] for name in sorted(wanted.wanted) if name in self.signals]
+        scans = {name: self._scan(name, wanted) for name in sorted(wanted.wanted) if name not in self.signals}
+        if not scans:
+            return await read_all(own, wanted.request, self.deadline_s)
+        found = await asyncio.gather(read_all(own, wanted.request, self.deadline_s), collect(scans, self.guard_deadline_s))
+        return {name: reading for readings in found for name, reading in readings.items()}
+
+    def _scan(self, name: str, wanted: ReadSignals) -> Coroutine[None, None, Scores]:
+        reads, signal = reads_of(name)
+        if wanted.prompt is None:
+            raise TypeError(f"{name} wants the prompt")
+        prompt = wanted.prompt if reads == "prompt" else wanted.prompt.conversation
+        return self.guards[signal].scan(prompt, wanted.request.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What signals and cache stand on: the passes of the process, and the one encoder."""
+
+    passes: InferencePool
+    bundle: Bundle
+    encoder: Encoder
+
+
+def build_passes(config: Config) -> InferencePool:
+    """Where all models of the process run."""
+    from router.inference.pool import InferencePool
+
+    threads, waiting = pass_threads(config), config.signals.guards
+    return InferencePool(threads, config.signals.encoder.max_queue, threads * waiting.max_queue * waiting.max_chars)
+
+
+def build_models(config: Config, passes: InferencePool) -> Models:
+    """The encoder, loaded.
+
+    Raises:
+        ConfigError: its files are missing or damaged.
+    """
+    from router.inference.bundle import Bundle
+    from router.inference.encoder import Encoder
+
+    bundle = Bundle.load(config.signals.encoder.model_path)
+    return Models(passes, bundle, Encoder(bundle, passes, config.signals.encoder.max_chunks))
+
+
+def needs_encoder(config: Config) -> bool:
+    """Some rule asks for more than keywords."""
+    return any(not reads_of(name)[1].startswith(f"{KEYWORDS} ") for name in config.policy.signals)
+
+
+def build_signals(config: Config, passes: InferencePool | None, models: Models | None) -> SignalReader:
+    """The signals and guards that rules ask for, and no others. `passes` and `models` are None where none is needed.
+
+    Raises:
+        ConfigError: a model of the operator's own cannot be loaded.
+    """
+    wanted = config.policy.signals
+    guarded = frozenset(signal for reads, signal in map(reads_of, wanted) if reads != "message")
+    folders = {name: signal.folder for name, signal in config.signals.custom.items() if name in wanted | guarded}
+    own = _own_signals(folders, models) if models else {}
+    made = [*_signals(models), *own.values()] if models else []
+    signals = {signal.name: signal for signal in made if signal.name in wanted}
+    guards = _guards(guarded, config, passes, models, own) if passes and guarded else {}
+    return SignalReader(signals, config.signals.deadline_ms / 1000, guards, config.signals.guards.deadline_ms / 1000)
+
+
+def pass_threads(config: Config) -> int:
+    """Threads for model passes of each worker: as configured, or the cores that we may use shared out, at least one."""
+    return config.server.threads or max(1, usable_cores() // config.server.workers)
+
+
+def _signals(models: Models) -> Sequence[Signal]:
+    """The router's own. All stand on the one encoder."""
+    from router.signals.intent import IntentSignal
+    from router.signals.jailbreak import JailbreakSignal
+    from router.signals.pii.signal import PiiSignal
+    from router.signals.quality import QualitySignal
+
+    encoder, bundle = models.encoder, models.bundle
+    return (
+        IntentSignal(encoder, bundle),
+        QualitySignal(encoder, bundle),
+        JailbreakSignal(encoder, bundle),
+        PiiSignal(encoder, bundle),
+    )
+
+
+def _own_signals(folders: Mapping[str, Path], models: Models) -> dict[str, Signal]:
+    """The operator's: heads on the encoder's vector, and models of their own."""
+    from router.inference.manifest import HeadManifest, facts_of
+    from router.signals.own.head import Head, HeadSignal
+    from router.signals.own.huggingface import HuggingFaceSignal
+
+    made: dict[str, Signal] = {}
+    for name, folder in folders.items():
+        if isinstance(facts_of(folder), HeadManifest):
+            made[name] = HeadSignal(name, models.encoder, Head.load(folder, models.bundle))
+        else:
+            made[name] = HuggingFaceSignal(name, folder, models.passes, models.encoder.max_windows)
+    return made
+
+
+def _guards(
+    wanted: frozenset[str], config: Config, passes: InferencePool, models: Models | None, own: Mapping[str, Signal]
+) -> dict[str, Guard]:
+    """What rules that block look for in everything that the model reads."""
+    from router.core.text.encodings import stretches
+    from router.signals.cuts import CutSearch
+    from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PiiGuard
+    from router.signals.own.huggingface import HuggingFaceSignal
+
+    across = CutSearch(passes, stretches)
+    made: dict[str, Guard] = {
+        name: ExportedGuard(signal, passes, across)
+        for name, signal in own.items()
+        if name in wanted and isinstance(signal, HuggingFaceSignal)
+    }
+    for name, words in config.keywords.items():
+        if f"{KEYWORDS} {name}" in wanted:
+            made[f"{KEYWORDS} {name}"] = KeywordGuard(name, words.patterns, passes, across)
+    if models and "jailbreak" in wanted:
+        made["jailbreak"] = JailbreakGuard(models.encoder, models.bundle, passes, across)
+    if models and "pii" in wanted:
+        made["pii"] = PiiGuard(models.encoder, models.bundle, passes, across)
+    return made

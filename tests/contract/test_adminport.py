@@ -1,0 +1,75 @@
+"""The client of the admin port: what it says of whoever does not answer as a router does."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from router.cli.adminport import AdminPort, admin_port
+from router.errors import ConfigError
+
+
+async def _said(request: web.Request) -> web.Response:
+    answers = {
+        "/good": web.json_response({"asked": await request.text()}),
+        "/cache/refused": web.json_response({"error": {"message": "the cache is off"}}, status=404),
+        "/cache/page": web.Response(text="<html>"),
+        "/cache/list": web.json_response([]),
+        "/cache/else": web.json_response({"error": "odd"}, status=500),
+    }
+    return answers[request.path]
+
+
+@pytest.fixture(params=["host:port", "unix:"])
+async def port(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AdminPort]:
+    """Somebody who answers, at either kind of address."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", _said)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    socket = tmp_path / "admin.sock"
+    site = web.UnixSite(runner, str(socket)) if request.param == "unix:" else web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield AdminPort(f"unix:{socket}" if request.param == "unix:" else f"127.0.0.1:{runner.addresses[0][1]}")
+    await runner.cleanup()
+
+
+async def test_a_document_gets_a_document(port: AdminPort) -> None:
+    """And a question without one, too."""
+    assert await asyncio.to_thread(port.post, "/good", {"a": 1}) == {"asked": '{"a": 1}'}
+    assert await asyncio.to_thread(port.get, "/good") == {"asked": ""}
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/cache/refused", "cache: the cache is off"),
+        ("/cache/page", "answers with no JSON: is the admin port of a router there?"),
+        ("/cache/list", "answers with status 200: is the admin port of a router there?"),
+        ("/cache/else", "answers with status 500: is the admin port of a router there?"),
+    ],
+)
+async def test_what_no_router_answers_is_told_in_words(port: AdminPort, path: str, said: str) -> None:
+    """A router's own words where it has some."""
+    with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
+        await asyncio.to_thread(port.post, path, {})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "unix:/nowhere/admin.sock"])
+def test_where_nobody_listens_the_address_is_named(address: str) -> None:
+    """At either kind of address."""
+    with pytest.raises(ConfigError, match=f"nobody answers at {address}"):
+        AdminPort(address).get("/restart")
+
+
+def test_a_port_that_is_switched_off_is_not_asked(tmp_path: Path) -> None:
+    """Nor any default of it, where another router could listen."""
+    file = tmp_path / "config.yaml"
+    file.write_text("version: 1\nmodels: { small: { cluster: small } }\ndefault: { model: small }\nadmin: { enabled: false }\n")
+    with pytest.raises(ConfigError, match=r"admin.enabled: is false, so nobody can be asked; do else"):
+        admin_port(argparse.Namespace(admin=None, config=file), "; do else")
