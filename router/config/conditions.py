@@ -277,7 +277,7 @@ def _tokens_within(key: str, item: Item, context: ConditionContext) -> list[Cond
 
 
 def _flag_is(key: str, item: Item, context: ConditionContext) -> list[Condition]:
-    return [FlagIs(key, Flag().read(item, fallback=False))]
+    return [FlagIs(key, Flag().read(item, fallback=False) is True)]
 
 
 def _header_matches(key: str, item: Item, context: ConditionContext) -> list[Condition]:

@@ -40,7 +40,7 @@ class Kind(Protocol):
 class ValueKind(Kind, Protocol):
     """One that needs nothing else to be read."""
 
-    def read(self, item: Item, fallback: Any) -> Any:
+    def read(self, item: Item, fallback: object) -> object:
         """The value, of the type that the field has; the fallback, and a problem noted, when it is wrong."""
         ...
 
@@ -133,7 +133,7 @@ class Flag:
         """See `Kind`."""
         return {"type": "boolean"}
 
-    def read(self, item: Item, fallback: Any) -> Any:
+    def read(self, item: Item, fallback: object) -> object:
         """See `Kind`."""
         if isinstance(item.value, bool):
             return item.value
@@ -158,7 +158,7 @@ class Number:
         """See `Kind`."""
         return {"type": "number", "minimum": self.low, "maximum": self.high}
 
-    def read(self, item: Item, fallback: Any) -> Any:
+    def read(self, item: Item, fallback: object) -> object:
         """See `Kind`."""
         value = item.value
         if isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high:
@@ -179,7 +179,7 @@ class Integer(Number):
         """See `Kind`."""
         return {"type": "integer", "minimum": self.low, "maximum": self.high}
 
-    def read(self, item: Item, fallback: Any) -> Any:
+    def read(self, item: Item, fallback: object) -> object:
         """See `Kind`."""
         value = item.value
         if isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high:
@@ -207,7 +207,7 @@ class Text:
             return {"type": "string"} if self.may_be_empty else {"type": "string", "pattern": r"\S"}
         return {"type": "string", "pattern": f"^({self.pattern})?$" if self.may_be_empty else f"^{self.pattern}$"}
 
-    def read(self, item: Item, fallback: Any) -> Any:
+    def read(self, item: Item, fallback: object) -> object:
         """See `Kind`."""
         if self.may_be_empty and item.value == "":
             return fallback
@@ -234,7 +234,7 @@ class Choice:
         """See `Kind`."""
         return {"enum": list(self.choices)}
 
-    def read(self, item: Item, fallback: Any) -> Any:
+    def read(self, item: Item, fallback: object) -> object:
         """See `Kind`."""
         value = item.text()
         if value and value not in self.choices:
@@ -265,7 +265,7 @@ class Texts:
         each: JsonSchema = {"enum": list(self.choices)} if self.choices else {"type": "string"}
         return {"type": "array", "items": each} | ({} if self.may_be_empty else {"minItems": 1})
 
-    def read(self, item: Item, fallback: Any) -> Any:
+    def read(self, item: Item, fallback: object) -> object:
         """See `Kind`."""
         parts = item.items(f"a list of {self.what}") if self.may_be_empty else item.texts(self.what)
         texts = []
@@ -289,7 +289,7 @@ class SectionOf:
         """See `Kind`."""
         return section_schema(self.declared)
 
-    def read(self, item: Item, fallback: Any) -> Any:
+    def read(self, item: Item, fallback: object) -> object:
         """See `Kind`."""
         return read(item.section(), self.declared, fallback)
 
