@@ -11,7 +11,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from router.admin.asked import Asked
-from router.core.choice import QUALITY, Choice
+from router.core.choice import QUALITY, Selector
 from router.core.conditions import Condition, HeaderMatches, LabelIs, parts_of, signals_of
 from router.core.decision_headers import reasoning_word
 from router.core.exchange import Exchange
@@ -241,10 +241,10 @@ def _shown(value: str) -> str:
 # -- choice ------------------------------------------------------------------------------------------------------------
 
 
-def _choice(chosen: Rule | Default, choice: Choice, decision: Decision, readings: Readings) -> dict[str, object]:
+def _choice(chosen: Rule | Default, choice: Selector, decision: Decision, readings: Readings) -> dict[str, object]:
     """The operator's models with what each is expected to be worth, the best first."""
     scores = readings.get(QUALITY)
-    document: dict[str, object] = {"cost_weight": choice.cost_weight}
+    document: dict[str, object] = dict(choice.settings())
     if not isinstance(scores, Scores):
         why = f"{chosen.model.name}: it serves while the chances cannot be told ({_read_label(scores, frozenset())})"
         models = [{"model": model.name, "quality_profile": model.quality_profile, "price": model.cost} for model in choice.models]
@@ -261,7 +261,7 @@ def _choice(chosen: Rule | Default, choice: Choice, decision: Decision, readings
         for candidate in ranked
     ]
     is_tie = len(ranked) > 1 and ranked[0].worth == ranked[1].worth
-    why = "equal worth goes to the cheaper" if is_tie else "its chance, less its share of the highest price, is worth most"
+    why = "equal worth goes to the cheaper" if is_tie else choice.why
     return document | {"why": f"{decision.model.name}: {why}"}
 
 

@@ -72,7 +72,8 @@ def _decision_line(decision: Node) -> str:
 def _choice_lines(choice: Node | None) -> Iterator[str]:
     if choice is None:
         return
-    yield f"choice     {choice['why']} (cost_weight {choice['cost_weight']})"
+    settings = ", ".join(f"{name} {value}" for name, value in choice.items() if name not in ("why", "candidates"))
+    yield f"choice     {choice['why']} ({settings})"
     for one in choice["candidates"]:
         chance = f"chance {one['chance']:.2f}, " if "chance" in one else ""
         worth = f", worth {one['worth']:.2f}" if "worth" in one else ""

@@ -30,6 +30,12 @@ from router.core.lookup import CachePolicy
 
 SHIPPED_VERIFIER = Path(__file__).parents[1] / "models" / "verifier"
 REJECTIONS_FILE = "semantic_cache.rejections"
+BACKENDS: Mapping[str, str] = {
+    "memory": "memory",
+    "milvus": "milvus",
+    "hybrid": "milvus",
+}
+"""What `backend_type` may say, and the store that it means (`runtime/build_cache.py` has a line for each); `memory` is none."""
 _MAX_SECONDS = 10 * 365 * 86_400
 _SCOPE_HEADER = "authorization"
 _HEADER = Text("header", "a header's name", r"[A-Za-z0-9-]{1,100}")
@@ -168,7 +174,7 @@ class CacheKeys(PolicyKeys):
 
     enabled: bool = key(Flag(), "Off: nothing of it is loaded.", False)
     backend_type: str = key(
-        Choice(("memory", "milvus", "hybrid")),
+        Choice(tuple(BACKENDS)),
         "`memory`: gone with the process, except rejected pairs (`semantic_cache.rejections` under `server.state_path`). "
         "`milvus`: in memory, and in Milvus behind it; `hybrid` is another word for that.",
         "milvus",
@@ -217,7 +223,7 @@ class CacheConfig:
 
     enabled: bool = False
     backend: str = "milvus"
-    """`memory` or `milvus`."""
+    """One of the values of `BACKENDS`."""
     milvus: MilvusSettings = field(default_factory=MilvusSettings)
     limits: CacheLimits = field(default_factory=CacheLimits)
     sync: SyncSettings = field(default_factory=SyncSettings)
@@ -256,11 +262,11 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
     verifier = _verifier(section.section("verifier"), keys, folder)
     calibration = read_calibration(section, folder / keys.calibration, has_verifier=verifier is not None, is_caching=keys.enabled)
     scope_header, required_header = _scope(section)
-    milvus, sync = read_store(section, keys.backend_type, keys.backend_config_path, state_path, is_caching=keys.enabled)
-    is_in_memory = keys.backend_type == "memory"
+    backend = BACKENDS[keys.backend_type]
+    milvus, sync = read_store(section, backend, keys.backend_config_path, state_path, is_caching=keys.enabled)
     return CacheConfig(
         enabled=keys.enabled,
-        backend="memory" if is_in_memory else "milvus",
+        backend=backend,
         milvus=milvus,
         limits=CacheLimits(
             keys.max_entries,
@@ -279,7 +285,7 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
         controls=frozenset(keys.client_controls.allow),
         max_ttl_s=keys.client_controls.max_ttl_seconds,
         max_answer_bytes=keys.max_answer_bytes,
-        rejections_file=state_path / REJECTIONS_FILE if is_in_memory else None,
+        rejections_file=state_path / REJECTIONS_FILE if backend == "memory" else None,
     )
 
 

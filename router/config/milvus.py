@@ -245,9 +245,10 @@ def read_store(
     section: Section, backend: str, path: str, state_path: Path, *, is_caching: bool
 ) -> tuple[MilvusSettings, SyncSettings]:
     """Where `semantic_cache` stores: as its Milvus file says, or in Milvus Lite under `state_path` when it names none."""
-    if backend == "memory":
+    if backend != "milvus":
         if path:
-            section.problem("backend_config_path", "could do nothing: backend_type 'memory' has no store")
+            what = "has no store" if backend == "memory" else "reads no file"
+            section.problem("backend_config_path", f"could do nothing: backend_type '{backend}' {what}")
         return MilvusSettings(), SyncSettings()
     if not path:
         return MilvusSettings(file=state_path / LITE_FOLDER), SyncSettings()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from router.config.cache import CacheConfig, DecisionCacheKeys, decision_policy
@@ -26,6 +26,7 @@ from router.config.logic import follows, never_holds
 from router.config.models import EFFORTS
 from router.config.reader import Item, Section, suggest
 from router.core.choice import Choice as Selection
+from router.core.choice import Selector
 from router.core.conditions import AllOf, AnyOf, Condition, LabelIs, TextMatches
 from router.core.lookup import CachePolicy
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
@@ -261,7 +262,14 @@ def _of_prompt(condition: Condition, reads: str, context: RuleContext) -> Condit
             return condition
 
 
-def _selection(section: Section, keys: SelectKeys, context: RuleContext) -> Selection | None:
+_USUAL_SELECTOR = "cost_weight"
+_SELECTORS: Mapping[str, Callable[[tuple[Model, ...], SelectKeys], Selector]] = {
+    "cost_weight": lambda models, keys: Selection(models, keys.cost_weight),
+}
+"""By the key of `select` that asks for it."""
+
+
+def _selection(section: Section, keys: SelectKeys, context: RuleContext) -> Selector | None:
     """Each candidate has to say which benchmarked model predicts its accuracy."""
     if not section.has("select"):
         return None
@@ -280,7 +288,10 @@ def _selection(section: Section, keys: SelectKeys, context: RuleContext) -> Sele
     if not context.conditions.capabilities.models:
         message = "the model of signals.encoder.model_path predicts no accuracy, or signals.encoder is switched off"
         part.problem("candidates", message)
-    return Selection(tuple(models), keys.cost_weight) if models else None
+    asked = [name for name in _SELECTORS if part.has(name)] or [_USUAL_SELECTOR]
+    for name in asked[1:]:
+        part.problem(name, f"could do nothing: {asked[0]} selects already")
+    return _SELECTORS[asked[0]](tuple(models), keys) if models else None
 
 
 def _model(section: Section, name: str, context: RuleContext) -> Model:

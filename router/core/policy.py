@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from router.core.choice import QUALITY, Choice
+from router.core.choice import QUALITY, Selector
 from router.core.conditions import Condition, Truth, signals_of
 from router.core.models import Model, Reasoning, SystemPrompt
 from router.core.prompt import reads_of
@@ -24,7 +24,7 @@ class Rule:
     """A higher priority is asked first; equal priorities keep the order of the file."""
     reasoning: Reasoning | None = None
     system_prompt: SystemPrompt | None = None
-    choice: Choice | None = None
+    choice: Selector | None = None
     block: Block | None = None
 
 
@@ -35,7 +35,7 @@ class Default:
     model: Model
     reasoning: Reasoning | None = None
     system_prompt: SystemPrompt | None = None
-    choice: Choice | None = None
+    choice: Selector | None = None
 
 
 @dataclass(frozen=True, slots=True)

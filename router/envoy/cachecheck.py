@@ -46,8 +46,8 @@ def cache_summary(cache: CacheConfig) -> str:
 
 
 def _place(cache: CacheConfig) -> str:
-    if cache.backend == "memory":
-        return "memory"
+    if cache.backend != "milvus":
+        return cache.backend
     return f"Milvus Lite, {cache.milvus.file}" if cache.milvus.file else f"Milvus at {cache.milvus.host}:{cache.milvus.port}"
 
 

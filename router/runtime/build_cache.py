@@ -1,10 +1,11 @@
-"""From configuration to the cache: its tiers, its verifier and its store. A new store is one line here."""
+"""From configuration to the cache: its tiers, its verifier and its store. A new store is one line in `STORES`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from router.config.cache import CacheConfig
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from router.cache.operations import CacheOperations
     from router.cache.stores.base import Store
     from router.runtime.build_signals import Models
+
+STORES: Mapping[str, Callable[[CacheConfig, str], Store]] = {
+    "milvus": lambda config, versions: import_module("router.cache.stores.milvus").MilvusStore(config.milvus, versions),
+}
+"""By `CacheConfig.backend`, from the configuration and the versions of encoder and guards. A store that is not asked for is not
+loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +72,11 @@ def build_cache(config: CacheConfig, models: Models) -> Caching:
         score = CrossEncoder(second, models.passes).score
     _check_calibration(config, bundle.sha256[MODEL], second.sha256[MODEL] if second else None)
     versions = f"{bundle.name}-{bundle.sha256[MODEL][:16]}/{GUARDS_VERSION}"
-    store = _store(config, versions)
+    store = STORES[config.backend](config, versions) if config.backend != "memory" else None
     store_sync, requests = (StoreSync(store, config.sync), store.requests) if store else (None, None)
     rejections = Rejections(config.rejections_file)
     cache = Cache(config.limits, models.encoder.encode, Verifier(score), store_sync, rejections=rejections)
     return Caching(cache, CacheOperations(cache, versions), config, versions, requests)
-
-
-def _store(config: CacheConfig, versions: str) -> Store | None:
-    """By `semantic_cache.backend_type`; None where the cache is in memory alone."""
-    if config.backend == "milvus":
-        from router.cache.stores.milvus import MilvusStore
-
-        return MilvusStore(config.milvus, versions)
-    return None
 
 
 def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) -> None:

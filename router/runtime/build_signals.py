@@ -1,10 +1,11 @@
-"""From configuration to signals: which concrete ones there are, and what they stand on. A new signal is one line here."""
+"""From configuration to signals: which concrete ones there are, and what they stand on. A new signal is one line in `SIGNALS`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,15 @@ class Models:
     encoder: Encoder
 
 
+SIGNALS: Mapping[str, Callable[[Models], Signal]] = {
+    "intent": lambda models: import_module("router.signals.intent").IntentSignal(models.encoder, models.bundle),
+    "quality": lambda models: import_module("router.signals.quality").QualitySignal(models.encoder, models.bundle),
+    "jailbreak": lambda models: import_module("router.signals.jailbreak").JailbreakSignal(models.encoder, models.bundle),
+    "pii": lambda models: import_module("router.signals.pii.signal").PiiSignal(models.encoder, models.bundle),
+}
+"""The router's own, by name. A signal that no rule asks for is neither made nor loaded."""
+
+
 def build_passes(config: Config) -> InferencePool:
     """Where all models of the process run."""
     from router.inference.pool import InferencePool
@@ -93,8 +103,8 @@ def build_signals(config: Config, passes: InferencePool | None, models: Models |
     guarded = frozenset(signal for reads, signal in map(reads_of, wanted) if reads != "message")
     folders = {name: signal.folder for name, signal in config.signals.custom.items() if name in wanted | guarded}
     own = _own_signals(folders, models) if models else {}
-    made = [*_signals(models), *own.values()] if models else []
-    signals = {signal.name: signal for signal in made if signal.name in wanted}
+    signals = {name: make(models) for name, make in SIGNALS.items() if name in wanted} if models else {}
+    signals |= {name: signal for name, signal in own.items() if name in wanted}
     guards = _guards(guarded, config, passes, models, own) if passes and guarded else {}
     return SignalReader(signals, config.signals.deadline_ms / 1000, guards, config.signals.guards.deadline_ms / 1000)
 
@@ -102,22 +112,6 @@ def build_signals(config: Config, passes: InferencePool | None, models: Models |
 def pass_threads(config: Config) -> int:
     """Threads for model passes of each worker: as configured, or the cores that we may use shared out, at least one."""
     return config.server.threads or max(1, usable_cores() // config.server.workers)
-
-
-def _signals(models: Models) -> Sequence[Signal]:
-    """The router's own. All stand on the one encoder."""
-    from router.signals.intent import IntentSignal
-    from router.signals.jailbreak import JailbreakSignal
-    from router.signals.pii.signal import PiiSignal
-    from router.signals.quality import QualitySignal
-
-    encoder, bundle = models.encoder, models.bundle
-    return (
-        IntentSignal(encoder, bundle),
-        QualitySignal(encoder, bundle),
-        JailbreakSignal(encoder, bundle),
-        PiiSignal(encoder, bundle),
-    )
 
 
 def _own_signals(folders: Mapping[str, Path], models: Models) -> dict[str, Signal]:
