@@ -18,6 +18,7 @@ from router.config.keys import (
     Text,
     Texts,
     key,
+    keys_of,
     read,
     section_schema,
     subsection,
@@ -229,6 +230,8 @@ class CacheConfig:
     sync: SyncSettings = field(default_factory=SyncSettings)
     default: CachePolicy = field(default_factory=lambda: CachePolicy(0.8, 3600.0, GUARDS_ALONE))
     """Of decisions that say nothing of their own."""
+    keys: PolicyKeys = field(default_factory=PolicyKeys)
+    """What it was made of."""
     verifier: Path | None = None
     """The bundle of the model that confirms candidates; None when the lexical checks judge alone."""
     calibration: CalibrationTable = field(default_factory=CalibrationTable)
@@ -277,6 +280,7 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
         ),
         sync=sync,
         default=_default_policy(section, keys, calibration, shares_with_all=not scope_header),
+        keys=keys,
         verifier=verifier,
         calibration=calibration,
         scope_header=scope_header,
@@ -299,16 +303,10 @@ def decision_policy(section: Section, cache: CacheConfig) -> CachePolicy | None:
 
 
 def _keys_of(cache: CacheConfig) -> DecisionCacheKeys:
-    """What a decision's section means where it says nothing: the policy of all."""
-    usual = cache.default
-    return DecisionCacheKeys(
-        ttl_seconds=usual.ttl_s,
-        lexical_checks=usual.guards,
-        coalesce_timeout_seconds=usual.wait_s,
-        shadow=usual.shadow,
-        exact_only=not usual.is_semantic,
-        enabled=cache.enabled,
-    )
+    """What a decision's section means where it says nothing: what `semantic_cache` says. The thresholds are of its policy."""
+    inherited = {each.field: getattr(cache.keys, each.field) for each in keys_of(PolicyKeys)}
+    own = {"similarity_threshold": None, "max_false_hit_rate": None, "lexical_checks": cache.default.guards}
+    return DecisionCacheKeys(**{**inherited, **own}, enabled=cache.enabled)
 
 
 def _default_policy(section: Section, keys: CacheKeys, calibration: CalibrationTable, *, shares_with_all: bool) -> CachePolicy:

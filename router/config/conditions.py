@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from router.config.keys import Flag, Integer, JsonSchema, Number, SectionOf, Text, Texts, key, keys_of, read, section_schema
 from router.config.logic import contradiction, in_words
 from router.config.reader import Item, suggest
-from router.config.signals import CustomSignal, ModelCapabilities, compile_regex
+from router.config.signals import USUAL_THRESHOLD, CustomSignal, ModelCapabilities, compile_regex
+from router.core.choice import QUALITY
 from router.core.conditions import (
     AllOf,
     AnyOf,
@@ -127,7 +128,7 @@ class HeaderKeys:
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """What may stand in `when`. Each has a reader of its own in `_READERS`."""
+    """What may stand in `when`. What the kind of a key does not tell is read by a reader in `_READERS`."""
 
     all: object = key(_Nested("list of conditions", is_list=True), "Every one holds.", shown=" ")
     any: object = key(_Nested("list of conditions", is_list=True), "At least one holds.", shown=" ")
@@ -170,7 +171,7 @@ def read_condition(item: Item, context: ConditionContext) -> Condition:
         condition
         for each in keys_of(When)
         if (part := section.item(each.name))
-        for condition in _READERS[each.name](each.name, part, context)
+        for condition in _READERS.get(each.name, _by_kind)(each.name, part, context)
     ]
     section.close()
     _check_possible(found, item)
@@ -276,8 +277,14 @@ def _tokens_within(key: str, item: Item, context: ConditionContext) -> list[Cond
     return [TokensWithin(keys.min, keys.max if has_max else None)]
 
 
-def _flag_is(key: str, item: Item, context: ConditionContext) -> list[Condition]:
-    return [FlagIs(key, Flag().read(item, fallback=False) is True)]
+def _by_kind(key: str, item: Item, context: ConditionContext) -> list[Condition]:
+    """A flag is a property of the request that has the key's name. A list of labels is of the signal that has its name."""
+    kind = _KINDS[key]
+    if not isinstance(kind, Texts):
+        return [FlagIs(key, Flag().read(item, fallback=False) is True)]
+    if not context.has_encoder:
+        item.problem("signals are switched off (signals.encoder.enabled), so this could never hold")
+    return [LabelIs(key, frozenset(name.text() for name in item.texts(kind.what)), USUAL_THRESHOLD)]
 
 
 def _header_matches(key: str, item: Item, context: ConditionContext) -> list[Condition]:
@@ -306,9 +313,9 @@ _READERS: Mapping[str, Callable[[str, Item, ConditionContext], list[Condition]]]
     "signal": _custom,
     "keywords": _text_matches,
     "prompt_tokens": _tokens_within,
-    "has_tools": _flag_is,
-    "has_images": _flag_is,
-    "is_stream": _flag_is,
     "header": _header_matches,
 }
-"""The reader of each key of `When`."""
+"""The reader of each key of `When` that is more than a flag, or a list of a signal's labels."""
+_KINDS = {each.name: each.kind for each in keys_of(When)}
+BUILT_IN_SIGNALS = (QUALITY, *(name for name, kind in _KINDS.items() if isinstance(kind, _Labels | Texts)))
+"""The router's own signals: no operator's may have such a name."""

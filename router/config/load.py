@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from router.config.cache import CacheConfig, CacheKeys, read_cache
-from router.config.conditions import ConditionContext
+from router.config.conditions import BUILT_IN_SIGNALS, ConditionContext
 from router.config.keys import Kind, ListOf, Named, SectionOf, Texts, key, keys_of, read
 from router.config.models import FAMILIES, FamilyKeys, ModelKeys, read_families, read_models, read_virtual_models
 from router.config.reader import Notes, Section
@@ -127,7 +127,7 @@ def read_config(text: str, file: str) -> tuple[Config, Notes]:
     top = parse_yaml(text, notes)
     _check_top(top)
     families = {**FAMILIES, **read_families(top.section("reasoning_families"))}
-    signals, capabilities = read_signals(top.section("signals"))
+    signals, capabilities = read_signals(top.section("signals"), BUILT_IN_SIGNALS)
     models, mocks = read_models(top.section("models"), families, capabilities.models)
     server, admin = read(top.section("server"), ServerConfig), read(top.section("admin"), AdminConfig)
     admin.check_beside(server, top.section("admin"))

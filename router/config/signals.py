@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from router.errors import ConfigError
 from router.inference.manifest import BundleManifest, HeadManifest, facts_of
 
 SHIPPED_BUNDLE = Path(__file__).parents[1] / "models" / "intent"
-BUILT_IN_SIGNALS = ("intent", "jailbreak", "pii", "quality")
-_USUAL_THRESHOLD = 0.5
+USUAL_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class IntentConfig:
     """The subject of a message."""
 
     threshold: float = key(
-        Number(0, 1), "Confidence from which an intent counts as known.", _USUAL_THRESHOLD, shown="the model's own"
+        Number(0, 1), "Confidence from which an intent counts as known.", USUAL_THRESHOLD, shown="the model's own"
     )
 
 
@@ -100,7 +99,7 @@ class CustomKeys:
     threshold: float = key(
         Number(0, 1),
         "Lowest probability for conditions that name none.",
-        _USUAL_THRESHOLD,
+        USUAL_THRESHOLD,
         shown="the head's own, else 0.5",
     )
 
@@ -161,17 +160,20 @@ class CustomSignal:
     """Looks for something, as a classifier from Hugging Face does; a head tells what a message is about."""
 
 
-def read_signals(section: Section) -> tuple[SignalsConfig, ModelCapabilities]:
-    """The section, and what the encoder's model tells apart; nothing, when it is switched off. No model is loaded."""
+def read_signals(section: Section, built_in: Collection[str]) -> tuple[SignalsConfig, ModelCapabilities]:
+    """The section, and what the encoder's model tells apart; nothing, when it is switched off. No model is loaded.
+
+    `built_in` are names that no signal of the operator's may have.
+    """
     # A disabled feature never loads and never fails: its files need not be there.
     encoder_section = section.section("encoder")
     folder = Path(section.notes.file).parent
     encoder = read(encoder_section, EncoderConfig)
     encoder = replace(encoder, model_path=folder / encoder.model_path)
     capabilities = _capabilities(encoder_section, encoder.model_path) if encoder.enabled else ModelCapabilities()
-    usual = IntentConfig(capabilities.thresholds.get("intent", _USUAL_THRESHOLD))
+    usual = IntentConfig(capabilities.thresholds.get("intent", USUAL_THRESHOLD))
     config = read(section, SignalsConfig, SignalsConfig(intent=usual, custom={}, keywords={}))
-    custom, keywords = _read_custom(section.section("custom")), _read_keywords(section.section("keywords"))
+    custom, keywords = _read_custom(section.section("custom"), built_in), _read_keywords(section.section("keywords"))
     return replace(config, encoder=encoder, custom=custom, keywords=keywords), capabilities
 
 
@@ -185,10 +187,10 @@ def _capabilities(section: Section, folder: Path) -> ModelCapabilities:
     return found
 
 
-def _read_custom(section: Section) -> dict[str, CustomSignal]:
+def _read_custom(section: Section, built_in: Collection[str]) -> dict[str, CustomSignal]:
     found = {}
     for name, item in section.named():
-        if name in BUILT_IN_SIGNALS:
+        if name in built_in:
             item.problem(f"'{name}' is a built-in signal; choose another name")
     for name, (part, keys) in named(section, CustomKeys).items():
         folder = Path(section.notes.file).parent / keys.model_path

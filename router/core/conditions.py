@@ -41,6 +41,14 @@ class Pattern(Protocol):
         ...
 
 
+class Condition(Protocol):
+    """What a rule asks of a request. `str` says it in words, without its parts."""
+
+    def judge(self, request: ChatRequest, readings: Readings) -> Truth:
+        """Whether it holds, by the request and what was read of it so far."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LabelIs:
     """A signal names one of these labels with enough confidence, or gives one of them a high enough score."""
@@ -186,9 +194,6 @@ class Not:
 
     def __str__(self) -> str:
         return "not"
-
-
-Condition = LabelIs | TextMatches | TokensWithin | FlagIs | HeaderMatches | AllOf | AnyOf | Not
 
 
 def parts_of(condition: Condition) -> tuple[Condition, ...]:

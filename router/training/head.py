@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from router.config.conditions import BUILT_IN_SIGNALS
 from router.config.keys import NAME, NAME_WORDS
-from router.config.signals import BUILT_IN_SIGNALS
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.measures import Estimate, bootstrap, roc_area, share
 from router.evaluation.texts import groups_of, read_labelled

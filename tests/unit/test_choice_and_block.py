@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from router.core.choice import Choice
+from router.core.choice import Choice, Selector
 from router.core.conditions import LabelIs, Not, TextMatches, Truth
 from router.core.exchange import Exchange
 from router.core.messages import ReadSignals, Reply, RequestBody, Route, SignalsRead
+from router.core.models import Model
 from router.core.policy import Default, NeedsSignals, Policy, Rule
 from router.core.types import Block, Decision, Missing, Scores
 from tests.unit.builders import CODER, LARGE, MATH_RULE, SMALL, ask, chat_body, request_headers, send, snapshot, sure
+from tests.unit.selectors import SelectorContract
 
 CHEAP = replace(SMALL, cost=0.2, quality_profile="llama-8b")
 DEAR = replace(LARGE, cost=2.0, quality_profile="llama-70b")
@@ -45,6 +48,14 @@ def test_scores_hold_from_their_bar_on(reading: object, truth: Truth) -> None:
     assert ATTACK.judge(ask(), readings) is truth
     opposite = {Truth.YES: Truth.NO, Truth.NO: Truth.YES, Truth.UNKNOWN: Truth.UNKNOWN}
     assert Not(ATTACK).judge(ask(), readings) is opposite[truth]
+
+
+class TestChoice(SelectorContract):
+    @pytest.fixture(params=[0.0, 0.1, 1.0])
+    @classmethod
+    def make(cls, request: pytest.FixtureRequest) -> Callable[[tuple[Model, ...]], Selector]:
+        """With every weight."""
+        return lambda models: Choice(models, request.param)
 
 
 @pytest.mark.parametrize(
