@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from router.config.keys import Flag, Integer, JsonSchema, Number, SectionOf, Text, Texts, key, keys_of, read, section_schema
 from router.config.logic import contradiction, in_words
@@ -284,7 +285,7 @@ def _by_kind(key: str, item: Item, context: ConditionContext) -> list[Condition]
         return [FlagIs(key, Flag().read(item, fallback=False) is True)]
     if not context.has_encoder:
         item.problem("signals are switched off (signals.encoder.enabled), so this could never hold")
-    return [LabelIs(key, frozenset(name.text() for name in item.texts(kind.what)), USUAL_THRESHOLD)]
+    return [LabelIs(key, frozenset(cast("tuple[str, ...]", kind.read(item, ()))), USUAL_THRESHOLD)]
 
 
 def _header_matches(key: str, item: Item, context: ConditionContext) -> list[Condition]:

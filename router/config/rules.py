@@ -263,7 +263,7 @@ def _of_prompt(condition: Condition, reads: str, context: RuleContext) -> Condit
 
 
 _USUAL_SELECTOR = "cost_weight"
-_SELECTORS: Mapping[str, Callable[[tuple[Model, ...], SelectKeys], Selector]] = {
+SELECTORS: Mapping[str, Callable[[tuple[Model, ...], SelectKeys], Selector]] = {
     "cost_weight": lambda models, keys: Selection(models, keys.cost_weight),
 }
 """By the key of `select` that asks for it."""
@@ -288,10 +288,10 @@ def _selection(section: Section, keys: SelectKeys, context: RuleContext) -> Sele
     if not context.conditions.capabilities.models:
         message = "the model of signals.encoder.model_path predicts no accuracy, or signals.encoder is switched off"
         part.problem("candidates", message)
-    asked = [name for name in _SELECTORS if part.has(name)] or [_USUAL_SELECTOR]
+    asked = [name for name in SELECTORS if part.has(name)] or [_USUAL_SELECTOR]
     for name in asked[1:]:
         part.problem(name, f"could do nothing: {asked[0]} selects already")
-    return _SELECTORS[asked[0]](tuple(models), keys) if models else None
+    return SELECTORS[asked[0]](tuple(models), keys) if models else None
 
 
 def _model(section: Section, name: str, context: RuleContext) -> Model:

@@ -148,6 +148,12 @@ def sound_row(milvus: MilvusStore) -> dict[str, Any]:
     return row
 
 
+async def test_a_filter_that_could_leave_its_quotes_is_refused(milvus: MilvusStore) -> None:
+    """An expression of Milvus has no other way to say it."""
+    with pytest.raises(BackendError, match=REFUSED):
+        await milvus.remove(EntryFilter(decision='x" or id != "'))
+
+
 async def test_what_a_column_cannot_hold_is_refused_and_not_taken_for_a_store_that_is_away(milvus: MilvusStore) -> None:
     """The keeper then leaves it out without connecting anew."""
     long = milvus_row("x" * 33, "notice", 0, {})

@@ -18,7 +18,8 @@ from router.inference.bundle import MODEL, SHIPPED, TOKENIZER, Bundle
 from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from router.inference.tokens import WindowTokenizer
-from router.signals.base import read_all
+from router.runtime.build_signals import SIGNALS, Models
+from router.signals.base import Signal, read_all
 from router.signals.intent import IntentSignal
 from router.signals.jailbreak import JailbreakSignal
 from router.signals.pii.signal import PiiSignal
@@ -35,20 +36,26 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def encoder(bundle: Bundle) -> Iterator[Encoder]:
-    """The shipped model, loaded once."""
+def models(bundle: Bundle) -> Iterator[Models]:
+    """What signals stand on, loaded once."""
     passes = InferencePool(2, 64)
-    yield Encoder(bundle, passes)
+    yield Models(passes, bundle, Encoder(bundle, passes))
     passes.close()
+
+
+@pytest.fixture(scope="module")
+def encoder(models: Models) -> Encoder:
+    """The shipped model."""
+    return models.encoder
 
 
 class TestIntent(SignalContract):
     """The shipped signal."""
 
     @pytest.fixture
-    def signal(self, encoder: Encoder, bundle: Bundle) -> IntentSignal:
-        """On the one encoder."""
-        return IntentSignal(encoder, bundle)
+    def signal(self, models: Models) -> Signal:
+        """As the configuration makes it."""
+        return SIGNALS["intent"](models)
 
     @pytest.mark.parametrize(
         ("text", "label"),
@@ -68,25 +75,25 @@ class TestIntent(SignalContract):
 
 class TestQuality(SignalContract):
     @pytest.fixture
-    def signal(self, encoder: Encoder, bundle: Bundle) -> QualitySignal:
-        """On the one encoder."""
-        return QualitySignal(encoder, bundle)
+    def signal(self, models: Models) -> Signal:
+        """As the configuration makes it."""
+        return SIGNALS["quality"](models)
 
 
 class TestJailbreak(SignalContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def signal(cls, encoder: Encoder, bundle: Bundle) -> JailbreakSignal:
-        """On the one encoder."""
-        return JailbreakSignal(encoder, bundle)
+    def signal(cls, models: Models) -> Signal:
+        """As the configuration makes it."""
+        return SIGNALS["jailbreak"](models)
 
 
 class TestPii(SignalContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def signal(cls, encoder: Encoder, bundle: Bundle) -> PiiSignal:
-        """On the one encoder."""
-        return PiiSignal(encoder, bundle)
+    def signal(cls, models: Models) -> Signal:
+        """As the configuration makes it."""
+        return SIGNALS["pii"](models)
 
 
 async def test_vectors_have_unit_length_and_likeness(encoder: Encoder) -> None:

@@ -1,4 +1,4 @@
-"""The contract of stores, kept by Milvus Lite and by a Milvus server."""
+"""The contract of stores, kept by Milvus Lite and by a Milvus server, each made as the configuration makes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from router.cache.settings import MilvusSettings
 from router.cache.stores.base import Store
-from router.cache.stores.milvus import MilvusStore
+from router.config.cache import CacheConfig
+from router.runtime.build_cache import STORES
 from tests.contract.stores import StoreContract
 from tests.contract.test_cache import needs_server, server, settings_of  # noqa: F401 - a fixture
 
@@ -20,7 +21,7 @@ class TestMilvusLite(StoreContract):
     def make(cls, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Store]:
         """One folder for all tests."""
         file: Path = tmp_path_factory.mktemp("lite") / "cache.db"
-        return lambda versions: MilvusStore(MilvusSettings(file=file), versions)
+        return lambda versions: STORES["milvus"](CacheConfig(milvus=MilvusSettings(file=file)), versions)
 
 
 @needs_server
@@ -30,4 +31,4 @@ class TestMilvusServer(StoreContract):
     def make(cls, server: int) -> Callable[[str], Store]:  # noqa: F811
         """One collection for all tests: making one takes the server seconds."""
         settings = settings_of(server, consistency_level="Strong")
-        return lambda versions: MilvusStore(settings, versions)
+        return lambda versions: STORES["milvus"](CacheConfig(milvus=settings), versions)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from router.config.rules import SELECTORS, SelectKeys
 from router.core.choice import Choice, Selector
 from router.core.conditions import LabelIs, Not, TextMatches, Truth
 from router.core.exchange import Exchange
@@ -54,8 +55,8 @@ class TestChoice(SelectorContract):
     @pytest.fixture(params=[0.0, 0.1, 1.0])
     @classmethod
     def make(cls, request: pytest.FixtureRequest) -> Callable[[tuple[Model, ...]], Selector]:
-        """With every weight."""
-        return lambda models: Choice(models, request.param)
+        """Whatever its weight, as the configuration makes it."""
+        return lambda models: SELECTORS["cost_weight"](models, SelectKeys(cost_weight=request.param))
 
 
 @pytest.mark.parametrize(
