@@ -7,7 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from router.config.keys import Flag, Integer, JsonSchema, Number, SectionOf, Text, Texts, key, keys_of, read, section_schema
+from router.config.keys import (
+    Flag,
+    Integer,
+    JsonSchema,
+    Number,
+    SectionOf,
+    Text,
+    Texts,
+    ValueKind,
+    key,
+    keys_of,
+    read,
+    section_schema,
+)
 from router.config.logic import contradiction, in_words
 from router.config.reader import Item, suggest
 from router.config.signals import USUAL_THRESHOLD, CustomSignal, ModelCapabilities, compile_regex
@@ -280,12 +293,17 @@ def _tokens_within(key: str, item: Item, context: ConditionContext) -> list[Cond
 
 def _by_kind(key: str, item: Item, context: ConditionContext) -> list[Condition]:
     """A flag is a property of the request that has the key's name. A list of labels is of the signal that has its name."""
-    kind = _KINDS[key]
-    if not isinstance(kind, Texts):
-        return [FlagIs(key, Flag().read(item, fallback=False) is True)]
+    if not isinstance(_KINDS[key], Texts):
+        return [FlagIs(key, _value(key, item, fallback=False) is True)]
     if not context.has_encoder:
         item.problem("signals are switched off (signals.encoder.enabled), so this could never hold")
-    return [LabelIs(key, frozenset(cast("tuple[str, ...]", kind.read(item, ()))), USUAL_THRESHOLD)]
+    return [LabelIs(key, frozenset(cast("tuple[str, ...]", _value(key, item, ()))), USUAL_THRESHOLD)]
+
+
+def _value(key: str, item: Item, fallback: object) -> object:
+    """What the operator wrote, checked by the kind of the key."""
+    kind = _KINDS[key]
+    return kind.read(item, fallback) if isinstance(kind, ValueKind) else fallback
 
 
 def _header_matches(key: str, item: Item, context: ConditionContext) -> list[Condition]:
@@ -318,5 +336,12 @@ _READERS: Mapping[str, Callable[[str, Item, ConditionContext], list[Condition]]]
 }
 """The reader of each key of `When` that is more than a flag, or a list of a signal's labels."""
 _KINDS = {each.name: each.kind for each in keys_of(When)}
-BUILT_IN_SIGNALS = (QUALITY, *(name for name, kind in _KINDS.items() if isinstance(kind, _Labels | Texts)))
-"""The router's own signals: no operator's may have such a name."""
+BUILT_IN_SIGNALS = (
+    QUALITY,
+    *(
+        each
+        for each, kind in _KINDS.items()
+        if isinstance(kind, _Labels | Texts) and _READERS.get(each) in (None, _intent, _scores)
+    ),
+)
+"""The router's own: no operator's signal may have such a name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
 
 from router.config.cache import CacheConfig, DecisionCacheKeys, decision_policy
 from router.config.conditions import ConditionContext, read_condition
@@ -25,7 +26,6 @@ from router.config.keys import (
 from router.config.logic import follows, never_holds
 from router.config.models import EFFORTS
 from router.config.reader import Item, Section, suggest
-from router.core.choice import Choice as Selection
 from router.core.choice import Selector
 from router.core.conditions import AllOf, AnyOf, Condition, LabelIs, TextMatches
 from router.core.lookup import CachePolicy
@@ -264,7 +264,7 @@ def _of_prompt(condition: Condition, reads: str, context: RuleContext) -> Condit
 
 _USUAL_SELECTOR = "cost_weight"
 SELECTORS: Mapping[str, Callable[[tuple[Model, ...], SelectKeys], Selector]] = {
-    "cost_weight": lambda models, keys: Selection(models, keys.cost_weight),
+    "cost_weight": lambda models, keys: import_module("router.core.choice").Choice(models, keys.cost_weight),
 }
 """By the key of `select` that asks for it."""
 

@@ -13,6 +13,7 @@ from router.errors import BackendError
 from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
+from router.runtime.build_signals import Models
 from router.signals.base import Signal
 from tests.unit.builders import ask
 
@@ -51,6 +52,12 @@ class SignalContract:
     def encoder(cls, bundle: Bundle, passes: InferencePool) -> Encoder:
         """The shipped model, loaded once."""
         return Encoder(bundle, passes)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def models(cls, passes: InferencePool, bundle: Bundle, encoder: Encoder) -> Models:
+        """What the configuration gives to whoever makes a signal."""
+        return Models(passes, bundle, encoder)
 
     async def test_a_question_gets_a_reading(self, signal: Signal) -> None:
         """A label that is the most probable of those that are given, which sum to one; or probabilities that need not."""

@@ -36,17 +36,11 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def models(bundle: Bundle) -> Iterator[Models]:
-    """What signals stand on, loaded once."""
+def encoder(bundle: Bundle) -> Iterator[Encoder]:
+    """The shipped model, loaded once."""
     passes = InferencePool(2, 64)
-    yield Models(passes, bundle, Encoder(bundle, passes))
+    yield Encoder(bundle, passes)
     passes.close()
-
-
-@pytest.fixture(scope="module")
-def encoder(models: Models) -> Encoder:
-    """The shipped model."""
-    return models.encoder
 
 
 class TestIntent(SignalContract):
