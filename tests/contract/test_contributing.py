@@ -30,6 +30,7 @@ HELD = (
     "tests/unit/test_imports.py::test_every_module_is_in_the_table_and_the_table_names_no_other",
     "tests/unit/test_imports.py::test_a_part_imports_only_what_it_may",
     "tests/unit/test_config_docs.py",
+    "tests/unit/test_tables.py",
 )
 """What every change has to leave true."""
 

@@ -9,7 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("config", "deploy", "envoy", "proto", "router", "tests", ".github")
-DOCUMENTS = [ROOT / "README.md", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.md")))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.md"))),
+]
 
 
 def identify(path: Path) -> str:
@@ -20,7 +24,8 @@ def identify(path: Path) -> str:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=identify)
 def test_links_lead_somewhere(document: Path) -> None:
     """Files beside it, or above."""
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert target.startswith("https://") or (document.parent / target).exists(), target
 
 
