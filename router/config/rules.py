@@ -25,12 +25,12 @@ from router.config.keys import (
 from router.config.logic import follows, never_holds
 from router.config.models import EFFORTS
 from router.config.reader import Item, Section, suggest
-from router.core.choice import Choice as Selection
 from router.core.conditions import AllOf, AnyOf, Condition, LabelIs, TextMatches
 from router.core.lookup import CachePolicy
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.policy import Default, Policy, Rule
 from router.core.prompt import KEYWORDS, READS, name_of
+from router.core.selection import Selection
 from router.core.types import Block
 
 _RESERVED_NAMES = ("default", "explicit_model")

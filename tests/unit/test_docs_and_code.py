@@ -86,10 +86,10 @@ def words_in_code(pattern: str, *folders: str) -> set[str]:
 
 def test_headers_that_clients_get_are_documented() -> None:
     """All of them and no others; those that a model's answer carries are copied, and cleaned of clients' own, by Envoy."""
-    written = words_in_code(r'"(x-vsr-[a-z-]*[a-z])"', "core") - {headers.CACHE_TTL_HEADER}
+    written = words_in_code(r'"(x-vsr-[a-z-]*[a-z]|cache-status)"', "core") - {headers.CACHE_TTL_HEADER}
     assert set(first_cells(SEEN.partition("| code |")[0])) == written
-    copied = set(re.findall(r'%REQ\((x-vsr-[a-z-]+)\)%" \}, append', ENVOY))
-    cleaned = set(re.findall(r"remove: (x-vsr-[a-z-]+)", ENVOY)) | {"x-vsr-response-path"}
+    copied = set(re.findall(r'%REQ\((x-vsr-[a-z-]+|cache-status)\)%" \}, append', ENVOY))
+    cleaned = set(re.findall(r"remove: (x-vsr-[a-z-]+|cache-status)", ENVOY)) | {"x-vsr-response-path"}
     assert copied == cleaned
     assert copied <= written
 
