@@ -281,7 +281,7 @@ async def test_no_error_of_whatever_kind_ends_the_stores_task(error: Exception, 
     await until(lambda: rig.store.taken == ["a"] and not rig.store.fails_changes)
     rig.store_sync.add(entry("b"))
     await until(lambda: rig.store.taken == ["a", "b"])
-    assert f"{type(error).__name__} at test_keeper.py:" in caplog.text
+    assert f"{type(error).__name__} at test_store_sync.py:" in caplog.text
     assert "secret" not in caplog.text
     await rig.store_sync.close()
 
