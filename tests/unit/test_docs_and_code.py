@@ -18,9 +18,9 @@ from router.cache.wording import UNREAD
 from router.cli.help import commands_of
 from router.cli.main import _parser
 from router.core import exchange, messages
-from tests.unit.test_docs import DOCUMENTS, ROOT, identify
+from tests.unit.sources import ROOT, ROUTER, nodes_of
+from tests.unit.test_docs import DOCUMENTS, identify
 
-ROUTER = ROOT / "router"
 CONFIG_README = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
 ENVOY = (ROOT / "envoy" / "envoy.yaml").read_text(encoding="utf-8")
 SEEN = CONFIG_README.partition("## What clients see")[2].partition("\n## ")[0]
@@ -107,7 +107,7 @@ def codes() -> dict[str, set[int]]:
     """Codes of the router's errors to clients, with the statuses that are written beside them."""
     found: dict[str, set[int]] = {}
     for file in (ROUTER / "core").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in nodes_of(file):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "RequestError":
                 code = next(
                     word.value.value for word in node.keywords if word.arg == "code" and isinstance(word.value, ast.Constant)
@@ -141,7 +141,7 @@ def words_given(called: str, *functions: str) -> set[str]:
     """Words that core and cache hand to calls of a name, and those that some functions return."""
     found: set[str] = set()
     for file in [*(ROUTER / "core").rglob("*.py"), *(ROUTER / "cache").rglob("*.py")]:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in nodes_of(file):
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == called and node.args:
                 found |= texts_in(node.args[0])
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in functions:
@@ -313,7 +313,10 @@ def test_the_shipped_files_are_what_the_documents_call_them() -> None:
 
 def fixed_waits(file: Path) -> Iterator[str]:
     """Sleeps of a file that no condition ends. A line may be the situation: a loop held up, a client at its own pace."""
-    lines, tree = file.read_text(encoding="utf-8").splitlines(), ast.parse(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    if "sleep(" not in text:
+        return
+    lines, tree = text.splitlines(), ast.parse(text)
     polls = {call for loop in ast.walk(tree) if isinstance(loop, ast.While) for call in ast.walk(loop)}
     for call in ast.walk(tree):
         if (

@@ -100,7 +100,7 @@ def test_an_answer_that_is_none_is_empty_and_a_small_one_cannot_grow_without_bou
     assert unpacked(packed(b"answer")) == b"answer"
     for text in ("", "x", "\u2028", packed(b"answer")[:-3], b85encode(b"no zlib").decode(), 'a"b'):
         assert unpacked(text) == b""
-    bomb = b85encode(zlib.compress(bytes(40_000_000), 9)).decode()
+    bomb = b85encode(zlib.compress(bytes(17_000_000), 9)).decode()
     assert len(bomb) < MAX_STORED_BYTES
     assert unpacked(bomb) == b""
 
@@ -149,7 +149,7 @@ def test_a_notice_of_no_time_is_passed_over(created: Any) -> None:
 
 
 def test_reading_never_raises_whatever_a_row_holds() -> None:
-    """Ten thousand rows with fields missing, swapped for others, or of another type."""
+    """Every field alone missing or of another type, and a thousand rows with several such fields."""
     generator = random.Random(1)
     good = row_of(ENTRY)
     assert good is not None
@@ -158,14 +158,11 @@ def test_reading_never_raises_whatever_a_row_holds() -> None:
         np.array([]), [None] * 384, [float("nan")] * 384, [1e308] * 384, "[" * 5000, object(),
     ]  # fmt: skip
     control_row = control({"selection": {"ids": ["a"]}, "rejected": "a" * 32})
-    for _ in range(10_000):
-        row, invalidation = dict(good), dict(control_row)
-        for target in (row, invalidation):
-            for name in generator.sample(sorted(target), generator.randint(1, 3)):
-                if generator.random() < 0.2:
-                    del target[name]
-                else:
-                    target[name] = generator.choice(values)
-        entry = read(row)
-        assert entry is None or fault_of(entry, NOW_MS) is None
-        notice_of(invalidation, NOW_MS)
+    for whole in (good, control_row):
+        rows = [{name: value for name, value in whole.items() if name != left_out} for left_out in whole]
+        rows += [{**whole, name: value} for name in whole for value in values]
+        rows += [{**whole, **{name: generator.choice(values) for name in generator.sample(sorted(whole), 3)}} for _ in range(500)]
+        for row in rows:
+            entry = read(row)
+            assert entry is None or fault_of(entry, NOW_MS) is None
+            notice_of(row, NOW_MS)

@@ -1,10 +1,9 @@
-"""What the keeper does with a store that takes some things and not others, fails, and lies: it goes on."""
+"""What `StoreSync` does with a store that takes some things and not others, fails, and lies: it goes on."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +12,11 @@ import pytest
 from router.cache.cache import Cache
 from router.cache.entries import REFUSED, Changes, Entry, EntryFilter, Invalidation
 from router.cache.settings import CacheLimits, SyncSettings
-from router.cache.stores import sync as keeper_module
+from router.cache.stores import sync
 from router.cache.stores.sync import StoreSync
 from router.cache.verifier import Verifier
 from router.errors import BackendError, ConfigError, Problem
+from tests.waiting import until
 
 
 class Picky:
@@ -95,15 +95,8 @@ async def no_encoder(text: str) -> Any:
     raise AssertionError(text)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for it."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 class Rig:
-    """A keeper of a picky store, with a cache."""
+    """The sync of a picky store, with a cache."""
 
     def __init__(self, **pace: Any) -> None:
         self.store = Picky()
@@ -122,10 +115,10 @@ class Rig:
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of hundredths of a second."""
-    monkeypatch.setattr(keeper_module, "_FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(keeper_module, "_LONGEST_PAUSE_S", 0.02)
-    monkeypatch.setattr(keeper_module, "_ASIDE_S", 0.05)
+    """Pauses of thousandths of a second."""
+    monkeypatch.setattr(sync, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(sync, "_LONGEST_PAUSE_S", 0.002)
+    monkeypatch.setattr(sync, "_ASIDE_S", 0.05)
 
 
 @pytest.mark.parametrize("word", [REFUSED, "unavailable", "slow"])
@@ -296,9 +289,10 @@ async def test_a_store_that_is_refused_later_is_used_again_when_it_may_be() -> N
     rig = Rig()
     rig.store.fails_changes = [BackendError("unavailable")]
     await rig.open()
-    rig.store.fails_open = [refusal] * 3
+    rig.store.fails_open = [refusal] * 10_000
     rig.store_sync.add(entry("a"))
     await until(lambda: rig.store_sync.state.is_refused)
+    rig.store.fails_open.clear()
     rig.store_sync.add(entry("b"))
     await until(lambda: rig.store.taken == ["a", "b"])
     assert not rig.store_sync.state.is_refused
