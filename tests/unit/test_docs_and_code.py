@@ -18,7 +18,7 @@ from router.cache.wording import UNREAD
 from router.cli.help import commands_of
 from router.cli.main import _parser
 from router.core import exchange, messages
-from tests.unit.sources import ROOT, ROUTER, nodes_of
+from tests.unit.sources import ROOT, ROUTER, tree_of
 from tests.unit.test_docs import DOCUMENTS, identify
 
 CONFIG_README = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
@@ -107,7 +107,7 @@ def codes() -> dict[str, set[int]]:
     """Codes of the router's errors to clients, with the statuses that are written beside them."""
     found: dict[str, set[int]] = {}
     for file in (ROUTER / "core").rglob("*.py"):
-        for node in nodes_of(file):
+        for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "RequestError":
                 code = next(
                     word.value.value for word in node.keywords if word.arg == "code" and isinstance(word.value, ast.Constant)
@@ -141,14 +141,21 @@ def words_given(called: str, *functions: str) -> set[str]:
     """Words that core and cache hand to calls of a name, and those that some functions return."""
     found: set[str] = set()
     for file in [*(ROUTER / "core").rglob("*.py"), *(ROUTER / "cache").rglob("*.py")]:
-        for node in nodes_of(file):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == called and node.args:
+        if not any(name in file.read_text(encoding="utf-8") for name in (called, *functions)):
+            continue
+        for node in ast.walk(tree_of(file)):
+            if isinstance(node, ast.Call) and called_name(node.func) == called and node.args:
                 found |= texts_in(node.args[0])
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in functions:
                 for each in ast.walk(node):
                     if isinstance(each, ast.Return) and each.value is not None:
                         found |= texts_in(each.value)
     return found - {""}
+
+
+def called_name(function: ast.expr) -> str:
+    """The last word of what is called."""
+    return function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
 
 
 def texts_in(node: ast.expr) -> set[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.sources import ROUTER, nodes_of
+from tests.unit.sources import ROUTER, statements, tree_of
 
 PURE = {
     "__future__",
@@ -93,7 +93,7 @@ def imports_of(file: Path) -> tuple[str, ...]:
 
 
 def _imports_of(file: Path) -> Iterator[str]:
-    for node in nodes_of(file):
+    for node in statements(tree_of(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

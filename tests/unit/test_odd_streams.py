@@ -59,7 +59,7 @@ def read_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("size", [PIECE, 1_500_000])
 def test_a_flood_is_neither_held_nor_read(name: str, hides_usage: bool, size: int, read_bytes: list[int]) -> None:
     """Whatever it is made of, and in pieces of any size: a bounded part of each piece is parsed, a megabyte held."""
-    flood = (FLOODS[name] * PIECE)[: 4 * 1024 * 1024]
+    flood = (FLOODS[name] * PIECE)[: 2 * 1024 * 1024]
     reader = UsageRecorder(is_event_stream=True, hides_usage=hides_usage)
     shown = 0
     for piece in pieces_of(flood, size):
