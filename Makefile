@@ -16,7 +16,7 @@ OUT     ?= router/models
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
 
-run:  ## Envoy, router and simulated models on this machine; Ctrl-C stops all of it
+run:  ## Envoy, router and mock models on this machine; Ctrl-C stops all of it
 	$(for_run)
 	@exec $(bin)/semantic-router up $(ARGS)
 

@@ -29,7 +29,7 @@ from router.core.messages import (
     SignalsRead,
 )
 from router.core.policy import (
-    OUTCOMES,
+    QUALITY,
     Choice,
     Condition,
     Default,
@@ -98,7 +98,7 @@ def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, A
     document["rules"] = _rules(snapshot, request, decision, readings, secrets)
     document["decision"] = _decision(decision)
     chosen = next((rule for rule in snapshot.policy.rules if rule.name == decision.name), None) or snapshot.policy.default
-    if decision.name != "direct" and chosen.choice:
+    if decision.name != "explicit_model" and chosen.choice:
         document["choice"] = _choice(chosen, chosen.choice, decision, readings)
     document["cache"] = _cache(exchange, lookup, weighed)
     return document
@@ -153,7 +153,7 @@ def _reading(reading: Reading) -> dict[str, object]:
 
 def _asked_of(snapshot: Snapshot, request: ChatRequest) -> list[Rule]:
     """The rules that decide over a request: of one that names its model only those that block."""
-    is_open = request.model in snapshot.auto_models
+    is_open = request.model in snapshot.virtual_models
     return [rule for rule in snapshot.policy.rules if is_open or rule.block]
 
 
@@ -176,7 +176,7 @@ def _unread(snapshot: Snapshot, request: ChatRequest, decision: Decision, readin
     found: dict[str, str] = {}
     for name in sorted(snapshot.policy.signals - readings.keys()):
         askers = [rule for rule in wanted if name in signals_of(rule.when)]
-        if not askers and name != OUTCOMES:
+        if not askers and name != QUALITY:
             found[name] = "the request names its model: of the rules only those that block are asked"
         elif all(names.index(rule.name) > won for rule in askers):
             found[name] = f"{decision.name} had decided before it was needed" if won < len(names) else "nothing chosen needs it"
@@ -254,19 +254,19 @@ def _shown(value: str) -> str:
 
 def _choice(chosen: Rule | Default, choice: Choice, decision: Decision, readings: Readings) -> dict[str, Any]:
     """The operator's models with what each is expected to be worth, the best first."""
-    scores = readings.get(OUTCOMES)
-    document: dict[str, Any] = {"price_weight": choice.price_weight}
+    scores = readings.get(QUALITY)
+    document: dict[str, Any] = {"cost_weight": choice.cost_weight}
     if not isinstance(scores, Scores):
         why = f"{chosen.model.name}: it serves while the chances cannot be told ({_read_label(scores, frozenset())})"
-        models = [{"model": model.name, "answers_like": model.answers_like, "price": model.price} for model in choice.models]
+        models = [{"model": model.name, "quality_profile": model.quality_profile, "price": model.cost} for model in choice.models]
         return document | {"why": why, "candidates": models}
-    ranked = sorted(choice.weigh(scores), key=lambda candidate: (-candidate.worth, candidate.model.price))
+    ranked = sorted(choice.weigh(scores), key=lambda candidate: (-candidate.worth, candidate.model.cost))
     document["candidates"] = [
         {
             "model": candidate.model.name,
-            "answers_like": candidate.model.answers_like,
+            "quality_profile": candidate.model.quality_profile,
             "chance": round(candidate.chance, 4),
-            "price": candidate.model.price,
+            "price": candidate.model.cost,
             "worth": round(candidate.worth, 4),
         }
         for candidate in ranked

@@ -143,7 +143,7 @@ class Cache:
                 if isinstance(found, Miss) and cache_policy.may_store and cache_policy.may_look_up:
                     pending.leader = await self._leader_of(pending)
         except TimeoutError:
-            found = Miss("late")
+            found = Miss("timeout")
         if pending.leader and cache_policy.wait_s > 0:
             return Waiting(cache_policy.wait_s), pending
         if isinstance(found, Miss) and cache_policy.may_store and not pending.leader:
@@ -163,7 +163,7 @@ class Cache:
                 if isinstance(found, Miss) and cache_policy.may_store and cache_policy.may_look_up and cache_policy.wait_s > 0:
                     pending.leader = await self._leader_of(pending)
         except TimeoutError:
-            found = Miss("late")
+            found = Miss("timeout")
         return found, pending
 
     async def await_leader(self, pending: PendingLookup) -> Found:
@@ -175,11 +175,11 @@ class Cache:
             async with asyncio.timeout(pending.cache_policy.wait_s):
                 entry = await asyncio.shield(leader.waiting)
         except TimeoutError:
-            return self._counted(Miss("waited"))
+            return self._counted(Miss("coalesce_timeout"))
         if entry is None or not self._is_fresh(entry, pending.cache_policy):
             return self._counted(Miss("leader_failed"))
         similarity = 1.0 if pending.vector is None or entry.vector is None else float(pending.vector @ entry.vector)
-        return self._counted(await self._hit(entry, pending, "flight", similarity) or Miss("leader_failed"))
+        return self._counted(await self._hit(entry, pending, "coalesced", similarity) or Miss("leader_failed"))
 
     def _counted(self, found: Found) -> Found:
         counts, name = (self.counts.hits, found.tier) if isinstance(found, Hit) else (self.counts.misses, found.reason)
@@ -190,11 +190,11 @@ class Cache:
         question, cache_policy = pending.question, pending.cache_policy
         if not cache_policy.may_look_up:
             await self._sense(pending)
-            return Miss("not_asked")
+            return Miss("no_cache")
         held = self._held.get(self._by_key.get(question.key, ""))
         if held and self._is_fresh(held.entry, cache_policy):
             hit = await self._hit(held.entry, pending, "exact", 1.0)
-            self._note(pending, held.entry, 1.0, Verdict("" if hit else "answer_gone"), "exact")
+            self._note(pending, held.entry, 1.0, Verdict("" if hit else "answer_evicted"), "exact")
             if hit:
                 return hit
         reason = await self._sense(pending)
@@ -235,10 +235,10 @@ class Cache:
             verdict = await self._judge(pending, entry.text) if near else Verdict("near_miss")
             verified += verdict.probability is not None
             hit = None if verdict.refusal else await self._hit(entry, pending, "semantic", similarity, verdict.probability)
-            self._note(pending, entry, similarity, verdict if hit or verdict.refusal else replace(verdict, refusal="answer_gone"))
+            self._note(pending, entry, similarity, verdict if hit or verdict.refusal else replace(verdict, refusal="answer_evicted"))
             if hit:
                 return hit
-            reason = reason if reason not in ("empty", "no_candidate") else verdict.refusal or "answer_gone"
+            reason = reason if reason not in ("empty", "no_candidate") else verdict.refusal or "answer_evicted"
         return Miss(reason)
 
     def _note(self, pending: PendingLookup, entry: Entry, similarity: float, verdict: Verdict, tier: str = "") -> None:
@@ -248,7 +248,7 @@ class Cache:
 
     async def _judge(self, pending: PendingLookup, text: str) -> Verdict:
         if self._rejections.forbid(pending.question.text, text):
-            return Verdict("reported")
+            return Verdict("rejected")
         return await self._verify(pending.question.text, text, pending.cache_policy)
 
     async def _ask_store(self, pending: PendingLookup, miss: Miss) -> Found:
@@ -576,15 +576,15 @@ class Cache:
         if self.store_sync:
             state = self.store_sync.state
             gauges["llm_cache_store_up"] = float(state.is_up)
-            gauges["llm_cache_store_waiting"] = state.waiting
+            gauges["llm_cache_store_pending_writes"] = state.waiting
         return gauges
 
     def counters(self) -> dict[str, float]:
         """What was counted since the process began, by metric name."""
         counters: dict[str, float] = {"llm_cache_evictions": self.counts.evicted, "llm_cache_expirations": self.counts.expired}
         if self.store_sync:
-            counters["llm_cache_store_dropped"] = self.store_sync.state.dropped
-            counters["llm_cache_store_refused"] = self.store_sync.state.refused
+            counters["llm_cache_store_dropped_writes"] = self.store_sync.state.dropped
+            counters["llm_cache_store_refused_writes"] = self.store_sync.state.refused
         return counters
 
     def stats(self) -> dict[str, object]:

@@ -46,7 +46,7 @@ class CacheOperations:
             "get": self.get,
             "search": self.search,
             "invalidate": self.invalidate,
-            "report": self.report,
+            "reject": self.reject,
             "export": self.export,
             "import": self.import_,
         }
@@ -120,7 +120,7 @@ class CacheOperations:
             return "none"
         return "written" if await self._cache.store_sync.flushed(_WRITE_WAIT_S) else "waiting"
 
-    async def report(self, document: Document) -> Document:
+    async def reject(self, document: Document) -> Document:
         """The hit of this `id` was a wrong answer: forget it, and do not pair those questions again.
 
         `id` is `x-vsr-cache-entry` as the client got it. For an entry's id alone its question is paired with none any more.

@@ -49,11 +49,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     command.add_argument("--all", action="store_true", help="every entry")
     command.add_argument("--dry-run", action="store_true", help="only count them")
     command.set_defaults(operate=_invalidate)
-    command = commands.add_parser("report", help="an answer was wrong: forget it, and do not pair those questions again")
+    command = commands.add_parser("reject", help="an answer was wrong: forget it, and do not pair those questions again")
     command.add_argument(
         "id", help="x-vsr-cache-entry as the client got it; an entry's id alone takes its question out of all pairing"
     )
-    command.set_defaults(operate=_report)
+    command.set_defaults(operate=_reject)
     command = commands.add_parser("export", help="every entry with its answer, as JSON lines")
     command.add_argument("file", type=Path, nargs="?", help="default: standard output")
     command.set_defaults(operate=_export)
@@ -178,8 +178,8 @@ def _scope_value(name: str) -> str:
     return value
 
 
-def _report(options: argparse.Namespace, ask: Ask) -> int:
-    answer = ask("report", {"id": options.id})
+def _reject(options: argparse.Namespace, ask: Ask) -> int:
+    answer = ask("reject", {"id": options.id})
     if not answer["count"]:
         message = "there is no such entry; give x-vsr-cache-entry as the client got it, which works when the entry is gone, too"
         print(message, file=sys.stderr)

@@ -35,7 +35,7 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
 def _signal_lines(document: Mapping[str, Any]) -> Iterator[str]:
     for name, reading in document.get("signals", {}).items():
         held = ", ".join(f"{threshold:.2f}" for threshold in reading.get("thresholds", ()))
-        line = "see choice" if name == "outcomes" and "choice" in document and "scores" in reading else _reading_line(reading)
+        line = "see choice" if name == "quality" and "choice" in document and "scores" in reading else _reading_line(reading)
         yield f"signal     {name}: {line}" + (f"; asked for at least {held}" if held else "")
     for name, why in document.get("unread", {}).items():
         yield f"not read   {name}: {why}"
@@ -68,11 +68,11 @@ def _decision_line(decision: Mapping[str, Any]) -> str:
 def _choice_lines(choice: Mapping[str, Any] | None) -> Iterator[str]:
     if choice is None:
         return
-    yield f"choice     {choice['why']} (price_weight {choice['price_weight']})"
+    yield f"choice     {choice['why']} (cost_weight {choice['cost_weight']})"
     for one in choice["candidates"]:
         chance = f"chance {one['chance']:.2f}, " if "chance" in one else ""
         worth = f", worth {one['worth']:.2f}" if "worth" in one else ""
-        like = f", answers like {one['answers_like']}" if one["answers_like"] else ""
+        like = f", answers like {one['quality_profile']}" if one["quality_profile"] else ""
         yield f"{'':13}{one['model']}: {chance}price {one['price']:g}{worth}{like}"
 
 

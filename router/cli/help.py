@@ -18,7 +18,7 @@ EXAMPLES = {
         "semantic-router explain --json < request.json",
     ],
     "models": ["semantic-router models"],
-    "simulate": ["semantic-router simulate small=127.0.0.1:8101 large=127.0.0.1:8102"],
+    "mock-vllm": ["semantic-router mock-vllm small=127.0.0.1:8101 large=127.0.0.1:8102"],
     "eval intent": [
         "semantic-router eval intent labelled.jsonl",
         "semantic-router eval intent labelled.jsonl --bundle config/department",
@@ -37,7 +37,7 @@ EXAMPLES = {
         "semantic-router cache invalidate --model small --older-than 12h --dry-run",
         "semantic-router cache invalidate --all",
     ],
-    "cache report": ["semantic-router cache report 5c4138db5595409b9efe50b22eaa6236"],
+    "cache reject": ["semantic-router cache reject 5c4138db5595409b9efe50b22eaa6236"],
     "cache export": ["semantic-router cache export entries.jsonl"],
     "cache import": ["semantic-router cache import entries.jsonl"],
     "cache warm": ["semantic-router cache warm questions.jsonl --authorization 'Bearer test-token'"],

@@ -1,4 +1,4 @@
-"""The command line, from `serve` to `simulate`. Each command loads only what it needs."""
+"""The command line, from `serve` to `mock-vllm`. Each command loads only what it needs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def restart(options: argparse.Namespace) -> int:
 
 
 def up(options: argparse.Namespace) -> int:
-    """Run Envoy, the router and simulated models on this machine."""
+    """Run Envoy, the router and mock models on this machine."""
     from router.devstack.up import plan_of, run
 
     report_problems(options)
@@ -160,16 +160,16 @@ def models(options: argparse.Namespace) -> int:
     for model in config.models.values():
         mark = "  (default)" if model is config.default_model else ""
         print(f"{model.name:24} cluster {model.cluster}, reasoning {model.reasoning_family or 'left alone'}{mark}")
-    for alias in config.auto_models:
+    for alias in config.virtual_models:
         print(f"{alias:24} the rules choose")
-    if config.signals.intent.enabled:
-        bundle = Bundle.load(config.signals.intent.bundle)
+    if config.signals.encoder.enabled:
+        bundle = Bundle.load(config.signals.encoder.model_path)
         print(f"\nintent: {bundle.name} {bundle.version}, threshold {config.signals.intent.threshold}, in {bundle.folder}")
         for what, names in (
             ("categories", bundle.labels),
             ("attacks", bundle.attacks[1:]),
             ("personal data", bundle.kinds),
-            ("answers_like", bundle.models),
+            ("quality_profile", bundle.models),
         ):
             print(f"  {what}: {', '.join(names) or 'not told by this model'}")
         _print_files(bundle)
@@ -195,18 +195,18 @@ def operate_cache(options: argparse.Namespace) -> int:
     return status
 
 
-def simulate(options: argparse.Namespace) -> int:
-    """Run simulated models. The first answers to `auto` and `MoM` too, as the default cluster's vLLM should."""
+def mock_vllm(options: argparse.Namespace) -> int:
+    """Run mock models. The first answers to `auto` and `MoM` too, as the default cluster's vLLM should."""
     from router.devstack.vllm import Backend, run
 
     backends = []
     for index, (name, host, port) in enumerate(options.backends):
         backends.append(Backend(name, host, port, aliases=("auto", "MoM") if index == 0 else ()))
-    lines = "".join(f"simulating {backend.name} on {backend.host}:{backend.port}\n" for backend in backends)
+    lines = "".join(f"mock of {backend.name} on {backend.host}:{backend.port}\n" for backend in backends)
     try:
         return _run(_no_status(run(backends, lambda _: print(lines, end="", flush=True))))
     except OSError as error:
-        raise ConfigError([Problem("simulate", 0, "", f"cannot listen: {error.strerror or error}")]) from None
+        raise ConfigError([Problem("mock-vllm", 0, "", f"cannot listen: {error.strerror or error}")]) from None
 
 
 # -- parsing ---------------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--admin", metavar="ADDRESS", help="host:port or unix:/path of its admin port; default: as configured")
     command.set_defaults(run=restart)
 
-    command = commands.add_parser("up", parents=[config, envoy], help="run Envoy, the router and simulated models here")
+    command = commands.add_parser("up", parents=[config, envoy], help="run Envoy, the router and mock models here")
     command.set_defaults(run=up)
     command = commands.add_parser("check", parents=[config, envoy], help="validate both configurations together")
     command.set_defaults(run=check)
@@ -265,11 +265,11 @@ def _parser() -> argparse.ArgumentParser:
         operation.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="whose admin port to ask")
         operation.add_argument("--admin", metavar="HOST:PORT", default=argparse.SUPPRESS, help="the admin port itself")
 
-    command = commands.add_parser("simulate", help="run simulated vLLM backends")
+    command = commands.add_parser("mock-vllm", help="run mock vLLM backends")
     command.add_argument(
         "backends", nargs="+", type=_backend, metavar="NAME=HOST:PORT", help="served name and address; the first is `auto`, too"
     )
-    command.set_defaults(run=simulate)
+    command.set_defaults(run=mock_vllm)
     complete(parser)
     return parser
 

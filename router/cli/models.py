@@ -21,7 +21,7 @@ def add_commands(commands: Any) -> None:
     command = kinds.add_parser("intent", help="accuracy, macro-F1, calibration error and confusion of the intent")
     command.add_argument("file", type=Path, help='JSON lines of {"text": ..., "label": ...}')
     command.add_argument("--bundle", type=Path, help="another model than the shipped one, or a head of your own")
-    command.add_argument("--against", type=Path, help="a second model or head, side by side")
+    command.add_argument("--baseline", type=Path, help="a second model or head, side by side")
     command.add_argument("--threshold", type=float, help="confidence from which the intent counts as known")
     command.set_defaults(run=evaluate_intent)
 
@@ -85,7 +85,7 @@ def _add_models(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, help=_PAIRS)
     command.add_argument("--bundle", type=Path, help="another encoder than the shipped one")
     command.add_argument("--verifier", type=Path, help="another verifier than the shipped one")
-    command.add_argument("--guards-alone", action="store_true", help="without a verifier")
+    command.add_argument("--no-verifier", action="store_true", help="without a verifier")
     command.add_argument("--guards", metavar="NAME,...", help="checks of the words to use; default: the configuration's default")
 
 
@@ -94,8 +94,8 @@ def evaluate_intent(options: argparse.Namespace) -> int:
     from router.evaluation.intent import compare, evaluate
     from router.inference.bundle import SHIPPED
 
-    if options.against:
-        return _print(compare(options.file, (options.bundle or SHIPPED, options.against)))
+    if options.baseline:
+        return _print(compare(options.file, (options.bundle or SHIPPED, options.baseline)))
     return _print(evaluate(options.file, options.bundle or SHIPPED, options.threshold))
 
 
@@ -170,7 +170,7 @@ def calibrate_cache(options: argparse.Namespace) -> int:
 def _models(options: argparse.Namespace) -> tuple[Bundle, Bundle | None]:
     from router.inference.bundle import SHIPPED, SHIPPED_VERIFIER, Bundle
 
-    verifier = None if options.guards_alone else Bundle.load(options.verifier or SHIPPED_VERIFIER)
+    verifier = None if options.no_verifier else Bundle.load(options.verifier or SHIPPED_VERIFIER)
     return Bundle.load(options.bundle or SHIPPED), verifier
 
 

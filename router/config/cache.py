@@ -80,7 +80,7 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
     sizes = CacheLimits(
         section.integer("max_entries", default.sizes.max_entries, 1, 100_000_000),
         section.choice("eviction_policy", default.sizes.eviction_policy, POLICIES),
-        section.integer("max_held_bytes", default.sizes.most_held_bytes, 1, 2**40),
+        section.integer("max_memory_bytes", default.sizes.most_held_bytes, 1, 2**40),
         section.integer("lookup_timeout_ms", 100, 1, 10_000) / 1000,
         section.integer("store_timeout_ms", 50, 1, 10_000) / 1000,
     )
@@ -124,7 +124,7 @@ def _default_terms(section: Section, bars: CalibrationTable, *, shares_with_all:
         section.number("ttl_seconds", default.ttl_s, 1, 10 * 365 * 86_400),
         guards,
         at_least,
-        section.number("wait_seconds", 0.0, 0, 600),
+        section.number("coalesce_timeout_seconds", 0.0, 0, 600),
         section.flag("shadow", default=False),
         section.flag("semantic", default=True),
         false_hit_budget=budget,
@@ -166,11 +166,11 @@ def _limits(section: Section) -> Eligibility:
         section.number("max_temperature", default.max_temperature, 0, 2),
         section.integer("max_text_chars", default.max_text_chars, 1, 4000),
         section.flag("tools", default.allows_tools),
-        section.flag("time_dependent", default.allows_timely),
-        section.flag("personal", default.allows_personal),
+        section.flag("time_dependent", default.allows_time_dependent),
+        section.flag("personal", default.allows_user_specific),
         section.flag("multi_turn", default.allows_multi_turn),
-        section.flag("concrete_models", default.allows_concrete_models),
-        section.flag("share_users", default.shares_users),
+        section.flag("explicit_models", default.allows_explicit_models),
+        section.flag("ignore_user_field", default.ignores_user_field),
         section.text("revision", ""),
     )
     section.close()
@@ -201,7 +201,7 @@ def decision_terms(section: Section, cache: CacheConfig) -> CachePolicy | None:
         at_least=at_least,
         ttl_s=part.number("ttl_seconds", default.ttl_s, 1, 10 * 365 * 86_400),
         guards=guards,
-        wait_s=part.number("wait_seconds", default.wait_s, 0, 600),
+        wait_s=part.number("coalesce_timeout_seconds", default.wait_s, 0, 600),
         shadow=part.flag("shadow", default=default.shadow),
         is_semantic=part.flag("semantic", default=default.is_semantic),
         false_hit_budget=budget,

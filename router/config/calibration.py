@@ -108,7 +108,7 @@ def read_bars(section: Section, *, has_verifier: bool, is_caching: bool) -> Cali
 def read_table(file: Path, *, has_verifier: bool) -> CalibrationTable:
     """The part of a table for a cache with or without verifier. Raises `ConfigError` when it is no such table."""
     try:
-        table = json.loads(read_text(file))["with_verifier" if has_verifier else "guards_alone"]
+        table = json.loads(read_text(file))["with_verifier" if has_verifier else "no_verifier"]
         points = tuple(OperatingPoint(*map(float, point)) for point in table["points"])
         return CalibrationTable(has_verifier, file, tuple(map(str, table["guards"])), points)
     except (OSError, ValueError, KeyError, TypeError):

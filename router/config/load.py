@@ -94,7 +94,7 @@ class TracingConfig:
 @dataclass(frozen=True, slots=True)
 class TelemetryConfig:
     log_level: str = "info"
-    log_outcomes: bool = True
+    access_log: bool = True
     metrics: bool = True
     usage: bool = False
     """Read token counts and the time to first token from answers; these then pass through the router."""
@@ -142,11 +142,11 @@ class Config:
     server: ServerConfig
     admin: AdminConfig
     telemetry: TelemetryConfig
-    auto_models: tuple[str, ...]
+    virtual_models: tuple[str, ...]
     families: Mapping[str, ReasoningFamily]
     models: Mapping[str, Model]
-    simulated: frozenset[str]
-    """Models for which `semantic-router up` starts a simulated backend."""
+    mock: frozenset[str]
+    """Models for which `semantic-router up` starts a mock backend."""
     signals: SignalsConfig
     policy: Policy
     cache: CacheConfig = field(default_factory=CacheConfig)
@@ -196,21 +196,21 @@ def read(text: str, file: str) -> tuple[Config, Notes]:
     custom = read_custom(signals_section.section("custom"))
     signals, heads = _signals(signals_section)
     signals = replace(signals, custom={name: signal.folder for name, signal in custom.items()})
-    models, simulated = _models(top.section("models"), families, heads)
+    models, mock = _models(top.section("models"), families, heads)
     server = _server(top.section("server"))
     admin = _admin(top.section("admin"), server)
     telemetry = _telemetry(top.section("telemetry"))
-    auto_models = _auto_models(top, models)
+    virtual_models = _auto_models(top, models)
     cache = _cache(top.section("semantic_cache"), server)
     intent = signals.intent
     policy, cache_policy = read_policy(
         top, RuleContext(models, families, words, heads, custom, intent.enabled, intent.threshold, cache)
     )
-    if cache.limits.allows_concrete_models:
-        cache_policy["direct"] = cache.default
+    if cache.limits.allows_explicit_models:
+        cache_policy["explicit_model"] = cache.default
     top.close()
     cache = replace(cache, cache_policy=cache_policy)
-    return Config(server, admin, telemetry, auto_models, families, models, simulated, signals, policy, cache, words), notes
+    return Config(server, admin, telemetry, virtual_models, families, models, mock, signals, policy, cache, words), notes
 
 
 # -- sections --------------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def _server(section: Section) -> ServerConfig:
         section.integer("threads", default.threads, 0, 256),
         section.integer("max_body_bytes", default.max_body_bytes, 1024, 1024**3),
         section.number("drain_s", default.drain_s, 0, 600),
-        section.number("grace_s", default.grace_s, 0, 3600),
+        section.number("shutdown_timeout_seconds", default.grace_s, 0, 3600),
         section.integer("max_values", default.max_values, 100, 100_000_000),
         section.integer("max_keys", default.max_keys, 10, 100_000_000),
         section.integer("max_depth", default.max_depth, 8, _DEEPEST),
@@ -290,7 +290,7 @@ def _telemetry(section: Section) -> TelemetryConfig:
     default = TelemetryConfig()
     config = TelemetryConfig(
         section.choice("log_level", default.log_level, ("debug", "info", "warning", "error")),
-        section.flag("log_outcomes", default.log_outcomes),
+        section.flag("access_log", default.access_log),
         section.flag("metrics", default.metrics),
         section.flag("usage", default.usage),
         _tracing(section.section("tracing")),
@@ -338,7 +338,7 @@ def _families(section: Section) -> dict[str, ReasoningFamily]:
 def _models(
     section: Section, families: Mapping[str, ReasoningFamily], heads: ModelCapabilities
 ) -> tuple[dict[str, Model], frozenset[str]]:
-    models, simulated = {}, set()
+    models, mock = {}, set()
     for name, item in section.named():
         check_name(name, item)
         part = item.section()
@@ -346,27 +346,27 @@ def _models(
         if family and family not in families:
             part.problem("reasoning_family", f"there is no family '{family}'{suggest(family, families)}")
         cluster = part.text("cluster", pattern=NAME, what="the name of a cluster in envoy.yaml")
-        answers_like = part.text("answers_like", "")
-        if answers_like and heads.models and answers_like not in heads.models:
-            part.problem("answers_like", f"there is no recorded model '{answers_like}'{suggest(answers_like, heads.models)}")
+        quality_profile = part.text("quality_profile", "")
+        if quality_profile and heads.models and quality_profile not in heads.models:
+            part.problem("quality_profile", f"there is no recorded model '{quality_profile}'{suggest(quality_profile, heads.models)}")
         models[name] = Model(
             name,
             cluster,
             part.text("served_name", name),
             family or None,
             part.number("price", 0.0, 0, 100_000),
-            answers_like,
+            quality_profile,
         )
-        if part.flag("simulated", default=False):
-            simulated.add(name)
+        if part.flag("mock", default=False):
+            mock.add(name)
         part.close()
     if not models:
         section.notes.add(section.node, "models", "at least one model is needed")
-    return models, frozenset(simulated)
+    return models, frozenset(mock)
 
 
 def _auto_models(top: Section, models: Mapping[str, Model]) -> tuple[str, ...]:
-    item = top.item("auto_models")
+    item = top.item("virtual_models")
     if item is None:
         return ("auto", "MoM")
     names = item.texts("names")

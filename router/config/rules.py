@@ -37,8 +37,8 @@ from router.inference.manifest import HeadManifest, facts_of
 NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,99}"
 NAME_WORDS = "a name of letters, digits and ._:/@+- (at most 100)"
 EFFORTS = ("minimal", "low", "medium", "high")
-OWN_SIGNALS = ("intent", "jailbreak", "pii", "outcomes")
-_RESERVED_RULES = ("default", "direct")
+OWN_SIGNALS = ("intent", "jailbreak", "pii", "quality")
+_RESERVED_RULES = ("default", "explicit_model")
 _FLAGS = ("has_tools", "has_images", "is_stream")
 
 
@@ -221,7 +221,7 @@ def _rule(item: Item, words: RuleContext, cache_policy: dict[str, CachePolicy]) 
         block,
     )
     if block:
-        for key in ("model", "reasoning", "system_prompt", "choose", "cache"):
+        for key in ("model", "reasoning", "system_prompt", "select", "cache"):
             if section.has(key):
                 section.problem(key, "could do nothing: the rule blocks, no model is asked")
     if own_terms := decision_terms(section, words.cache):
@@ -260,9 +260,9 @@ def _of_prompt(condition: Condition, reads: str, words: RuleContext) -> Conditio
 
 def _choice(section: Section, words: RuleContext) -> Choice | None:
     """Models to choose among by price and chance; each has to say what it costs and whose chances stand for its own."""
-    if not section.has("choose"):
+    if not section.has("select"):
         return None
-    part = section.section("choose")
+    part = section.section("select")
     listed = part.item("from")
     items = listed.texts("names of models") if listed else []
     models = []
@@ -270,17 +270,17 @@ def _choice(section: Section, words: RuleContext) -> Choice | None:
         model = words.models.get(item.text())
         if model is None:
             item.problem(f"there is no model '{item.text()}'{suggest(item.text(), words.models)}")
-        elif not model.answers_like:
-            item.problem(f"models.{model.name}.answers_like is missing, so nothing tells its chance of a right answer")
+        elif not model.quality_profile:
+            item.problem(f"models.{model.name}.quality_profile is missing, so nothing tells its chance of a right answer")
         else:
             models.append(model)
     if len(items) < 2:
         part.problem("from", "at least two models were expected")
     if not words.heads.models:
         part.problem(
-            "from", "the model of signals.intent.bundle tells no chances of a right answer, or signals.intent is switched off"
+            "from", "the model of signals.encoder.model_path tells no chances of a right answer, or signals.intent is switched off"
         )
-    weight = part.number("price_weight", 0.1, 0, 1)
+    weight = part.number("cost_weight", 0.1, 0, 1)
     part.close()
     return Choice(tuple(models), weight) if models else None
 
@@ -367,7 +367,7 @@ def _label_is(key: str, item: Item, words: RuleContext) -> list[Condition]:
         labels = section.item("labels") or item
         section.close()
     if not words.intent_enabled:
-        item.problem("the signal is switched off (signals.intent.enabled), so this could never hold")
+        item.problem("the signal is switched off (signals.encoder.enabled), so this could never hold")
         return []
     names = labels.texts("categories")
     for name in names:
@@ -381,7 +381,7 @@ def _any_scores(key: str, item: Item, words: RuleContext) -> list[Condition]:
     known = words.heads.attacks[1:] if key == "jailbreak" else words.heads.kinds
     at_least, labels = float(words.heads.thresholds.get(key, 0.5)), item
     if not known:
-        item.problem("the model of signals.intent.bundle does not tell this, or signals.intent is switched off")
+        item.problem("the model of signals.encoder.model_path does not tell this, or signals.intent is switched off")
         return []
     if item.is_mapping:
         section = item.section()

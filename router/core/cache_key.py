@@ -31,7 +31,7 @@ _SPACE = " \t\n\r"
 MAX_BODY_CHARS = 1024 * 1024
 """A larger request is not looked up: the digest of 16 MiB of earlier turns would hold up others for 60 to 90 ms."""
 
-_TIMELY = re.compile(
+_TIME_DEPENDENT = re.compile(
     r"\b(?:today|tonight|tomorrow|yesterday|now|nowadays|currently|current|latest|newest|recent(?:ly)?|upcoming|breaking|"
     r"(?:this|next|last|past) (?:morning|evening|night|week(?:end)?|month|quarter|year|season|hour)|"
     r"right now|at the moment|these days|so far|as of|up to date|weather|forecast|news|headlines|stock price|exchange rate|"
@@ -56,7 +56,7 @@ class Ineligible:
     """This request is neither looked up nor stored."""
 
     reason: str
-    """A fixed word, such as `tools` or `timely`; never text."""
+    """A fixed word, such as `tools` or `time_dependent`; never text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +68,15 @@ class Eligibility:
     """A longer message is not looked up: the encoder would read only its ends."""
     allows_tools: bool = False
     """Requests that offer tools. Those that carry calls or results are never looked up."""
-    allows_timely: bool = False
-    allows_personal: bool = False
+    allows_time_dependent: bool = False
+    allows_user_specific: bool = False
     allows_multi_turn: bool = True
     """Earlier turns then have to be equal to the byte."""
-    allows_concrete_models: bool = False
+    allows_explicit_models: bool = False
     """Requests that name their model themselves."""
-    shares_users: bool = False
+    ignores_user_field: bool = False
     """Leave the request's own `user` and `safety_identifier` out of what has to be equal."""
-    revision: str = ""
+    namespace: str = ""
     """The operator's own word: another one, and every stored answer is out of reach."""
 
 
@@ -95,8 +95,8 @@ def question_of(
     `family` is the chosen model's reasoning family, as for `rewrite`.
     """
     reason = _why_not(request, body, limits)
-    if decision.name == "direct" and not limits.allows_concrete_models:
-        reason = "concrete_model"
+    if decision.name == "explicit_model" and not limits.allows_explicit_models:
+        reason = "explicit_model"
     if reason:
         return Ineligible(reason)
     messages = body.value("messages")
@@ -109,16 +109,16 @@ def question_of(
         return Ineligible("too_long")
     if has_invisible(text):
         return Ineligible("invisible_text")
-    if not limits.allows_timely and _TIMELY.search(text):
-        return Ineligible("timely")
-    if not limits.allows_personal and _PERSONAL.search(text):
-        return Ineligible("personal")
-    left_out = _NOT_THE_QUESTION | (_USER_FIELDS if limits.shares_users else frozenset())
+    if not limits.allows_time_dependent and _TIME_DEPENDENT.search(text):
+        return Ineligible("time_dependent")
+    if not limits.allows_user_specific and _PERSONAL.search(text):
+        return Ineligible("user_specific")
+    left_out = _NOT_THE_QUESTION | (_USER_FIELDS if limits.ignores_user_field else frozenset())
     rest = {key: placed.value for key, placed in body.members.items() if key not in left_out and placed.value is not None}
     about = {
         "scope": scope,
         "versions": versions,
-        "revision": limits.revision,
+        "revision": limits.namespace,
         "decision": _described(decision, family),
         "request": rest,
         "earlier": earlier,

@@ -177,7 +177,7 @@ class Exchange:
     def _read(self, endpoint: Endpoint, data: bytes) -> Action:
         request, body = parse(endpoint, data, self._headers, self.snapshot.bounds)
         self._request = request
-        if endpoint is Endpoint.EMBEDDINGS and request.model in self.snapshot.auto_models:
+        if endpoint is Endpoint.EMBEDDINGS and request.model in self.snapshot.virtual_models:
             names = ", ".join(self.snapshot.models)
             message = f"'{request.model}' chooses among chat models; name an embedding model itself. Known models: {names}"
             raise RequestError(400, message, param="model", code="model_not_supported")
@@ -189,7 +189,7 @@ class Exchange:
     def _decided(self, request: ChatRequest) -> Decision | NeedsSignals:
         """The rules' choice; of a request that names its model, its own, unless a rule blocks it."""
         policy = self.snapshot.policy
-        if request.model in self.snapshot.auto_models:
+        if request.model in self.snapshot.virtual_models:
             return policy.decide(request, self._readings)
         direct = self._direct(request.model)
         return policy.refuse(request, self._readings) or direct
@@ -198,7 +198,7 @@ class Exchange:
         model = self.snapshot.models.get(name)
         if model is None:
             raise unknown_model(name, self.snapshot.names)
-        return Decision("direct", model, "concrete_model")
+        return Decision("explicit_model", model, "explicit_model")
 
     def _on_sensed(self, request: ChatRequest, body: Body, readings: Readings) -> Action:
         brought = readings.keys() - self._readings.keys()

@@ -66,11 +66,11 @@ class Hit:
     """An answer that may be given."""
 
     entry_id: str
-    """Of this hit: the entry's id, and a digest of the two questions. What `cache report` takes."""
+    """Of this hit: the entry's id, and a digest of the two questions. What `cache reject` takes."""
     answer: bytes
     """As `Answer.encode` gave it."""
     tier: str
-    """`exact`, `semantic`, or `flight`: from a request that was under way."""
+    """`exact`, `semantic`, or `coalesced`: from a request that was under way."""
     similarity: float
     """Cosine; 1 for the same text."""
     age_s: float
@@ -81,7 +81,7 @@ class Hit:
 @dataclass(frozen=True, slots=True)
 class Miss:
     reason: str
-    """`empty`, `no_candidate`, `near_miss`, `late`, a guard's name, ...; a fixed word."""
+    """`empty`, `no_candidate`, `near_miss`, `timeout`, a guard's name, ...; a fixed word."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from router.core.types import (
     SystemPrompt,
 )
 
-OUTCOMES = "outcomes"
+QUALITY = "quality"
 """The signal that tells each model's chance of a right answer."""
 
 
@@ -250,21 +250,21 @@ class Choice:
     """Choose among models by what each costs and by its chance of a right answer."""
 
     models: tuple[Model, ...]
-    price_weight: float
+    cost_weight: float
     """How much chance is given up for price: at 0.1, the dearest of the models has to be expected to be right 10 points more
     often than a free one; 0 takes the best, whatever it costs."""
 
     def among(self, scores: Scores) -> Model:
         """The model with the highest worth; ties to the cheaper."""
-        return max(self.weigh(scores), key=lambda candidate: (candidate.worth, -candidate.model.price)).model
+        return max(self.weigh(scores), key=lambda candidate: (candidate.worth, -candidate.model.cost)).model
 
     def weigh(self, scores: Scores) -> list[Candidate]:
-        """Every model with its chance, less its share of the highest price times `price_weight`."""
-        dearest = max(model.price for model in self.models) or 1.0
+        """Every model with its chance, less its share of the highest price times `cost_weight`."""
+        dearest = max(model.cost for model in self.models) or 1.0
         weighed = []
         for model in self.models:
-            chance = scores.values.get(model.answers_like, 0.0)
-            weighed.append(Candidate(model, chance, chance - self.price_weight * (model.price / dearest)))
+            chance = scores.values.get(model.quality_profile, 0.0)
+            weighed.append(Candidate(model, chance, chance - self.cost_weight * (model.cost / dearest)))
         return weighed
 
 
@@ -319,7 +319,7 @@ class Policy:
     def signals(self) -> frozenset[str]:
         """Every signal that a rule or a choice may ask for."""
         chooses = any(rule.choice for rule in self.rules) or self.default.choice is not None
-        own = frozenset({OUTCOMES}) if chooses else frozenset[str]()
+        own = frozenset({QUALITY}) if chooses else frozenset[str]()
         return own.union(*(signals_of(rule.when) for rule in self.rules))
 
     @property
@@ -376,9 +376,9 @@ def _decision(
 ) -> Decision | NeedsSignals:
     model = chosen.model
     if chosen.choice:
-        if OUTCOMES not in readings:
-            return NeedsSignals(frozenset({OUTCOMES}))
-        scores = readings[OUTCOMES]
+        if QUALITY not in readings:
+            return NeedsSignals(frozenset({QUALITY}))
+        scores = readings[QUALITY]
         if isinstance(scores, Scores):
             model, reason = chosen.choice.among(scores), "chosen"
     return Decision(name, model, reason, chosen.reasoning, chosen.system_prompt, block)

@@ -18,7 +18,7 @@ class Snapshot:
     policy: Policy
     models: Mapping[str, Model]
     """By the name that clients ask for."""
-    auto_models: tuple[str, ...]
+    virtual_models: tuple[str, ...]
     """Names that leave the choice to the policy."""
     families: Mapping[str, ReasoningFamily]
     max_body_bytes: int
@@ -45,7 +45,7 @@ class Snapshot:
     @property
     def names(self) -> tuple[str, ...]:
         """Every model name that a client may send."""
-        return (*self.auto_models, *self.models)
+        return (*self.virtual_models, *self.models)
 
     def family_of(self, decision: Decision) -> ReasoningFamily | None:
         """The reasoning family of the chosen model, if it has one."""

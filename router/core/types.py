@@ -153,7 +153,7 @@ class Model:
     """A key of the config's `reasoning_families`; None leaves reasoning switches alone."""
     price: float = 0.0
     """What a request costs in the operator's own unit, such as dollars per million tokens."""
-    answers_like: str = ""
+    quality_profile: str = ""
     """The recorded model whose chances of a right answer stand for this one's; empty when the operator named none."""
 
 
@@ -172,11 +172,11 @@ class Decision:
     """What the policy chose for one request."""
 
     name: str
-    """The rule that won, `default`, or `direct` for a concrete model that the client named."""
+    """The rule that won, `default`, or `explicit_model` for a concrete model that the client named."""
     model: Model
     reason: str
     """Why: `matched`, `chosen` (by price and chance), `no_match`, `below_threshold`, `intent_missing`, `signal_missing` (of a
-    rule that fails closed) or `concrete_model`."""
+    rule that fails closed) or `explicit_model`."""
     reasoning: Reasoning | None = None
     """None leaves the client's own reasoning switches as they are."""
     system_prompt: SystemPrompt | None = None

@@ -1,4 +1,4 @@
-"""`semantic-router up`: Envoy, the router and simulated models on this machine, started together and stopped together.
+"""`semantic-router up`: Envoy, the router and mock models on this machine, started together and stopped together.
 
 Nothing here is needed in production: there, Envoy and `semantic-router serve` run each on their own.
 """
@@ -60,7 +60,7 @@ class StackPlan:
 def plan_of(config_path: Path, envoy_path: Path) -> tuple[StackPlan, int]:
     """What runs for these two files, and the port that clients use.
 
-    A model marked `simulated` gets a stand-in where its cluster points at this machine.
+    A model marked `mock` gets a stand-in where its cluster points at this machine.
 
     Raises:
         ConfigError: a file cannot be read, or there is no Envoy.
@@ -71,7 +71,7 @@ def plan_of(config_path: Path, envoy_path: Path) -> tuple[StackPlan, int]:
     commands: dict[str, Sequence[str]] = {}
     stand_ins = _stand_ins(config, envoy)
     if stand_ins:
-        commands["simulated models"] = [*program, "simulate", *(f"{name}={host}:{port}" for name, host, port in stand_ins)]
+        commands["mock models"] = [*program, "mock-vllm", *(f"{name}={host}:{port}" for name, host, port in stand_ins)]
         addresses += [Address(host, port, f"envoy.yaml, cluster of {name}") for name, host, port in stand_ins]
     commands["router"] = [*program, "serve", "--config", str(config_path)]
     commands["envoy"] = [find_envoy(), "-c", str(envoy_path), "--log-level", "warning", "--use-dynamic-base-id"]
@@ -95,7 +95,7 @@ def _stand_ins(config: Config, envoy: EnvoyFile) -> list[tuple[str, str, int]]:
     clusters, found = envoy.clusters(), []
     for model in sorted(config.models.values(), key=lambda model: model is not config.default_model):
         host, port = next(iter(endpoints_of(clusters[model.cluster])), ("", 0)) if model.cluster in clusters else ("", 0)
-        if model.name in config.simulated and host in _THIS_MACHINE:
+        if model.name in config.mocks and host in _THIS_MACHINE:
             found.append((model.served_name, host, port))
     return found
 

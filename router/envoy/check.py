@@ -220,8 +220,8 @@ def _mode_works(pair: Pair, mode: Place) -> Iterator[Problem]:
     why = {
         "request_body_mode": "in any other mode Envoy drops the cluster header silently, or cannot fail open",
         "request_header_mode": "the router has to see the path",
-        "response_body_mode": "telemetry.usage and semantic_cache read the answers",
-        "response_header_mode": "telemetry.usage and semantic_cache read the answers",
+        "response_body_mode": "telemetry.track_token_usage and semantic_cache read the answers",
+        "response_header_mode": "telemetry.track_token_usage and semantic_cache read the answers",
     }
     for name, (right, allowed) in wanted.items():
         if mode.at(name).text not in allowed:
@@ -262,7 +262,7 @@ def _waiting_fits(pair: Pair) -> Iterator[Problem]:
         return
     place = pair.ext_proc.at("max_message_timeout")
     if (place.seconds or 0.0) < longest_s + 1:
-        waits = {"wait_seconds": cache_s, "signals.guards.deadline_ms / 1000": guards_s}
+        waits = {"coalesce_timeout_seconds": cache_s, "signals.guards.deadline_ms / 1000": guards_s}
         words = " and ".join(f"{name} is {seconds:g}" for name, seconds in waits.items() if seconds)
         message = f"max_message_timeout must be at least {longest_s + 1:g} s: config's {words}"
         yield pair.file.problem(place or pair.ext_proc, message)

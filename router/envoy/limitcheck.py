@@ -144,14 +144,14 @@ def _retries_elsewhere(pair: Pair, policy: Place) -> Iterator[Problem]:
 
 def leaving_is_noticed(pair: Pair) -> Iterator[Problem]:
     """A worker serves on until Envoy's health check has taken it out."""
-    cluster, drain_s = pair.file.clusters().get(pair.router_cluster), pair.config.server.drain_s
+    cluster, drain_seconds = pair.file.clusters().get(pair.router_cluster), pair.config.server.drain_seconds
     for check in cluster.at("health_checks").items() if cluster else ():
         interval_s, timeout_s = check.at("interval").seconds or 0.0, check.at("timeout").seconds or 0.0
         times = max(check.at("unhealthy_threshold").number, 1)
         needed_s = interval_s * times + timeout_s
-        if check.at("grpc_health_check") and drain_s < needed_s:
+        if check.at("grpc_health_check") and drain_seconds < needed_s:
             said = f"interval ({interval_s:g} s) x unhealthy_threshold ({times}) + timeout ({timeout_s:g} s)"
-            message = f"drain_s ({drain_s:g} s) is shorter than the health check's {said} in {pair.file.name}, line {check.line}"
+            message = f"drain_seconds ({drain_seconds:g} s) is shorter than the health check's {said} in {pair.file.name}, line {check.line}"
             remedy = (
                 f"requests meet a worker that has left, and have to be retried; write {needed_s:g} or more, or check more often"
             )

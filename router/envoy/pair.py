@@ -43,7 +43,7 @@ class Pair:
     @property
     def reads_answers(self) -> bool:
         """Answers pass through the router, for their token counts or to be stored."""
-        return self.config.telemetry.usage or self.config.cache.enabled
+        return self.config.telemetry.track_token_usage or self.config.cache.enabled
 
     @property
     def is_fail_open(self) -> bool:

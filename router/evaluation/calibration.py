@@ -38,7 +38,7 @@ def calibrate(path: Path, out: Path, encoder: Bundle, verifier: Bundle | None, g
         "data": path.name,
         "data_sha256": sha256_of(path),
     }
-    kinds = {"guards_alone": (None, alone)} | ({"with_verifier": (verifier, with_verifier)} if verifier else {})
+    kinds = {"no_verifier": (None, alone)} | ({"with_verifier": (verifier, with_verifier)} if verifier else {})
     for kind, (second, chosen) in kinds.items():
         pairs = judge(path, encoder, second, chosen)
         different = sum(not pair.is_same for pair in pairs)

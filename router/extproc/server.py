@@ -321,10 +321,10 @@ class Server:
         return port
 
     async def drain(self, drain_s: float, grace_s: float) -> None:
-        """Say that we are leaving, serve on for `drain_s` so that Envoy can notice, then let open exchanges end.
+        """Say that we are leaving, serve on for `drain_seconds` so that Envoy can notice, then let open exchanges end.
 
-        `drain_s` should cover Envoy's health check interval times its unhealthy threshold, and its timeout; exchanges still
-        open after `grace_s` more are cut, which a fail-open Envoy turns into a pass-through.
+        `drain_seconds` should cover Envoy's health check interval times its unhealthy threshold, and its timeout; exchanges still
+        open after `shutdown_timeout_seconds` more are cut, which a fail-open Envoy turns into a pass-through.
         """
         self.is_ready = False
         await self._health.enter_graceful_shutdown()

@@ -117,18 +117,18 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
         from router.inference.pool import InferencePool
 
         threads, waiting = pass_threads(config), config.signals.guards
-        passes = InferencePool(threads, config.signals.intent.max_waiting, threads * waiting.max_waiting * waiting.max_chars)
+        passes = InferencePool(threads, config.signals.encoder.max_queue, threads * waiting.max_waiting * waiting.max_chars)
     if is_caching or any(not signal.startswith(f"{KEYWORDS} ") for _, signal in read):
         from router.inference.bundle import Bundle
         from router.inference.encoder import Encoder
 
-        bundle = Bundle.load(config.signals.intent.bundle)
-        encoder = Encoder(bundle, passes, config.signals.intent.max_windows) if passes else None
+        bundle = Bundle.load(config.signals.encoder.model_path)
+        encoder = Encoder(bundle, passes, config.signals.encoder.max_chunks) if passes else None
     own = {name: folder for name, folder in config.signals.custom.items() if name in wanted | guarded}
     signals = _signals(wanted, bundle, encoder) if bundle and encoder else {}
     made = dict[str, Signal]()
     if bundle and encoder and passes and own:
-        made = _own_signals(own, bundle, encoder, passes, config.signals.intent.max_windows)
+        made = _own_signals(own, bundle, encoder, passes, config.signals.encoder.max_chunks)
     guards = _guards(guarded, config, bundle, encoder, passes, made) if passes and guarded else {}
     signals |= {name: signal for name, signal in made.items() if name in wanted}
     guards_s = config.signals.guards.deadline_ms / 1000
@@ -239,7 +239,7 @@ def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) 
     if table["encoder_sha256"] == encoder and (verifier is None or table["verifier_sha256"] == verifier):
         return
     message = (
-        "was made with other models than signals.intent.bundle and semantic_cache.verifier.bundle name; make one for them with "
+        "was made with other models than signals.encoder.model_path and semantic_cache.verifier.bundle name; make one for them with "
         "`semantic-router calibrate cache`, or set semantic_cache.verifier.enabled to false and leave max_false_hit_rate out"
     )
     raise ConfigError([Problem("config", 0, "semantic_cache.calibration", message)])
@@ -250,10 +250,10 @@ def snapshot_of(config: Config) -> Snapshot:
     return Snapshot(
         config.policy,
         config.models,
-        config.auto_models,
+        config.virtual_models,
         config.families,
         config.server.max_body_bytes,
-        records_usage=config.telemetry.usage,
+        records_usage=config.telemetry.track_token_usage,
         started_s=int(time.time()),
         bounds=config.server.bounds,
         max_guard_chars=config.signals.guards.max_chars,
@@ -274,7 +274,7 @@ def _telemetry(config: Config, metrics: Metrics | None, is_serving: bool) -> Tel
     if config.telemetry.tracing.enabled and is_serving:
         instruments.append(_tracing(config.telemetry.tracing))
     if is_serving:
-        logs = Logs(config.telemetry.log_level, config.telemetry.log_outcomes)
+        logs = Logs(config.telemetry.log_level, config.telemetry.access_log)
         instruments.append(logs)
         if metrics:
             metrics.show_dropped_lines(lambda: logs.dropped_count)

@@ -63,7 +63,7 @@ async def serve(runtime: Runtime, by: Supervised) -> int:
         gc.freeze()
         log.info("serving ext_proc on %s", address)
         report(by.report_fd, READY)
-        await end.leave(server, config.server.drain_s, config.server.grace_s)
+        await end.leave(server, config.server.drain_seconds, config.server.shutdown_timeout_seconds)
         return 0
     finally:
         for task in watching:
@@ -172,7 +172,7 @@ def describe(runtime: Runtime) -> dict[str, Any]:
     """The routing table in force, without anything secret."""
     config = runtime.config
     return {
-        "auto_models": list(config.auto_models),
+        "virtual_models": list(config.virtual_models),
         "models": {name: _model(model) for name, model in config.models.items()},
         "rules": [
             {"name": rule.name, "priority": rule.priority, "when": str(rule.when), "model": rule.model.name}

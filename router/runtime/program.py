@@ -44,7 +44,7 @@ def read_program(path: Path, admin: str | None) -> Program:
     command = (sys.executable, "-m", "router", "serve", "--config", str(path))
     server = config.server
     addresses = (server.address, admin or (config.admin.address if config.admin.enabled else ""))
-    stop_s = server.drain_s + server.grace_s + _KILL_S
+    stop_s = server.drain_seconds + server.shutdown_timeout_seconds + _KILL_S
     return Program(command, server.workers, stop_s, addresses, read, config.telemetry.log_level, config.admin.allowed_hosts)
 
 
@@ -62,8 +62,8 @@ def refuse_moves(path: Path, running: Program, program: Program) -> None:
 def _model_files(config: Config) -> list[Path]:
     """The files of all models that workers load."""
     found: list[Path] = []
-    if config.signals.intent.enabled:
-        found += _bundle_files(config.signals.intent.bundle)
+    if config.signals.encoder.enabled:
+        found += _bundle_files(config.signals.encoder.model_path)
     if config.cache.enabled and config.cache.verifier:
         found += _bundle_files(config.cache.verifier)
     for folder in config.signals.custom.values():

@@ -55,7 +55,7 @@ class AggregatedAdmin:
                 web.get("/metrics", self._metrics),
                 web.get("/restart", self._restart_state),
                 web.post("/restart", self._restart),
-                web.post("/cache/{operation:invalidate|report}", self._every),
+                web.post("/cache/{operation:invalidate|reject}", self._every),
                 web.get("/cache/stats", self._each),
                 web.post("/cache/{operation:stats|get|search|export}", self._each),
                 web.route("*", "/{path:.*}", self._any),

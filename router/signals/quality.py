@@ -11,7 +11,7 @@ from router.inference.encoder import Encoder
 class Outcomes:
     """The signal `outcomes`: reads the last user message, of long ones the start and the end."""
 
-    name = "outcomes"
+    name = "quality"
 
     def __init__(self, encoder: Encoder, models: Sequence[str]) -> None:
         self._encoder = encoder

@@ -29,11 +29,11 @@ _CACHE = {
     "llm_cache_held_bytes": "Bytes of their answers in memory",
     "llm_cache_questions_under_way": "Questions on their way to a model whose answers others may wait for",
     "llm_cache_store_up": "Whether the store could be reached when it was last tried: 1 or 0",
-    "llm_cache_store_waiting": "Writes that wait for the store",
+    "llm_cache_store_pending_writes": "Writes that wait for the store",
     "llm_cache_evictions": "Entries that left for want of room",
     "llm_cache_expirations": "Entries that were forgotten because their time was over",
-    "llm_cache_store_dropped": "Writes to the store that were given up",
-    "llm_cache_store_refused": "Writes that the store cannot take",
+    "llm_cache_store_dropped_writes": "Writes to the store that were given up",
+    "llm_cache_store_refused_writes": "Writes that the store cannot take",
 }
 """What the cache's own metrics mean."""
 
@@ -67,7 +67,7 @@ class Metrics:
         reader = PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=self._registry)
         self._provider = MeterProvider([reader], resource=Resource.get_empty(), shutdown_on_exit=False)
         self._meter = self._provider.get_meter("semantic-router")
-        self._open = self._gauge("llm_router_open_exchanges", "Exchanges under way")
+        self._open = self._gauge("llm_router_active_exchanges", "Exchanges under way")
         self._open.add(0)
         self._exchanges = self._counter("llm_router_exchanges", "Exchanges by how they ended", "ending", "endpoint")
         for ending, endpoint in product(_ENDINGS, _ENDPOINTS):

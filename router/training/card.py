@@ -60,7 +60,7 @@ Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
 - The categories are those of exams. Neighbours are confused most: physics with engineering and chemistry, health with biology,
   business with economics.
 - A question about two subjects gets one label.
-- The recorded models are of 2024, and answered exam questions. Whoever maps a model of today to one of them (`answers_like`)
+- The recorded models are of 2024, and answered exam questions. Whoever maps a model of today to one of them (`quality_profile`)
   borrows its pattern of strengths, not its level; what the same question needs in thinking is not told.
 - Attacks in other languages or in pictures are not seen. Harmful requests without a disguise are told by AdvBench's
   examples alone. Few held-back attacks exist, and the intervals say so.

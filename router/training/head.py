@@ -80,7 +80,7 @@ def _how_to_use(out: Path, name: str, config: Path | None) -> Iterator[str]:
         where, folder = "the router's configuration", str(out.resolve())
     else:
         where, folder = str(config), os.path.relpath(out.resolve(), config.resolve().parent)
-    yield f"wrote {out}; in {where}:\n\nsignals:\n  custom:\n    {name}: {{ bundle: {json.dumps(folder, ensure_ascii=False)} }}"
+    yield f"wrote {out}; in {where}:\n\nsignals:\n  custom:\n    {name}: {{ model_path: {json.dumps(folder, ensure_ascii=False)} }}"
 
 
 def _check_name(name: str) -> None:

@@ -21,7 +21,7 @@ WORKLOADS = Path(__file__).parent / "workloads"
 
 
 def run(folder: Path) -> None:
-    """All of them; simulated models answer 60 words at 5 ms a token, as a fast model would."""
+    """All of them; mock models answer 60 words at 5 ms a token, as a fast model would."""
     columns = "requests   to a model   hits   wrong hits   eligible repeats served   p50 ms   p50 ms of a hit"
     print(f"\nSample configurations      {columns}")
     for path in sorted(WORKLOADS.glob("*.jsonl")):

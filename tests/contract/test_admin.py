@@ -36,7 +36,7 @@ class Behind:
 
     async def metrics(self) -> bytes:
         """One line."""
-        return b"llm_router_open_exchanges 0.0\n"
+        return b"llm_router_active_exchanges 0.0\n"
 
     async def explain(self, body: bytes) -> Mapping[str, Any]:
         """Keeps the body."""
@@ -116,7 +116,7 @@ async def test_metrics_come_as_prometheus_reads_them(port: int) -> None:
     """With the version of the text format."""
     async with ask(port, "/metrics") as response:
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert await response.text() == "llm_router_open_exchanges 0.0\n"
+        assert await response.text() == "llm_router_active_exchanges 0.0\n"
 
 
 async def test_an_explanation_gets_the_body_as_it_was_sent(port: int, behind: Behind) -> None:

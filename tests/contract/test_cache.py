@@ -297,7 +297,7 @@ class TestEveryStore:
         site.clock.ahead_s = 1
         await store(cache)
         assert isinstance(await ask(cache), Hit)
-        assert await ask(cache, SAME) == Miss("reported")
+        assert await ask(cache, SAME) == Miss("rejected")
 
     async def test_text_that_the_encoder_cannot_read_whole_is_found_by_its_key_alone(self, site: Site) -> None:
         """Two long prompts with equal ends are not the same."""
@@ -343,7 +343,7 @@ class TestSingleFlight:
         assert not any(other.done() for other in others)
         cache.complete(pending, ANSWER)
         found = await asyncio.gather(*others)
-        assert {(each.tier, each.answer) for each in found if isinstance(each, Hit)} == {("flight", ANSWER)}
+        assert {(each.tier, each.answer) for each in found if isinstance(each, Hit)} == {("coalesced", ANSWER)}
         assert len(found) == 200
         assert all(isinstance(each, Hit) for each in found)
 
@@ -359,7 +359,7 @@ class TestSingleFlight:
     async def test_waiting_has_an_end(self, cache: Cache) -> None:
         """The request then goes on by itself."""
         pending = await self.lead(cache)
-        assert await ask(cache, cache_policy=replace(self.WAITING, wait_s=0.1)) == Miss("waited")
+        assert await ask(cache, cache_policy=replace(self.WAITING, wait_s=0.1)) == Miss("coalesce_timeout")
         cache.complete(pending, None)
 
     async def test_other_questions_do_not_wait(self, cache: Cache) -> None:
@@ -420,7 +420,7 @@ class TestStoresThatLast:
         again = await stored.open()
         assert {entry.text for entry in again.entries} == {"d"}
         await store(again)
-        assert await ask(again, SAME) == Miss("reported")
+        assert await ask(again, SAME) == Miss("rejected")
 
     async def test_answers_that_are_not_held_are_fetched(self, stored: Site) -> None:
         """Memory for answers is bounded; the store has them all."""
@@ -585,7 +585,7 @@ class TestReplicas:
         await until(lambda: len(one) == 0)
         replicas.clock.ahead_s = 1
         await store(one)
-        assert await ask(one, SAME) == Miss("reported")
+        assert await ask(one, SAME) == Miss("rejected")
 
 
 @needs_server

@@ -170,7 +170,7 @@ async def test_a_question_with_half_a_surrogate_pair_is_found_and_exported(contr
         ("invalidate", {"decision": 'x" or id != "'}, "names are of letters"),
         ("get", {}, "'id' must be a string"),
         ("search", {"limit": 0}, "'limit' must be a whole number from 1"),
-        ("report", {"id": 5}, "'id' must be a string"),
+        ("reject", {"id": 5}, "'id' must be a string"),
         ("export", {"limit": 10**6}, "'limit' must be"),
         ("import", {"versions": "v2", "entries": []}, "these entries are of v2"),
         ("import", {"versions": "v1", "entries": {}}, "'entries' must be a list"),

@@ -57,7 +57,7 @@ async def assert_not_paired(site: Site, cache: Cache) -> None:  # noqa: F811
         site.clock.ahead_s += 1
         await store(cache, stored, partition)
         assert isinstance(await ask(cache, stored, partition), Hit)
-        assert await ask(cache, asked, partition) == Miss("reported")
+        assert await ask(cache, asked, partition) == Miss("rejected")
 
 
 async def test_both_directions(site: Site) -> None:  # noqa: F811

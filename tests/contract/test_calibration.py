@@ -81,7 +81,7 @@ def test_an_operators_table_is_one_that_the_router_reads(mine: Path) -> None:
     assert {"encoder_sha256", "verifier_sha256", "data_sha256", "different_pairs", "same_pairs"} <= document.keys()
     for has_verifier, guards in ((True, GUARDS_BESIDE_VERIFIER), (False, GUARDS_ALONE)):
         bars = read_table(mine, has_verifier=has_verifier)
-        assert bars.guards == guards
+        assert bars.checks == guards
         rates = [point.false_hit_rate_at_most for point in bars.points]
         assert rates == sorted(rates, reverse=True)
 
@@ -98,7 +98,7 @@ def test_the_report_tells_how_often_a_hit_is_wrong(pairs: Path, mine: Path, caps
 
 def test_without_a_verifier_the_similarity_is_the_bar(pairs: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And all guards judge."""
-    asked = ["eval", "cache", str(pairs), "--calibration", str(mine), "--max-false-hit-rate", "0.2", "--guards-alone"]
+    asked = ["eval", "cache", str(pairs), "--calibration", str(mine), "--max-false-hit-rate", "0.2", "--no-verifier"]
     assert main(asked) == 0
     said = capsys.readouterr().out
     assert "content" in said
@@ -126,7 +126,7 @@ def test_a_table_of_other_models_is_refused_at_start() -> None:
 version: 1
 models: {{ small: {{ cluster: small }} }}
 semantic_cache: {{ enabled: true, backend_type: memory, calibration: {TINY / "calibration.json"},
-  verifier: {{ enabled: true, bundle: {TINY / "verifier"} }}, shadow: true }}
+  verifier: {{ enabled: true, model_path: {TINY / "verifier"} }}, shadow: true }}
 default: {{ model: small }}
 """
     with pytest.raises(ConfigError, match="made with other models"):

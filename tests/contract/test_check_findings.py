@@ -16,7 +16,7 @@ ENVOY = (ROOT / "envoy/envoy.yaml").read_text(encoding="utf-8")
 CONFIG = f"""
 version: 1
 models: {{ small: {{ cluster: small }}, large: {{ cluster: large }}, coder: {{ cluster: coder }} }}
-signals: {{ intent: {{ bundle: "{ROOT}/tests/bad_config/bundle" }} }}
+signals: {{ encoder: {{ model_path: "{ROOT}/tests/bad_config/bundle" }} }}
 default: {{ model: small }}
 """
 _OPTIONS = "timeout: 0s, idle_timeout: 600s }"
@@ -183,7 +183,7 @@ class TestBothFiles:
     def test_the_shipped_file(self, tmp_path: Path) -> None:
         """Nothing is told of it, whatever the reference configuration's options."""
         assert problems(tmp_path) == []
-        more = "server: { workers: 4 }\ntelemetry: { usage: true, tracing: { enabled: true } }\n"
+        more = "server: { workers: 4 }\ntelemetry: { track_token_usage: true, tracing: { enabled: true } }\n"
         assert problems(tmp_path, config=CONFIG + more) == []
 
     def test_more_workers_than_endpoints(self, tmp_path: Path) -> None:
@@ -217,17 +217,17 @@ class TestBothFiles:
         self, tmp_path: Path, drain_s: str, old: str, new: str, needed: str
     ) -> None:
         """Both values and the remedy are told, at the line of the router's own file."""
-        found = problems(tmp_path, *([(old, new)] if old else []), config=CONFIG + f"server:\n  drain_s: {drain_s}\n")
-        assert told(found) == ([("warning", "server.drain_s")] if needed else [])
+        found = problems(tmp_path, *([(old, new)] if old else []), config=CONFIG + f"server:\n  drain_seconds: {drain_s}\n")
+        assert told(found) == ([("warning", "server.drain_seconds")] if needed else [])
         for problem in found:
             assert (Path(problem.file).name, problem.line) == ("config.yaml", len(CONFIG.splitlines()) + 2)
-            assert f"drain_s ({drain_s} s)" in problem.message
+            assert f"drain_seconds ({drain_s} s)" in problem.message
             assert f"write {needed} or more" in problem.message
 
     def test_where_no_drain_is_written_the_default_is_compared(self, tmp_path: Path) -> None:
         """With what a longer interval in an operator's own envoy.yaml asks for."""
         (problem,) = problems(tmp_path, (" interval: 1s\n", " interval: 5s\n"))
-        assert problem.message.startswith("drain_s (4 s) is shorter")
+        assert problem.message.startswith("drain_seconds (4 s) is shorter")
 
     def test_retries_with_one_endpoint_have_nowhere_else_to_go(self, tmp_path: Path) -> None:
         """With several, the predicate has to send them elsewhere; names may stand for several."""
@@ -270,7 +270,7 @@ class TestBothFiles:
         """Response modes only matter when something reads responses."""
         change = ("response_body_mode: STREAMED", "response_body_mode: NONE")
         assert problems(tmp_path, change) == []
-        found = problems(tmp_path, change, config=CONFIG + "telemetry: { usage: true }\n")
+        found = problems(tmp_path, change, config=CONFIG + "telemetry: { track_token_usage: true }\n")
         assert told(found) == [("error", f"{_MODE}.response_body_mode")]
 
     def test_both_files_are_bad(self, tmp_path: Path) -> None:

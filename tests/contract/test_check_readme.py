@@ -12,8 +12,8 @@ from tests.contract.test_check_findings import CONFIG, ROOT, problems, without_e
 from tests.contract.test_check_guards import CACHING, GUARDED, SWITCHED, behind_the_router
 
 __all__ = ["without_envoy"]
-USAGE = CONFIG + "telemetry: { usage: true }\n"
-WAITING = CONFIG + "semantic_cache: { enabled: true, backend_type: memory, wait_seconds: 30 }\n"
+USAGE = CONFIG + "telemetry: { track_token_usage: true }\n"
+WAITING = CONFIG + "semantic_cache: { enabled: true, backend_type: memory, coalesce_timeout_seconds: 30 }\n"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ ROWS: dict[str, tuple[Damage, ...]] = {
         Damage("              status_code: 503\n", "", "turns a 504 into a 503"),
     ),
     "`message_timeout: 1s`": (Damage("message_timeout: 1s", "message_timeout: 0.2s", "Envoy gives up"),),
-    "`max_message_timeout": (Damage("max_message_timeout: 120s", "max_message_timeout: 10s", "wait_seconds is 30", WAITING),),
+    "`max_message_timeout": (Damage("max_message_timeout: 120s", "max_message_timeout: 10s", "coalesce_timeout_seconds is 30", WAITING),),
     "`local_reply_config`, first of all": (Damage("startsWith('sr_')", "startsWith('a')", "would lose their words"),),
     "`retry_back_off`": (
         Damage(_POLICY[0], "", "retry_policy is missing"),

@@ -25,13 +25,13 @@ def run(*arguments: str, stdin: str = "", folder: Path = ROOT) -> subprocess.Com
 EXPLAINED = """
 version: 1
 models:
-  small: { cluster: small, price: 0.2, answers_like: Meta-Llama-3_1-8B-Instruct }
-  large: { cluster: large, price: 2.0, answers_like: gemini-1.5-pro-002 }
+  small: { cluster: small, cost_per_million_tokens: 0.2, quality_profile: Meta-Llama-3_1-8B-Instruct }
+  large: { cluster: large, cost_per_million_tokens: 2.0, quality_profile: gemini-1.5-pro-002 }
 semantic_cache: { enabled: true, backend_type: memory }
 rules:
 - { name: no-attacks, when: { jailbreak: true }, block: { message: Not here., fail_closed: true } }
 - { name: research, priority: 60, when: { header: { name: x-team, equals: research } }, model: large }
-- { name: best, priority: 50, when: { intent: [math] }, model: small, choose: { from: [small, large], price_weight: 0.1 } }
+- { name: best, priority: 50, when: { intent: [math] }, model: small, select: { candidates: [small, large], cost_weight: 0.1 } }
 default: { model: small }
 """
 
@@ -72,7 +72,7 @@ class TestExplain:
         body = {"model": "coder", "messages": [{"role": "user", "content": "hi"}], "stream": True}
         done = run("explain", "--json", stdin=json.dumps(body))
         document = json.loads(done.stdout)
-        assert document["decision"] == {"name": "direct", "reason": "concrete_model", "model": "coder", "reasoning": "unchanged"}
+        assert document["decision"] == {"name": "explicit_model", "reason": "explicit_model", "model": "coder", "reasoning": "unchanged"}
         assert document["request"]["is_stream"] is True
         assert {rule["verdict"] for rule in document["rules"]} == {"not asked"}
 
@@ -152,15 +152,15 @@ class TestMistakes:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = taken.getsockname()[1]
-            done = run("simulate", f"small=127.0.0.1:{port}")
+            done = run("mock-vllm", f"small=127.0.0.1:{port}")
         assert done.returncode == 2
-        assert done.stderr.startswith("simulate: cannot listen")
+        assert done.stderr.startswith("mock-vllm: cannot listen")
         assert str(port) in done.stderr
         assert "Traceback" not in done.stderr
 
     def test_an_address_to_simulate_that_is_none_says_what_one_looks_like(self) -> None:
         """By example."""
-        done = run("simulate", "small")
+        done = run("mock-vllm", "small")
         assert done.returncode == 2
         assert "small=127.0.0.1:8101" in done.stderr
 

@@ -57,7 +57,7 @@ def envoy_addresses() -> Iterator[tuple[str, str, int]]:
             yield cluster["name"], address["address"], address["port_value"]
 
 
-def simulated_addresses() -> set[str]:
+def mock_addresses() -> set[str]:
     """`name=host:port` of every model that envoy.yaml looks for."""
     return {f"{name}={host}:{port}" for name, host, port in envoy_addresses() if name != "ext_proc"}
 
@@ -100,7 +100,7 @@ class TestCompose:
         """It says 127.0.0.1, so what it names runs in Envoy's network namespace, on the ports it names."""
         assert {host for _, host, _ in envoy_addresses()} == {"127.0.0.1"}
         assert {SERVICES[name]["network_mode"] for name in ("router", "models")} == {"service:envoy"}
-        assert set(SERVICES["models"]["command"][1:]) == simulated_addresses()
+        assert set(SERVICES["models"]["command"][1:]) == mock_addresses()
 
     def test_the_testing_profile_starts_everything_and_no_profile_starts_no_simulation(self) -> None:
         """`--profile testing` is the whole stack; without it Envoy and the router serve the operator's own models."""
@@ -132,7 +132,7 @@ class TestCompose:
     def test_the_router_has_time_to_drain(self) -> None:
         """Compose must not kill it before its own deadlines."""
         server = shipped_config().server
-        assert int(SERVICES["router"]["stop_grace_period"].rstrip("s")) >= server.drain_s + server.grace_s
+        assert int(SERVICES["router"]["stop_grace_period"].rstrip("s")) >= server.drain_seconds + server.shutdown_timeout_seconds
 
 
 class TestDockerfile:
@@ -264,11 +264,11 @@ class TestKubernetes:
         slept = re.search(r"sleep (\d+)", envoy["lifecycle"]["preStop"]["exec"]["command"][-1])
         assert slept is not None
         server = shipped_config().server
-        assert pod["terminationGracePeriodSeconds"] >= int(slept[1]) + server.drain_s + server.grace_s
+        assert pod["terminationGracePeriodSeconds"] >= int(slept[1]) + server.drain_seconds + server.shutdown_timeout_seconds
 
     def test_the_simulated_models_are_where_envoy_looks(self) -> None:
         """Same names, same ports as in envoy.yaml."""
-        assert set(self.containers()[-1]["args"][1:]) == simulated_addresses()
+        assert set(self.containers()[-1]["args"][1:]) == mock_addresses()
 
 
 class TestLocks:

@@ -23,7 +23,7 @@ def config(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "router" / "models" / "calibration.json", tmp_path / "table.json")
     (tmp_path / "milvus.yaml").write_text("connection: { host: milvus.example, port: 19530 }\n")
     document = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
-    document["signals"]["intent"]["bundle"] = "encoder"
+    document["signals"]["encoder"]["model_path"] = "encoder"
     document["semantic_cache"] = {"enabled": True, "backend_config_path": "milvus.yaml", "calibration": "table.json"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(document))
     return tmp_path / "config.yaml"

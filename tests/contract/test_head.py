@@ -107,7 +107,7 @@ def test_a_rule_can_ask_for_it(folder: Path) -> None:
     text = f"""
 version: 1
 models: {{ small: {{ cluster: small }} }}
-signals: {{ custom: {{ department: {{ bundle: {folder} }} }} }}
+signals: {{ custom: {{ department: {{ model_path: {folder} }} }} }}
 rules:
 - {{ name: money, when: {{ signal: {{ name: department, labels: [LABEL] }} }}, model: small }}
 default: {{ model: small }}
@@ -245,12 +245,12 @@ def test_two_heads_are_compared_side_by_side(
         tmp_path / "asked.jsonl",
         {"billing": ["my invoice is wrong"], "sales": ["is there a discount"], OUTSIDE: ["tell me a story"]},
     )
-    assert main(["eval", "intent", str(asked), "--bundle", str(folder), "--against", str(tmp_path / "few")]) == 0
+    assert main(["eval", "intent", str(asked), "--bundle", str(folder), "--baseline", str(tmp_path / "few")]) == 0
     said = capsys.readouterr().out
     assert "department" in said
     assert "few" in said
     assert "McNemar" in said
     assert main(["eval", "intent", str(asked), "--bundle", str(folder)]) == 0
     assert "accuracy" in capsys.readouterr().out
-    assert main(["eval", "intent", str(asked), "--against", str(folder)]) == 2
+    assert main(["eval", "intent", str(asked), "--baseline", str(folder)]) == 2
     assert "tell different labels apart" in capsys.readouterr().err

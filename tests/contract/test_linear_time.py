@@ -17,7 +17,7 @@ import pytest
 
 from router.cache import checks as guards
 from router.cache import wording
-from router.config.load import SHIPPED_BUNDLE
+from router.config.signals import SHIPPED_BUNDLE
 from router.config.patterns import compile_pattern, keyword_patterns
 from router.core.cache_key import Eligibility, question_of
 from router.core.cache_policy import CachePlan, ScopePlan, apply_client_controls

@@ -1,4 +1,4 @@
-"""The simulated backends over real sockets, judged by OpenAI's own client and, byte for byte, by a bare one."""
+"""The mock backends over real sockets, judged by OpenAI's own client and, byte for byte, by a bare one."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ class Site:
 
     async def page(self) -> str:
         """The metrics, once every exchange has ended: the router may hear a moment later that a client has left."""
-        await until(lambda: "llm_router_open_exchanges 0.0" in self.metrics.render().decode())
+        await until(lambda: "llm_router_active_exchanges 0.0" in self.metrics.render().decode())
         return self.metrics.render().decode()
 
     async def everything(self) -> dict[str, bytes]:

@@ -86,7 +86,7 @@ async def test_the_second_of_equal_questions_waits_though_the_cache_is_empty(sit
         await first.read()
         reply = await second.read()
         assert json.loads(reply.immediate_response.body)["choices"][0]["message"] == MESSAGE
-    assert site.cache.counts.hits == {"flight": 1}
+    assert site.cache.counts.hits == {"coalesced": 1}
 
 
 @pytest.mark.parametrize("pieces", [[], [ANSWER[:20]], [ANSWER]], ids=["nothing", "half", "all but the end"])

@@ -92,7 +92,7 @@ def _rules(prompt: SystemPrompt | None) -> Iterator[Rule]:
 def _snapshot(prompt: SystemPrompt | None, *, caches: bool, records_usage: bool, limits: Eligibility) -> Snapshot:
     policy = Policy.of(tuple(_rules(prompt)), Default(SMALL, Reasoning(enabled=False), prompt), 0.5)
     cache_policy = CachePolicy(0.8, 60.0, (), wait_s=1.0)
-    named = ("default", "direct", *(rule.name for rule in policy.rules))
+    named = ("default", "explicit_model", *(rule.name for rule in policy.rules))
     plan = CachePlan(ScopePlan("authorization", b"key"), limits, dict.fromkeys(named, cache_policy), "v1") if caches else None
     models = {model.name: model for model in (SMALL, LARGE)}
     return Snapshot(policy, models, ("auto",), FAMILIES, 1 << 20, records_usage, 1, plan)
@@ -351,7 +351,7 @@ class Case:
     cuts: list[int]
 
 
-READ = st.fixed_dictionaries(dict.fromkeys(("intent", "jailbreak", "pii", "own", "outcomes"), READINGS))
+READ = st.fixed_dictionaries(dict.fromkeys(("intent", "jailbreak", "pii", "own", "quality"), READINGS))
 HITS = st.one_of(st.just(WHOLE), bodies(COMPLETIONS)).map(lambda answer: Hit("e", answer, "exact", 1.0, 1.5, 0.9))
 FOUND = st.one_of(st.just(Miss("empty")), st.just(Waiting(0.5)), HITS)
 METHODS = ["POST"] * 8 + ["GET", ""]
@@ -384,7 +384,7 @@ PLAIN = Case(
     [("authorization", b"Bearer a")],
     False,
     json.dumps(QUESTION).encode(),
-    dict.fromkeys(("intent", "pii", "own", "outcomes"), Missing("deadline")) | {"jailbreak": Scores({})},
+    dict.fromkeys(("intent", "pii", "own", "quality"), Missing("deadline")) | {"jailbreak": Scores({})},
     Miss("empty"),
     b"200",
     b"application/json",
@@ -429,7 +429,7 @@ class Stored:
 
     async def await_leader(self, pending: object) -> Found:
         """The one that was waited for has failed."""
-        return Miss("waited")
+        return Miss("coalesce_timeout")
 
     def complete(self, pending: object, answer: bytes | None, max_ttl_s: float | None = None) -> None:
         """Keep it."""

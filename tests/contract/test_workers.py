@@ -331,7 +331,7 @@ async def test_a_report_reaches_the_workers_that_do_not_know_the_entry(
     front = AggregatedAdmin(workers)
     await front.runner.setup()
     await aiohttp.web.TCPSite(front.runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{front.runner.addresses[0][1]}/cache/report"
+    url = f"http://127.0.0.1:{front.runner.addresses[0][1]}/cache/reject"
     async with aiohttp.ClientSession() as session, session.post(url, json={"id": "entry"}) as response:
         assert await response.json() == {"count": 1, "reference": "entry-pair", "store": "waiting"}
     assert (0, {"id": "entry-pair"}) in asked

@@ -44,5 +44,5 @@ def client(stack: Stack) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def request_id() -> str:
-    """An `x-request-id` by which a simulated model remembers what it got."""
+    """An `x-request-id` by which a mock model remembers what it got."""
     return str(uuid.uuid4())

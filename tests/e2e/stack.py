@@ -1,4 +1,4 @@
-"""The real thing on free ports: Envoy with the project's envoy.yaml, the router as users start it, simulated models."""
+"""The real thing on free ports: Envoy with the project's envoy.yaml, the router as users start it, mock models."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def get(url: str, timeout_s: float = 5) -> tuple[int, str]:
 
 @dataclass
 class Stack:
-    """Envoy, router and simulated models, each killable on its own. Everything it writes lies in `folder`."""
+    """Envoy, router and mock models, each killable on its own. Everything it writes lies in `folder`."""
 
     folder: Path
     edit_config: Edit = lambda config: None
@@ -98,7 +98,7 @@ class Stack:
 
         def open_exchanges() -> list[str]:
             page = get(f"{self.admin_url}/metrics")[1]
-            return re.findall(r"^llm_router_open_exchanges(?:\{.*\})? (\S+)$", page, re.MULTILINE)
+            return re.findall(r"^llm_router_active_exchanges(?:\{.*\})? (\S+)$", page, re.MULTILINE)
 
         wait_for(lambda: set(open_exchanges()) == {"0.0"}, "no open exchange")
 
@@ -115,7 +115,7 @@ class Stack:
             "address": f"127.0.0.1:{self.router_port}",
             "workers": self.workers,
             "drain_s": 0.5,
-            "grace_s": 5,
+            "shutdown_timeout_seconds": 5,
         }
         config["admin"] = {"enabled": True, "address": f"127.0.0.1:{self.admin_port}"}
         self.edit_config(config)
@@ -135,9 +135,9 @@ class Stack:
         self.envoy_path.write_text(yaml.safe_dump(envoy, sort_keys=False))
 
     def start_models(self) -> None:
-        """One process for all simulated models."""
+        """One process for all mock models."""
         backends = [f"{name}=127.0.0.1:{port}" for name, port in self.model_ports.items()]
-        self._run("models", [sys.executable, "-m", "router", "simulate", *backends])
+        self._run("models", [sys.executable, "-m", "router", "mock-vllm", *backends])
         self._wait_for("models", lambda: all(get(f"{self.model_url(name)}/health")[0] == 200 for name in MODELS))
 
     def start_router(self) -> None:
@@ -198,7 +198,7 @@ class Stack:
         return f"http://127.0.0.1:{self.envoy_admin_port}"
 
     def model_url(self, name: str) -> str:
-        """A simulated model, past Envoy."""
+        """A mock model, past Envoy."""
         return f"http://127.0.0.1:{self.model_ports[name]}"
 
     # -- what happened -------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class Stack:
         return int(text.rsplit(":", 1)[1]) if ":" in text else 0
 
     def seen(self, model: str, request_id: str) -> dict[str, Any]:
-        """What a simulated model received for a request: `body` as text and `headers`."""
+        """What a mock model received for a request: `body` as text and `headers`."""
         status, text = get(f"{self.model_url(model)}/sim/requests/{request_id}")
         assert status == 200, f"{model} never saw {request_id}"
         document: dict[str, Any] = json.loads(text)

@@ -37,7 +37,7 @@ def switch_on(config: dict[str, Any]) -> None:
         "max_entries": 1000,
         "ttl_seconds": 3600,
         "eviction_policy": "fifo",
-        "wait_seconds": 20,
+        "coalesce_timeout_seconds": 20,
     }
 
 
@@ -274,10 +274,10 @@ class TestOperators:
         assert "forgotten" in cli(cached, "report", wrong.headers["x-vsr-cache-entry"])
         assert not ask(client, "What is the capital of Peru?").is_hit
         assert ask(client, "What is the capital of Peru?").status == "hit:exact"
-        assert ask(client, "What's the capital of Peru?").status == "miss:reported"
+        assert ask(client, "What's the capital of Peru?").status == "miss:rejected"
         cli(cached, "invalidate", "--all")
         assert ask(client, "What's the capital of Peru?").status == "miss:empty"
-        assert ask(client, "What is the capital of Peru?").status == "miss:reported"
+        assert ask(client, "What is the capital of Peru?").status == "miss:rejected"
 
     def test_entries_are_found_shown_and_purged(self, cached: Stack, client: openai.OpenAI) -> None:
         """By text, then by id."""

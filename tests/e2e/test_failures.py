@@ -132,7 +132,7 @@ def load(stack: Stack) -> Iterator[list[tuple[int, str, str]]]:
 
 def enough_drain(config: dict[str, Any]) -> None:
     """Envoy notices within a second that a worker leaves; the shipped configuration gives it four."""
-    config["server"].update(drain_s=2)
+    config["server"].update(drain_seconds=2)
 
 
 def change_default(stack: Stack, model: str) -> None:
@@ -259,7 +259,7 @@ def test_a_client_that_leaves_mid_request_leaves_nothing_behind(own_stack: Start
         with socket.create_connection(("127.0.0.1", stack.envoy_port)) as connection:
             connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
     assert post(stack).headers["x-vsr-selected-model"] == "coder"
-    wait_for(lambda: "llm_router_open_exchanges 0" in get(f"{stack.admin_url}/metrics")[1], "no open exchange")
+    wait_for(lambda: "llm_router_active_exchanges 0" in get(f"{stack.admin_url}/metrics")[1], "no open exchange")
 
 
 def test_a_model_that_dies_is_an_error_in_openais_shape(own_stack: Start) -> None:
@@ -296,10 +296,10 @@ def test_two_workers_share_the_load(own_stack: Start) -> None:
 
 
 def test_usage_is_recorded_and_the_extra_chunk_is_not_shown(own_stack: Start) -> None:
-    """With `telemetry.usage` the router reads token counts, and the client sees what it asked for."""
+    """With `telemetry.track_token_usage` the router reads token counts, and the client sees what it asked for."""
 
     def with_usage(config: dict[str, Any]) -> None:
-        config["telemetry"]["usage"] = True
+        config["telemetry"]["track_token_usage"] = True
 
     stack = own_stack(edit_config=with_usage)
     body = {"model": "coder", "messages": [{"role": "user", "content": CODE}], "stream": True}

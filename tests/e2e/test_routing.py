@@ -57,7 +57,7 @@ def test_the_seeds_own_curl_works_verbatim(stack: Stack) -> None:
 def test_a_concrete_model_is_respected(client: openai.OpenAI) -> None:
     """Whatever the question is about."""
     headers, answer = ask(client, PROOF, model="coder")
-    assert (headers["x-vsr-selected-model"], headers["x-vsr-selected-decision"]) == ("coder", "direct")
+    assert (headers["x-vsr-selected-model"], headers["x-vsr-selected-decision"]) == ("coder", "explicit_model")
     assert "coder" in answer
 
 

@@ -21,8 +21,8 @@ ATTACK = (
 
 def set_up(config: dict[str, Any]) -> None:
     """One rule of each kind."""
-    config["models"]["small"] |= {"price": 0.2, "answers_like": "Meta-Llama-3_1-8B-Instruct"}
-    config["models"]["large"] |= {"price": 0.9, "answers_like": "Meta-Llama-3_1-70B-Instruct"}
+    config["models"]["small"] |= {"cost_per_million_tokens": 0.2, "quality_profile": "Meta-Llama-3_1-8B-Instruct"}
+    config["models"]["large"] |= {"cost_per_million_tokens": 0.9, "quality_profile": "Meta-Llama-3_1-70B-Instruct"}
     config["signals"]["guards"] = {"deadline_ms": 60_000}  # tests share their two cores
     config["rules"] = [
         {"name": "attack", "when": {"jailbreak": True}, "block": {"message": "This is not allowed here.", "fail_closed": True}},
@@ -31,7 +31,7 @@ def set_up(config: dict[str, Any]) -> None:
             "name": "worth",
             "when": {"intent": ["math", "physics", "law"]},
             "model": "large",
-            "choose": {"from": ["small", "large"], "price_weight": 0.15},
+            "select": {"candidates": ["small", "large"], "cost_weight": 0.15},
         },
     ]
 

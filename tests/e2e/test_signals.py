@@ -27,12 +27,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
     def set_up(config: dict[str, Any]) -> None:
         config["signals"]["deadline_ms"] = 2000
-        config["signals"]["intent"]["max_windows"] = 4
+        config["signals"]["encoder"]["max_chunks"] = 4
         config["signals"]["custom"] = {
-            "tone": {"bundle": str(TINY / "tone")},
-            "department": {"bundle": str(folder / "department")},
+            "tone": {"model_path": str(TINY / "tone")},
+            "department": {"model_path": str(folder / "department")},
         }
-        tone = {"signal": {"name": "tone", "labels": ["rude"], "at_least": 0.9}}
+        tone = {"signal": {"name": "tone", "labels": ["rude"], "threshold": 0.9}}
         billing = {"signal": {"name": "department", "labels": ["billing"]}}
         config["rules"] = [
             {"name": "rude", "when": tone, "block": {"message": "Please be polite.", "fail_closed": True}},
@@ -74,7 +74,7 @@ def test_what_stands_in_the_middle_of_a_long_text_is_found(client: openai.OpenAI
     [
         ("why is there a second charge on my invoice", "auto", "billing"),
         ("what is the capital of Norway", "auto", "default"),
-        ("what is the capital of Norway", "large", "direct"),
+        ("what is the capital of Norway", "large", "explicit_model"),
     ],
 )
 def test_everything_else_goes_where_it_should(client: openai.OpenAI, text: str, model: str, decision: str) -> None:

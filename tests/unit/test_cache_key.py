@@ -88,7 +88,7 @@ def test_whatever_may_change_the_answer_is_another_partition(changes: dict[str, 
         {"decision": Decision("default", MODEL, "no_match", None, SystemPrompt("x"))},
         {"scope": "t"},
         {"versions": "v2"},
-        {"limits": Eligibility(revision="2")},
+        {"limits": Eligibility(namespace="2")},
     ],
     ids=repr,
 )
@@ -250,7 +250,7 @@ def test_characters_that_differ_are_different_keys(one: str, other: str) -> None
 @pytest.mark.parametrize("hidden", ["\u200b", "\U000e0069\U000e0067", "\u202e", "\ue000", "\x07"])
 def test_hidden_text_is_neither_looked_up_nor_kept(hidden: str) -> None:
     """Who asks the plain question must not get the answer to the hidden one. Whatever the operator allows."""
-    limits = Eligibility(allows_tools=True, allows_timely=True, allows_personal=True)
+    limits = Eligibility(allows_tools=True, allows_time_dependent=True, allows_user_specific=True)
     for text in (f"What is a monad?{hidden}", f"What is{hidden} a monad?"):
         assert ask(user(text), limits=limits) == Ineligible("invisible_text")
         assert ask(user([{"type": "text", "text": text}]), limits=limits) == Ineligible("invisible_text")
@@ -275,12 +275,12 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
         (user(""), "no_text"),
         (user(None), "no_text"),
         (user("x" * 2001), "too_long"),
-        (user("What is the weather in Paris?"), "timely"),
-        (user("Who won the game yesterday?"), "timely"),
-        (user("latest iPhone price"), "timely"),
-        (user("Where is my order?"), "personal"),
-        (user("What did I buy last time?"), "personal"),
-        (user("Is our current subscription active?"), "timely"),
+        (user("What is the weather in Paris?"), "time_dependent"),
+        (user("Who won the game yesterday?"), "time_dependent"),
+        (user("latest iPhone price"), "time_dependent"),
+        (user("Where is my order?"), "user_specific"),
+        (user("What did I buy last time?"), "user_specific"),
+        (user("Is our current subscription active?"), "time_dependent"),
     ],
 )
 def test_no_question_for_the_cache(changes: dict[str, Any], reason: str) -> None:
@@ -298,8 +298,8 @@ def test_a_question_like_any_other(text: str) -> None:
     ("changes", "limits"),
     [
         ({"tools": TOOLS}, Eligibility(allows_tools=True)),
-        (user("What is the weather in Paris?"), Eligibility(allows_timely=True)),
-        (user("Where is my order?"), Eligibility(allows_personal=True)),
+        (user("What is the weather in Paris?"), Eligibility(allows_time_dependent=True)),
+        (user("Where is my order?"), Eligibility(allows_user_specific=True)),
         ({"temperature": 1.2}, Eligibility(max_temperature=2)),
         (user("x" * 2001), Eligibility(max_text_chars=4000)),
     ],
@@ -326,12 +326,12 @@ def test_conversations_may_be_left_out() -> None:
 
 def test_a_model_that_the_client_named_is_left_alone_unless_the_operator_says_otherwise() -> None:
     """It asked for that model's answer."""
-    direct = Decision("direct", MODEL, "concrete_model")
-    assert ask(decision=direct) == Ineligible("concrete_model")
-    assert isinstance(ask(decision=direct, limits=Eligibility(allows_concrete_models=True)), CacheQuery)
+    direct = Decision("explicit_model", MODEL, "explicit_model")
+    assert ask(decision=explicit_model) == Ineligible("explicit_model")
+    assert isinstance(ask(decision=explicit_model, limits=Eligibility(allows_explicit_models=True)), CacheQuery)
 
 
 def test_users_of_one_key_may_share_if_the_operator_says_so() -> None:
     """The request's own `user`."""
-    limits = Eligibility(shares_users=True)
+    limits = Eligibility(ignores_user_field=True)
     assert partition({"user": "alice"}, limits=limits) == partition({"user": "bob"}, limits=limits)

@@ -17,7 +17,7 @@ ON = CacheConfig(enabled=True)
 MINIMAL = f"""
 version: 1
 models: {{ small: {{ cluster: small }} }}
-signals: {{ intent: {{ bundle: "{BAD}/bundle" }} }}
+signals: {{ encoder: {{ model_path: "{BAD}/bundle" }} }}
 default: {{ model: small }}
 semantic_cache: {{ enabled: true, verifier: {{ enabled: false }} }}
 """

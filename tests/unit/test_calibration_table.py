@@ -17,7 +17,7 @@ BARS = CalibrationTable(True, CALIBRATION, GUARDS_BESIDE_VERIFIER, POINTS)
 
 
 TINY = Path(__file__).parents[1] / "tiny_models"
-ON = f"verifier: {{ enabled: true, bundle: {TINY / 'verifier'} }}, "
+ON = f"verifier: {{ enabled: true, model_path: {TINY / 'verifier'} }}, "
 
 
 def cache_policy(cache: str, rule: str = "") -> CachePolicy:
@@ -25,7 +25,7 @@ def cache_policy(cache: str, rule: str = "") -> CachePolicy:
     text = f"""
 version: 1
 models: {{ small: {{ cluster: small }} }}
-signals: {{ intent: {{ enabled: false }} }}
+signals: {{ encoder: {{ enabled: false }} }}
 semantic_cache: {{ enabled: true, backend_type: memory, calibration: {TINY / "calibration.json"}, {cache} }}
 default: {{ model: small{rule} }}
 """
@@ -60,10 +60,10 @@ def test_one_percent_is_promised_unless_another_bound_is_named() -> None:
 
 def test_other_guards_than_the_measured_promise_nothing() -> None:
     """The bar stays; the bound is not claimed, and cannot be asked for."""
-    found = cache_policy(ON + "guards: [numbers]")
+    found = cache_policy(ON + "lexical_checks: [numbers]")
     assert (found.at_least, found.false_hit_budget) == (0.95, None)
     with pytest.raises(ConfigError, match="was calibrated with the guards"):
-        cache_policy(ON + "guards: [numbers], max_false_hit_rate: 0.02")
+        cache_policy(ON + "lexical_checks: [numbers], max_false_hit_rate: 0.02")
 
 
 @pytest.mark.parametrize("scope", ["global", "{ require_header: authorization }"])
@@ -74,7 +74,7 @@ def test_where_strangers_share_nothing_unasked_is_served(scope: str) -> None:
         found = cache_policy(ON + shared + "max_false_hit_rate: 0.02", rule)
         assert (found.guards, found.at_least, found.false_hit_budget) == ((*GUARDS_BESIDE_VERIFIER, *AMONG_STRANGERS), 0.8, 0.02)
     assert cache_policy(shared + "verifier: { enabled: false }").guards == (*GUARDS_ALONE, *AMONG_STRANGERS)
-    assert cache_policy(ON + shared + f"guards: [{', '.join(GUARDS_BESIDE_VERIFIER)}]").guards == GUARDS_BESIDE_VERIFIER
+    assert cache_policy(ON + shared + f"lexical_checks: [{', '.join(GUARDS_BESIDE_VERIFIER)}]").guards == GUARDS_BESIDE_VERIFIER
     assert cache_policy(ON + "scope: { header: x-team }").guards == GUARDS_BESIDE_VERIFIER
 
 
@@ -101,7 +101,7 @@ def test_a_bound_that_nothing_keeps_is_refused() -> None:
         cache_policy(ON + "max_false_hit_rate: 0.001")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"with_verifier": {"guards": [], "points": [[1]]}}', "{"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"with_verifier": {"checks": [], "points": [[1]]}}', "{"])
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: str) -> None:
     """By its name."""
     file = tmp_path / "mine.json"

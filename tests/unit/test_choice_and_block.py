@@ -13,8 +13,8 @@ from router.core.policy import Choice, Default, LabelIs, NeedsSignals, Not, Poli
 from router.core.types import Block, Decision, Missing, Scores
 from tests.unit.builders import CODER, LARGE, MATH_RULE, SMALL, ask, chat_body, request_headers, send, snapshot, sure
 
-CHEAP = replace(SMALL, price=0.2, answers_like="llama-8b")
-DEAR = replace(LARGE, price=2.0, answers_like="llama-70b")
+CHEAP = replace(SMALL, cost=0.2, quality_profile="llama-8b")
+DEAR = replace(LARGE, cost=2.0, quality_profile="llama-70b")
 ATTACK = LabelIs("jailbreak", frozenset({"jailbreak", "harmful"}), 0.6)
 GUARD = Rule("no-attacks", ATTACK, SMALL, block=Block("not here"))
 CLOSED = replace(GUARD, block=Block("not here", fails_closed=True))
@@ -22,7 +22,7 @@ CLOSED = replace(GUARD, block=Block("not here", fails_closed=True))
 
 def scored(**values: float) -> dict:
     """The reading of `outcomes`."""
-    return {"outcomes": Scores({name.replace("_", "-"): value for name, value in values.items()})}
+    return {"quality": Scores({name.replace("_", "-"): value for name, value in values.items()})}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_price_is_weighed_against_the_chance_of_a_right_answer(small: float, lar
 
 def test_models_without_prices_are_chosen_by_chance_alone() -> None:
     """Nothing is divided by zero."""
-    choice = Choice((replace(CHEAP, price=0.0), replace(DEAR, price=0.0)), 0.5)
+    choice = Choice((replace(CHEAP, cost=0.0), replace(DEAR, cost=0.0)), 0.5)
     assert choice.among(Scores({"llama-8b": 0.3, "llama-70b": 0.4})).name == "large"
 
 
@@ -73,20 +73,20 @@ def test_a_rule_with_a_choice_reads_the_chances_only_when_it_wins() -> None:
     policy = Policy.of((rule,), Default(SMALL), 0.5)
     law, math = {"intent": sure("law")}, {"intent": sure("math")}
     assert policy.decide(ask(), law).model is SMALL
-    assert policy.decide(ask(), math) == NeedsSignals(frozenset({"outcomes"}))
+    assert policy.decide(ask(), math) == NeedsSignals(frozenset({"quality"}))
     chosen = policy.decide(ask(), math | scored(llama_8b=0.9, llama_70b=0.9))
     assert isinstance(chosen, Decision)
     assert (chosen.model, chosen.reason, chosen.name) == (CHEAP, "chosen", "proofs")
-    missing = policy.decide(ask(), math | {"outcomes": Missing("deadline")})
+    missing = policy.decide(ask(), math | {"quality": Missing("deadline")})
     assert isinstance(missing, Decision)
     assert (missing.model, missing.reason) == (DEAR, "matched")
-    assert policy.signals == {"intent", "outcomes"}
+    assert policy.signals == {"intent", "quality"}
 
 
 def test_the_default_may_choose_too() -> None:
     """Its reason stays in the decision's name."""
     policy = Policy.of((), Default(SMALL, choice=Choice((CHEAP, DEAR), 0.0)), 0.5)
-    assert policy.decide(ask(), {}) == NeedsSignals(frozenset({"outcomes"}))
+    assert policy.decide(ask(), {}) == NeedsSignals(frozenset({"quality"}))
     decision = policy.decide(ask(), scored(llama_8b=0.1, llama_70b=0.9))
     assert (decision.name, decision.model, decision.reason) == ("default", DEAR, "chosen")
 
@@ -101,7 +101,7 @@ def test_an_exchange_senses_twice_when_a_choice_needs_more() -> None:
     assert first.wanted == {"intent"}
     second = exchange.receive(SignalsRead({"intent": sure("math")}))
     assert isinstance(second, ReadSignals)
-    assert second.wanted == {"outcomes"}
+    assert second.wanted == {"quality"}
     route = exchange.receive(SignalsRead(scored(llama_8b=0.9, llama_70b=0.2)))
     assert isinstance(route, Route)
     assert (route.cluster, route.set_headers["x-vsr-decision-reason"]) == ("cluster-small", "chosen")
@@ -223,7 +223,7 @@ def test_what_is_harmless_goes_where_it_was_to_go() -> None:
     exchange = Exchange(snapshot(GUARD))
     action = send(exchange, chat_body("hi", "large"), {"jailbreak": Scores({"jailbreak": 0.01})})
     assert isinstance(action, Route)
-    assert action.set_headers["x-vsr-selected-decision"] == "direct"
+    assert action.set_headers["x-vsr-selected-decision"] == "explicit_model"
 
 
 @pytest.mark.parametrize(("rule", "is_blocked"), [(GUARD, False), (CLOSED, True)])

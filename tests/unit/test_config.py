@@ -35,34 +35,34 @@ BUNDLE = BAD / "bundle"
 
 FULL = """
 version: 1
-server: { address: "unix:/run/router.sock", workers: 3, threads: 2, max_body_bytes: 2048, drain_s: 1.5, grace_s: 7,
+server: { address: "unix:/run/router.sock", workers: 3, threads: 2, max_body_bytes: 2048, drain_seconds: 1.5, shutdown_timeout_seconds: 7,
           max_values: 5000, max_keys: 600, max_depth: 20, max_messages: 30, state_path: state }
 admin: { enabled: false, address: "[::1]:9000", allowed_hosts: [Router.monitoring.svc] }
 telemetry:
   log_level: debug
-  log_outcomes: false
+  access_log: false
   metrics: false
-  usage: true
+  track_token_usage: true
   tracing: { enabled: true, endpoint: "https://collector:4317", insecure: false, sample_ratio: 0.25, service_name: front }
-auto_models: [choose]
+virtual_models: [choose]
 reasoning_families:
   mine: { type: reasoning_effort, parameter: thinking_level, default_effort: high, off_effort: none }
   qwen3: { type: chat_template_kwargs, parameter: think }
 models:
-  fast: { cluster: a, served_name: org/fast, reasoning_family: mine, simulated: true, price: 0.2, answers_like: llama-8b }
-  slow: { cluster: b, price: 2, answers_like: llama-70b }
+  fast: { cluster: a, served_name: org/fast, reasoning_family: mine, mock: true, cost_per_million_tokens: 0.2, quality_profile: llama-8b }
+  slow: { cluster: b, cost_per_million_tokens: 2, quality_profile: llama-70b }
 signals:
   deadline_ms: 40
   intent: { enabled: true, threshold: 0.7, bundle: bundle, max_waiting: 5, max_windows: 3 }
   guards: { deadline_ms: 3000, max_chars: 5000 }
-  custom: { tone: { bundle: ../tiny_models/tone, threshold: 0.9 } }
+  custom: { tone: { model_path: ../tiny_models/tone, threshold: 0.9 } }
   keywords:
     code: { words: [c++, Bash script], regex: ['def \\w+'], case_sensitive: true }
 rules:
 - name: second
   when: { has_tools: false }
   model: slow
-  choose: { from: [fast, slow] }
+  select: { candidates: [fast, slow] }
 - name: first
   priority: 9
   when: { keywords: code }
@@ -75,7 +75,7 @@ rules:
   block: { message: Not here., fail_closed: true, reads: conversation }
 default:
   model: fast
-  choose: { from: [fast, slow], price_weight: 0.3 }
+  select: { candidates: [fast, slow], cost_weight: 0.3 }
   reasoning: { enabled: false }
   system_prompt: { text: Hello. }
   cache: { enabled: false }
@@ -83,19 +83,19 @@ semantic_cache:
   enabled: true
   backend_type: memory
   max_false_hit_rate: 0.05
-  verifier: { enabled: true, bundle: ../tiny_models/verifier }
+  verifier: { enabled: true, model_path: ../tiny_models/verifier }
   calibration: ../tiny_models/calibration.json
   max_entries: 5
   eviction_policy: lru
   scope: { header: X-Team }
-  eligibility: { personal: true }
+  eligibility: { user_specific: true }
   client_controls: { allow: [no-cache] }
 """
 
 SMALLEST = """
 version: 1
 models: { small: { cluster: small } }
-signals: { intent: { bundle: bundle } }
+signals: { encoder: { model_path: bundle } }
 default: { model: small }
 """
 
@@ -106,8 +106,8 @@ def read(text: str) -> Config:
 
 
 SIGNALS = (
-    f"signals: {{ intent: {{ bundle: '{BUNDLE}', threshold: 0.6 }}, keywords: {{ code: {{ words: [sql] }} }},"
-    " custom: { tone: { bundle: ../tiny_models/tone } } }"
+    f"signals: {{ encoder: {{ model_path: '{BUNDLE}' }}, intent: {{ threshold: 0.6 }}, keywords: {{ code: {{ words: [sql] }} }},"
+    " custom: { tone: { model_path: ../tiny_models/tone } } }"
 )
 
 
@@ -210,13 +210,13 @@ class TestMeaning:
         assert config.admin == AdminConfig(enabled=False, address="[::1]:9000", allowed_hosts=("router.monitoring.svc",))
         tracing = TracingConfig(True, "https://collector:4317", False, 0.25, "front")
         assert config.telemetry == TelemetryConfig("debug", False, False, True, tracing)
-        assert config.auto_models == ("choose",)
+        assert config.virtual_models == ("select",)
         assert config.families["mine"] == ReasoningFamily("reasoning_effort", "thinking_level", "high", "none")
         assert config.families["qwen3"] == ReasoningFamily("chat_template_kwargs", "think")
         assert config.families["gpt-oss"] == FAMILIES["gpt-oss"]
         fast = Model("fast", "a", "org/fast", "mine", 0.2, "llama-8b")
         assert config.models == {"fast": fast, "slow": Model("slow", "b", "slow", None, 2.0, "llama-70b")}
-        assert config.simulated == {"fast"}
+        assert config.mocks == {"fast"}
         custom = {"tone": BAD / "../tiny_models/tone"}
         assert config.signals == SignalsConfig(40, IntentConfig(True, 0.7, BUNDLE, 5, 3), GuardsConfig(3000, 5000), custom)
         assert config.policy.intent_threshold == 0.7
@@ -233,7 +233,7 @@ class TestMeaning:
         assert second == Rule("second", FlagIs("has_tools", expected=False), slow, choice=Choice((fast, slow), 0.1))
         choice = Choice((fast, slow), 0.3)
         assert config.policy.default == Default(fast, Reasoning(enabled=False), SystemPrompt("Hello.", "insert"), choice)
-        assert config.policy.signals == {"conversation jailbreak", "conversation pii", "outcomes"}
+        assert config.policy.signals == {"conversation jailbreak", "conversation pii", "quality"}
         assert config.default_model == fast
 
     @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ class TestMeaning:
         """What is not written has its default; the threshold is the model's own."""
         config = read(SMALLEST)
         assert (config.server, config.admin, config.telemetry) == (ServerConfig(), AdminConfig(), TelemetryConfig())
-        assert config.auto_models == ("auto", "MoM")
+        assert config.virtual_models == ("auto", "MoM")
         assert config.families == FAMILIES
         assert config.policy.rules == ()
         assert config.signals.intent == IntentConfig(True, 0.6, BUNDLE, 64)
@@ -282,8 +282,8 @@ class TestMeaning:
 
     def test_intent_switched_off(self) -> None:
         """The model's files need not be there."""
-        config = read(SMALLEST.replace("bundle: bundle", "enabled: false, bundle: nowhere"))
-        assert not config.signals.intent.enabled
+        config = read(SMALLEST.replace("model_path: bundle", "enabled: false, model_path: nowhere"))
+        assert not config.signals.encoder.enabled
 
     def test_a_date_as_a_name(self) -> None:
         """It stays what was written: models are called so."""
@@ -354,4 +354,4 @@ def _finds(config: str, text: str) -> bool:
 
 def test_the_full_file_is_plain_yaml() -> None:
     """The file of these tests means to any YAML reader what it means to ours."""
-    assert yaml.safe_load(FULL)["server"]["drain_s"] == read(FULL).server.drain_s
+    assert yaml.safe_load(FULL)["server"]["drain_s"] == read(FULL).server.drain_seconds

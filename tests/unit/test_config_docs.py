@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from router.config.load import SHIPPED_BUNDLE, AdminConfig, ServerConfig, SignalsConfig, TelemetryConfig, read
+from router.config.signals import SHIPPED_BUNDLE, AdminConfig, ServerConfig, SignalsConfig, TelemetryConfig, read
 from tests.unit.test_config import BAD, FULL, SMALLEST
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ _EVERY_CONDITION = (
     "{ all: [ { intent: { labels: [law] } }, { prompt_tokens: { min: 1 } }, { header: { name: a, equals: b } }, "
     "{ jailbreak: { labels: [harmful] } }, { pii: { labels: [PERSON] } }, { signal: { name: tone, labels: [rude] } } ] }"
 )
-_NAMELESS = ("models.*", "signals.custom.*", "default.choose")
+_NAMELESS = ("models.*", "signals.custom.*", "default.select")
 """Sections that need more than the one key that is tried."""
 
 TABLE = {key: (kind, cell.strip()) for key, kind, cell in _ROW.findall((ROOT / "config/README.md").read_text(encoding="utf-8"))}

@@ -183,8 +183,8 @@ def test_what_the_cache_says_is_documented() -> None:
     """Every tier, every reason of a miss and of a request that is skipped, and no other."""
     section = CONFIG_README.partition("### What the cache says")[2].partition("Of answers,")[0]
     words = told(section)
-    assert words["hit, shadow"] == {"exact", "semantic", "flight"}
-    assert words["skipped"] == words_given("Ineligible", "_why_not") | {"concrete_model"}
+    assert words["hit, shadow"] == {"exact", "semantic", "coalesced"}
+    assert words["skipped"] == words_given("Ineligible", "_why_not") | {"explicit_model"}
     # `Verdict` says more to who asks `explain`; and the words of what failed are those of whatever failed.
     only_explained = {"not_judged", "not_near", "too_old"}
     judged = words_given("Verdict") | set(GUARDS) | {UNREAD, "verifier", "empty", "no_candidate"}

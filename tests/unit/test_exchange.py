@@ -69,8 +69,8 @@ def test_a_concrete_model_is_respected_and_nothing_is_sensed() -> None:
     action = send(Exchange(snapshot(MATH_RULE)), chat_body("prove it", model="small"))
     assert isinstance(action, Route)
     assert (action.cluster, action.body) == ("cluster-small", chat_body("prove it", model="served-small"))
-    assert action.set_headers["x-vsr-selected-decision"] == "direct"
-    assert action.set_headers["x-vsr-decision-reason"] == "concrete_model"
+    assert action.set_headers["x-vsr-selected-decision"] == "explicit_model"
+    assert action.set_headers["x-vsr-decision-reason"] == "explicit_model"
     assert action.set_headers["x-vsr-selected-category"] == "none"
 
 

@@ -26,8 +26,8 @@ from tests.unit.builders import LARGE, MATH_RULE, SMALL, chat_body, snapshot, su
 ATTACK = LabelIs("prompt jailbreak", frozenset({"jailbreak"}), 0.6)
 GUARD = Rule("no-attacks", ATTACK, SMALL, block=Block("not here", fails_closed=True))
 TEAM = Rule("team", HeaderMatches("x-team", re.compile("research")), LARGE, priority=90)
-CHEAP = replace(SMALL, price=0.2, answers_like="llama-8b")
-DEAR = replace(LARGE, price=2.0, answers_like="llama-70b")
+CHEAP = replace(SMALL, cost=0.2, quality_profile="llama-8b")
+DEAR = replace(LARGE, cost=2.0, quality_profile="llama-70b")
 CHOOSING = Default(CHEAP, choice=Choice((CHEAP, DEAR), 0.1))
 PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": CachePolicy(0.8, 60.0, ("numbers",), 0.9)}, "v1")
 SECRET = "Bearer tell-nobody"
@@ -98,7 +98,7 @@ class TestABlockedPrompt:
         asked = Asked(chat_body("hello", "large"))
         document = await run(snapshot(MATH_RULE, GUARD), {"prompt jailbreak": Scores({})}, asked=asked)
         assert [rule["verdict"] for rule in document["rules"]] == ["no", "not asked"]
-        assert document["decision"]["name"] == "direct"
+        assert document["decision"]["name"] == "explicit_model"
         assert document["unread"]["intent"].startswith("the request names its model")
 
 
@@ -141,27 +141,27 @@ class TestAChoice:
     async def test_it_shows_the_candidates_and_why_the_winner_won(self) -> None:
         """The operator's own models with chance, price and worth, the best first."""
         scores = Scores({"llama-8b": 0.5, "llama-70b": 0.7, "of nobody": 0.99})
-        document = await run(snapshot(default=CHOOSING), {"outcomes": scores})
+        document = await run(snapshot(default=CHOOSING), {"quality": scores})
         assert document["choice"]["candidates"] == [
-            {"model": "large", "answers_like": "llama-70b", "chance": 0.7, "price": 2.0, "worth": 0.6},
-            {"model": "small", "answers_like": "llama-8b", "chance": 0.5, "price": 0.2, "worth": 0.49},
+            {"model": "large", "quality_profile": "llama-70b", "chance": 0.7, "price": 2.0, "worth": 0.6},
+            {"model": "small", "quality_profile": "llama-8b", "chance": 0.5, "price": 0.2, "worth": 0.49},
         ]
         text = lines_of(document)
-        assert "choice     large: its chance, less its share of the highest price, is worth most (price_weight 0.1)" in text
-        assert "large: chance 0.70, price 2, worth 0.60, answers like llama-70b" in text
+        assert "choice     large: its chance, less its share of the highest price, is worth most (cost_weight 0.1)" in text
+        assert "large: chance 0.70, price 2, worth 0.60, quality profile llama-70b" in text
         assert "of nobody" not in text
 
     async def test_without_chances_the_first_model_serves_and_the_reason_stands_there(self) -> None:
         """The candidates are named all the same."""
-        document = await run(snapshot(default=CHOOSING), {"outcomes": Missing("deadline")})
+        document = await run(snapshot(default=CHOOSING), {"quality": Missing("deadline")})
         assert document["decision"]["model"] == "small"
         assert document["choice"]["why"] == "small: it serves while the chances cannot be told (missing (deadline))"
-        assert "large: price 2, answers like llama-70b" in lines_of(document)
+        assert "large: price 2, quality profile llama-70b" in lines_of(document)
 
     async def test_equal_worth_says_that_price_decided(self) -> None:
         """Else the winner would look like chance."""
         choice = replace(CHOOSING, choice=Choice((DEAR, CHEAP), 0.0))
-        document = await run(snapshot(default=choice), {"outcomes": Scores({"llama-8b": 0.5, "llama-70b": 0.5})})
+        document = await run(snapshot(default=choice), {"quality": Scores({"llama-8b": 0.5, "llama-70b": 0.5})})
         assert document["choice"]["why"] == "small: equal worth goes to the cheaper"
 
 

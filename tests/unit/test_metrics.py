@@ -130,10 +130,10 @@ CASES: dict[str, tuple[Callable[[], Outcome], set[str]]] = {
         lambda: asked(RULES, chat_body("hi", "small")),
         {
             exchanges("routed"),
-            "decision_matches decision=direct",
+            "decision_matches decision=explicit_model",
             "category_classifications category=none",
             "model_requests model=small",
-            "routing_reason_codes reason_code=concrete_model model=small",
+            "routing_reason_codes reason_code=explicit_model model=small",
         },
     ),
     "routed although the intent is missing": (

@@ -1,4 +1,4 @@
-"""The pure parts of the simulated backends: what is asked, what is said, how it is written."""
+"""The pure parts of the mock backends: what is asked, what is said, how it is written."""
 
 from __future__ import annotations
 

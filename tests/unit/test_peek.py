@@ -97,4 +97,4 @@ async def test_an_answer_that_has_gone_is_no_hit_and_says_so() -> None:
     store_sync.entry = replace(store_sync.entry, answer=b"")
     found, document = await peek(cache_with(store_sync, Verdict("", 0.97)), question("What's a monad?"), TERMS)
     assert not isinstance(found, Hit)
-    assert (document["candidates"][0]["verdict"], document["candidates"][0]["probability"]) == ("answer_gone", 0.97)
+    assert (document["candidates"][0]["verdict"], document["candidates"][0]["probability"]) == ("answer_evicted", 0.97)

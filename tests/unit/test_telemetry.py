@@ -53,7 +53,7 @@ ROUTED = Outcome(
 )
 SUPERVISORS = {"llm_router_workers", "llm_router_worker_failed_starts_total", "llm_router_restarts_total"}
 DIRECT = Outcome(
-    "routed", "chat", requested_model="small", model="small", decision="direct", reason="concrete_model", routing_s=0.001
+    "routed", "chat", requested_model="small", model="small", decision="explicit_model", reason="explicit_model", routing_s=0.001
 )
 DEGRADED = replace(DIRECT, requested_model="auto", decision="default", missing={"intent": "deadline"}, category="unknown")
 REFUSED = Outcome("replied", "chat", response_path="error", error_code="model_not_found", http_status=404)
@@ -172,7 +172,7 @@ class TestMetrics:
             (ROUTED, True, "proofs"),
             (replace(ROUTED, ending="abandoned"), True, "proofs"),
             (replace(ROUTED, ending="failed"), True, "proofs"),
-            (DIRECT, True, "direct"),
+            (DIRECT, True, "explicit_model"),
             (CACHE[1], True, "faq"),
             (CACHE[2], True, "faq"),
             (HIT, False, "faq"),
@@ -218,12 +218,12 @@ class TestMetrics:
 
     def test_open_exchanges_go_up_and_down(self, metrics: Metrics) -> None:
         """Shown from the start, as zero."""
-        assert "llm_router_open_exchanges 0.0" in metrics.render().decode()
+        assert "llm_router_active_exchanges 0.0" in metrics.render().decode()
         first, second = metrics.begin({}), metrics.begin({})
-        assert "llm_router_open_exchanges 2.0" in metrics.render().decode()
+        assert "llm_router_active_exchanges 2.0" in metrics.render().decode()
         first.end(DIRECT)
         second.end(FAILED)
-        assert "llm_router_open_exchanges 0.0" in metrics.render().decode()
+        assert "llm_router_active_exchanges 0.0" in metrics.render().decode()
 
     def test_two_in_one_process_share_nothing(self, metrics: Metrics) -> None:
         """Each has a registry of its own."""

@@ -134,7 +134,7 @@ class StoreSync:
         self.state.is_up, self.state.error, self.state.is_refused = True, "", False
 
     async def close(self) -> None:
-        """Write what waits, for at most `drain_s`, and let go."""
+        """Write what waits, for at most `drain_seconds`, and let go."""
         self._closing.set()
         self._woken.set()
         if self._task:

@@ -1,4 +1,4 @@
-"""Simulated vLLM backends: OpenAI's endpoints with real pacing and real text, but no model behind them.
+"""Mock vLLM backends: OpenAI's endpoints with real pacing and real text, but no model behind them.
 
 For trying the router on a laptop and for tests. The answer is composed, not inferred: it depends on the question, names
 the model and says which system prompt and reasoning switches arrived. The same request always gets the same text.

@@ -1,4 +1,4 @@
-"""What a simulated model says: a `Prompt` in, an `Answer` of tokens out. Pure: no HTTP, no clock."""
+"""What a mock model says: a `Prompt` in, an `Answer` of tokens out. Pure: no HTTP, no clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What request headers can provoke in a simulated backend, and when each token is due. Pure; the shell waits.
+"""What request headers can provoke in a mock backend, and when each token is due. Pure; the shell waits.
 
 | header | effect |
 |---|---|

@@ -1,4 +1,4 @@
-"""What a simulated backend remembers of the requests it got, for tests to look up. In memory, bounded; no I/O.
+"""What a mock backend remembers of the requests it got, for tests to look up. In memory, bounded; no I/O.
 
 | path | answer |
 |---|---|

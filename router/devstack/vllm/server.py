@@ -1,4 +1,4 @@
-"""The HTTP shell of the simulated backends: reads, waits, writes. Words come from `answers`, shapes from `wire`."""
+"""The HTTP shell of the mock backends: reads, waits, writes. Words come from `answers`, shapes from `wire`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ model is larger; measured nowhere. Other names get the pace of `small`."""
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One simulated vLLM server."""
+    """One mock vLLM server."""
 
     name: str
     """The model it serves; what the answers call themselves."""
@@ -220,7 +220,7 @@ async def _health(_: web.Request) -> web.StreamResponse:
 
 
 async def _version(_: web.Request) -> web.StreamResponse:
-    return _json({"version": "simulated"})
+    return _json({"version": "mock"})
 
 
 def _lookups(ledger: Ledger) -> list[web.RouteDef]:

@@ -1,4 +1,4 @@
-"""The sentences and programs that simulated answers are made of. Data only; `answers` puts them together."""
+"""The sentences and programs that mock answers are made of. Data only; `answers` puts them together."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Held against vLLM's source (`vllm/entrypoints/openai`, 2026): fields that vLLM always sends are here even when null,
 stream chunks carry no `usage` unless it was asked for, and the finish chunk is one of its own with an empty delta.
-Log probabilities are not simulated: `logprobs` is always null.
+Log probabilities are not imitated: `logprobs` is always null.
 """
 
 from __future__ import annotations

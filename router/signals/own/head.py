@@ -64,7 +64,7 @@ class Head:
         except (OSError, ValueError, KeyError):
             raise _broken(folder / WEIGHTS, "is missing, or no file that `semantic-router train intent` wrote") from None
         if facts.encoder_sha256 != encoder.sha256[MODEL]:
-            raise _broken(folder, "was fitted to another encoder than signals.intent.bundle names; train it again")
+            raise _broken(folder, "was fitted to another encoder than signals.encoder.model_path names; train it again")
         return cls(facts.labels, weights, bias, examples, facts.known_at_least)
 
 
