@@ -234,14 +234,14 @@ class TestMetrics:
         other.close()
 
     async def test_a_loop_that_was_held_up_is_seen(self, metrics: Metrics) -> None:
-        """A callback that computes for 0.2 s makes what was due meanwhile late."""
+        """A callback that computes for 0.05 s makes what was due meanwhile late."""
         watching = asyncio.create_task(metrics.watch_loop())
         await asyncio.sleep(0)
-        time.sleep(0.2)  # noqa: ASYNC251 - the situation under test
+        time.sleep(0.05)  # noqa: ASYNC251 - the situation under test
         await until(lambda: "llm_router_event_loop_lag_seconds" in metrics.render().decode())
         watching.cancel()
         lag = families(metrics.render().decode())["llm_router_event_loop_lag_seconds"]
-        assert next(sample.value for sample in lag.samples if sample.name.endswith("_sum")) > 0.1
+        assert next(sample.value for sample in lag.samples if sample.name.endswith("_sum")) > 0.03
 
     async def test_workers_pages_merge_into_one(self, metrics: Metrics) -> None:
         """Every sample once for each worker, told apart by a label; names, types and values stay."""
