@@ -12,12 +12,12 @@ from time import thread_time
 from typing import Any
 
 import pytest
+from router.inference.forms import with_patterns
 
 from router.core.openai.jsontext import read_document
 from router.core.prompt import prompt_of
 from router.core.text.disguise import readings_of
 from router.core.types import Endpoint, Scores
-from router.inference.forms import with_patterns
 from router.signals.evidence import with_words
 
 MAX_CHARS = 131_072

@@ -18,7 +18,8 @@ from router.cli.help import commands_of
 from router.cli.main import _parser
 from router.core import headers, lookup, messages, states
 from router.core.types import DecisionReason
-from tests.unit.test_docs import DOCUMENTS, ROOT, identify
+from tests.unit.sources import ROOT, ROUTER, tree_of
+from tests.unit.test_docs import DOCUMENTS, identify
 
 CONFIG_README = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
 ENVOY = (ROOT / "envoy" / "envoy.yaml").read_text(encoding="utf-8")
