@@ -11,11 +11,10 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from router.admin.asked import Asked
-from router.core.choice import QUALITY, Selector
 from router.core.conditions import Condition, HeaderMatches, LabelIs, parts_of, signals_of
 from router.core.decision_headers import reasoning_word
 from router.core.exchange import Exchange
-from router.core.headers import CACHE_PREFIX, METHOD, PATH, PATH_HEADER, SECRET_HEADERS
+from router.core.headers import CACHE_HEADERS, METHOD, PATH, PATH_HEADER, SECRET_HEADERS
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
 from router.core.messages import (
     Action,
@@ -31,6 +30,7 @@ from router.core.messages import (
     SignalsRead,
 )
 from router.core.policy import Default, Rule
+from router.core.selection import QUALITY, Selector
 from router.core.snapshot import Snapshot
 from router.core.types import ChatRequest, Classification, Decision, Reading, Readings, Scores
 
@@ -47,9 +47,9 @@ _UNKNOWN = Miss("unknown")
 async def explain(snapshot: Snapshot, read_signals: SignalReader, asked: Asked, peek: Peek | None = None) -> dict[str, object]:
     """What would become of a request, as a document that JSON can hold.
 
-    Keys: `request`, `signals`, `unread`, `rules` (each with its verdict and its condition's tree), `decision`, `choice` where a
-    model was chosen by price and chance, and `cache`, as far as the request came; then `cluster`, `headers` and `body_diff` when
-    it is routed, or `reply` when the router answers it itself.
+    Keys: `request`, `signals`, `unread`, `rules` (each with its verdict and its condition's tree), `decision`, `selection`
+    (where a model was selected by predicted accuracy and cost) and `cache`, as far as the request came. Then `cluster`, `headers`
+    and `body_diff` when it is routed, or `reply` when the router answers it itself.
 
     Without `peek` the cache's own answer is left open.
     """
@@ -85,8 +85,8 @@ def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, o
     document["rules"] = _rules(snapshot, request, decision, readings, secrets)
     document["decision"] = _decision(decision)
     chosen = next((rule for rule in snapshot.policy.rules if rule.name == decision.name), None) or snapshot.policy.default
-    if decision.name != "explicit_model" and chosen.choice:
-        document["choice"] = _choice(chosen, chosen.choice, decision, readings)
+    if decision.name != "explicit_model" and chosen.selection:
+        document["selection"] = _selection(chosen, chosen.selection, decision, readings)
     document["cache"] = _cache(exchange, lookup, weighed)
     return document
 
@@ -101,7 +101,7 @@ def _result(action: Action, body: bytes, *, is_cache_known: bool) -> dict[str, o
         return {"reply": reply}
     if not isinstance(action, Route):
         raise TypeError(f"a request body cannot be answered by {type(action).__name__}")
-    headers = {name: value for name, value in action.set_headers.items() if is_cache_known or not name.startswith(CACHE_PREFIX)}
+    headers = {name: value for name, value in action.set_headers.items() if is_cache_known or name not in CACHE_HEADERS}
     return {"cluster": action.cluster, "headers": headers, "body_diff": _diff(body, action.body)}
 
 
@@ -238,30 +238,32 @@ def _shown(value: str) -> str:
     return repr(value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
-# -- choice ------------------------------------------------------------------------------------------------------------
+# -- selection ---------------------------------------------------------------------------------------------------------
 
 
-def _choice(chosen: Rule | Default, choice: Selector, decision: Decision, readings: Readings) -> dict[str, object]:
-    """The operator's models with what each is expected to be worth, the best first."""
+def _selection(chosen: Rule | Default, selection: Selector, decision: Decision, readings: Readings) -> dict[str, object]:
+    """The candidates with their scores, the best first."""
     scores = readings.get(QUALITY)
-    document: dict[str, object] = dict(choice.settings())
+    document: dict[str, object] = dict(selection.settings())
     if not isinstance(scores, Scores):
-        why = f"{chosen.model.name}: it serves while the chances cannot be told ({_read_label(scores, frozenset())})"
-        models = [{"model": model.name, "quality_profile": model.quality_profile, "price": model.cost} for model in choice.models]
+        why = f"{chosen.model.name}: serves while accuracy cannot be predicted ({_read_label(scores, frozenset())})"
+        models = [
+            {"model": model.name, "quality_profile": model.quality_profile, "cost": model.cost} for model in selection.models
+        ]
         return document | {"why": why, "candidates": models}
-    ranked = sorted(choice.weigh(scores), key=lambda candidate: (-candidate.worth, candidate.model.cost))
+    ranked = sorted(selection.weigh(scores), key=lambda candidate: (-candidate.score, candidate.model.cost))
     document["candidates"] = [
         {
             "model": candidate.model.name,
             "quality_profile": candidate.model.quality_profile,
-            "chance": round(candidate.chance, 4),
-            "price": candidate.model.cost,
-            "worth": round(candidate.worth, 4),
+            "accuracy": round(candidate.accuracy, 4),
+            "cost": candidate.model.cost,
+            "score": round(candidate.score, 4),
         }
         for candidate in ranked
     ]
-    is_tie = len(ranked) > 1 and ranked[0].worth == ranked[1].worth
-    why = "equal worth goes to the cheaper" if is_tie else choice.why
+    is_tie = len(ranked) > 1 and ranked[0].score == ranked[1].score
+    why = "of equal scores the cheaper" if is_tie else selection.why
     return document | {"why": f"{decision.model.name}: {why}"}
 
 

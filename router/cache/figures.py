@@ -33,8 +33,8 @@ def gauges_of(memory: Memory, flights: Flights, store: StoreState | None) -> dic
     """What the cache holds and how its store is, by metric name."""
     gauges: dict[str, float] = {
         "llm_cache_entries": len(memory),
-        "llm_cache_held_bytes": memory.answers_bytes,
-        "llm_cache_questions_under_way": len(flights),
+        "llm_cache_memory_bytes": memory.answers_bytes,
+        "llm_cache_inflight_queries": len(flights),
     }
     if store:
         gauges["llm_cache_store_up"] = float(store.is_up)

@@ -26,7 +26,7 @@ def render(document: Node) -> Iterator[str]:
         yield from _tree_lines(rule["when"], 1)
     if "decision" in document:
         yield _decision_line(document["decision"])
-    yield from _choice_lines(document.get("choice"))
+    yield from _selection_lines(document.get("selection"))
     yield from _cache_lines(document.get("cache"))
     if "reply" in document:
         yield from _reply_lines(document["reply"])
@@ -39,7 +39,9 @@ def render(document: Node) -> Iterator[str]:
 def _signal_lines(document: Node) -> Iterator[str]:
     for name, reading in document.get("signals", {}).items():
         held = ", ".join(f"{threshold:.2f}" for threshold in reading.get("thresholds", ()))
-        line = "see choice" if name == "quality" and "choice" in document and "scores" in reading else _reading_line(reading)
+        line = (
+            "see selection" if name == "quality" and "selection" in document and "scores" in reading else _reading_line(reading)
+        )
         yield f"signal     {name}: {line}" + (f"; asked for at least {held}" if held else "")
     for name, why in document.get("unread", {}).items():
         yield f"not read   {name}: {why}"
@@ -69,16 +71,16 @@ def _decision_line(decision: Node) -> str:
     return f"decision   {decision['name']} ({decision['reason']}), reasoning {decision['reasoning']}"
 
 
-def _choice_lines(choice: Node | None) -> Iterator[str]:
-    if choice is None:
+def _selection_lines(selection: Node | None) -> Iterator[str]:
+    if selection is None:
         return
-    settings = ", ".join(f"{name} {value}" for name, value in choice.items() if name not in ("why", "candidates"))
-    yield f"choice     {choice['why']} ({settings})"
-    for one in choice["candidates"]:
-        chance = f"chance {one['chance']:.2f}, " if "chance" in one else ""
-        worth = f", worth {one['worth']:.2f}" if "worth" in one else ""
+    settings = ", ".join(f"{name} {value}" for name, value in selection.items() if name not in ("why", "candidates"))
+    yield f"selection  {selection['why']} ({settings})"
+    for one in selection["candidates"]:
+        accuracy = f"accuracy {one['accuracy']:.2f}, " if "accuracy" in one else ""
+        score = f", score {one['score']:.2f}" if "score" in one else ""
         like = f", quality profile {one['quality_profile']}" if one["quality_profile"] else ""
-        yield f"{'':13}{one['model']}: {chance}price {one['price']:g}{worth}{like}"
+        yield f"{'':13}{one['model']}: {accuracy}cost {one['cost']:g}{score}{like}"
 
 
 def _cache_lines(cache: Node | None) -> Iterator[str]:

@@ -24,7 +24,6 @@ from router.config.keys import (
 from router.config.logic import contradiction, in_words
 from router.config.reader import Item, suggest
 from router.config.signals import USUAL_THRESHOLD, CustomSignal, ModelCapabilities, compile_regex
-from router.core.choice import QUALITY
 from router.core.conditions import (
     AllOf,
     AnyOf,
@@ -37,6 +36,7 @@ from router.core.conditions import (
     TextMatches,
     TokensWithin,
 )
+from router.core.selection import QUALITY
 
 _MAX_TOKENS = 1_000_000_000
 _HEADER = Text("header name", "a header's name", r"[A-Za-z0-9-]{1,100}")

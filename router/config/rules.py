@@ -26,12 +26,12 @@ from router.config.keys import (
 from router.config.logic import follows, never_holds
 from router.config.models import EFFORTS
 from router.config.reader import Item, Section, suggest
-from router.core.choice import Selector
 from router.core.conditions import AllOf, AnyOf, Condition, LabelIs, TextMatches
 from router.core.lookup import CachePolicy
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.policy import Default, Policy, Rule
 from router.core.prompt import KEYWORDS, READS, name_of
+from router.core.selection import Selector
 from router.core.types import Block
 
 _RESERVED_NAMES = ("default", "explicit_model")
@@ -264,7 +264,7 @@ def _of_prompt(condition: Condition, reads: str, context: RuleContext) -> Condit
 
 _USUAL_SELECTOR = "cost_weight"
 SELECTORS: Mapping[str, Callable[[tuple[Model, ...], SelectKeys], Selector]] = {
-    "cost_weight": lambda models, keys: import_module("router.core.choice").Choice(models, keys.cost_weight),
+    "cost_weight": lambda models, keys: import_module("router.core.selection").Selection(models, keys.cost_weight),
 }
 """By the key of `select` that asks for it."""
 

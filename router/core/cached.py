@@ -16,6 +16,7 @@ from router.core.headers import (
     CLUSTER_HEADER,
     CONTENT_TYPE,
     PATH_HEADER,
+    STANDARD_CACHE_STATUS,
 )
 from router.core.lookup import CacheStatus, Found, Hit, Miss
 from router.core.messages import LookedUp, Lookup, Reply
@@ -27,6 +28,7 @@ from router.core.outcome import CacheResult
 from router.core.types import ChatRequest, Decision, Readings
 
 _OK = 200
+_CACHE_NAME = "semantic-router"
 
 
 def lookup_for(
@@ -70,7 +72,18 @@ def cache_headers(result: CacheResult) -> dict[str, str]:
     return {
         CACHE_HIT_HEADER: "true" if result.status == "hit" else "false",
         CACHE_STATUS_HEADER: f"{result.status}:{result.reason}",
+        STANDARD_CACHE_STATUS: _standard_status(result),
     }
+
+
+def _standard_status(result: CacheResult) -> str:
+    """As RFC 9211 has it: this cache's name, whether it served or why it forwarded, and our own word for it."""
+    if result.status == "hit":
+        return f"{_CACHE_NAME}; hit; detail={result.reason}"
+    if result.status == "shadow":
+        return f"{_CACHE_NAME}; fwd=miss; detail=shadow:{result.reason}"
+    why = "bypass" if result.status == "skipped" else "request" if result.reason == "no_cache" else "miss"
+    return f"{_CACHE_NAME}; fwd={why}; detail={result.reason}"
 
 
 def replay(

@@ -7,7 +7,7 @@ from __future__ import annotations
 CLUSTER_HEADER = "x-upstream-cluster"
 """The header that envoy.yaml's `cluster_header` routes name."""
 PATH_HEADER = "x-vsr-response-path"
-"""Who answered: see `Outcome.response_path`. Envoy presets `bypass`."""
+"""Who answered: see `ExchangeRecord.response_path`. Envoy presets `bypass`."""
 CATEGORY_HEADER = "x-vsr-selected-category"
 CONFIDENCE_HEADER = "x-vsr-selected-confidence"
 DECISION_HEADER = "x-vsr-selected-decision"
@@ -15,9 +15,10 @@ MODEL_HEADER = "x-vsr-selected-model"
 REASONING_HEADER = "x-vsr-selected-reasoning"
 REASON_HEADER = "x-vsr-decision-reason"
 
-CACHE_PREFIX = "x-vsr-cache-"
 CACHE_HIT_HEADER = "x-vsr-cache-hit"
 CACHE_STATUS_HEADER = "x-vsr-cache-status"
+STANDARD_CACHE_STATUS = "cache-status"
+"""The same as `CACHE_STATUS_HEADER`, in RFC 9211's words."""
 CACHE_SIMILARITY_HEADER = "x-vsr-cache-similarity"
 CACHE_VERIFIED_HEADER = "x-vsr-cache-verified"
 CACHE_ENTRY_HEADER = "x-vsr-cache-entry"
@@ -25,6 +26,8 @@ CACHE_AGE_HEADER = "x-vsr-cache-age"
 CACHE_TTL_HEADER = "x-vsr-cache-ttl"
 """The one that clients send: for how many seconds the answer may be kept."""
 
+CACHE_HEADERS = frozenset({CACHE_HIT_HEADER, CACHE_STATUS_HEADER, STANDARD_CACHE_STATUS})
+"""What a model's answer says of the cache."""
 COPIED_HEADERS = (
     CATEGORY_HEADER,
     CONFIDENCE_HEADER,
@@ -34,6 +37,7 @@ COPIED_HEADERS = (
     REASON_HEADER,
     CACHE_HIT_HEADER,
     CACHE_STATUS_HEADER,
+    STANDARD_CACHE_STATUS,
 )
 """Those that Envoy copies from the request to a model's answer."""
 

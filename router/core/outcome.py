@@ -25,7 +25,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ExchangeRecord:
     """The frozen record of one exchange, handed to every instrument. Holds no text of a prompt or an answer."""
 
     ending: Ending
@@ -81,7 +81,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class CacheResult:
-    """What became of the cache in this exchange; see `Outcome`."""
+    """What became of the cache in this exchange; see `ExchangeRecord`."""
 
     status: CacheStatus = "off"
     reason: CacheReason | Literal[""] = ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from router.core.choice import QUALITY, Selector
 from router.core.conditions import Condition, Truth, signals_of
 from router.core.models import Model, Reasoning, SystemPrompt
 from router.core.prompt import reads_of
+from router.core.selection import QUALITY, Selector
 from router.core.types import Block, ChatRequest, Classification, Decision, DecisionReason, Missing, Readings, Scores
 
 
@@ -19,12 +19,12 @@ class Rule:
     name: str
     when: Condition
     model: Model
-    """The model that serves; in a rule with a choice, only while the predicted accuracies are unknown."""
+    """The model that serves; in a rule that selects, only while the predicted accuracies are unknown."""
     priority: int = 0
     """A higher priority is asked first; equal priorities keep the order of the file."""
     reasoning: Reasoning | None = None
     system_prompt: SystemPrompt | None = None
-    choice: Selector | None = None
+    selection: Selector | None = None
     block: Block | None = None
 
 
@@ -35,7 +35,7 @@ class Default:
     model: Model
     reasoning: Reasoning | None = None
     system_prompt: SystemPrompt | None = None
-    choice: Selector | None = None
+    selection: Selector | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class Policy:
 
     @property
     def signals(self) -> frozenset[str]:
-        """Every signal that a rule or a choice may ask for."""
-        chooses = any(rule.choice for rule in self.rules) or self.default.choice is not None
+        """Every signal that a rule or a selection may ask for."""
+        chooses = any(rule.selection for rule in self.rules) or self.default.selection is not None
         own = frozenset({QUALITY}) if chooses else frozenset[str]()
         return own.union(*(signals_of(rule.when) for rule in self.rules))
 
@@ -119,12 +119,12 @@ def _decision(
     name: str, chosen: Rule | Default, reason: DecisionReason, readings: Readings, block: Block | None = None
 ) -> Decision | NeedsSignals:
     model = chosen.model
-    if chosen.choice:
+    if chosen.selection:
         if QUALITY not in readings:
             return NeedsSignals(frozenset({QUALITY}))
         scores = readings[QUALITY]
         if isinstance(scores, Scores):
-            model, reason = chosen.choice.among(scores), "chosen"
+            model, reason = chosen.selection.among(scores), "selected"
     return Decision(name, model, reason, chosen.reasoning, chosen.system_prompt, block)
 
 

@@ -9,7 +9,7 @@ from router.core.decision_headers import category_of, reasoning_word
 from router.core.headers import REQUEST_ID
 from router.core.messages import Reply
 from router.core.openai.rewrite import effort_of
-from router.core.outcome import CacheResult, Ending, Outcome
+from router.core.outcome import CacheResult, Ending, ExchangeRecord
 from router.core.response import PassingAnswer
 from router.core.snapshot import Snapshot
 from router.core.types import ChatRequest, Decision, EndpointWord, Missing, Readings, ResponsePath
@@ -46,7 +46,7 @@ class Record:
 
     @property
     def ending(self) -> Ending:
-        """How an exchange that came to its own end did so; see `Outcome.ending`."""
+        """How an exchange that came to its own end did so; see `ExchangeRecord.ending`."""
         if self.reply is not None:
             return "replied"
         if self.is_cut_short:
@@ -67,13 +67,13 @@ class Record:
             return self.reply.path
         return "upstream" if self.is_routed else "bypass"
 
-    def outcome(self, ending: Ending) -> Outcome:
-        """What is known of the exchange now, without times: the shell adds those. `ending` as in `Outcome.ending`."""
+    def outcome(self, ending: Ending) -> ExchangeRecord:
+        """What is known of the exchange now, without times: the shell adds those. `ending` as in `ExchangeRecord.ending`."""
         decision, request = self.decision, self.request
         model = decision.model if decision and not decision.block else None
         category, confidence = category_of(self.readings)
         is_known = request is not None and request.model in self.snapshot.names
-        return Outcome(
+        return ExchangeRecord(
             ending=ending,
             endpoint=self.endpoint,
             response_path=self.response_path,

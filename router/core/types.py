@@ -112,8 +112,10 @@ class Block:
     """Block also when a signal that the rule needs could not be read."""
 
 
-DecisionReason = Literal["matched", "chosen", "no_match", "below_threshold", "intent_missing", "signal_missing", "explicit_model"]
-"""Why a decision was taken. `chosen`: by price and chance. `signal_missing`: of a rule that fails closed. `explicit_model`: the
+DecisionReason = Literal[
+    "matched", "selected", "no_match", "below_threshold", "intent_missing", "signal_missing", "explicit_model"
+]
+"""Why a decision was taken. `selected`: by price and chance. `signal_missing`: of a rule that fails closed. `explicit_model`: the
 client named it."""
 ReasoningWord = Literal["on", "off", "unchanged"]
 """What becomes of a model's thinking."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from router.core.exchange import Exchange
 from router.core.messages import Action, Event, ResponseBody, Route
-from router.core.outcome import Ending, Outcome
+from router.core.outcome import Ending, ExchangeRecord
 from router.extproc import wire
 from router.extproc.answers import OwnLookup
 
@@ -21,7 +21,7 @@ class Observation(Protocol):
         """Headers that carry the trace to the backend; empty when tracing is off."""
         ...
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: ExchangeRecord) -> None:
         """Hand the record to every instrument. Called exactly once."""
         ...
 

@@ -1,11 +1,11 @@
-"""What operators see of the router: one frozen Outcome per exchange feeds metrics, a span and a log line. Never any text."""
+"""What operators see of the router: one frozen record per exchange feeds metrics, a span and a log line. Never any text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from router.core.outcome import Outcome
+from router.core.outcome import ExchangeRecord
 
 
 class Instrument(Protocol):
@@ -27,7 +27,7 @@ class Recording(Protocol):
         """Headers that the backend should get."""
         ...
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: ExchangeRecord) -> None:
         """The exchange is over."""
         ...
 
@@ -44,7 +44,7 @@ class Observation:
         """Headers that carry the trace to the backend; empty when tracing is off."""
         return self._upstream
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: ExchangeRecord) -> None:
         """Hand the record to every instrument."""
         for mark in self._marks:
             mark.end(outcome)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from router.core.headers import TRACEPARENT
-from router.core.outcome import Outcome, Usage
+from router.core.outcome import ExchangeRecord, Usage
 
 _MAX_WAITING = 10_000  # lines; at 500 bytes a line about 5 MB
 _CLOSE_S = 1.0
@@ -32,7 +32,7 @@ class _Ended:
     """An exchange's line before it is text: the writer's thread makes that, not the event loop."""
 
     moment: float
-    outcome: Outcome
+    outcome: ExchangeRecord
     traceparent: str
 
 
@@ -140,7 +140,7 @@ class LogMark:
         """None of its own."""
         return {}
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: ExchangeRecord) -> None:
         """Have the line written."""
         if self._writer:
             self._writer.put(_Ended(time.time(), outcome, self._traceparent))
@@ -151,7 +151,7 @@ def _document(ended: _Ended) -> dict[str, object]:
     line = _head(ended.moment, "info", "router.outcome")
     if trace := _TRACEPARENT.match(ended.traceparent):
         line["trace_id"] = trace[1]
-    for name in Outcome.__slots__:
+    for name in ExchangeRecord.__slots__:
         value = getattr(ended.outcome, name)
         if value not in ("", None, {}):
             line[name] = _shown(value)

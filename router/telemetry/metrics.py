@@ -18,7 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from router.core.lookup import CacheStatus
-from router.core.outcome import Ending, Outcome
+from router.core.outcome import Ending, ExchangeRecord
 from router.core.types import EndpointWord
 
 _FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -26,8 +26,8 @@ _SLOW_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _LAG_EVERY_S = 0.5
 _CACHE = {
     "llm_cache_entries": "Entries in this process",
-    "llm_cache_held_bytes": "Bytes of their answers in memory",
-    "llm_cache_questions_under_way": "Questions on their way to a model whose answers others may wait for",
+    "llm_cache_memory_bytes": "Bytes of their answers in memory",
+    "llm_cache_inflight_queries": "Questions on their way to a model whose answers others may wait for",
     "llm_cache_store_up": "Whether the store could be reached when it was last tried: 1 or 0",
     "llm_cache_store_pending_writes": "Writes that wait for the store",
     "llm_cache_evictions": "Entries that left for want of room",
@@ -181,7 +181,7 @@ class Metrics:
         """None of its own."""
         return {}
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: ExchangeRecord) -> None:
         """Count one exchange."""
         self._open.add(-1)
         self._exchanges.add(1, outcome.ending, outcome.endpoint)
@@ -201,14 +201,14 @@ class Metrics:
             self._count_request(outcome)
             self._record_times(outcome, {"model": outcome.model})
 
-    def _count_decision(self, outcome: Outcome) -> None:
+    def _count_decision(self, outcome: ExchangeRecord) -> None:
         """What was decided, whether a model was then asked or not."""
         self._decisions.add(1, outcome.decision)
         self._categories.add(1, outcome.category)
         if outcome.model:
             self._reasons.add(1, outcome.reason, outcome.model)
 
-    def _count_request(self, outcome: Outcome) -> None:
+    def _count_request(self, outcome: ExchangeRecord) -> None:
         """What was asked of a model."""
         model, category = outcome.model, outcome.category
         self._requests.add(1, model)
@@ -220,7 +220,7 @@ class Metrics:
             self._prompt_tokens.add(outcome.usage.prompt_tokens, model)
             self._completion_tokens.add(outcome.usage.completion_tokens, model)
 
-    def _count_cache(self, outcome: Outcome) -> None:
+    def _count_cache(self, outcome: ExchangeRecord) -> None:
         families: dict[CacheStatus, _Count] = {
             "hit": self._hits,
             "miss": self._misses,
@@ -231,7 +231,7 @@ class Metrics:
         if outcome.stored:
             self._stored.add(1, outcome.stored)
 
-    def _record_times(self, outcome: Outcome, model: Mapping[str, str]) -> None:
+    def _record_times(self, outcome: ExchangeRecord, model: Mapping[str, str]) -> None:
         self._routing.record(outcome.routing_s, model)
         if outcome.first_token_s is not None:
             self._ttft.record(outcome.first_token_s, model)

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from router.core.outcome import Outcome
+from router.core.outcome import ExchangeRecord
 
 _EXPORT_TIMEOUT_S = 2  # spans wait in a bounded queue of their own; a collector that is down costs spans, not requests
 _CLOSE_S = 3.0  # one batch sent in full, or given up
@@ -34,9 +34,9 @@ _ATTRIBUTES = (
     ("error.type", "error_code"),
     ("http.response.status_code", "http_status"),
 )
-"""Span attribute and the Outcome's field that it shows; OpenTelemetry's GenAI names where there are such."""
+"""Span attribute and the ExchangeRecord's field that it shows; OpenTelemetry's GenAI names where there are such."""
 _OPERATIONS = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
-"""`gen_ai.operation.name` as OpenTelemetry words it, by the Outcome's endpoint."""
+"""`gen_ai.operation.name` as OpenTelemetry words it, by the ExchangeRecord's endpoint."""
 
 
 class Tracing:
@@ -81,7 +81,7 @@ class TraceMark:
         self._context.inject(headers, set_span_in_context(self._span))
         return headers
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: ExchangeRecord) -> None:
         """Describe the exchange and end the span."""
         for attribute, name in _ATTRIBUTES:
             if (value := getattr(outcome, name)) not in ("", 0):

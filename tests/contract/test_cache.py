@@ -376,7 +376,7 @@ class TestSingleFlight:
         """A later question leads anew."""
         cache.complete(await self.lead(cache), None)
         cache.complete(await self.lead(cache), None)
-        assert cache.gauges()["llm_cache_questions_under_way"] == 0
+        assert cache.gauges()["llm_cache_inflight_queries"] == 0
 
 
 @pytest.fixture(params=["lite", pytest.param("server", marks=needs_server)])

@@ -11,12 +11,16 @@ import pytest
 from router.cache.checks import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
 from router.cli.main import main
 from router.config.calibration import read_table
+from router.config.load import parse
+from router.errors import ConfigError
 from router.evaluation.cache import Judged
 from router.evaluation.calibration import _halves, table
 from router.evaluation.measures import clopper_pearson
+from router.runtime.build import build
 from router.training.pairs import Maker
 
-VERIFIER = ("--verifier", str(Path(__file__).parents[1] / "tiny_models" / "verifier"))
+TINY = Path(__file__).parents[1] / "tiny_models"
+VERIFIER = ("--verifier", str(TINY / "verifier"))
 """It knows three dozen words: what it says of others is chance, how it is asked is not."""
 
 
@@ -114,3 +118,16 @@ def test_an_unknown_guard_is_refused(pairs: Path, capsys: pytest.CaptureFixture[
     """With those there are."""
     assert main(["eval", "cache", str(pairs), "--guards", "spelling"]) == 2
     assert "known are: numbers" in capsys.readouterr().err
+
+
+def test_a_table_of_other_models_is_refused_at_start() -> None:
+    """It says nothing about these."""
+    text = f"""
+version: 1
+models: {{ small: {{ cluster: small }} }}
+semantic_cache: {{ enabled: true, backend_type: memory, calibration: {TINY / "calibration.json"},
+  verifier: {{ enabled: true, model_path: {TINY / "verifier"} }}, shadow: true }}
+default: {{ model: small }}
+"""
+    with pytest.raises(ConfigError, match="made with other models"):
+        build(parse(text, "config.yaml"))

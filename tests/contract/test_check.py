@@ -9,7 +9,7 @@ import pytest
 from router.envoy.binary import find_envoy
 from router.envoy.check import check
 from router.errors import ConfigError
-from tests.unit.test_check import ROOT, problems
+from tests.contract.test_check_findings import ROOT, problems
 
 FILES = [ROOT / "config/config.yaml", *sorted((ROOT / "config/examples").glob("*.yaml"))]
 

@@ -100,7 +100,7 @@ class TestExplain:
         body = explained_config.with_name("body.json")
         body.write_text(json.dumps({"model": "auto", "prompt": PROOF}))
         chosen = run("explain", *options, "--endpoint", "completions", "--body", str(body)).stdout
-        assert "choice     large:" in chosen
+        assert "selection  large:" in chosen
         assert "cache      skipped (no_scope)" in chosen
 
     @pytest.mark.parametrize(

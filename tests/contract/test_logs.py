@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from router.core.outcome import Outcome, Usage
+from router.core.outcome import ExchangeRecord, Usage
 from router.telemetry import Telemetry
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-ROUTED = Outcome(
+ROUTED = ExchangeRecord(
     "completed",
     endpoint="chat",
     request_id="r-1",
@@ -41,7 +41,7 @@ ROUTED = Outcome(
     first_token_s=0.2,
     duration_s=1.5,
 )
-REFUSED = Outcome("replied", "chat", response_path="error", error_code="model_not_found", http_status=404)
+REFUSED = ExchangeRecord("replied", "chat", response_path="error", error_code="model_not_found", http_status=404)
 
 
 class Pipe:
@@ -138,7 +138,7 @@ def test_a_traceparent_that_is_none_is_not_logged(pipe: Pipe, sent: str) -> None
 def test_a_request_id_cannot_break_the_line_nor_fill_the_log(pipe: Pipe) -> None:
     """It may be the client's own: line breaks, half a surrogate pair, 60 kB."""
     logs = Logs("info", outcomes=True, fd=pipe.writing)
-    logs.begin({}).end(Outcome("routed", request_id='a\n{"b":\u2028\ud800' + "x" * 60_000))
+    logs.begin({}).end(ExchangeRecord("routed", request_id='a\n{"b":\u2028\ud800' + "x" * 60_000))
     logs.close()
     (line,) = pipe.lines()
     assert line["request_id"].startswith('a\n{"b":\u2028\ud800xxx')
@@ -207,9 +207,9 @@ def test_a_reader_that_left_is_survived(pipe: Pipe) -> None:
 def test_a_process_whose_log_nobody_reads_still_exits(pipe: Pipe) -> None:
     """With its own status: no lock that the interpreter needs is held by the thread that waits."""
     code = (
-        "import logging; from router.telemetry.logs import Logs; from router.core.outcome import Outcome\n"
+        "import logging; from router.telemetry.logs import Logs; from router.core.outcome import ExchangeRecord\n"
         "logs = Logs('info', True); logging.getLogger('router').warning('x' * 100)\n"
-        "logs.begin({}).end(Outcome('routed')); logs.close()"
+        "logs.begin({}).end(ExchangeRecord('routed')); logs.close()"
     )
     pipe.fill()
     done = subprocess.run([sys.executable, "-c", code], stderr=pipe.writing, timeout=20, check=False)

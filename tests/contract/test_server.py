@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.core.conditions import LabelIs
 from router.core.messages import ReadSignals
-from router.core.outcome import Outcome
+from router.core.outcome import ExchangeRecord
 from router.core.policy import Rule
 from router.core.types import Block, Missing, Readings, Scores
 from router.errors import ConfigError
@@ -34,7 +34,7 @@ SECRET = "a prompt that must not be seen"
 class Record:
     """Instruments that keep what they are given."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[ExchangeRecord] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def begin(self, headers: Mapping[str, str]) -> Record:
@@ -45,7 +45,7 @@ class Record:
         """As a tracer would."""
         return {"traceparent": "00-trace"}
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: ExchangeRecord) -> None:
         """Keep it."""
         self.outcomes.append(outcome)
         self.ended.set()
@@ -113,7 +113,7 @@ async def is_listening(port: int) -> bool:
     return True
 
 
-async def ended(record: Record) -> Outcome:
+async def ended(record: Record) -> ExchangeRecord:
     """The outcome, once the shell has handed it over."""
     async with asyncio.timeout(5):
         await record.ended.wait()

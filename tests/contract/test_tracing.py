@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from router.core.exchange import Exchange
-from router.core.outcome import Outcome, Usage
+from router.core.outcome import ExchangeRecord, Usage
 from router.telemetry import Telemetry
 from router.telemetry.logs import Logs
 from router.telemetry.tracing import Tracing
@@ -30,7 +30,9 @@ from tests.unit.builders import MATH_RULE, chat_body, request_headers, send, sna
 SECRET = "a prompt that must not be seen"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
-ROUTED = Outcome("routed", "chat", requested_model="auto", model="large", decision="proofs", reason="matched", category="math")
+ROUTED = ExchangeRecord(
+    "routed", "chat", requested_model="auto", model="large", decision="proofs", reason="matched", category="math"
+)
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
@@ -149,7 +151,7 @@ def test_a_parents_choice_is_followed_and_the_ratio_is_for_traces_that_begin_her
 def test_the_span_tells_the_decision(trace: Trace, collector: Collector) -> None:
     """In OpenTelemetry's own words where it has some."""
     tracing = trace()
-    outcome = Outcome(
+    outcome = ExchangeRecord(
         "completed",
         endpoint="completions",
         requested_model="auto",
@@ -194,7 +196,7 @@ def test_the_documented_attributes(trace: Trace, collector: Collector) -> None:
     tracing = trace()
     everything = {"missing": {"SIGNAL": "deadline"}, "usage": Usage(1, 1), "http_status": 403, "confidence": 0.5}
     words = dict.fromkeys(("requested_model", "model", "cluster", "decision", "reason", "category", "error_code"), "x")
-    tracing.begin({}).end(Outcome("replied", "chat", **words, **everything))  # type: ignore[arg-type]
+    tracing.begin({}).end(ExchangeRecord("replied", "chat", **words, **everything))  # type: ignore[arg-type]
     tracing.close()
     span, _ = collector.span()
     assert set(re.findall(r"`([a-z_]+\.[\w.]+)`", section)) - {"telemetry.tracing.enabled", "semantic_router.route"} == set(
@@ -205,8 +207,8 @@ def test_the_documented_attributes(trace: Trace, collector: Collector) -> None:
 def test_a_fault_of_ours_is_an_error_and_a_clients_mistake_is_none(trace: Trace, collector: Collector) -> None:
     """Only the first is for whoever runs the router."""
     tracing = trace()
-    tracing.begin({}).end(Outcome("failed", "chat"))
-    tracing.begin({}).end(Outcome("replied", "chat", error_code="model_not_found", http_status=404))
+    tracing.begin({}).end(ExchangeRecord("failed", "chat"))
+    tracing.begin({}).end(ExchangeRecord("replied", "chat", error_code="model_not_found", http_status=404))
     tracing.close()
     batch = collector.received.get(timeout=10)
     failed, refused = batch.scope_spans[0].spans
@@ -278,9 +280,9 @@ def test_a_process_with_a_dead_collector_exits(collector: Collector) -> None:
     """In time, and with its own status."""
     collector.stop()
     code = (
-        "import sys; from router.telemetry.tracing import Tracing; from router.core.outcome import Outcome\n"
+        "import sys; from router.telemetry.tracing import Tracing; from router.core.outcome import ExchangeRecord\n"
         "tracing = Tracing(sys.argv[1], True, 1.0, 'x')\n"
-        "for _ in range(3000): tracing.begin({}).end(Outcome('routed'))\n"
+        "for _ in range(3000): tracing.begin({}).end(ExchangeRecord('routed'))\n"
         "tracing.close()"
     )
     done = subprocess.run([sys.executable, "-c", code, collector.endpoint], capture_output=True, timeout=30, check=False)

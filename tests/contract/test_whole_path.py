@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from router.config.patterns import compile_pattern, keyword_patterns
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
-from router.core.choice import Choice
 from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TextMatches, TokensWithin
 from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss, Waiting
 from router.core.messages import ReadSignals
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.policy import Default, Policy, Rule
+from router.core.selection import Selection
 from router.core.snapshot import Snapshot
 from router.core.types import Block, Classification, Missing, Reading, Readings, Scores
 from router.extproc import wire
@@ -73,7 +73,7 @@ def _rules(prompt: SystemPrompt | None) -> Iterator[Rule]:
     yield Rule("open", AllOf((LabelIs("pii", frozenset({"CARD"}), 0.5), TEAM)), SMALL, block=Block("no"))
     for number, condition in enumerate(CONDITIONS):
         model = (SMALL, LARGE)[number % 2]
-        choice = Choice((SMALL, LARGE), 0.1) if number == 3 else None
+        choice = Selection((SMALL, LARGE), 0.1) if number == 3 else None
         yield Rule(f"rule-{number}", condition, model, number, Reasoning(number % 3 != 0), prompt, choice)
 
 

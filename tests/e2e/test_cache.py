@@ -88,6 +88,8 @@ def test_the_seeds_curl_misses_and_then_hits(cached: Stack) -> None:
         out = subprocess.run(["bash", "-c", SEED.format(port=cached.envoy_port)], capture_output=True, check=True).stdout
         head, _, body = out.partition(b"\r\n\r\n")
         assert f"x-vsr-cache-hit: {is_hit}".encode() in head
+        standard = b"hit; detail=exact" if is_hit == "true" else b"fwd=miss; detail=empty"
+        assert b"\r\ncache-status: semantic-router; " + standard + b"\r\n" in head
         answers.append(json.loads(body))
         cached.wait_until_idle()
     one, other = answers
@@ -139,8 +141,10 @@ def test_another_user_misses(cached: Stack, client: openai.OpenAI) -> None:
     assert ask(client, "What is a semaphore?").is_hit
     assert not ask(client.with_options(api_key="somebody-else"), "What is a semaphore?").is_hit
     body = {"model": "auto", "messages": [{"role": "user", "content": "What is a semaphore?"}], "max_tokens": 3}
-    response = httpx.post(f"{cached.url}/v1/chat/completions", json=body, timeout=30)
+    forged = {"cache-status": "ExampleCache; hit"}
+    response = httpx.post(f"{cached.url}/v1/chat/completions", json=body, headers=forged, timeout=30)
     assert response.headers["x-vsr-cache-status"] == "skipped:no_scope"
+    assert response.headers["cache-status"] == "semantic-router; fwd=bypass; detail=no_scope"
 
 
 def test_an_agents_loop_never_hits(client: openai.OpenAI) -> None:

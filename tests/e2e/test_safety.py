@@ -1,4 +1,4 @@
-"""Safety rules and a choice by price and chance, on the shipped models, through the real Envoy."""
+"""Safety rules and a selection by predicted accuracy and cost, on the shipped models, through the real Envoy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def set_up(config: dict[str, Any]) -> None:
         {"name": "attack", "when": {"jailbreak": True}, "block": {"message": "This is not allowed here.", "fail_closed": True}},
         {"name": "private", "when": {"pii": ["CREDIT_CARD", "EMAIL_ADDRESS"]}, "model": "small", "priority": 90},
         {
-            "name": "worth",
+            "name": "score",
             "when": {"intent": ["math", "physics", "law"]},
             "model": "large",
             "select": {"candidates": ["small", "large"], "cost_weight": 0.15},
@@ -173,7 +173,7 @@ def test_a_late_guard_asks_for_another_attempt(tmp_path: Path) -> None:
     [
         ("How do I bake bread at home?", "default", "no_match"),
         ("My card 4556 7375 8689 9855 was charged twice, please write to jane.doe@example.com", "private", "matched"),
-        ("Prove that there are infinitely many primes.", "worth", "chosen"),
+        ("Prove that there are infinitely many primes.", "score", "selected"),
     ],
 )
 def test_every_kind_of_rule_decides(client: openai.OpenAI, text: str, decision: str, reason: str) -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from router.core.choice import Selector
 from router.core.models import Model
+from router.core.selection import Selector
 from router.core.types import Scores
 
 Make = Callable[[tuple[Model, ...]], Selector]
@@ -33,15 +33,15 @@ class SelectorContract:
     @pytest.mark.parametrize("accuracies", ACCURACIES)
     def test_every_model_is_weighed_once_by_its_own_accuracy(self, make: Make, accuracies: dict[str, float]) -> None:
         """One whose accuracy is not predicted counts as never right."""
-        weighed = {candidate.model: candidate.chance for candidate in make(MODELS).weigh(Scores(accuracies))}
+        weighed = {candidate.model: candidate.accuracy for candidate in make(MODELS).weigh(Scores(accuracies))}
         assert weighed == {model: accuracies.get(model.quality_profile, 0.0) for model in MODELS}
 
     @pytest.mark.parametrize("accuracies", ACCURACIES)
-    def test_the_highest_worth_wins(self, make: Make, accuracies: dict[str, float]) -> None:
+    def test_the_highest_score_wins(self, make: Make, accuracies: dict[str, float]) -> None:
         """So that `explain` ranks as the rules select."""
         selector, scores = make(MODELS), Scores(accuracies)
-        worth = {candidate.model: candidate.worth for candidate in selector.weigh(scores)}
-        assert worth[selector.among(scores)] == max(worth.values())
+        score = {candidate.model: candidate.score for candidate in selector.weigh(scores)}
+        assert score[selector.among(scores)] == max(score.values())
 
     @pytest.mark.parametrize("accuracy", [0.0, 0.5, 1.0])
     def test_of_models_that_are_equally_accurate_the_cheaper_wins(self, make: Make, accuracy: float) -> None:

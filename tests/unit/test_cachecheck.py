@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,26 +35,12 @@ def told(cache: CacheConfig) -> list[str]:
     return [problem.message for problem in problems]
 
 
-@pytest.fixture
-def port() -> Iterator[int]:
-    """Of something that listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield listening.getsockname()[1]
-
-
-def test_a_cache_that_is_off_or_can_be_used_is_no_problem(tmp_path: Path, port: int) -> None:
+def test_a_cache_that_is_off_or_can_be_used_is_no_problem(tmp_path: Path) -> None:
     """Nothing is made to find out."""
     assert told(CacheConfig()) == []
     assert told(lite(tmp_path / "new" / "cache.db")) == []
     assert list(tmp_path.iterdir()) == []
-    assert told(replace(ON, milvus=MilvusSettings(host="127.0.0.1", port=port))) == []
     assert told(replace(ON, backend="memory", rejections_file=tmp_path / "rejections")) == []
-
-
-def test_a_server_that_does_not_answer_is_named_with_the_cause() -> None:
-    """And what the router does without it."""
-    (message,) = told(replace(ON, milvus=MilvusSettings(host="127.0.0.1", port=1)))
-    assert message.startswith("Milvus at 127.0.0.1:1 does not answer from here: Connection refused; without it the router caches")
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

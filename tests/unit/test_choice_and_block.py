@@ -1,4 +1,4 @@
-"""Choosing a model by price and chance, and rules that refuse a request."""
+"""Selecting a model by predicted accuracy and cost, and rules that refuse a request."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 from router.config.rules import SELECTORS, SelectKeys
-from router.core.choice import Choice, Selector
 from router.core.conditions import LabelIs, Not, TextMatches, Truth
 from router.core.exchange import Exchange
 from router.core.messages import ReadSignals, Reply, RequestBody, Route, SignalsRead
 from router.core.models import Model
 from router.core.policy import Default, NeedsSignals, Policy, Rule
+from router.core.selection import Selection, Selector
 from router.core.types import Block, Decision, Missing, Scores
 from tests.unit.builders import CODER, LARGE, MATH_RULE, SMALL, ask, chat_body, request_headers, send, snapshot, sure
 from tests.unit.selectors import SelectorContract
@@ -64,33 +64,33 @@ class TestChoice(SelectorContract):
     [
         (0.50, 0.70, 0.0, "large"),
         (0.50, 0.70, 0.1, "large"),
-        (0.50, 0.70, 0.3, "small"),  # 20 points of chance for 90% of the price, at 0.3 they would have to be 27
+        (0.50, 0.70, 0.3, "small"),  # 20 points of accuracy for 90% of the cost, at 0.3 they would have to be 27
         (0.70, 0.70, 0.0, "small"),
         (0.90, 0.20, 0.0, "small"),
     ],
 )
-def test_price_is_weighed_against_the_chance_of_a_right_answer(small: float, large: float, weight: float, chosen: str) -> None:
-    """Equal worth goes to the cheaper model."""
-    choice = Choice((CHEAP, DEAR), weight)
+def test_cost_is_weighed_against_predicted_accuracy(small: float, large: float, weight: float, chosen: str) -> None:
+    """An equal score goes to the cheaper model."""
+    choice = Selection((CHEAP, DEAR), weight)
     assert choice.among(Scores({"llama-8b": small, "llama-70b": large})).name == chosen
 
 
-def test_models_without_prices_are_chosen_by_chance_alone() -> None:
+def test_models_without_costs_are_selected_by_accuracy_alone() -> None:
     """Nothing is divided by zero."""
-    choice = Choice((replace(CHEAP, cost=0.0), replace(DEAR, cost=0.0)), 0.5)
+    choice = Selection((replace(CHEAP, cost=0.0), replace(DEAR, cost=0.0)), 0.5)
     assert choice.among(Scores({"llama-8b": 0.3, "llama-70b": 0.4})).name == "large"
 
 
-def test_a_rule_with_a_choice_reads_the_chances_only_when_it_wins() -> None:
+def test_a_rule_that_selects_reads_the_predictions_only_when_it_wins() -> None:
     """Others are not charged for it; without the reading the rule's own model serves."""
-    rule = replace(MATH_RULE, model=DEAR, choice=Choice((CHEAP, DEAR), 0.1))
+    rule = replace(MATH_RULE, model=DEAR, selection=Selection((CHEAP, DEAR), 0.1))
     policy = Policy.of((rule,), Default(SMALL), 0.5)
     law, math = {"intent": sure("law")}, {"intent": sure("math")}
     assert policy.decide(ask(), law).model is SMALL
     assert policy.decide(ask(), math) == NeedsSignals(frozenset({"quality"}))
     chosen = policy.decide(ask(), math | scored(llama_8b=0.9, llama_70b=0.9))
     assert isinstance(chosen, Decision)
-    assert (chosen.model, chosen.reason, chosen.name) == (CHEAP, "chosen", "proofs")
+    assert (chosen.model, chosen.reason, chosen.name) == (CHEAP, "selected", "proofs")
     missing = policy.decide(ask(), math | {"quality": Missing("deadline")})
     assert isinstance(missing, Decision)
     assert (missing.model, missing.reason) == (DEAR, "matched")
@@ -99,15 +99,15 @@ def test_a_rule_with_a_choice_reads_the_chances_only_when_it_wins() -> None:
 
 def test_the_default_may_choose_too() -> None:
     """Its reason stays in the decision's name."""
-    policy = Policy.of((), Default(SMALL, choice=Choice((CHEAP, DEAR), 0.0)), 0.5)
+    policy = Policy.of((), Default(SMALL, selection=Selection((CHEAP, DEAR), 0.0)), 0.5)
     assert policy.decide(ask(), {}) == NeedsSignals(frozenset({"quality"}))
     decision = policy.decide(ask(), scored(llama_8b=0.1, llama_70b=0.9))
-    assert (decision.name, decision.model, decision.reason) == ("default", DEAR, "chosen")
+    assert (decision.name, decision.model, decision.reason) == ("default", DEAR, "selected")
 
 
 def test_an_exchange_senses_twice_when_a_choice_needs_more() -> None:
-    """First the intent, then the chances; both stay with the exchange."""
-    rule = replace(MATH_RULE, model=DEAR, choice=Choice((CHEAP, DEAR), 0.0))
+    """First the intent, then the predictions; both stay with the exchange."""
+    rule = replace(MATH_RULE, model=DEAR, selection=Selection((CHEAP, DEAR), 0.0))
     exchange = Exchange(snapshot(rule))
     exchange.receive(request_headers())
     first = exchange.receive(RequestBody(chat_body("Prove it.")))
@@ -118,7 +118,7 @@ def test_an_exchange_senses_twice_when_a_choice_needs_more() -> None:
     assert second.wanted == {"quality"}
     route = exchange.receive(SignalsRead(scored(llama_8b=0.9, llama_70b=0.2)))
     assert isinstance(route, Route)
-    assert (route.cluster, route.set_headers["x-vsr-decision-reason"]) == ("cluster-small", "chosen")
+    assert (route.cluster, route.set_headers["x-vsr-decision-reason"]) == ("cluster-small", "selected")
     assert route.set_headers["x-vsr-selected-category"] == "math"
 
 

@@ -16,11 +16,11 @@ from router.config.models import FAMILIES
 from router.config.patterns import compile_pattern
 from router.config.server import AdminConfig, ServerConfig, TelemetryConfig, TracingConfig
 from router.config.signals import EncoderConfig, GuardsConfig, IntentConfig
-from router.core.choice import Choice
 from router.core.conditions import AllOf, AnyOf, FlagIs, HeaderMatches, LabelIs, Not, TextMatches, TokensWithin
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.openai.bodysize import BodyBounds
 from router.core.policy import Default, Rule
+from router.core.selection import Selection
 from router.core.types import Block
 from router.errors import ConfigError
 
@@ -231,8 +231,8 @@ class TestMeaning:
         assert (first.name, first.model, first.priority) == ("first", fast, 9)
         assert first.reasoning == Reasoning(enabled=True, effort="low")
         assert first.system_prompt == SystemPrompt("Be brief.", "replace")
-        assert second == Rule("second", FlagIs("has_tools", expected=False), slow, choice=Choice((fast, slow), 0.1))
-        choice = Choice((fast, slow), 0.3)
+        assert second == Rule("second", FlagIs("has_tools", expected=False), slow, selection=Selection((fast, slow), 0.1))
+        choice = Selection((fast, slow), 0.3)
         assert config.policy.default == Default(fast, Reasoning(enabled=False), SystemPrompt("Hello.", "insert"), choice)
         assert config.policy.signals == {"conversation jailbreak", "conversation pii", "quality"}
         assert config.default_model == fast

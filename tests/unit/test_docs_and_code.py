@@ -18,9 +18,9 @@ from router.cli.help import commands_of
 from router.cli.main import _parser
 from router.core import headers, lookup, messages, states
 from router.core.types import DecisionReason
-from tests.unit.test_docs import DOCUMENTS, ROOT, identify
+from tests.unit.sources import ROOT, ROUTER, tree_of
+from tests.unit.test_docs import DOCUMENTS, identify
 
-ROUTER = ROOT / "router"
 CONFIG_README = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
 ENVOY = (ROOT / "envoy" / "envoy.yaml").read_text(encoding="utf-8")
 SEEN = CONFIG_README.partition("## What clients see")[2].partition("\n## ")[0]
@@ -86,10 +86,10 @@ def words_in_code(pattern: str, *folders: str) -> set[str]:
 
 def test_headers_that_clients_get_are_documented() -> None:
     """All of them and no others; those that a model's answer carries are copied, and cleaned of clients' own, by Envoy."""
-    written = words_in_code(r'"(x-vsr-[a-z-]*[a-z])"', "core") - {headers.CACHE_TTL_HEADER}
+    written = words_in_code(r'"(x-vsr-[a-z-]*[a-z]|cache-status)"', "core") - {headers.CACHE_TTL_HEADER}
     assert set(first_cells(SEEN.partition("| code |")[0])) == written
-    copied = set(re.findall(r'%REQ\((x-vsr-[a-z-]+)\)%" \}, append', ENVOY))
-    cleaned = set(re.findall(r"remove: (x-vsr-[a-z-]+)", ENVOY)) | {"x-vsr-response-path"}
+    copied = set(re.findall(r'%REQ\((x-vsr-[a-z-]+|cache-status)\)%" \}, append', ENVOY))
+    cleaned = set(re.findall(r"remove: (x-vsr-[a-z-]+|cache-status)", ENVOY)) | {"x-vsr-response-path"}
     assert copied == cleaned
     assert copied <= written
 
@@ -136,7 +136,7 @@ def codes() -> dict[str, set[int]]:
     """Codes of the router's errors to clients, with the statuses that are written beside them."""
     found: dict[str, set[int]] = {}
     for file in (ROUTER / "core").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "RequestError":
                 code = next(
                     word.value.value for word in node.keywords if word.arg == "code" and isinstance(word.value, ast.Constant)
@@ -337,7 +337,10 @@ def test_the_shipped_files_are_what_the_documents_call_them() -> None:
 
 def fixed_waits(file: Path) -> Iterator[str]:
     """Sleeps of a file that no condition ends. A line may be the situation: a loop held up, a client at its own pace."""
-    lines, tree = file.read_text(encoding="utf-8").splitlines(), ast.parse(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    if "sleep(" not in text:
+        return
+    lines, tree = text.splitlines(), ast.parse(text)
     polls = {call for loop in ast.walk(tree) if isinstance(loop, ast.While) for call in ast.walk(loop)}
     for call in ast.walk(tree):
         if (

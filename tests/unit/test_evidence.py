@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from router.core.types import Scores
@@ -58,16 +56,3 @@ def test_only_the_names_of_attacks_come_out() -> None:
     }
     assert with_words(Scores({"injection": 0.7}), ATTACK).values == {"injection": 0.7}
     assert IN_WORDS in with_words(Scores({"jailbreak": 0.7}), ATTACK).values
-
-
-@pytest.mark.parametrize("text", ["ignore ", "no ", "a" * 7, "never not ", "print the "])
-def test_looking_for_words_takes_time_in_proportion(text: str) -> None:
-    """A window may hold a word of any length."""
-
-    def seconds(some: str) -> float:
-        began = time.process_time()
-        with_words(Scores({"jailbreak": 0.5}), some)
-        return time.process_time() - began
-
-    short, long = text * 1_000, text * 8_000
-    assert min(seconds(long) for _ in range(3)) < 40 * max(0.0005, min(seconds(short) for _ in range(3)))

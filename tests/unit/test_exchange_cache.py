@@ -11,7 +11,7 @@ import pytest
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.exchange import Exchange
-from router.core.lookup import CachePolicy, Found, Hit, Miss
+from router.core.lookup import CachePolicy, Found, Hit, Miss, MissReason
 from router.core.messages import Action, Continue, LookedUp, Lookup, Reply, RequestBody, ResponseBody, ResponseHeaders, Route
 from router.core.models import Reasoning, ReasoningFamily
 from router.core.policy import Default
@@ -79,6 +79,7 @@ def test_a_hit_is_the_answer() -> None:
     assert {name: value for name, value in reply.headers.items() if "cache" in name or name == "x-vsr-response-path"} == {
         "x-vsr-cache-hit": "true",
         "x-vsr-cache-status": "hit:semantic",
+        "cache-status": "semantic-router; hit; detail=semantic",
         "x-vsr-cache-similarity": "0.9300",
         "x-vsr-cache-entry": "e" * 32,
         "x-vsr-cache-age": "12",
@@ -188,6 +189,7 @@ def test_shadow_routes_what_would_have_been_a_hit() -> None:
     route = found(exchange, HIT)
     assert isinstance(route, Route)
     assert route.set_headers["x-vsr-cache-status"] == "shadow:semantic"
+    assert route.set_headers["cache-status"] == "semantic-router; fwd=miss; detail=shadow:semantic"
     assert route.set_headers["x-vsr-cache-hit"] == "false"
 
 
@@ -214,7 +216,17 @@ def test_what_is_no_question_is_routed_at_once_and_not_recorded(plan: CachePlan,
     assert isinstance(action, Route)
     assert action.is_last
     assert action.set_headers["x-vsr-cache-status"] == status
+    assert action.set_headers["cache-status"] == f"semantic-router; fwd=bypass; detail={status.partition(':')[2]}"
     assert exchange.answer() is None
+
+
+@pytest.mark.parametrize(("reason", "forwarded"), [("near_miss", "miss"), ("empty", "miss"), ("no_cache", "request")])
+def test_a_miss_is_told_in_the_words_of_every_cache(reason: MissReason, forwarded: str) -> None:
+    """Why it was forwarded, as RFC 9211 sorts it, and our own word as the detail."""
+    exchange, _ = ask()
+    route = found(exchange, Miss(reason))
+    assert isinstance(route, Route)
+    assert route.set_headers["cache-status"] == f"semantic-router; fwd={forwarded}; detail={reason}"
 
 
 def test_without_a_cache_nothing_is_said_of_one() -> None:

@@ -15,11 +15,11 @@ from router.admin.explain import explain
 from router.cli.explaintext import render
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
-from router.core.choice import Choice
 from router.core.conditions import HeaderMatches, LabelIs
 from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss
 from router.core.messages import ReadSignals
 from router.core.policy import Default, Rule
+from router.core.selection import Selection
 from router.core.snapshot import Snapshot
 from router.core.types import Block, Endpoint, Missing, Reading, Scores
 from router.errors import RequestError
@@ -30,7 +30,7 @@ GUARD = Rule("no-attacks", ATTACK, SMALL, block=Block("not here", fails_closed=T
 TEAM = Rule("team", HeaderMatches("x-team", re.compile("research")), LARGE, priority=90)
 CHEAP = replace(SMALL, cost=0.2, quality_profile="llama-8b")
 DEAR = replace(LARGE, cost=2.0, quality_profile="llama-70b")
-CHOOSING = Default(CHEAP, choice=Choice((CHEAP, DEAR), 0.1))
+CHOOSING = Default(CHEAP, selection=Selection((CHEAP, DEAR), 0.1))
 PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": CachePolicy(0.8, 60.0, ("numbers",), 0.9)}, "v1")
 SECRET = "Bearer tell-nobody"
 STORED = json.dumps({"choices": [{"index": 0, "message": {"content": "Paris"}, "finish_reason": "stop"}]}).encode()
@@ -141,30 +141,32 @@ class TestHeaders:
 
 class TestAChoice:
     async def test_it_shows_the_candidates_and_why_the_winner_won(self) -> None:
-        """The operator's own models with chance, price and worth, the best first."""
+        """The operator's own models with predicted accuracy, cost and score, the best first."""
         scores = Scores({"llama-8b": 0.5, "llama-70b": 0.7, "of nobody": 0.99})
         document = await run(snapshot(default=CHOOSING), {"quality": scores})
-        assert document["choice"]["candidates"] == [
-            {"model": "large", "quality_profile": "llama-70b", "chance": 0.7, "price": 2.0, "worth": 0.6},
-            {"model": "small", "quality_profile": "llama-8b", "chance": 0.5, "price": 0.2, "worth": 0.49},
+        assert document["selection"]["candidates"] == [
+            {"model": "large", "quality_profile": "llama-70b", "accuracy": 0.7, "cost": 2.0, "score": 0.6},
+            {"model": "small", "quality_profile": "llama-8b", "accuracy": 0.5, "cost": 0.2, "score": 0.49},
         ]
         text = lines_of(document)
-        assert "choice     large: its chance, less its share of the highest price, is worth most (cost_weight 0.1)" in text
-        assert "large: chance 0.70, price 2, worth 0.60, quality profile llama-70b" in text
+        assert (
+            "selection  large: its predicted accuracy, less its share of the highest cost, scores best (cost_weight 0.1)" in text
+        )
+        assert "large: accuracy 0.70, cost 2, score 0.60, quality profile llama-70b" in text
         assert "of nobody" not in text
 
-    async def test_without_chances_the_first_model_serves_and_the_reason_stands_there(self) -> None:
+    async def test_without_predictions_the_first_model_serves_and_the_reason_stands_there(self) -> None:
         """The candidates are named all the same."""
         document = await run(snapshot(default=CHOOSING), {"quality": Missing("deadline")})
         assert document["decision"]["model"] == "small"
-        assert document["choice"]["why"] == "small: it serves while the chances cannot be told (missing (deadline))"
-        assert "large: price 2, quality profile llama-70b" in lines_of(document)
+        assert document["selection"]["why"] == "small: serves while accuracy cannot be predicted (missing (deadline))"
+        assert "large: cost 2, quality profile llama-70b" in lines_of(document)
 
-    async def test_equal_worth_says_that_price_decided(self) -> None:
-        """Else the winner would look like chance."""
-        choice = replace(CHOOSING, choice=Choice((DEAR, CHEAP), 0.0))
+    async def test_equal_scores_say_that_cost_decided(self) -> None:
+        """Else the winner would look accidental."""
+        choice = replace(CHOOSING, selection=Selection((DEAR, CHEAP), 0.0))
         document = await run(snapshot(default=choice), {"quality": Scores({"llama-8b": 0.5, "llama-70b": 0.5})})
-        assert document["choice"]["why"] == "small: equal worth goes to the cheaper"
+        assert document["selection"]["why"] == "small: of equal scores the cheaper"
 
 
 class TestTheCache:

@@ -1,17 +1,16 @@
-"""Who may import whom, as router/ARCHITECTURE.md says; and what stays out of a process that only serves."""
+"""Who may import whom, as router/ARCHITECTURE.md says."""
 
 from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROUTER = Path(__file__).parents[2] / "router"
+from tests.unit.sources import ROUTER, statements, tree_of
 
 PURE = {
     "__future__",
@@ -87,9 +86,14 @@ def files_of(part: str) -> list[Path]:
     return [file for file in found if "pb" not in file.parts]
 
 
-def imports_of(file: Path) -> Iterator[str]:
+@cache
+def imports_of(file: Path) -> tuple[str, ...]:
     """Every module that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    return tuple(_imports_of(file))
+
+
+def _imports_of(file: Path) -> Iterator[str]:
+    for node in statements(tree_of(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -141,15 +145,7 @@ def test_nobody_imports_the_builder_but_the_shell(module: str) -> None:
     shell = {f"{name}.py" for name, allowed in TABLE.items() if allowed == EVERYTHING}
     for file in ROUTER.rglob("*.py"):
         if file.relative_to(ROUTER).as_posix() not in shell:
-            assert module not in set(imports_of(file)), f"{file.relative_to(ROUTER)} imports {module}"
-
-
-def test_serving_loads_neither_training_nor_checking_nor_tracing() -> None:
-    """What is switched off, or belongs to another command, is never loaded: it could only cost and fail."""
-    code = "import sys, router.runtime.process, router.runtime.build, router.config.load; print('\\n'.join(sys.modules))"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
-    heavy = {"torch", "onnxruntime", "envoy_data_plane", "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"}
-    assert not heavy & loaded
+            assert module not in imports_of(file), f"{file.relative_to(ROUTER)} imports {module}"
 
 
 def test_rooms_stand_in_no_circle() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from router.evaluation import measures
 from router.evaluation.intent import _sign_test
 from router.evaluation.measures import bootstrap, calibration_error, macro_f1, share
 
@@ -38,6 +39,13 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     assert calibration_error(is_right, confidence) == pytest.approx(0.2)
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of what a report takes: enough for the second digit of an interval."""
+    monkeypatch.setattr(measures, "_RESAMPLES", 200)
+
+
+@pytest.mark.usefixtures("few_resamples")
 def test_a_perfectly_calibrated_model_shows_the_error_of_chance() -> None:
     """Few questions make any model look off by some points."""
     chance = np.random.default_rng(5)
@@ -49,6 +57,7 @@ def test_a_perfectly_calibrated_model_shows_the_error_of_chance() -> None:
     assert 0.01 < by_chance.value < 0.05
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_the_same_seed_gives_the_same_intervals_and_they_hold_the_value() -> None:
     """A report that changes from run to run cannot be compared."""
     chance = np.random.default_rng(1)

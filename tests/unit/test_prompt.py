@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -171,28 +170,6 @@ def test_what_the_application_wrote_is_told_from_the_conversation() -> None:
     )
     conversation = {piece.text.split("\n")[-1] for piece in read(body).conversation.pieces}
     assert conversation == {"user speaks", "assistant speaks", "tool speaks", "System speaks", "a document", "an end"}
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"messages": [{"role": "user"}] * 200_000},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 200_000}]},
-        {"documents": [["a"] * 10_000] * 20},
-        {"documents": [{"a": 1}] * 200_000},
-    ],
-)
-def test_no_body_takes_long(body: dict[str, Any]) -> None:
-    """What is looked at is bounded, not only what is read: a tenth of a second would be felt by everybody else."""
-    members = read_document(json.dumps(body).encode())[1]
-    least = min(_seconds(lambda: prompt_of(Endpoint.CHAT, members, LIMIT)) for _ in range(3))
-    assert least < 0.1
-
-
-def _seconds(work: Any) -> float:
-    began = time.process_time()
-    work()
-    return time.process_time() - began
 
 
 def test_a_deep_body_is_read() -> None:

@@ -108,7 +108,7 @@ def test_an_answer_that_is_none_is_empty_and_a_small_one_cannot_grow_without_bou
     assert unpacked(packed(b"answer")) == b"answer"
     for text in ("", "x", "\u2028", packed(b"answer")[:-3], b85encode(b"no zlib").decode(), 'a"b'):
         assert unpacked(text) == b""
-    bomb = b85encode(zlib.compress(bytes(40_000_000), 9)).decode()
+    bomb = b85encode(zlib.compress(bytes(17_000_000), 9)).decode()
     assert len(bomb) < MAX_STORED_BYTES
     assert unpacked(bomb) == b""
 
@@ -157,7 +157,7 @@ def test_a_invalidation_of_no_time_is_passed_over(created: Any) -> None:
 
 
 def test_reading_never_raises_whatever_a_row_holds() -> None:
-    """Ten thousand rows with fields missing, swapped for others, or of another type."""
+    """Every field alone missing or of another type, and a thousand rows with several such fields."""
     generator = random.Random(1)
     good = row_of(ENTRY)
     assert good is not None

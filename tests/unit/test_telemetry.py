@@ -23,7 +23,7 @@ from router.cache.stores.base import Store
 from router.cache.stores.sync import StoreSync
 from router.cache.tiers import Encoded
 from router.cache.verifier import Verifier
-from router.core.outcome import Outcome, Usage
+from router.core.outcome import ExchangeRecord, Usage
 from router.telemetry import Telemetry
 from router.telemetry.merge import merge
 from router.telemetry.metrics import Metrics
@@ -31,7 +31,7 @@ from router.telemetry.supervision import page_of
 from tests.waiting import until
 
 DASHBOARDS = Path(__file__).parents[2] / "deploy" / "dashboards"
-ROUTED = Outcome(
+ROUTED = ExchangeRecord(
     "completed",
     endpoint="chat",
     request_id="r-1",
@@ -53,15 +53,15 @@ ROUTED = Outcome(
     duration_s=1.5,
 )
 SUPERVISORS = {"llm_router_workers", "llm_router_worker_failed_starts_total", "llm_router_restarts_total"}
-DIRECT = Outcome(
+DIRECT = ExchangeRecord(
     "routed", "chat", requested_model="small", model="small", decision="explicit_model", reason="explicit_model", routing_s=0.001
 )
 DEGRADED = replace(DIRECT, requested_model="auto", decision="default", missing={"intent": "deadline"}, category="unknown")
-REFUSED = Outcome("replied", "chat", response_path="error", error_code="model_not_found", http_status=404)
-FAILED = Outcome("failed", "chat")
-BLOCKED = Outcome("replied", "chat", decision="guard", reason="matched", block_reason="matched", error_code="blocked")
+REFUSED = ExchangeRecord("replied", "chat", response_path="error", error_code="model_not_found", http_status=404)
+FAILED = ExchangeRecord("failed", "chat")
+BLOCKED = ExchangeRecord("replied", "chat", decision="guard", reason="matched", block_reason="matched", error_code="blocked")
 UNREADABLE = replace(BLOCKED, reason="signal_missing", block_reason="too_long", error_code="unreadable")
-HIT = Outcome(
+HIT = ExchangeRecord(
     "replied", "chat", "cache", requested_model="auto", decision="faq", model="small", cache="hit", cache_reason="semantic"
 )  # fmt: skip
 
@@ -100,7 +100,7 @@ def metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics]:
     counting.close()
 
 
-def count(metrics: Metrics, *outcomes: Outcome) -> str:
+def count(metrics: Metrics, *outcomes: ExchangeRecord) -> str:
     """The page after these exchanges."""
     for outcome in outcomes:
         metrics.begin({}).end(outcome)
@@ -182,12 +182,12 @@ class TestMetrics:
             (replace(HIT, ending="failed", response_path="upstream", cache="off"), False, "faq"),
             (REFUSED, False, ""),
             (FAILED, False, ""),
-            (Outcome("replied", "models", response_path="models", http_status=200), False, ""),
-            (Outcome("abandoned", "chat"), False, ""),
+            (ExchangeRecord("replied", "models", response_path="models", http_status=200), False, ""),
+            (ExchangeRecord("abandoned", "chat"), False, ""),
         ],
     )
     def test_only_what_a_model_was_asked_counts_as_its_request(
-        self, metrics: Metrics, outcome: Outcome, asked: bool, decided: str
+        self, metrics: Metrics, outcome: ExchangeRecord, asked: bool, decided: str
     ) -> None:
         """Not a hit, a block or an error; the decision is counted whatever came of it."""
         page = families(count(metrics, outcome))
@@ -234,14 +234,14 @@ class TestMetrics:
         other.close()
 
     async def test_a_loop_that_was_held_up_is_seen(self, metrics: Metrics) -> None:
-        """A callback that computes for 0.2 s makes what was due meanwhile late."""
+        """A callback that computes for 0.05 s makes what was due meanwhile late."""
         watching = asyncio.create_task(metrics.watch_loop())
         await asyncio.sleep(0)
-        time.sleep(0.2)  # noqa: ASYNC251 - the situation under test
+        time.sleep(0.05)  # noqa: ASYNC251 - the situation under test
         await until(lambda: "llm_router_event_loop_lag_seconds" in metrics.render().decode())
         watching.cancel()
         lag = families(metrics.render().decode())["llm_router_event_loop_lag_seconds"]
-        assert next(sample.value for sample in lag.samples if sample.name.endswith("_sum")) > 0.1
+        assert next(sample.value for sample in lag.samples if sample.name.endswith("_sum")) > 0.03
 
     async def test_workers_pages_merge_into_one(self, metrics: Metrics) -> None:
         """Every sample once for each worker, told apart by a label; names, types and values stay."""
@@ -358,7 +358,7 @@ class Leaving:
 
     def __init__(self, headers: dict[str, str]) -> None:
         self.headers, self.seen = headers, dict[str, str]()
-        self.ended, self.is_closed = list[Outcome](), False
+        self.ended, self.is_closed = list[ExchangeRecord](), False
 
     def begin(self, headers: Any) -> Leaving:
         """Its own mark."""
@@ -369,7 +369,7 @@ class Leaving:
         """As given."""
         return self.headers
 
-    def end(self, outcome: Outcome) -> None:
+    def end(self, outcome: ExchangeRecord) -> None:
         """Keep it."""
         self.ended.append(outcome)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.openai.completion import Answer, AnswerReader, NotStorable, as_json, as_stream, decode
@@ -151,7 +151,6 @@ class TestStream:
         st.sampled_from(["\n\n", "\r\n\r\n", "\r\r"]),
         st.sampled_from(["data: ", "data:"]),
     )
-    @settings(max_examples=200, deadline=None)
     def test_any_split_gives_the_same_answer(self, cuts: list[int], end: str, field: str) -> None:
         """At any byte, with any line end, with or without a space behind `data:`."""
         data = stream(*STREAM, end=end, field=field)
@@ -236,7 +235,6 @@ class TestReplay:
         assert [each["choices"][0]["finish_reason"] for each in chunks] == [None] * (len(chunks) - 1) + ["stop"]
 
     @given(st.text(min_size=1, max_size=9000).map(lambda text: f"{text}."), st.text(max_size=50))
-    @settings(max_examples=150, deadline=None)
     def test_text_survives_every_way_through(self, content: str, thought: str) -> None:
         """JSON to stream to JSON, whatever the characters: newlines, half surrogate pairs, anything."""
         first = read(body(message={"content": content, "reasoning_content": thought}))

@@ -126,17 +126,3 @@ def test_the_shipped_table_promises_less_for_a_higher_bar() -> None:
     rates = [point.max_false_hit_rate for point in bars.points]
     assert rates == sorted(rates, reverse=True)
     assert bars.point(0.01) is not None
-
-
-def test_a_table_of_other_models_is_refused_at_start() -> None:
-    """It says nothing about these."""
-    from router.runtime.build import build
-
-    text = f"""
-version: 1
-models: {{ small: {{ cluster: small }} }}
-semantic_cache: {{ enabled: true, backend_type: memory, calibration: {TINY / "calibration.json"}, {ON} shadow: true }}
-default: {{ model: small }}
-"""
-    with pytest.raises(ConfigError, match="made with other models"):
-        build(parse(text, "config.yaml"))

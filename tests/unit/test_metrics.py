@@ -15,7 +15,7 @@ from router.core.conditions import LabelIs
 from router.core.exchange import Exchange
 from router.core.lookup import CachePolicy, Hit, Miss
 from router.core.messages import LookedUp, ReadSignals, RequestBody, ResponseBody, ResponseHeaders
-from router.core.outcome import Outcome
+from router.core.outcome import ExchangeRecord
 from router.core.policy import Rule
 from router.core.snapshot import Snapshot
 from router.core.types import Block, Missing
@@ -36,20 +36,20 @@ def caching(shadow: bool = False) -> Snapshot:
     return replace(snapshot(), cache=plan)
 
 
-def ended(exchange: Exchange, ending: str = "") -> Outcome:
+def ended(exchange: Exchange, ending: str = "") -> ExchangeRecord:
     """The record, with a time for what was routed, as the shell adds it."""
     outcome = exchange.outcome(ending or exchange.ending)
     return replace(outcome, routing_s=0.01 if outcome.response_path == "upstream" else 0.0, duration_s=1.0)
 
 
-def asked(shot: Snapshot, body: bytes, readings: dict | None = None, ending: str = "", **headers: str) -> Outcome:
+def asked(shot: Snapshot, body: bytes, readings: dict | None = None, ending: str = "", **headers: str) -> ExchangeRecord:
     """An exchange up to the answer to its request."""
     exchange = Exchange(shot)
     send(exchange, body, readings, **headers)
     return ended(exchange, ending)
 
 
-def looked_up(shot: Snapshot, found: Hit | Miss, ending: str = "", **headers: str) -> Outcome:
+def looked_up(shot: Snapshot, found: Hit | Miss, ending: str = "", **headers: str) -> ExchangeRecord:
     """An exchange that asked the cache, and what the cache said."""
     exchange = Exchange(shot)
     send(exchange, chat_body("What is a monad?"), **headers)
@@ -57,7 +57,7 @@ def looked_up(shot: Snapshot, found: Hit | Miss, ending: str = "", **headers: st
     return ended(exchange, ending)
 
 
-def waiting(shot: Snapshot, body: bytes) -> Outcome:
+def waiting(shot: Snapshot, body: bytes) -> ExchangeRecord:
     """An exchange that was given up while the shell measured, or looked into the cache."""
     exchange = Exchange(shot)
     send(exchange, body) if shot.cache else begin(exchange, body)
@@ -70,7 +70,9 @@ def begin(exchange: Exchange, body: bytes) -> None:
     assert isinstance(exchange.receive(RequestBody(body)), ReadSignals)
 
 
-def answered(status: str = "200", kind: str = "application/json", *, is_stream: bool = False, is_whole: bool = True) -> Outcome:
+def answered(
+    status: str = "200", kind: str = "application/json", *, is_stream: bool = False, is_whole: bool = True
+) -> ExchangeRecord:
     """An exchange whose answer passes us."""
     exchange = Exchange(RECORDING)
     send(exchange, chat_body("Prove it.", stream=is_stream), MATH)
@@ -81,14 +83,14 @@ def answered(status: str = "200", kind: str = "application/json", *, is_stream: 
     return replace(outcome, first_token_s=0.2 if exchange.is_streamed else None)
 
 
-def passed(path: str = "/v1/audio/speech") -> Outcome:
+def passed(path: str = "/v1/audio/speech") -> ExchangeRecord:
     """An exchange of no path of ours."""
     exchange = Exchange(RULES)
     exchange.receive(request_headers(path))
     return ended(exchange)
 
 
-def listed() -> Outcome:
+def listed() -> ExchangeRecord:
     """The list of models."""
     exchange = Exchange(RULES)
     exchange.receive(request_headers("/v1/models", "GET"))
@@ -122,7 +124,7 @@ BLOCKED = {
     exchanges("replied"),
 }
 
-CASES: dict[str, tuple[Callable[[], Outcome], set[str]]] = {
+CASES: dict[str, tuple[Callable[[], ExchangeRecord], set[str]]] = {
     "routed by a rule": (
         lambda: asked(RULES, chat_body("Prove it."), MATH),
         {exchanges("routed"), *PROOF, *TO_LARGE},
@@ -260,7 +262,7 @@ def test_what_an_exchange_counts(metrics: Metrics, case: str) -> None:
 
 
 def test_every_ending_and_path_is_in_the_table() -> None:
-    """As `Outcome` names them."""
+    """As `ExchangeRecord` names them."""
     outcomes = [make() for make, _ in CASES.values()]
     assert {outcome.ending for outcome in outcomes} == {"routed", "replied", "completed", "passed", "abandoned", "failed"}
     assert {outcome.response_path for outcome in outcomes} == {"upstream", "cache", "models", "error", "bypass"}

@@ -8,7 +8,7 @@ import pytest
 
 from router.envoy.check import check
 from router.errors import Problem
-from tests.unit.test_check import CONFIG, problems, without_envoy
+from tests.contract.test_check_findings import CONFIG, problems, without_envoy
 
 __all__ = ["without_envoy"]
 pytestmark = pytest.mark.usefixtures("without_envoy")

@@ -11,7 +11,8 @@ import pytest
 from router.cli.help import EXAMPLES, commands_of
 from router.cli.main import _parser
 
-COMMANDS = dict(commands_of(_parser()))
+PARSER = _parser()
+COMMANDS = dict(commands_of(PARSER))
 
 
 @pytest.mark.parametrize("path", COMMANDS)
@@ -33,17 +34,17 @@ def test_an_example_can_be_typed(path: str) -> None:
         words = shlex.split(line.partition(" < ")[0])
         assert words[0] == "semantic-router"
         assert words[1 : len(path.split()) + 1] == path.split()
-        assert _parser().parse_args(words[1:]).run
+        assert PARSER.parse_args(words[1:]).run
 
 
 @pytest.mark.parametrize("line", ["cache --admin a:1 --config x.yaml stats", "cache stats --admin a:1 --config x.yaml"])
 def test_common_options_stand_before_or_behind_the_operation(line: str) -> None:
     """As the usage of either shows them."""
-    options = _parser().parse_args(shlex.split(line))
+    options = PARSER.parse_args(shlex.split(line))
     assert (options.admin, options.config) == ("a:1", Path("x.yaml"))
 
 
 def test_without_them_the_defaults_hold() -> None:
     """The operation's own do not hide the command's."""
-    options = _parser().parse_args(["cache", "stats"])
+    options = PARSER.parse_args(["cache", "stats"])
     assert (options.admin, options.config) == (None, Path("config/config.yaml"))

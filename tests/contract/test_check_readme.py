@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_check import CONFIG, ROOT, problems, without_envoy
-from tests.unit.test_check_guards import CACHING, GUARDED, SWITCHED, behind_the_router
+from tests.contract.test_check_findings import CONFIG, ROOT, problems, without_envoy
+from tests.contract.test_check_guards import CACHING, GUARDED, SWITCHED, behind_the_router
 
 __all__ = ["without_envoy"]
 USAGE = CONFIG + "telemetry: { track_token_usage: true }\n"

@@ -1,8 +1,7 @@
-"""What the keeper does with a store that takes some things and not others, fails, and lies: it goes on."""
+"""What `StoreSync` does with a store that takes some things and not others, fails, and lies: it goes on."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from router.cache.stores.base import REFUSED, Changes
 from router.cache.stores.sync import StoreSync
 from router.cache.verifier import Verifier
 from router.errors import BackendError, ConfigError, Problem
+from tests.waiting import until
 
 
 class Picky:
@@ -99,15 +99,8 @@ async def no_encoder(text: str) -> Any:
     raise AssertionError(text)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for it."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 class Rig:
-    """A keeper of a picky store, with a cache."""
+    """The sync of a picky store, with a cache."""
 
     def __init__(self, now: Callable[[], float] = time.time, **settings: Any) -> None:
         self.store = Picky()
@@ -284,7 +277,7 @@ async def test_no_error_of_whatever_kind_ends_the_stores_task(error: Exception, 
     await until(lambda: rig.store.taken == ["a"] and not rig.store.fails_changes)
     rig.store_sync.add(entry("b"))
     await until(lambda: rig.store.taken == ["a", "b"])
-    assert f"{type(error).__name__} at test_keeper.py:" in caplog.text
+    assert f"{type(error).__name__} at test_store_sync.py:" in caplog.text
     assert "secret" not in caplog.text
     await rig.store_sync.close()
 
@@ -299,9 +292,10 @@ async def test_a_store_that_is_refused_later_is_used_again_when_it_may_be() -> N
     rig = Rig()
     rig.store.fails_changes = [BackendError("unavailable")]
     await rig.open()
-    rig.store.fails_open = [refusal] * 3
+    rig.store.fails_open = [refusal] * 10_000
     rig.store_sync.add(entry("a"))
     await until(lambda: rig.store_sync.state.is_refused)
+    rig.store.fails_open.clear()
     rig.store_sync.add(entry("b"))
     await until(lambda: rig.store.taken == ["a", "b"])
     assert not rig.store_sync.state.is_refused
