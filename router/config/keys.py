@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast
 
 from router.config.reader import Item, Section
 
@@ -36,7 +37,6 @@ class Kind(Protocol):
         ...
 
 
-@runtime_checkable
 class ValueKind(Kind, Protocol):
     """One that needs nothing else to be read."""
 
@@ -60,6 +60,11 @@ class Key:
     shown: str
     """The default in words, where the field's own is not what acts."""
 
+    @property
+    def is_value(self) -> bool:
+        """Its kind is a `ValueKind`; `isinstance` of a protocol would take longer than reading the key."""
+        return hasattr(self.kind, "read")
+
 
 def key(
     kind: Kind, does: str, default: object = None, *, name: str = "", required: str = "", shown: str = ""
@@ -82,7 +87,8 @@ def subsection(declared: type[object], does: str, *, shown: str = "") -> Any:
     return key(SectionOf(declared), does, declared(), shown=shown)
 
 
-def keys_of(declared: type[object]) -> tuple[Key, ...]:
+@functools.cache
+def keys_of(declared: type[Any]) -> tuple[Key, ...]:
     """The keys that a dataclass declares, in its own order."""
     found = []
     for field in dataclasses.fields(cast("Any", declared)):
@@ -113,7 +119,7 @@ def read_key(section: Section, declared: Key, default: object) -> object:
     """The value of one key; the default when it is absent."""
     item = section.item(declared.name)
     if item is not None:
-        return declared.kind.read(item, default) if isinstance(declared.kind, ValueKind) else default
+        return cast("ValueKind", declared.kind).read(item, default) if declared.is_value else default
     if declared.required:
         section.problem(declared.name, f"is missing; {declared.required}")
     return default
