@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import re
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
@@ -82,12 +81,11 @@ def key(
     return dataclasses.field(default=default, metadata={"key": (kind, does, name, required, shown)})
 
 
-def subsection(declared: type[object], does: str, *, shown: str = "") -> Any:
+def subsection(declared: type[Any], does: str, *, shown: str = "") -> Any:
     """A dataclass field that is a section with keys of its own; see `key`."""
     return key(SectionOf(declared), does, declared(), shown=shown)
 
 
-@functools.cache
 def keys_of(declared: type[Any]) -> tuple[Key, ...]:
     """The keys that a dataclass declares, in its own order."""
     found = []
@@ -327,7 +325,7 @@ class ListOf:
         return {"type": ["array", "null"], "items": section_schema(self.declared)}
 
 
-def section_schema(declared: type[object]) -> JsonSchema:
+def section_schema(declared: type[Any]) -> JsonSchema:
     """What a mapping with declared keys may hold. An empty section (`signals:`) means its defaults."""
     keys = keys_of(declared)
     required = [each.name for each in keys if each.required]
@@ -336,7 +334,7 @@ def section_schema(declared: type[object]) -> JsonSchema:
     return found | ({"required": required} if required else {})
 
 
-def _described(declared: Key, section: type[object]) -> JsonSchema:
+def _described(declared: Key, section: type[Any]) -> JsonSchema:
     schema = dict(declared.kind.schema)
     if declared.does:
         schema["description"] = declared.does
