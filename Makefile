@@ -22,7 +22,7 @@ run:  ## Envoy, router and mock models on this machine; Ctrl-C stops all of it
 
 test:  ## unit, contract and end-to-end tests
 	$(for_dev)
-	@exec $(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@UNIT_EXAMPLES=$${UNIT_EXAMPLES:-100} exec $(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check:  ## lint, format and types
 	$(for_dev)

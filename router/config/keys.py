@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast
 
 from router.config.reader import Item, Section
 
@@ -36,7 +36,6 @@ class Kind(Protocol):
         ...
 
 
-@runtime_checkable
 class ValueKind(Kind, Protocol):
     """One that needs nothing else to be read."""
 
@@ -60,6 +59,11 @@ class Key:
     shown: str
     """The default in words, where the field's own is not what acts."""
 
+    @property
+    def is_value(self) -> bool:
+        """Its kind is a `ValueKind`; `isinstance` of a protocol would take longer than reading the key."""
+        return hasattr(self.kind, "read")
+
 
 def key(
     kind: Kind, does: str, default: object = None, *, name: str = "", required: str = "", shown: str = ""
@@ -77,12 +81,12 @@ def key(
     return dataclasses.field(default=default, metadata={"key": (kind, does, name, required, shown)})
 
 
-def subsection(declared: type[object], does: str, *, shown: str = "") -> Any:
+def subsection(declared: type[Any], does: str, *, shown: str = "") -> Any:
     """A dataclass field that is a section with keys of its own; see `key`."""
     return key(SectionOf(declared), does, declared(), shown=shown)
 
 
-def keys_of(declared: type[object]) -> tuple[Key, ...]:
+def keys_of(declared: type[Any]) -> tuple[Key, ...]:
     """The keys that a dataclass declares, in its own order."""
     found = []
     for field in dataclasses.fields(cast("Any", declared)):
@@ -113,7 +117,7 @@ def read_key(section: Section, declared: Key, default: object) -> object:
     """The value of one key; the default when it is absent."""
     item = section.item(declared.name)
     if item is not None:
-        return declared.kind.read(item, default) if isinstance(declared.kind, ValueKind) else default
+        return cast("ValueKind", declared.kind).read(item, default) if declared.is_value else default
     if declared.required:
         section.problem(declared.name, f"is missing; {declared.required}")
     return default
@@ -321,7 +325,7 @@ class ListOf:
         return {"type": ["array", "null"], "items": section_schema(self.declared)}
 
 
-def section_schema(declared: type[object]) -> JsonSchema:
+def section_schema(declared: type[Any]) -> JsonSchema:
     """What a mapping with declared keys may hold. An empty section (`signals:`) means its defaults."""
     keys = keys_of(declared)
     required = [each.name for each in keys if each.required]
@@ -330,7 +334,7 @@ def section_schema(declared: type[object]) -> JsonSchema:
     return found | ({"required": required} if required else {})
 
 
-def _described(declared: Key, section: type[object]) -> JsonSchema:
+def _described(declared: Key, section: type[Any]) -> JsonSchema:
     schema = dict(declared.kind.schema)
     if declared.does:
         schema["description"] = declared.does

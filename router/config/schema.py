@@ -40,7 +40,7 @@ def rows() -> dict[str, str]:
     return found | {f"milvus.{path}": row for path, row in _rows("", MilvusKeys)}
 
 
-def _rows(prefix: str, declared: type[object]) -> Iterator[tuple[str, str]]:
+def _rows(prefix: str, declared: type[Any]) -> Iterator[tuple[str, str]]:
     for each in keys_of(declared):
         path = f"{prefix}.{each.name}" if prefix else each.name
         yield path, f"| `{path}` | {each.kind.words} | {_default(each, declared)} | {each.does} |"
@@ -62,7 +62,7 @@ def _inside(kind: Kind) -> tuple[str, type[object]] | None:
     return ("", nested) if nested else None
 
 
-def _default(each: Key, declared: type[object]) -> str:
+def _default(each: Key, declared: type[Any]) -> str:
     if each.required:
         return "required"
     if declared is DecisionCacheKeys:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 EXAMPLES = int(os.environ.get("UNIT_EXAMPLES", "25"))
-"""Of each property, other ones in every run; UNIT_EXAMPLES=1000 looks longer."""
+"""Examples of each property, different ones in every run. `make test` takes 100; UNIT_EXAMPLES=1000 looks longer."""
 settings.register_profile("unit", max_examples=EXAMPLES, deadline=None)
 settings.load_profile("unit")
 
