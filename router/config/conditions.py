@@ -301,9 +301,8 @@ def _by_kind(key: str, item: Item, context: ConditionContext) -> list[Condition]
 
 
 def _value(key: str, item: Item, fallback: object) -> object:
-    """What the operator wrote, checked by the kind of the key."""
-    kind = _KINDS[key]
-    return kind.read(item, fallback) if isinstance(kind, ValueKind) else fallback
+    """What the operator wrote, checked by the kind of the key, which needs nothing else to be read."""
+    return cast("ValueKind", _KINDS[key]).read(item, fallback)
 
 
 def _header_matches(key: str, item: Item, context: ConditionContext) -> list[Condition]:
