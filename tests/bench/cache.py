@@ -35,13 +35,13 @@ _fresh = itertools.count(1)
 
 
 def asked(text: str, model: str = "auto") -> bytes:
-    """A chat request of somebody."""
+    """A chat request of a principal."""
     body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0.7}
     return request(CHAT, json.dumps(body).encode(), authorization="Bearer bench")
 
 
 def paraphrases() -> Iterator[bytes]:
-    """Ever new wordings of questions that were asked before: the encoder has to run, and a guard has to let them pass."""
+    """New wordings of questions that were asked before. The encoder has to run, and the checks have to accept them."""
     starts = ["How do I", "How can I", "Please tell me how to", "how to", "How should I", "Could you explain how I"]
     for number in _fresh:
         yield asked(
@@ -50,7 +50,7 @@ def paraphrases() -> Iterator[bytes]:
 
 
 async def hits(folder: Path, rounds: int, count: int) -> None:
-    """Through Envoy: a hit by key, a hit by meaning, and what they are held against."""
+    """Hits through Envoy: an exact hit, a semantic hit, and their comparisons."""
 
     def edit(rig: Rig) -> None:
         before = rig.edit_config
@@ -102,7 +102,7 @@ async def hits(folder: Path, rounds: int, count: int) -> None:
 
 
 async def recording(rig: Rig, rounds: int) -> None:
-    """A streamed answer that is recorded to be stored, and the same that is not: each event's way, and the end of it all."""
+    """A streamed answer that is recorded and stored, and one that is not: the lag of each event, and the total time."""
     lags: dict[str, list[float]] = {"no-store": [], "max-age=60": []}
     whole: dict[str, list[float]] = {name: [] for name in lags}
     for _ in range(rounds * 6):
@@ -127,7 +127,7 @@ def _pass(encoder: Encoder) -> float:
 
 
 async def growth(sizes: list[int]) -> None:
-    """In the process: lookups among entries of one partition, and what an entry takes. Vectors are clustered, as questions."""
+    """In this process: lookups in one partition, and the memory of an entry. Vectors cluster as questions do."""
     random = np.random.default_rng(1)
     vectors: dict[str, np.ndarray] = {}
 
@@ -179,17 +179,17 @@ def row_of(cache: Cache, number: int | None) -> np.ndarray:
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Of unit length, float32."""
+    """Vectors of unit length, float32."""
     scaled: np.ndarray = (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
     return scaled
 
 
 def memory() -> int:
-    """Bytes resident now (Linux)."""
+    """Resident bytes now (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def run(folder: Path, rounds: int, count: int, sizes: list[int]) -> None:
-    """All of it."""
+    """Run all parts."""
     asyncio.run(hits(folder, rounds, count))
     asyncio.run(growth(sizes))

@@ -1,4 +1,4 @@
-"""The contract of stores, kept by Milvus Lite and by a Milvus server."""
+"""Milvus Lite and a Milvus server keep the contract of stores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TestMilvusLite(StoreContract):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Store]:
-        """One folder for all tests."""
+        """A store in one folder for all tests."""
         file: Path = tmp_path_factory.mktemp("lite") / "cache.db"
         return lambda versions: MilvusStore(MilvusSettings(file=file), versions)
 
@@ -28,6 +28,6 @@ class TestMilvusServer(StoreContract):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls, server: int) -> Callable[[str], Store]:  # noqa: F811
-        """One collection for all tests: making one takes the server seconds."""
+        """A store in one collection for all tests: the server needs seconds to make one."""
         settings = settings_of(server, consistency_level="Strong")
         return lambda versions: MilvusStore(settings, versions)

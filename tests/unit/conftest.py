@@ -1,4 +1,4 @@
-"""Unit tests stay inside their process: one that opens a socket or starts a process fails, and is told where it belongs."""
+"""Unit tests stay inside their process. One that opens a socket or starts a process fails, and is told where it belongs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 EXAMPLES = int(os.environ.get("UNIT_EXAMPLES", "25"))
-"""Of each property, other ones in every run; UNIT_EXAMPLES=1000 looks longer."""
+"""Examples per property. Each run draws other ones; UNIT_EXAMPLES=1000 looks longer."""
 settings.register_profile("unit", max_examples=EXAMPLES, deadline=None)
 settings.load_profile("unit")
 
@@ -34,7 +34,7 @@ def refuse(*arguments: object, **_: object) -> NoReturn:
 
 @pytest.fixture(autouse=True, scope="module")
 def inside_the_process() -> Iterator[None]:
-    """Replace every way out of the process while the unit tests of a file run."""
+    """Replace every way out of the process while the unit tests of one file run."""
     with pytest.MonkeyPatch.context() as patch:
         for place, name in FORBIDDEN:
             patch.setattr(place, name, refuse)
