@@ -71,8 +71,8 @@ async def hits(folder: Path, rounds: int, count: int) -> None:
         await closed_loop(rig.envoy_port, itertools.repeat(asked("What is the capital of France?")), 1, 20)
         variants: dict[str, tuple[Iterator[bytes], int]] = {
             "trivial ext_proc reply (unknown model)": (itertools.repeat(asked("hi", model="none")), 404),
-            "hit by key": (itertools.repeat(asked("What is the capital of France?")), 200),
-            "hit by meaning": (paraphrases(), 200),
+            "exact hit": (itertools.repeat(asked("What is the capital of France?")), 200),
+            "semantic hit": (paraphrases(), 200),
             "miss, answered by the model": ((asked(f"What is the meaning of number {n} in numerology?") for n in _fresh), 200),
         }
         await recording(rig, rounds)
@@ -97,8 +97,8 @@ async def hits(folder: Path, rounds: int, count: int) -> None:
         )
     print(f"  {'the encoder pass alone':48}{statistics.median(alone) * 1000:12.2f}")
     trivial = medians["trivial ext_proc reply (unknown model)"]
-    ratio = statistics.median(a / b for a, b in zip(medians["hit by key"], trivial, strict=True))
-    print(f"  a hit by key takes {ratio:.2f} times a trivial reply")
+    ratio = statistics.median(a / b for a, b in zip(medians["exact hit"], trivial, strict=True))
+    print(f"  an exact hit takes {ratio:.2f} times a trivial reply")
 
 
 async def recording(rig: Rig, rounds: int) -> None:
@@ -127,7 +127,7 @@ def _pass(encoder: Encoder) -> float:
 
 
 async def growth(sizes: list[int]) -> None:
-    """In this process: lookups in one partition, and the memory of an entry. Vectors cluster as questions do."""
+    """In this process: lookups in one namespace, and the memory of an entry. Vectors cluster as questions do."""
     random = np.random.default_rng(1)
     vectors: dict[str, np.ndarray] = {}
 
@@ -137,7 +137,7 @@ async def growth(sizes: list[int]) -> None:
 
     cache = Cache(CacheLimits(max_entries=10**9, most_held_bytes=2**60), encode, Verifier(), None)
     part = digest("bench")
-    print("\nThe cache in the process, one partition      by key p50   by meaning p50      p99 us   bytes an entry")
+    print("\nThe cache in the process, one namespace       exact p50    semantic p50      p99 us   bytes an entry")
     centres = unit(random.standard_normal((5_000, 384)))
     gc.collect()
     before, stored = memory(), 0

@@ -32,7 +32,7 @@ def direction(number: int) -> np.ndarray:
 
 
 def entry(text: str = "t", **others: object) -> Entry:
-    """A new entry in a partition of its own."""
+    """A new entry in a namespace of its own."""
     key, partition, created_ms = uuid.uuid4().hex, uuid.uuid4().hex, now_ms()
     made = Entry(uuid.uuid4().hex, key, partition, "s", "d", "m", text, ANSWER, created_ms, created_ms + 600_000, direction(0))
     return replace(made, **others)  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ class StoreContract:
         await until(is_replaced)
         assert await store.answer("0" * 32) is None
 
-    async def test_neighbours_are_of_one_partition_and_the_nearest_comes_first(self, store: Store) -> None:
+    async def test_neighbours_are_of_one_namespace_and_the_nearest_comes_first(self, store: Store) -> None:
         """They come with similarity and with what is served. Entries without a vector, and expired ones, are not neighbours."""
         near, far = entry("near"), entry("far", vector=((direction(0) + direction(1)) / 2**0.5).astype(np.float32))
         far = replace(far, partition=near.partition)

@@ -41,7 +41,7 @@ needs_server = pytest.mark.skipif(PROGRAM is None, reason="the Milvus server's w
 
 
 def question(text: str = CAPITAL, partition: str = "p", **others: str) -> CacheQuery:
-    """A question in the partition of this short name."""
+    """A question in the namespace of this short name."""
     part = digest(partition)
     values = {"scope": "alice", "decision": "default", "model": "small", **others}
     return CacheQuery(text, part, digest(f"{part}\n{text}"), **values)
@@ -195,7 +195,7 @@ class TestEveryStore:
         await store(cache, "How do I enable dark mode?")
         assert await ask(cache, "How do I disable dark mode?") == Miss("opposites")
 
-    async def test_partitions_never_meet(self, site: Site) -> None:
+    async def test_namespaces_never_meet(self, site: Site) -> None:
         """This holds even for the same text."""
         cache = await site.open()
         await store(cache)
@@ -286,7 +286,7 @@ class TestEveryStore:
         await store(cache, "c")
         assert isinstance(await ask(cache, "c"), Hit)
 
-    async def test_a_wrong_answer_that_is_reported_is_not_given_again(self, site: Site) -> None:
+    async def test_a_wrong_answer_that_is_rejected_is_not_given_again(self, site: Site) -> None:
         """The entry is removed, and the two questions are not paired again, even when the answer is stored anew."""
         cache = await site.open()
         await store(cache)
@@ -363,7 +363,7 @@ class TestSingleFlight:
         cache.complete(pending, None)
 
     async def test_other_questions_do_not_wait(self, cache: Cache) -> None:
-        """Questions of another partition, and those with waiting switched off, do not wait either."""
+        """Questions of another namespace, and those with waiting switched off, do not wait either."""
         pending = await self.lead(cache)
         async with asyncio.timeout(1):
             assert isinstance(await ask(cache, "What is the capital of Germany?", cache_policy=self.WAITING), Miss)
@@ -405,7 +405,7 @@ class TestStoresThatLast:
         assert len(stored.keys[0]) == 32
 
     async def test_what_was_forgotten_stays_forgotten(self, stored: Site) -> None:
-        """This covers expired, invalidated and reported entries."""
+        """This covers expired, invalidated and rejected entries."""
         cache = await stored.open()
         await store(cache, "a", cache_policy=replace(TERMS, ttl_s=1))
         await store(cache, "b", decision="faq")
@@ -561,7 +561,7 @@ class TestReplicas:
         assert isinstance(await ask(cache, SAME), Miss)
 
     async def test_an_invalidation_reaches_all(self, replicas: Site) -> None:
-        """The same holds for reports: entries leave, and pairs are rejected."""
+        """The same holds for rejections: entries leave, and pairs stay apart."""
         one, other = await replicas.open(), await replicas.open()
         for text in (CAPITAL, "a", "b"):
             await store(one, text)

@@ -1,4 +1,4 @@
-"""A wrong answer that is reported is removed, and its questions are not paired again: in any store and replica, also after a
+"""A wrong answer that is rejected is removed, and its questions are not paired again: in any store and replica, also after a
 restart.
 """
 
@@ -77,7 +77,7 @@ async def test_both_directions(site: Site) -> None:  # noqa: F811
 
 
 async def test_after_a_restart(site: Site) -> None:  # noqa: F811
-    """This covers reports made before the restart, and later reports of hits from before it."""
+    """This covers rejections made before the restart, and later ones of hits from before it."""
     cache = await site.open()
     hit = await wrong_hit(cache)
     cache.report(hit.entry_id)
@@ -88,7 +88,7 @@ async def test_after_a_restart(site: Site) -> None:  # noqa: F811
     await assert_not_paired(site, again)
 
 
-async def test_what_was_given_before_a_restart_is_reported_after_it(site: Site) -> None:  # noqa: F811
+async def test_what_was_given_before_a_restart_is_rejected_after_it(site: Site) -> None:  # noqa: F811
     """The hit's reference says all that is needed. Nobody has to remember the hit or hold the entry."""
     cache = await site.open()
     hit = await wrong_hit(cache)
@@ -125,7 +125,7 @@ async def test_an_answer_to_its_own_question_is_forgotten_and_nothing_is_kept_ap
     assert isinstance(await ask(cache, SAME), Hit)
 
 
-async def test_a_reported_pair_does_not_share_an_answer_under_way_either(encoder: Encoder) -> None:  # noqa: F811
+async def test_a_rejected_pair_does_not_share_an_answer_under_way_either(encoder: Encoder) -> None:  # noqa: F811
     """Single flight pairs questions as well."""
     cache = await Site(encoder, None).open()
     hit = await wrong_hit(cache)
@@ -165,8 +165,8 @@ class TestReplicas:
         for cache in list(shared.caches):
             await shared.close(cache)
 
-    async def test_a_report_to_one_replica_holds_in_the_others_and_after_a_restart(self, replicas: Site) -> None:
-        """One replica gives the hit, a second that never saw it gets the report, and a third that starts later respects it."""
+    async def test_a_rejection_at_one_replica_holds_in_the_others_and_after_a_restart(self, replicas: Site) -> None:
+        """One replica gives the hit, a second that never saw it gets the rejection, and a third that starts later respects it."""
         one, other = await replicas.open(), await replicas.open()
         hit = await wrong_hit(one)
         other.report(hit.entry_id)
@@ -178,7 +178,7 @@ class TestReplicas:
         await assert_not_paired(replicas, third)
 
     async def test_a_replica_whose_store_was_away_hears_of_it_when_it_is_back(self, replicas: Site) -> None:
-        """The report waits in the queue. Others go by the moment when it was written."""
+        """The rejection waits in the queue. Others go by the moment when it was written."""
         one, other = await replicas.open(), await replicas.open()
         hit = await wrong_hit(one)
         store_sync: StoreSync | None = one.store_sync

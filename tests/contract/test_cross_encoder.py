@@ -79,7 +79,7 @@ async def test_all_models_share_the_bound_on_passes(
     await asyncio.gather(*waiting)
 
 
-async def test_the_cache_asks_it_after_the_checks(model: CrossEncoder) -> None:
+async def test_the_cache_asks_it_behind_the_checks(model: CrossEncoder) -> None:
     """Its probability goes with the verdict."""
     verify, terms = Verifier(model.score), CachePolicy(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, verifier_threshold=0.5)
     served, refused = await verify(KIND, ALSO_KIND, terms), await verify(KIND, RUDE, terms)

@@ -101,7 +101,7 @@ def counts(router: Router) -> Mapping[str, object]:
 
 
 async def test_explain_and_traffic_share_one_snapshot(router: Router) -> None:
-    """`explain` hits what a client's question hits, for scope, partition and policy are the same."""
+    """`explain` hits what a client's question hits, for scope, namespace and policy are the same."""
     await router.store(CAPITAL)
     document = await router.explain(CAPITAL)
     assert (document["cache"]["status"], document["cache"]["reason"]) == ("hit", "exact")

@@ -78,7 +78,7 @@ def judge_wording(text: str) -> None:
 
 
 def ask_cache(text: str) -> None:
-    """Compute a question's patterns, key and partition."""
+    """Compute a question's patterns, key and namespace."""
     body = body_of({"model": "auto", "messages": [{"role": "system", "content": text}, {"role": "user", "content": text}]})
     limits = Eligibility(max_text_chars=100_000)
     question_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", limits, "v1")

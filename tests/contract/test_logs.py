@@ -117,7 +117,7 @@ def test_an_exchange_is_one_line(pipe: Pipe) -> None:
     assert not {"model", "trace_id", "usage", "missing", "first_token_s"} & set(refused)
 
 
-def test_outcomes_can_be_switched_off(pipe: Pipe) -> None:
+def test_the_access_log_can_be_switched_off(pipe: Pipe) -> None:
     """The process's own lines stay."""
     logs = Logs("info", outcomes=False, fd=pipe.writing)
     logs.begin({}).end(ROUTED)

@@ -270,8 +270,8 @@ def cli(stack: Stack, *arguments: str, status: int = 0) -> str:
 
 
 class TestOperators:
-    def test_a_wrong_hit_is_reported_and_not_given_again(self, cached: Stack, client: openai.OpenAI) -> None:
-        """The report uses what the client saw, and holds in both directions."""
+    def test_a_wrong_hit_is_rejected_and_not_given_again(self, cached: Stack, client: openai.OpenAI) -> None:
+        """The rejection uses what the client saw, and holds in both directions."""
         ask(client, "What is the capital of Peru?")
         wrong = ask(client, "What's the capital of Peru?")
         assert wrong.is_hit

@@ -1,4 +1,4 @@
-"""Which requests may share a cached answer (the partition), and which requests are not eligible for the cache."""
+"""Which requests may share a cached answer (the namespace), and which requests are not eligible for the cache."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def user(text: object, **message: Any) -> dict[str, Any]:
 
 
 def partition(*args: Any, **kwargs: Any) -> str:
-    """The partition of an eligible request."""
+    """The namespace of an eligible request."""
     asked = ask(*args, **kwargs)
     assert isinstance(asked, CacheQuery), asked
     return asked.partition
@@ -74,8 +74,8 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=json.dumps)
-def test_whatever_may_change_the_answer_is_another_partition(changes: dict[str, Any]) -> None:
-    """System prompt, earlier turns, sampling, format and unknown fields are part of the partition."""
+def test_whatever_may_change_the_answer_is_another_namespace(changes: dict[str, Any]) -> None:
+    """System prompt, earlier turns, sampling, format and unknown fields are part of the namespace."""
     assert partition(changes) != partition()
 
 
@@ -93,8 +93,8 @@ def test_whatever_may_change_the_answer_is_another_partition(changes: dict[str, 
     ],
     ids=repr,
 )
-def test_whatever_the_operator_decided_is_another_partition(other: dict[str, Any]) -> None:
-    """Decision, model, reasoning, system prompt, scope, encoder and namespace are part of the partition."""
+def test_whatever_the_operator_decided_is_another_namespace(other: dict[str, Any]) -> None:
+    """Decision, model, reasoning, system prompt, scope, encoder and namespace are part of the namespace."""
     assert partition(**other) != partition()
 
 
@@ -111,7 +111,7 @@ FAMILY = ReasoningFamily("reasoning_effort", "reasoning_effort")
     ],
     ids=repr,
 )
-def test_what_the_family_makes_of_the_switch_is_in_the_partition(other: ReasoningFamily | None) -> None:
+def test_what_the_family_makes_of_the_switch_is_in_the_namespace(other: ReasoningFamily | None) -> None:
     """If the model's reasoning family changes, or is defined anew, the backend gets another request. Older answers must not serve
     it.
     """
@@ -119,7 +119,7 @@ def test_what_the_family_makes_of_the_switch_is_in_the_partition(other: Reasonin
     assert partition(decision=thinking, family=other) != partition(decision=thinking, family=FAMILY)
 
 
-def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_partition() -> None:
+def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_namespace() -> None:
     """Stored answers stay in reach if no reasoning switch is set, or if the rule names the effort itself."""
     assert partition(family=FAMILY) == partition()
     named = Decision("default", MODEL, "no_match", Reasoning(enabled=True, effort="high"))
@@ -145,14 +145,14 @@ def test_what_cannot_change_the_answer_does_not(changes: dict[str, Any]) -> None
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.integers(), st.text(max_size=3)), min_size=1, max_size=4))
 def test_the_order_of_keys_does_not_matter_and_values_do(values: dict[str, Any]) -> None:
-    """Two partitions are equal exactly when their fields are equal."""
+    """Two namespaces are equal exactly when their fields are equal."""
     given_values = {key: value for key, value in values.items() if value is not None}
     backwards = dict(reversed(list(values.items())))
     assert partition(values) == partition(backwards)
     assert (partition(values) == partition()) == (not given_values)
 
 
-def test_the_text_is_not_in_the_partition_and_is_in_the_key() -> None:
+def test_the_text_is_not_in_the_namespace_and_is_in_the_key() -> None:
     """Otherwise there could be no semantic hit."""
     one, other = ask(), ask(user("Explain monads."))
     assert isinstance(one, CacheQuery)

@@ -47,7 +47,7 @@ def answer_with(exchange: Exchange, body: bytes, status: str = "200", kind: str 
 
 
 def test_a_question_is_looked_up_before_it_is_routed() -> None:
-    """The lookup carries the partition, the hidden scope and the decision."""
+    """The lookup carries the namespace, the hidden scope and the decision."""
     _, action = ask()
     assert isinstance(action, Lookup)
     assert action.question.text == "What is a monad?"

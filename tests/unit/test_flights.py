@@ -35,7 +35,7 @@ async def test_the_first_of_equal_questions_leads_until_it_is_complete() -> None
 
 
 async def test_leaders_that_are_near_enough_come_in_the_order_of_their_similarity() -> None:
-    """They share a partition, and no more come than were asked for. A leader without a vector is similar to none."""
+    """They share a namespace, and no more come than were asked for. A leader without a vector is similar to none."""
     flights = Flights()
     for text, vector in (("a", NORTH_EAST), ("b", NORTH), ("c", EAST), ("d", None)):
         flights.register_leader(query(text), vector)

@@ -61,7 +61,7 @@ def cache_with(store_sync: Any, verdict: Verdict) -> Cache:
 
 
 def question(text: str) -> CacheQuery:
-    """A question in the same partition."""
+    """A question in the same namespace."""
     return CacheQuery(text, PARTITION, digest(f"{PARTITION}\n{text}"), "alice", "default", "small")
 
 
