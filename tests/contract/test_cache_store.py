@@ -79,7 +79,7 @@ async def assert_loaded(milvus: MilvusStore, expected: set[str]) -> None:
 
 
 async def test_more_entries_than_a_page_are_all_read_after_a_restart(milvus: MilvusStore) -> None:
-    """They were not written in the order of their ids. The invalidations fill more than a page too, with a rejection among them."""
+    """They were not written in id order. The invalidations fill more than a page too, with a rejection among them."""
     names = [uuid.uuid4().hex for _ in range(2500)]
     for at in range(0, 2500, 500):
         await milvus.add([entry(0, id=name) for name in names[at : at + 500]])

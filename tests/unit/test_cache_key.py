@@ -94,7 +94,7 @@ def test_whatever_may_change_the_answer_is_another_namespace(changes: dict[str, 
     ids=repr,
 )
 def test_whatever_the_operator_decided_is_another_namespace(other: dict[str, Any]) -> None:
-    """Decision, model, reasoning, system prompt, scope, encoder and namespace are part of the namespace."""
+    """Decision, model, reasoning, system prompt, scope, encoder and the key `namespace` are part of it."""
     assert partition(**other) != partition()
 
 
