@@ -1,7 +1,7 @@
 """The sample configurations at work: each with its own workload, with its cache and without, side by side.
 
 A line of a workload is a prompt and the number of the answer that it needs: two prompts may share an answer only if the numbers
-are equal. So every hit can be told to be right or wrong.
+are equal. So the bench knows whether a hit is right.
 """
 
 from __future__ import annotations

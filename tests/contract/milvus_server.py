@@ -83,10 +83,10 @@ _SHARED = Path(tempfile.gettempdir()) / f"milvus-of-tests-{os.getuid()}.json"
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[int]:
-    """The port of the one server for all test processes of this machine; the last one who uses it ends it.
+    """The port of the one server for all test processes of this machine; the last one that uses it ends it.
 
-    Milvus allows no second one on a machine, whatever its ports: it locks /run/milvus/standalone.pid. `folder` holds its data, if
-    this process has to start it.
+    Milvus allows only one server on a machine, whatever its ports, because it locks /run/milvus/standalone.pid. If this process
+    has to start it, `folder` holds its data.
     """
     with _state() as state:
         if not state.get("users") or not Path(f"/proc/{state['pid']}").exists():
@@ -126,9 +126,9 @@ def _state() -> Iterator[dict[str, int]]:
 
 
 class Door:
-    """A TCP port that leads to the server. Shut, it looks as if the server had died: connections break, new ones are refused.
+    """A TCP port that leads to the server. When it is shut, the server seems dead: connections break, and new ones are refused.
 
-    The server itself is not killed: Milvus 2.3 takes more than a minute to come back after that, waiting for its own sessions.
+    The server itself is not killed, because Milvus 2.3 would wait more than a minute for its own sessions before it comes back.
     """
 
     def __init__(self, port: int) -> None:

@@ -85,7 +85,7 @@ class SignalContract:
         first, second = await asyncio.gather(signal.read(ask("same text")), signal.read(ask("same text")))
         assert first == second == await signal.read(ask("same text"))
 
-    async def test_what_one_caller_leaves_the_other_gets(self, signal: Signal) -> None:
+    async def test_a_cancelled_caller_takes_no_reading_from_another(self, signal: Signal) -> None:
         """A client that disconnects takes no reading from others that asked the same."""
         text = ask(f"a text that two ask for, and nobody before: {id(signal)}")
         first, second = (asyncio.create_task(signal.read(text)) for _ in range(2))

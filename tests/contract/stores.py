@@ -66,7 +66,7 @@ class StoreContract:
         yield store
         await store.close()
 
-    async def test_what_is_added_is_there_for_the_next_process(self, store: Store, make: Callable[[str], Store]) -> None:
+    async def test_an_added_entry_is_there_for_the_next_process(self, store: Store, make: Callable[[str], Store]) -> None:
         """The entry keeps its answer and all its fields, whatever its text holds. The key that hides scopes stays the same."""
         added = [entry(text) for text in ('"; drop', "a\\", "\n\t\u2028", "日本語 \U0001f600", "%_'")]
         without_vector = entry("long", vector=None)
@@ -136,7 +136,7 @@ class StoreContract:
     @pytest.mark.parametrize(
         "names", [("ids",), ("decision",), ("model",), ("scope",), ("decision", "before_ms"), ("ids", "scope")], ids="+".join
     )
-    async def test_what_a_filter_means_is_removed_and_nothing_else(self, store: Store, names: tuple[str, ...]) -> None:
+    async def test_only_entries_that_a_filter_matches_are_removed(self, store: Store, names: tuple[str, ...]) -> None:
         """This holds for each condition alone, and for several together."""
         word = uuid.uuid4().hex[:8]
         gone = entry(decision=f"d {word}", model=f"m {word}", scope=f"s{word}", created_ms=now_ms() - 5000)
@@ -157,7 +157,7 @@ class StoreContract:
         assert stays.id in await ids_of(store)
         assert "before_ms" not in names or await store.answer(newer.id) == ANSWER
 
-    async def test_a_filter_that_could_leave_its_quotes_is_refused(self, store: Store) -> None:
+    async def test_a_filter_value_that_could_break_out_of_its_quotes_is_refused(self, store: Store) -> None:
         """An operator's words are text too."""
         with pytest.raises(BackendError, match=REFUSED):
             await store.remove(EntryFilter(decision='x" or id != "'))

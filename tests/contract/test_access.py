@@ -74,7 +74,7 @@ async def test_a_name_of_somebody_elses_is_refused(port: int, host: str) -> None
         assert await ask(port, f"host: {host}", path="/healthz") == 200
 
 
-async def test_what_the_operator_allows_counts_from_that_moment(port: int) -> None:
+async def test_names_that_the_operator_allows_count_after_a_restart(port: int) -> None:
     """A new list counts after a restart with it."""
     assert await ask(port, "host: later.svc") == 403
     ALLOWED.append("later.svc")

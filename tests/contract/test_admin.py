@@ -1,4 +1,4 @@
-"""The admin port, asked over real sockets."""
+"""The admin port over real sockets."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ async def test_the_largest_body_is_taken_and_a_larger_one_refused(port: int, beh
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/explain", 405), ("POST", "/config", 405)]
 )
-async def test_what_is_not_there_is_an_error_in_json(port: int, method: str, path: str, status: int) -> None:
+async def test_an_unknown_path_is_an_error_in_json(port: int, method: str, path: str, status: int) -> None:
     """All other answers are JSON as well."""
     async with ask(port, path, method) as response:
         assert response.status == status
@@ -206,7 +206,7 @@ async def test_an_ipv6_address_stands_in_brackets(start: Start) -> None:
     assert await start("[::1]:0") > 0
 
 
-async def test_a_taken_port_is_the_operators_to_mend(start: Start, port: int) -> None:
+async def test_a_taken_port_is_an_operators_error(start: Start, port: int) -> None:
     """The error names the field to change."""
     with pytest.raises(ConfigError, match=rf"admin\.address: cannot listen on 127\.0\.0\.1:{port}: .*in use"):
         await start(f"127.0.0.1:{port}")
@@ -223,7 +223,7 @@ async def test_a_living_process_keeps_its_unix_socket(start: Start, tmp_path: Pa
 @pytest.mark.parametrize(
     "address", ["nowhere", "127.0.0.1:", "127.0.0.1:99999", "host.invalid:1", "192.0.2.1:1", "unix:/no/such/folder/s"]
 )
-async def test_an_address_that_cannot_be_is_the_operators_to_mend(start: Start, address: str) -> None:
+async def test_an_impossible_address_is_an_operators_error(start: Start, address: str) -> None:
     """The address may come from the command line, where nothing has checked it."""
     with pytest.raises(ConfigError, match=r"admin\.address: cannot listen on"):
         await start(address)

@@ -230,7 +230,7 @@ class TestEveryStore:
         assert isinstance(await ask(cache, cache_policy=replace(TERMS, max_age_s=20)), Miss)
         assert isinstance(await ask(cache, cache_policy=replace(TERMS, max_age_s=40)), Hit)
 
-    async def test_what_is_not_to_be_stored_is_not(self, site: Site) -> None:
+    async def test_an_answer_that_must_not_be_stored_is_not(self, site: Site) -> None:
         """This covers `no-store` and failed requests."""
         cache = await site.open()
         await store(cache, cache_policy=replace(TERMS, may_store=False))
@@ -372,7 +372,7 @@ class TestSingleFlight:
             assert isinstance(await ask(cache, cache_policy=replace(self.WAITING, may_look_up=False)), Miss)
         cache.complete(pending, None)
 
-    async def test_after_it_nothing_is_left_of_it(self, cache: Cache) -> None:
+    async def test_a_complete_flight_leaves_nothing_behind(self, cache: Cache) -> None:
         """A later question becomes a new leader."""
         cache.complete(await self.lead(cache), None)
         cache.complete(await self.lead(cache), None)
@@ -509,7 +509,7 @@ class TestReplicas:
         for cache in list(site.caches):
             await site.close(cache)
 
-    async def test_one_finds_what_another_stored(self, replicas: Site) -> None:
+    async def test_a_replica_finds_what_another_stored(self, replicas: Site) -> None:
         """Exact and semantic hits work a moment later."""
         one, other = await replicas.open(), await replicas.open()
         assert replicas.keys[0] == replicas.keys[1]
@@ -521,7 +521,7 @@ class TestReplicas:
         assert isinstance(found, Hit)
         assert found.answer == ANSWER
 
-    async def test_one_asks_the_store_for_what_it_has_not_heard_of(self, replicas: Site) -> None:
+    async def test_a_replica_asks_the_store_for_entries_that_it_has_not_polled(self, replicas: Site) -> None:
         """The store answers before the replica has polled what others wrote."""
         one, other = await replicas.open(), await replicas.open()
         assert other.store_sync is not None
@@ -560,7 +560,7 @@ class TestReplicas:
         assert isinstance(await ask(cache), Miss)
         assert isinstance(await ask(cache, SAME), Miss)
 
-    async def test_an_invalidation_reaches_all(self, replicas: Site) -> None:
+    async def test_an_invalidation_reaches_all_replicas(self, replicas: Site) -> None:
         """The same holds for rejections: entries leave, and pairs stay apart."""
         one, other = await replicas.open(), await replicas.open()
         for text in (CAPITAL, "a", "b"):
@@ -592,7 +592,7 @@ class TestServerTroubles:
         """Settings for a collection of its own behind the door."""
         return MilvusSettings(host="127.0.0.1", port=door.port, collection=f"c{uuid.uuid4().hex[:12]}", timeout_s=20)
 
-    async def test_a_server_that_dies_costs_nothing_but_its_own_hits_and_gets_what_waits_when_it_is_back(
+    async def test_a_dead_server_costs_only_its_hits_and_gets_the_waiting_writes_when_it_is_back(
         self, encoder: Encoder, door: Door
     ) -> None:
         """Requests under load see no error. The state is visible, and no write is lost."""
@@ -671,7 +671,7 @@ async def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(encoder: 
     await site.close(cache)
 
 
-def test_an_entry_is_selected_by_all_that_is_named() -> None:
+def test_an_entry_is_selected_by_all_named_conditions() -> None:
     """Several conditions narrow the selection."""
     entry = Entry("i", "k", "p", "alice", "faq", "small", "t", b"", 100, 200)
     assert EntryFilter().matches(entry)

@@ -75,7 +75,7 @@ async def test_an_entry_is_shown_with_its_answer(control: CacheOperations) -> No
     assert (await do(control, "get", id="0"))["entries"] == []
 
 
-async def test_invalidation_counts_and_can_be_tried(control: CacheOperations) -> None:
+async def test_an_invalidation_counts_entries_and_can_be_a_dry_run(control: CacheOperations) -> None:
     """The filter may name some entries, or all."""
     assert (await do(control, "invalidate", decision="faq", dry_run=True))["count"] == 1
     assert (await do(control, "invalidate", decision="faq"))["count"] == 1
@@ -186,7 +186,7 @@ async def test_a_question_with_half_a_surrogate_pair_is_found_and_exported(contr
         ("stats", {"x": 1}, "unknown field"),
     ],
 )
-async def test_a_mistake_is_named_and_nothing_is_done(
+async def test_a_malformed_operation_is_refused_with_the_field(
     control: CacheOperations, name: str, document: dict[str, Any], said: str
 ) -> None:
     """An empty invalidation must never mean everything."""
@@ -213,7 +213,7 @@ class TestPort:
         ):
             return response.status, await response.json()
 
-    async def test_half_a_surrogate_pair_in_any_field_is_no_fault_of_ours(self, port: int, control: CacheOperations) -> None:
+    async def test_half_a_surrogate_pair_in_any_field_causes_no_fault(self, port: int, control: CacheOperations) -> None:
         """JSON can hold it where UTF-8 cannot. Nothing is found by it, or a 400 names the field."""
         scopes = ScopePlan("authorization", b"key")
         control.scope_header, control.scope_of = "authorization", lambda value: scopes.of({"authorization": value})

@@ -100,7 +100,7 @@ async def test_what_was_given_before_a_restart_is_rejected_after_it(site: Site) 
     await assert_not_paired(site, again)
 
 
-async def test_an_entrys_id_alone_takes_its_question_out_of_pairing(site: Site) -> None:  # noqa: F811
+async def test_a_rejection_by_entry_id_alone_takes_its_question_out_of_pairing(site: Site) -> None:  # noqa: F811
     """It is not known who got the answer, so the question is paired with none, either way. Its own text still finds it."""
     cache = await site.open()
     hit = await wrong_hit(cache)
@@ -112,7 +112,7 @@ async def test_an_entrys_id_alone_takes_its_question_out_of_pairing(site: Site) 
     assert cache.report("no reference") == ""
 
 
-async def test_an_answer_to_its_own_question_is_forgotten_and_nothing_is_kept_apart(site: Site) -> None:  # noqa: F811
+async def test_a_rejected_exact_hit_is_removed_and_no_pair_is_separated(site: Site) -> None:  # noqa: F811
     """The answer was wrong, not the pairing."""
     cache = await site.open()
     await store(cache)
@@ -208,7 +208,7 @@ class TestInvalidations:
         """An empty cache."""
         return await Site(encoder, None).open()
 
-    async def test_an_answer_that_was_under_way_is_not_stored_after_it(self, cache: Cache) -> None:
+    async def test_an_answer_under_way_is_not_stored_after_an_invalidation(self, cache: Cache) -> None:
         """It was asked for before, so it may be what had to be removed."""
         _, pending = await cache.look_up(question(), TERMS)
         _, other = await cache.look_up(question(decision="faq"), replace(TERMS, may_look_up=False))
@@ -231,7 +231,7 @@ class TestInvalidations:
         await store(cache)
         assert isinstance(await ask(cache), Hit)
 
-    async def test_none_is_of_a_moment_to_come(self, cache: Cache) -> None:
+    async def test_no_invalidation_has_a_time_in_the_future(self, cache: Cache) -> None:
         """Nothing would be stored until then."""
         cache.invalidate(EntryFilter(before_ms=2**60))
         await store(cache)

@@ -171,7 +171,7 @@ async def test_what_a_column_cannot_hold_is_refused_and_not_taken_for_a_store_th
         (ParamError(message="of pymilvus' own"), REFUSED),
     ],
 )
-async def test_only_what_is_wrong_with_a_write_refuses_it(milvus: MilvusStore, error: Exception, word: str) -> None:
+async def test_a_write_is_refused_only_for_its_own_content(milvus: MilvusStore, error: Exception, word: str) -> None:
     """A refused write is skipped for good. A write that fails because the server leaves is retried."""
 
     async def fail(*_: object, **__: object) -> None:
@@ -238,7 +238,7 @@ class TestLite:
         assert stat.S_IMODE(Path(store_itself._milvus.uri.removeprefix("unix:")).parent.stat().st_mode) == 0o700
         await store_itself.close()
 
-    async def test_a_folder_that_was_open_to_others_is_shut_and_that_is_said(
+    async def test_a_folder_that_others_could_read_is_closed_with_a_warning(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """An earlier version may have made it."""
@@ -273,7 +273,7 @@ class TestLite:
         with pytest.raises(BackendError, match=r"cannot be written: No space left"):
             await MilvusStore(MilvusSettings(file=tmp_path / "cache.db"), "v1").open()
 
-    async def test_another_router_on_the_same_folder_is_told_of(self, tmp_path: Path) -> None:
+    async def test_another_router_on_the_same_folder_is_reported(self, tmp_path: Path) -> None:
         """This happens while one router hands over to the next. The store retries, and nothing is refused."""
         one, other = (MilvusStore(MilvusSettings(file=tmp_path / "cache.db"), "v1") for _ in range(2))
         await one.open()
@@ -283,7 +283,7 @@ class TestLite:
         await other.open()
         await other.close()
 
-    async def test_its_first_start_is_silent(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_the_first_start_logs_no_warning(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """The router does not ask for what the store lacks, and pings no more often than the store allows."""
         with caplog.at_level(logging.WARNING):
             store_itself = MilvusStore(MilvusSettings(file=tmp_path / "cache.db"), "v1")
@@ -308,7 +308,7 @@ async def test_a_server_that_is_not_there_is_named_with_the_cause() -> None:
 
 
 @needs_server
-async def test_something_else_on_the_port_is_told(encoder: Encoder, server: int) -> None:  # noqa: F811
+async def test_another_program_on_the_port_is_reported(encoder: Encoder, server: int) -> None:  # noqa: F811
     """The server listens, and is not Milvus."""
     asyncio_server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     port = asyncio_server.sockets[0].getsockname()[1]

@@ -105,7 +105,7 @@ def test_without_a_verifier_the_similarity_threshold_decides(pairs: Path, mine: 
     assert "verifier alone" not in said
 
 
-def test_too_few_pairs_bound_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_pairs_prove_no_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Not even no error in a hundred pairs suffices."""
     path = tmp_path / "few.jsonl"
     path.write_text("".join(json.dumps({"a": f"a{n}", "b": f"b{n}", "y": 0}) + "\n" for n in range(20)))

@@ -266,7 +266,7 @@ class TestBothFiles:
         assert problems(tmp_path, *sockets, config=CONFIG + 'server: { address: "unix:/run/r", workers: 4 }\n') == []
         assert len(problems(tmp_path, *sockets, config=CONFIG + 'server: { address: "unix:/run/q" }\n')) == 1
 
-    def test_usage_needs_the_answers(self, tmp_path: Path) -> None:
+    def test_usage_needs_response_modes(self, tmp_path: Path) -> None:
         """Response modes only matter if something reads responses."""
         change = ("response_body_mode: STREAMED", "response_body_mode: NONE")
         assert problems(tmp_path, change) == []

@@ -213,7 +213,7 @@ def test_filters_behind_the_router_filter(tmp_path: Path) -> None:
     assert any("does not end with" in problem.message for problem in problems(tmp_path, none))
 
 
-def test_answers_for_everybody(tmp_path: Path) -> None:
+def test_a_cache_that_everybody_shares(tmp_path: Path) -> None:
     """This includes clients whose key the models would refuse."""
     config = CONFIG + "semantic_cache:\n  enabled: true\n  backend_type: memory\n  scope: global\n"
     problem = only(problems(tmp_path, config=config))

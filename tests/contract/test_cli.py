@@ -114,7 +114,7 @@ class TestExplain:
             (["--admin", "somewhere", "hi"], "'somewhere' is no address"),
         ],
     )
-    def test_bad_input_is_the_operators_to_mend(self, options: list[str], word: str) -> None:
+    def test_bad_input_is_an_operators_error(self, options: list[str], word: str) -> None:
         """The status is 2, and the message says what is wrong."""
         done = run("explain", *options)
         assert done.returncode == 2
@@ -202,7 +202,7 @@ class TestEvaluation:
         assert "20 of 20 texts were trained on" in done.stderr
         assert "lines 1 to 20" in done.stderr
 
-    def test_a_few_of_them_are_named_left_out_and_no_obstacle(self, tmp_path: Path) -> None:
+    def test_a_few_trained_texts_are_named_and_left_out(self, tmp_path: Path) -> None:
         """The rest of the report is valid."""
         from router.training.data import natural
         from router.training.examples import is_held_back

@@ -1,7 +1,7 @@
-"""What ships the router agrees with itself: containers, manifests, lock files, Makefile.
+"""Containers, manifests, lock files and Makefile agree with each other.
 
-No container engine is needed. The compose file and the manifests were also held against the Compose specification's schema
-and the schemas of Kubernetes 1.29, 1.33 and 1.36; here are the promises that those schemas do not know.
+No container engine is needed. The compose file and the manifests were also validated with the schemas of the Compose
+specification and of Kubernetes 1.29, 1.33 and 1.36. The tests here hold the promises that those schemas do not know.
 """
 
 from __future__ import annotations

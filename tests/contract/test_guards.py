@@ -90,14 +90,14 @@ async def test_it_is_found_behind_a_disguise(guards: dict[str, Guard], name: str
 
 @pytest.mark.parametrize("name", ["jailbreak", "pii", "keywords", "tone"])
 @pytest.mark.parametrize("texts", [(), ("",), ("   \n",), ("😀",), ("How do I bake bread at home?", "hi")])
-async def test_where_nothing_is_nothing_is_found(guards: dict[str, Guard], name: str, texts: tuple[str, ...]) -> None:
+async def test_an_empty_prompt_has_no_findings(guards: dict[str, Guard], name: str, texts: tuple[str, ...]) -> None:
     """This is no failure, so a rule that fails closed lets it pass."""
     scores = (await guards[name].scan(prompt(*texts), texts[0] if texts else "")).values
     assert max((score for label, score in scores.items() if label != "polite"), default=0.0) < 0.5
 
 
 @pytest.mark.parametrize(("name", "text", "label"), FINDS)
-async def test_what_is_not_all_readable_is_missing_unless_something_was_found(
+async def test_a_partly_unread_prompt_is_missing_unless_something_was_found(
     guards: dict[str, Guard], name: str, text: str, label: str
 ) -> None:
     """A finding stays. Without one, the reading is missing and not clean."""
@@ -155,7 +155,7 @@ async def test_nothing_but_emoji_is_no_attack(guards: dict[str, Guard]) -> None:
             assert max((await guards[name].scan(prompt(text), text)).values.values(), default=0.0) < 0.5
 
 
-async def test_what_a_cut_would_break_is_looked_for_once_however_many_guards_ask(passes: InferencePool) -> None:
+async def test_what_a_cut_would_break_is_searched_once_for_all_guards(passes: InferencePool) -> None:
     """A long document stands in every turn of a conversation, and every guard reads every turn."""
     looked: list[int] = []
 
@@ -264,7 +264,7 @@ async def test_short_passes_do_not_wait_for_a_scan(passes: InferencePool, counti
     assert len(counting.read) == 400
 
 
-async def test_many_long_scans_refuse_none_that_is_short(passes: InferencePool, counting: Counting) -> None:
+async def test_many_long_scans_never_cause_a_short_one_to_be_refused(passes: InferencePool, counting: Counting) -> None:
     """Beside forty floods of passes it is read whole, long before them, and no pass is refused."""
     counting.go.clear()
     floods = [asyncio.create_task(counting.scans([" ".join(f"w{flood}.{n}" for n in range(99))])) for flood in range(40)]

@@ -127,7 +127,7 @@ default: {{ model: small }}
         parse(text.replace("LABEL", "biling"), "config.yaml")
 
 
-def test_a_head_without_examples_of_the_outside_calls_nothing_so(tmp_path: Path, encoder: Bundle) -> None:
+def test_a_head_without_outside_examples_has_no_outside_label(tmp_path: Path, encoder: Bundle) -> None:
     """It keeps no vectors of the operator's texts either."""
     data = write(tmp_path / "labelled.jsonl", TEXTS)
     list(train(data, encoder, tmp_path / "head", "head"))
@@ -177,7 +177,7 @@ def test_a_name_that_the_configuration_would_refuse_is_refused_before_anything_i
     assert not (tmp_path / "head").exists()
 
 
-def test_texts_that_are_there_again_do_not_flatter_and_are_told(encoder: Bundle, tmp_path: Path) -> None:
+def test_repeated_texts_are_reported_and_do_not_flatter_the_figures(encoder: Bundle, tmp_path: Path) -> None:
     """Spelling does not matter. A text in both training and measurement would make senseless labels look learnt."""
     chance = np.random.default_rng(3)
     texts = [text for some in [*TEXTS.values(), OUTSIDE_TEXTS] for text in some]

@@ -236,7 +236,7 @@ def test_a_document_or_a_stream_of_any_shape_takes_time_in_proportion(name: str)
     assert is_linear(lambda: function(MANY), lambda: function(4 * MANY))
 
 
-def test_what_is_quadratic_is_found() -> None:
+def test_quadratic_code_is_detected() -> None:
     """The measurement tells a nested loop from a single one."""
     assert quadratic_pieces(lambda text: [text.count("b") for _ in text], ["aaaa"]) == ["aaaa"]
     assert quadratic_pieces(lambda text: [ord(char) for char in text for _ in range(20)], ["aaaa"]) == []

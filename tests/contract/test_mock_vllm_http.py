@@ -53,7 +53,7 @@ async def counts_when(http: aiohttp.ClientSession, ending: str) -> dict[str, int
 async def read_until_broken(
     http: aiohttp.ClientSession, fields: dict[str, Any], headers: dict[str, str]
 ) -> tuple[bytes, Exception | None]:
-    """What arrives of an answer before the connection breaks or is silent for 0.3 s, and which of the two it was."""
+    """The part of an answer that arrives before the connection breaks or is silent for 0.3 s, and which of the two happened."""
     data = b""
     try:
         async with asyncio.timeout(0.3), http.post("/v1/chat/completions", json=fields, headers=headers) as response:

@@ -314,7 +314,7 @@ async def test_no_text_is_written(site: Site, path: str) -> None:
         assert MARKER.lower() not in data.decode("utf-8", "replace").lower(), where
 
 
-async def test_clients_cannot_make_series(site: Site) -> None:
+async def test_clients_cannot_create_metric_series(site: Site) -> None:
     """A hundred clients that send different words in every place count under the same labels."""
     series = set()
     for number in range(2):

@@ -56,7 +56,7 @@ async def served(verifier: Verifier, settings: CachePolicy, forms: tuple[str, ..
     return [stored for asked, stored in dict.fromkeys(pairs) if not (await verifier(asked, stored, settings)).refusal]
 
 
-async def test_nobody_is_given_what_a_stranger_ordered(verifier: Verifier) -> None:
+async def test_nobody_gets_an_answer_that_a_stranger_ordered(verifier: Verifier) -> None:
     """The order may come before, after or between plain words, or in a paraphrase. Without the check `unasked` many would be
     served.
     """
@@ -64,6 +64,6 @@ async def test_nobody_is_given_what_a_stranger_ordered(verifier: Verifier) -> No
     assert len(await served(verifier, cache_policy(""), FORMS)) > len(ASKED) * len(FORMS) * len(ORDERS) / 10
 
 
-async def test_who_asks_the_same_in_other_words_is_still_served(verifier: Verifier) -> None:
+async def test_the_same_question_in_other_words_is_still_served(verifier: Verifier) -> None:
     """Otherwise the check would only have switched the cache off."""
     assert len(await served(verifier, cache_policy(", scope: global"), HARMLESS)) >= len(ASKED) * len(HARMLESS) * 3 / 4

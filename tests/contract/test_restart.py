@@ -49,7 +49,7 @@ def running(supervisor: Supervisor) -> dict[int, str]:
 
 
 @pytest.mark.parametrize(("count", "new_count"), [(1, 1), (2, 2), (1, 3), (3, 1)])
-async def test_every_worker_is_replaced_and_never_does_one_less_serve(
+async def test_every_worker_is_replaced_and_the_number_that_serves_never_falls(
     started: Callable[..., Awaitable[Supervisor]], monkeypatch: pytest.MonkeyPatch, count: int, new_count: int
 ) -> None:
     """Each new worker is up before the next one leaves. At the end they are in their places, as many as the file says."""
@@ -97,7 +97,7 @@ async def test_a_configuration_with_which_no_worker_starts_changes_nothing(
     assert [worker.pid for worker in supervisor.workers] == before
 
 
-async def test_a_failure_half_way_goes_back(started: Callable[..., Awaitable[Supervisor]], tmp_path: Path) -> None:
+async def test_a_failure_half_way_restores_the_old_workers(started: Callable[..., Awaitable[Supervisor]], tmp_path: Path) -> None:
     """Workers with two configurations never stay side by side."""
     supervisor = await started()
     supervisor.next = lambda running: program(tmp_path, "1 crashes")  # type: ignore[attr-defined]
@@ -168,7 +168,7 @@ async def test_without_an_envoy_nothing_waits_for_one(started: Callable[..., Awa
     assert (await carried_out(supervisor)).state == "done"
 
 
-async def test_what_is_asked_for_while_a_restart_is_under_way_is_done_once_after_it(
+async def test_restarts_requested_during_a_restart_become_one_restart_after_it(
     started: Callable[..., Awaitable[Supervisor]], tmp_path: Path
 ) -> None:
     """It uses the configuration at that time, which is what was asked for last."""

@@ -347,7 +347,7 @@ async def test_health_flips_before_the_socket_closes_and_nothing_in_flight_is_lo
         await draining
 
 
-async def test_a_taken_address_is_the_operators_to_mend(serve: Serve) -> None:
+async def test_a_taken_address_is_an_operators_error(serve: Serve) -> None:
     """Two routers on one port would share traffic at random."""
     _, port, _ = await serve()
     second = Server(f"127.0.0.1:{port}", Processor(snapshot(), sense_math, Record()), 1000)

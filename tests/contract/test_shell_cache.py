@@ -66,7 +66,7 @@ def response_body(data: bytes, *, is_end: bool) -> pb.ProcessingRequest:
 
 
 async def asked(call: grpc.aio.StreamStreamCall) -> pb.ProcessingResponse:
-    """The router's answer to a question; a request for more time is the answer of one that waits."""
+    """The router's answer to a question. A question that waits is answered with a request for more time."""
     await call.write(headers_message(authorization="Bearer a"))
     await call.read()
     await call.write(body_message(chat_body("What is the capital of France?")))

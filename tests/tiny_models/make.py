@@ -1,7 +1,7 @@
 """Makes the tiny Hugging Face models beside this file; needs transformers, torch and onnx.
 
-They tell rude words from polite ones, find ticket numbers, and hold two texts against each other; they are exported as anybody
-would export a large one.
+They tell rude words from polite ones, find ticket numbers, and hold two texts against each other; they are exported like
+large ones.
 """
 
 from __future__ import annotations

@@ -52,7 +52,12 @@ def test_scores_hold_from_their_threshold_on(reading: object, truth: Truth) -> N
     [
         (0.50, 0.70, 0.0, "large"),
         (0.50, 0.70, 0.1, "large"),
-        (0.50, 0.70, 0.3, "small"),  # 20 points of accuracy for 90% of the cost, at 0.3 they would have to be 27
+        (
+            0.50,
+            0.70,
+            0.3,
+            "small",
+        ),  # 20 points of accuracy cost 90% of the cost; at a weight of 0.3 it would have to be 27 points
         (0.70, 0.70, 0.0, "small"),
         (0.90, 0.20, 0.0, "small"),
     ],
@@ -180,7 +185,7 @@ def test_where_there_is_nothing_to_read_nothing_is_missing() -> None:
     assert isinstance(action, Route)
 
 
-def test_all_rules_that_block_are_read_for_side_by_side() -> None:
+def test_signals_for_all_blocking_rules_are_read_concurrently() -> None:
     """Most requests pass all of them. One after the other, they would take longer than Envoy waits."""
     private = Rule("private", LabelIs("prompt pii", frozenset({"PERSON"}), 0.5), SMALL, block=Block("no"))
     law = Rule("law", LabelIs("intent", frozenset({"law"}), 0.5), LARGE)
@@ -220,7 +225,7 @@ def test_only_a_rule_that_reads_the_prompt_is_given_it() -> None:
     assert wanted[1].prompt is None
 
 
-def test_what_is_harmless_goes_where_it_was_to_go() -> None:
+def test_a_harmless_request_is_routed_as_without_the_block() -> None:
     """A model that the client named is kept."""
     exchange = Exchange(snapshot(GUARD))
     action = send(exchange, chat_body("hi", "large"), {"jailbreak": Scores({"jailbreak": 0.01})})
@@ -237,7 +242,7 @@ def test_a_signal_that_fails_blocks_only_where_the_operator_says_so(rule: Rule, 
     assert exchange.outcome("x").reason == ("signal_missing" if is_blocked else "no_match")
 
 
-def test_an_unsure_reading_is_no_missing_one() -> None:
+def test_an_unsure_reading_does_not_count_as_missing() -> None:
     """A rule that fails closed does not block a prompt that was measured and found harmless."""
     decision = Policy.of((CLOSED,), Default(SMALL), 0.5).decide(ask(), {"jailbreak": Scores({"jailbreak": 0.5})})
     assert isinstance(decision, Decision)

@@ -106,7 +106,7 @@ class TestJson:
             ({"choices": [CHOICE, {**CHOICE, "index": 1}]}, "several_choices"),
         ],
     )
-    def test_what_must_not_be_given_again_is_not_stored(self, change: dict[str, Any], reason: str) -> None:
+    def test_an_answer_that_must_not_be_replayed_is_not_stored(self, change: dict[str, Any], reason: str) -> None:
         """The result names the reason."""
         with pytest.raises(NotStorable, match=f"^{reason}$"):
             read(body(**change))
@@ -203,7 +203,7 @@ class TestStream:
             read(data, is_event_stream=True)
 
     def test_tokens_and_their_probabilities_come_back_whole(self) -> None:
-        """vLLM sends with each piece its own `token_ids` (`return_token_ids`) and `logprobs`; as JSON they are one list."""
+        """In a stream, vLLM sends `token_ids` (`return_token_ids`) and `logprobs` with each piece. As JSON they are one list."""
         parts = [chunk({"content": str(n)}, token_ids=[n, 7], logprobs={"content": [{"token": str(n)}]}) for n in range(3)]
         answer = read(stream(*parts, chunk({}, finish_reason="stop", stop_reason=2, token_ids=[])), is_event_stream=True)
         choice = answer.document["choices"][0]
@@ -212,7 +212,7 @@ class TestStream:
         replayed = [each["choices"][0] for each in events(as_stream(answer, "new", 7, wants_usage=False))]
         assert [token for each in replayed for token in each.get("token_ids", [])] == choice["token_ids"]
 
-    def test_what_comes_again_and_adds_nothing_keeps_no_answer_out(self) -> None:
+    def test_repeated_fields_that_add_nothing_do_not_prevent_storing(self) -> None:
         """The role in every piece, null and empty fields, and a field beside the delta that repeats the whole do not prevent
         storing.
         """

@@ -83,7 +83,7 @@ def test_the_documented_categories() -> None:
 
 
 def test_the_schema_that_editors_read_is_that_of_the_declarations() -> None:
-    """`make schema` writes it, and every shipped file names it in its first line."""
+    """`make schema` writes the schema, and every shipped file names it in its first line."""
     assert json.loads((FOLDER / "schema.json").read_text(encoding="utf-8")) == schema()
     Draft202012Validator.check_schema(schema())
     for file in SHIPPED:

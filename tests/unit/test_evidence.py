@@ -16,7 +16,7 @@ def jailbreak(probability: float, chars: int, text: str = "", *, is_instruction:
     return weighed(scores, chars, is_instruction=is_instruction).values["jailbreak"]
 
 
-def test_a_short_text_is_taken_at_its_word() -> None:
+def test_a_short_text_keeps_the_probability_of_the_model() -> None:
     """The model's threshold is the rule's threshold."""
     scores = Scores({"jailbreak": 0.6, "harmful": 0.3})
     assert weighed(scores, 200, is_instruction=False).values == pytest.approx(scores.values)

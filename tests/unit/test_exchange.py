@@ -168,14 +168,14 @@ def test_a_query_string_does_not_hide_the_path() -> None:
 
 
 def test_an_unknown_model_is_a_404_that_names_the_known_ones() -> None:
-    """As OpenAI writes it."""
+    """The error has OpenAI's message and code."""
     error = error_of(send(Exchange(snapshot()), chat_body(model="gpt-9")))
     assert (error["code"], error["param"], error["type"]) == ("model_not_found", "model", "invalid_request_error")
     assert "auto, MoM, small, large, coder" in error["message"]
 
 
 def test_an_endless_unknown_model_name_is_cut_short() -> None:
-    """An error does not carry a client's megabyte back."""
+    """The error does not send a client's megabyte back."""
     reply = send(Exchange(snapshot()), chat_body(model="x" * 5000))
     assert isinstance(reply, Reply)
     assert len(reply.body) < 500

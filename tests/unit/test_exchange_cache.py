@@ -132,7 +132,7 @@ def test_a_miss_is_routed_and_its_answer_recorded() -> None:
         (json.dumps(WHOLE).encode(), {"content_type": "text/html"}, "content_type"),
     ],
 )
-def test_an_answer_that_must_not_be_given_again_is_not_stored(body: bytes, headers: dict[str, str], why: str) -> None:
+def test_an_exchange_does_not_store_an_answer_that_must_not_be_replayed(body: bytes, headers: dict[str, str], why: str) -> None:
     """The record names the reason."""
     exchange, _ = ask()
     found(exchange, Miss("empty"))
@@ -257,7 +257,7 @@ def test_only_if_cached_asks_no_model(plan: CachePlan, headers: dict[str, str]) 
     assert json.loads(action.body)["error"]["code"] == "not_cached"
 
 
-def test_only_if_cached_is_nothing_where_the_operator_does_not_let_it_count() -> None:
+def test_only_if_cached_does_nothing_unless_the_operator_allows_it() -> None:
     """The model is asked."""
     exchange, action = ask(replace(PLAN, controls=frozenset()), cache_control="only-if-cached")
     assert isinstance(action, Lookup)

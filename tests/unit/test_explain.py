@@ -89,7 +89,7 @@ class TestABlockedPrompt:
         assert document["reply"]["status"] == status
         assert f"prompt jailbreak: missing ({reason})" in lines_of(document)
 
-    async def test_what_no_guard_can_ever_read_is_explained_without_one(self) -> None:
+    async def test_a_prompt_too_long_for_guards_is_explained_without_running_them(self) -> None:
         """No guard runs on a prompt that is longer than guards can read."""
         document = await run(replace(snapshot(GUARD), max_guard_chars=20), asked=Asked(chat_body("x" * 100)))
         assert document["signals"]["prompt jailbreak"] == {"missing": "too_long", "thresholds": [0.6]}
@@ -216,7 +216,7 @@ class TestTheCache:
         assert "scope" not in document["cache"]
         assert "--running" in lines_of(document)
 
-    async def test_a_client_that_wants_a_stored_answer_or_none_is_told_on_what_it_hangs(self) -> None:
+    async def test_only_if_cached_is_explained_with_what_it_depends_on(self) -> None:
         """The 504 is certain only if the state of the cache is known."""
         asked = Asked(chat_body("hello"), {"authorization": SECRET, "cache-control": "only-if-cached"})
         configured = replace(snapshot(), cache=PLAN)

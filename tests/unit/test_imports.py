@@ -148,7 +148,7 @@ def test_nobody_imports_the_builder_but_the_shell(module: str) -> None:
             assert module not in imports_of(file), f"{file.relative_to(ROUTER)} imports {module}"
 
 
-def test_rooms_stand_in_no_circle() -> None:
+def test_packages_do_not_import_each_other_in_a_circle() -> None:
     """What a package needs never needs that package, so each can be read and replaced without those above it."""
     needs: dict[str, set[str]] = {}
     for file in ROUTER.rglob("*.py"):

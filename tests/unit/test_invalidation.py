@@ -41,7 +41,7 @@ def test_what_was_invalidated_is_turned_away_when_it_arrives(entry_filter: Entry
     assert tombstones.covers(ENTRY) is is_gone
 
 
-def test_an_invalidation_is_news_once() -> None:
+def test_an_invalidation_is_applied_once() -> None:
     """The store shows it again and again. An older one adds nothing to a newer one."""
     tombstones = Tombstones()
     assert tombstones.add_filter(EntryFilter(scope="alice"), 101)

@@ -88,6 +88,6 @@ def test_a_joiner_that_joins_nothing_is_told(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "blank"), [("", True), (" \n", True), ("\u200b \ufeff", True), (".", False), ("ক", False)])
-def test_blank_is_what_shows_nothing(text: str, blank: bool) -> None:
+def test_a_text_that_shows_nothing_is_blank(text: str, blank: bool) -> None:
     """White space and hidden characters are blank."""
     assert is_blank(text) is blank

@@ -70,6 +70,6 @@ def test_the_same_seed_gives_the_same_intervals_and_they_hold_the_value() -> Non
 
 
 @pytest.mark.parametrize(("first", "second", "p"), [(8, 1, 0.0390625), (5, 5, 1.0), (0, 6, 0.03125), (0, 0, 1.0)])
-def test_an_uneven_split_is_as_improbable_as_coins_say(first: int, second: int, p: float) -> None:
+def test_the_probability_of_an_uneven_split_is_that_of_fair_coins(first: int, second: int, p: float) -> None:
     """The value is twice the tail of as many fair coin tosses."""
     assert _sign_test(first, second) == pytest.approx(p)

@@ -87,7 +87,7 @@ def test_of_two_entries_with_one_key_the_newer_stays() -> None:
     assert evicted == []
 
 
-def test_what_is_evicted_is_told_and_does_not_come_back() -> None:
+def test_evicted_ids_are_returned_and_do_not_come_back() -> None:
     """The store may show it for a moment longer."""
     memory, evicted = memory_of("a", "b", "c", max_entries=2)
     assert evicted == ["id-a"]

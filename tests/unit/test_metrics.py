@@ -281,7 +281,7 @@ def test_every_ending_and_path_is_in_the_table() -> None:
         ("a model that answers 500", {"routing_latency"}),
     ],
 )
-def test_which_times_are_taken(metrics: Metrics, case: str, timed: set[str]) -> None:
+def test_each_time_is_recorded_only_where_it_exists(metrics: Metrics, case: str, timed: set[str]) -> None:
     """Only streams have a first token, and only answers that passed whole have a whole time."""
     make, _ = CASES[case]
     metrics.begin({}).end(make())

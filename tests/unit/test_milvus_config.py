@@ -93,7 +93,7 @@ ACTS: list[tuple[str, object, str, object]] = [
     ("development.auto_create_collection", False, "creates_collection", False),
     ("development.verbose_errors", False, "shows_errors", False),
 ]
-"""Key, value, the setting that it changes, and to what. What a setting then does is in tests/contract/test_cache.py."""
+"""Key, value, the setting that it changes, and the result. tests/contract/test_cache.py tests what a setting does."""
 REFUSED: list[tuple[str, object, str]] = [
     ("performance.connection_pool.max_idle_connections", 5, "could do nothing"),
     ("collection.vector_field.dimension", 768, "the encoder gives vectors of 384 numbers"),
@@ -147,7 +147,7 @@ def test_the_shipped_file_has_no_problem_and_forgets_nothing() -> None:
 
 
 def test_the_seeds_own_file_works_but_for_what_could_do_nothing() -> None:
-    """All 38 keys as vLLM Semantic Router ships them; only the size of an idle pool is refused."""
+    """The file has the 38 keys that vLLM Semantic Router ships. Only the size of an idle pool is refused."""
     document = yaml.safe_load(SHIPPED.read_text())
     document["performance"]["connection_pool"]["max_idle_connections"] = 5
     _, _, notes = read(document)

@@ -110,7 +110,7 @@ class TestAnswers:
         assert bool(say(**fields).text("reasoning")) is is_thinking
 
     def test_a_higher_effort_thinks_longer(self) -> None:
-        """low < medium < high."""
+        """The order is low < medium < high."""
         lengths = [len(say(reasoning_effort=effort).text("reasoning")) for effort in ("low", "medium", "high")]
         assert lengths == sorted(set(lengths))
 

@@ -1,4 +1,4 @@
-"""From token labels to spans, and how spans are judged."""
+"""Token labels become spans, and spans are measured."""
 
 from __future__ import annotations
 
