@@ -131,7 +131,7 @@ def load(stack: Stack) -> Iterator[list[tuple[int, str, str]]]:
 
 
 def enough_drain(config: dict[str, Any]) -> None:
-    """Drain for a second: Envoy notices in that time that a worker leaves. The shipped configuration drains for four."""
+    """Drain for two seconds, for Envoy notices within one that a worker leaves. The shipped configuration drains for four."""
     config["server"].update(drain_seconds=2)
 
 

@@ -127,7 +127,7 @@ def test_a_question_never_conflicts_with_itself() -> None:
 
 
 def test_where_no_check_objects_the_verifier_needs_less_certainty() -> None:
-    """The probability counts by the stated odds. If any word differs, or the verifier is certain, it stays as it is."""
+    """Agreement raises the odds by the stated factor. If any word differs, or at 0 and 1, the probability stays as it is."""
     agreed = with_agreement(0.7, "How do I sort a list?", "Sort a list")
     assert agreed / (1 - agreed) == pytest.approx(AGREEMENT * 0.7 / 0.3)
     assert with_agreement(0.7, "How do I sort a list?", "How do I sort a tuple?") == 0.7

@@ -52,12 +52,7 @@ def test_scores_hold_from_their_threshold_on(reading: object, truth: Truth) -> N
     [
         (0.50, 0.70, 0.0, "large"),
         (0.50, 0.70, 0.1, "large"),
-        (
-            0.50,
-            0.70,
-            0.3,
-            "small",
-        ),  # 20 points of accuracy cost 90% of the cost; at a weight of 0.3 it would have to be 27 points
+        (0.50, 0.70, 0.3, "small"),  # gains 20 points for 90% of the highest cost; a weight of 0.3 requires 27
         (0.70, 0.70, 0.0, "small"),
         (0.90, 0.20, 0.0, "small"),
     ],

@@ -155,7 +155,7 @@ class TestWarm:
 
     @pytest.fixture(autouse=True)
     def sent(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-        """Send the questions and return the headers of each. The router answers with `statuses` in turn."""
+        """The headers of each question that was sent. The answers have `statuses` in turn."""
         sent: list[dict[str, str]] = []
 
         def asked(url: str, body: bytes, headers: Mapping[str, str]) -> str:

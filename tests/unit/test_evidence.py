@@ -49,7 +49,7 @@ def test_a_harmful_request_is_told_by_what_it_asks() -> None:
 
 
 def test_only_the_names_of_attacks_come_out() -> None:
-    """A model with other label names yields nothing."""
+    """Scores with other label names stay unchanged."""
     assert set(weighed(with_words(Scores({"jailbreak": 0.7, "harmful": 0.1}), ATTACK), 10, is_instruction=False).values) == {
         "jailbreak",
         "harmful",
