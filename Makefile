@@ -1,5 +1,5 @@
-# Everything here starts from a fresh clone: each target sets up what it needs in .venv first, and says what it does.
-# PYTHON=/path/to/python3.12 chooses the interpreter; ARGS="..." is handed on, as in: make test ARGS="tests/unit -x"
+# Every target works in a fresh clone: it first installs what it needs in .venv, and says so.
+# PYTHON=/path/to/python3.12 chooses the interpreter. ARGS="..." is passed on, as in: make test ARGS="tests/unit -x"
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench train schema proto lock clean
@@ -16,25 +16,25 @@ OUT     ?= router/models
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-16s%s\n", $$1, $$2 }'
 
-run:  ## Envoy, router and mock models on this machine; Ctrl-C stops all of it
+run:  ## start Envoy, the router and mock vLLM backends on this machine; Ctrl-C stops them
 	$(for_run)
 	@exec $(bin)/semantic-router up $(ARGS)
 
-test:  ## unit, contract and end-to-end tests
+test:  ## run the unit, contract and end-to-end tests
 	$(for_dev)
 	@UNIT_EXAMPLES=$${UNIT_EXAMPLES:-100} exec $(bin)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-check:  ## lint, format and types
+check:  ## check lint, format and types
 	$(for_dev)
 	$(bin)/ruff check $(code)
 	$(bin)/ruff format --check $(code)
 	$(bin)/mypy $(ARGS)
 
-bench:  ## what the router costs: latency, requests per second, CPU
+bench:  ## measure what the router costs: latency, requests per second, CPU
 	$(for_dev)
 	@exec $(bin)/python -m tests.bench $(ARGS)
 
-train:  ## make the shipped models again, two hours on two cores: make train DATA=../shared/data OUT=router/models
+train:  ## train the shipped models again, two hours on two cores: make train DATA=../shared/data OUT=router/models
 	$(for_dev)
 	$(bin)/python -m pip install --no-build-isolation --editable '.[train]'
 	$(bin)/python -m router.training fit --data $(DATA) --out $(OUT)/intent $(ARGS)
@@ -50,7 +50,7 @@ proto:  ## compile proto/extproc.proto into router/extproc/pb
 	$(for_dev)
 	$(bin)/python proto/build_pb.py
 
-# Which versions we run with. UPGRADE=1 takes the newest that pyproject.toml allows. uv is needed for nothing else.
+# The lock files pin the versions. UPGRADE=1 takes the newest that pyproject.toml allows. Only this target needs uv.
 builders := $(bin)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'
 compile  := $(bin)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock"
 lock:  ## write requirements.lock and requirements-dev.lock from pyproject.toml

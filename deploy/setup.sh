@@ -1,18 +1,18 @@
 #!/bin/sh
-# Makes .venv from one of the lock files; does nothing, in a few milliseconds, when it is there already.
+# Makes .venv from one of the lock files. If it is there already, this ends within milliseconds.
 #
 #   sh deploy/setup.sh requirements.lock        what `make run` needs
-#   sh deploy/setup.sh requirements-dev.lock    that and what `make test` and `make check` need
+#   sh deploy/setup.sh requirements-dev.lock    the same and what `make test` and `make check` need
 #
-# PYTHON names the interpreter; without it, the first Python 3.11 or newer on the PATH is taken. Nothing is installed
-# outside .venv. The packages come from wherever this machine's pip is set up to look; the lock files hold their hashes.
+# PYTHON names the interpreter. Without it, the first Python 3.11 or newer on the PATH is used. Nothing is installed outside
+# .venv. The packages come from the index that this machine's pip uses, and the lock files hold their hashes.
 set -eu
 
 lock=$1
 venv=.venv
-stamps="$venv/.installed"    # one empty file per lock, written last: a set-up that was cut off has none and starts over
+stamps="$venv/.installed"    # one empty file per lock, written last, so an interrupted set-up starts again
 
-# Settings of this machine that would make pip install elsewhere, or Python look elsewhere.
+# These settings could make pip install elsewhere, or Python search elsewhere.
 unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV PIP_REQUIRE_HASHES PIP_NO_DEPS
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
@@ -21,7 +21,7 @@ fail() {
     exit 1
 }
 
-# What an installation depends on: another branch or a pulled change installs again, nothing else does.
+# An installation depends on these files. It is repeated when a branch or a pull changes one of them.
 fingerprint() {
     cat requirements.lock requirements-dev.lock pyproject.toml proto/extproc.proto proto/build_pb.py | cksum | tr -d ' '
 }
@@ -107,4 +107,4 @@ make_venv
 rm -rf "$stamps"
 install
 mkdir -p "$stamps"
-touch "$stamps/requirements.lock.$key" "$stamps/$lock.$key"    # the dev lock holds all of the other
+touch "$stamps/requirements.lock.$key" "$stamps/$lock.$key"    # the dev lock contains the other

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Wait for it; a test whose condition never holds fails."""
+    """Wait for the condition. A test whose condition never holds fails."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)

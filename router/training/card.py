@@ -8,34 +8,48 @@ from typing import Any
 from router.evaluation.measures import Estimate
 
 Facts = Mapping[str, Any]
-"""What stands in the manifest, written a moment before."""
+"""The content of the manifest, which was written just before."""
+
+_LIMITS = """## Limits
+
+- The categories are those of exams. The model mostly confuses neighbours: physics with engineering and chemistry, health with
+  biology, business with economics.
+- A question about two subjects gets one label.
+- The recorded models are from 2024 and answered exam questions. Mapping a model of today to one of them (`quality_profile`) uses
+  its pattern of strengths, not its level. The figures do not say how much reasoning a question needs.
+- Attacks in other languages or in pictures are not detected. Harmful requests without a disguise are learnt from AdvBench alone.
+  Few attacks are held back, which widens the intervals.
+- Personal data is learnt from synthetic sentences. Card numbers, IBANs, e-mail and network addresses are also detected by their
+  form. Names are detected well; the border between an address and a place is not.
+"""
 
 
 def model_card(facts: Facts, metrics: Mapping[str, Estimate]) -> str:
-    """Markdown, made from the facts that stand in the manifest."""
+    """The card as Markdown, made from the facts in the manifest."""
     intervals = {name: f"{e.low:.4f} to {e.high:.4f}" if e.low < e.high else "" for name, e in metrics.items()}
     figures = "\n".join(f"| {name} | {e.value:.4f} | {intervals[name]} |" for name, e in metrics.items())
     left_out = f"Left out on purpose: {', '.join(facts['without'])}." if facts["without"] else ""
     return f"""# {facts["name"]} {facts["version"]}
 
 all-MiniLM-L6-v2 (Apache-2.0), fine-tuned on several tasks at once, as one int8 ONNX graph. One pass gives the unit sentence
-vector (384), and calibrated probabilities of 14 categories, of a right answer by each of {len(facts["models"])} recorded
-models, of an attack, and of personal data by token. Made by `make train`; every number of the recipe is in manifest.json.
+vector (384), and calibrated probabilities: of 14 categories, of an attack, of personal data by token, and of a right answer by
+each of {len(facts["models"])} recorded models (the predicted accuracy). `make train` makes it; manifest.json has the recipe.
 
-**What is read**: the last user message; for rules that block, all that the model will read. Categories and chances are
-of one pass: of texts over {facts["max_tokens"]} tokens the start and the end are read, the middle is not. Attacks and
-personal data are looked for in windows of the whole text.
-**Language**: English; other languages fall below the threshold more often and then go to the default, visibly.
+**Input**: the last user message; for rules that block, all that the model will read. Categories and predicted accuracy come from
+one pass, which reads the start and the end of texts over {facts["max_tokens"]} tokens, and not the middle. Attacks and personal
+data are detected in windows of the whole text.
+**Language**: English. Texts in other languages fall below the threshold more often; the default then serves, and the answer's
+headers say so.
 
 ## Trained on
 
 {_data_rows(facts)}
-| subjects in everyday phrasings, attacks and what looks like them, written for this project | Apache-2.0 | `router/training/` |
+| everyday questions, attacks and harmless texts that resemble them, written for this project | Apache-2.0 | `router/training/` |
 
 {left_out}
-15% of every set, split by how a text begins, is held back: a third of that sets temperatures and thresholds, the figures are of
-the rest (of personal data, all of it). Everyday talk (CLINC150, BANKING77) is `other`, so that small talk does not wake a large
-model.
+15% of every set is held back. The split goes by the beginning of a text. A third of what is held back sets temperatures and
+thresholds; the rest gives the figures (for personal data, all of it). Everyday talk (CLINC150, BANKING77) is labelled `other`, so
+that small talk does not go to a large model.
 
 ## Measured, on the int8 graph as it is served
 
@@ -43,49 +57,42 @@ model.
 |---|---|---|
 {figures}
 
-`accuracy`, `macro_f1`, `calibration_error` and `agreement_with_typos` (the same category after one typing error in 18 characters)
-are on MMLU-Pro questions without their options; `calibration_error_by_chance` is what a perfectly calibrated model would show
-on so few of them. `everyday_in_science` is the share of everyday texts that land in a science at
-the default threshold of {facts["thresholds"]["intent"]}. `apgr SMALL LARGE`: the mean share of the gap between two models that is
-won by sending the questions with the largest expected gain to the large one; 0.5 is chance. `hard_or_easy_roc_area`: questions
-that at most a quarter of the models got right against those that at least three quarters did. `accuracy_at_fifth_of_price`: what
-choosing among seven models reaches at a fifth of the best one's price, as a share of the best one's accuracy. `..._found` and
-`..._alarmed`: attacks and harmless texts at the default threshold of {facts["thresholds"]["jailbreak"]}; the look-alikes are
-prompts of our own that were not trained on. `pii_*` want both ends of a span and its kind to be right, spans of one kind
-that only space parts being one; no held-back sentence shares its template with one that was trained on. Rows `by the category
-alone` are of a table of how often each model is right in the question's true category: the baseline. `int8_times_faster`: than
-the same graph in float32, one thread, taking turns.
+- `accuracy`, `macro_f1`, `calibration_error` and `agreement_with_typos` (the same category after one typing error in 18
+  characters) are measured on MMLU-Pro questions without their options.
+- `calibration_error_by_chance`: the error that a perfectly calibrated model would show on so few questions.
+- `everyday_in_science`: the share of everyday texts in a science at the default threshold of {facts["thresholds"]["intent"]}.
+- `apgr SMALL LARGE`: the questions with the largest expected gain go to the large model; the figure is the mean share of the gap
+  between the two models that this recovers. A random choice gives 0.5.
+- `hard_or_easy_roc_area`: questions that at most a quarter of the models answered right, against those that at least three
+  quarters did.
+- `accuracy_at_fifth_of_price`: the accuracy of a selection among seven models at a fifth of the best model's cost, as a share of
+  the best model's accuracy.
+- Rows `by the category alone` are the baseline: a table of how often each model is right in the question's true category.
+- `..._found` and `..._alarmed`: attacks found, and harmless texts taken for attacks, at the default threshold of
+  {facts["thresholds"]["jailbreak"]}. The look-alikes are prompts of our own that were not trained on.
+- `pii_*`: a span counts as right if both ends and the kind are right. Spans of one kind that only white space separates count as
+  one. No held-back sentence shares its template with a sentence that was trained on.
+- `int8_times_faster`: compared with the same graph in float32, on one thread, taking turns.
 
 Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
 
-## Limits
-
-- The categories are those of exams. Neighbours are confused most: physics with engineering and chemistry, health with biology,
-  business with economics.
-- A question about two subjects gets one label.
-- The recorded models are of 2024, and answered exam questions. Whoever maps a model of today to one of them (`quality_profile`)
-  borrows its pattern of strengths, not its level; what the same question needs in thinking is not told.
-- Attacks in other languages or in pictures are not seen. Harmful requests without a disguise are told by AdvBench's
-  examples alone. Few held-back attacks exist, and the intervals say so.
-- Personal data is told by synthetic sentences. Cards, IBANs, addresses of mail and machines are also told by form, names are told
-  well; where an address ends and a place begins is not.
-"""
+{_LIMITS}"""
 
 
 def verifier_card(facts: Facts) -> str:
-    """The same for the verifier."""
+    """The verifier's card as Markdown."""
     left_out = (
         f"Left out on purpose: {', '.join(facts['without'])}."
         if facts["without"]
-        else "Quora's texts are licensed for non-commercial use. Who must not use a model that saw them makes one without:\n"
+        else "Quora's texts are licensed for non-commercial use. To train a model without them:\n"
         '`make train ARGS="--without gptcache_qqp,synth_guard"`.'
     )
     return f"""# {facts["name"]} {facts["version"]}
 
-all-MiniLM-L6-v2 (Apache-2.0), fine-tuned as a cross-encoder: it reads the question that is asked and the one that is stored, and
-gives the probability that one answer fits both, as one int8 ONNX graph. Made by `make train`.
+all-MiniLM-L6-v2 (Apache-2.0), fine-tuned as a cross-encoder, as one int8 ONNX graph. It reads the new question and the stored
+one, and gives the probability that one answer fits both. `make train` makes it.
 
-**What is read**: both questions whole, up to {facts["max_tokens"]} tokens together. Longer pairs are not judged, so not served.
+**Input**: both questions whole, up to {facts["max_tokens"]} tokens together. Longer pairs are not judged, and so not served.
 **Language**: English.
 
 ## Trained on
@@ -99,16 +106,19 @@ gives the probability that one answer fits both, as one int8 ONNX graph. Made by
 
 {_pair_rows(facts["metrics"])}
 
-`qqp`: natural question pairs, split by connected component. `swaps`: made swaps of numbers, names, negations and order, and
-harmless edits. `paws`: the same words in another order. `negation`: sentences and their denials. `prompts`: of families of
-subjects in pairs.yaml that were not trained on. The probability is calibrated on `qqp`. How often the cache as a whole is
-wrong, guards and similarity included: `semantic-router eval cache`.
+- `qqp`: natural question pairs, split by connected component. The probability is calibrated on them.
+- `swaps`: generated swaps of numbers, names, negations and order, and harmless edits.
+- `paws`: the same words in another order.
+- `negation`: sentences and their denials.
+- `prompts`: pairs from families of subjects in pairs.yaml that were not trained on.
+
+`semantic-router eval cache` measures how often the cache as a whole is wrong, with similarity and lexical checks.
 
 {_without_quora(facts)}## Limits
 
 - Labels of natural question pairs are noisy: about one in ten is disputable, on either side.
-- Word order in long sentences (`paws`) stays its weak side; the guard `order` stands beside it for that.
-- It knows questions. Of long texts that differ in a detail it has seen few.
+- Word order in long sentences (`paws`) is its weakness. The lexical check `order` covers that.
+- It was trained on questions. It has seen few long texts that differ in a detail.
 """
 
 

@@ -34,14 +34,14 @@ QUESTIONS = [
     "What were the main causes of the French Revolution? Answer in {} sentences.",
     "How many moles are in {} grams of sodium chloride?",
 ]
-"""About 20 tokens each; the number makes every text new, so that nothing is remembered."""
+"""Texts of about 20 tokens. The number makes every text new, so nothing is remembered."""
 LETTER = (
     "Hello, I am writing about order {}, which arrived this week. Two of the five boxes were wet and the third one was open, so "
     "that several parts are missing, among them the charger and the manual. I have already called twice, and each time somebody "
     "else told me something different about who pays for the return and how long a replacement takes. Could you please tell me "
     "what I have to do now, whether I need the original packaging, and whether the warranty starts again with the new device?"
 )
-"""About 100 tokens: for long texts the encoder is the bottleneck, not what is around it."""
+"""Texts of about 100 tokens. With these the encoder is the bottleneck."""
 _fresh = itertools.count(1)
 
 
@@ -60,17 +60,17 @@ def fresh(model: str) -> Iterator[bytes]:
 
 
 def letters(model: str) -> Iterator[bytes]:
-    """Longer texts that were never asked before."""
+    """Requests with longer texts that were never asked before."""
     return (asked(model, LETTER.format(number)) for number in _fresh)
 
 
 def same(model: str) -> Iterator[bytes]:
-    """One request again and again: the encoder's result is remembered, everything else is done."""
+    """One request, many times. The encoder's result is remembered, and all other work is done."""
     return itertools.repeat(asked(model, "What is the capital of France?"))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of all lie."""
+    """The value below which this share of all values lies."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
@@ -80,7 +80,7 @@ def ms(seconds: float) -> str:
 
 
 async def latency(rig: Rig, rounds: int, count: int) -> None:
-    """One client: Envoy alone, a concrete model, and a fresh question that needs the encoder, in turn."""
+    """One client asks in turn: Envoy alone, a named model, and a new question that needs the encoder."""
     encoder = Encoder(Bundle.load(SHIPPED), InferencePool(1, 1))
     variants = {
         "Envoy alone": (rig.plain_port, fresh("small")),
@@ -119,7 +119,7 @@ def _pass(encoder: Encoder) -> float:
 
 
 async def throughput(rig: Rig, rounds: int, count: int, litellm: LiteLLM | None) -> None:
-    """Sixteen clients: requests per second, and the router's processor time for each."""
+    """Sixteen clients: requests per second, and the router's processor time per request."""
     variants = {
         "Envoy alone": (rig.plain_port, fresh("small"), count),
         "router, concrete model": (rig.envoy_port, fresh("small"), count),
@@ -147,7 +147,7 @@ async def throughput(rig: Rig, rounds: int, count: int, litellm: LiteLLM | None)
 
 
 async def streams(rig: Rig, rounds: int) -> None:
-    """A streamed answer past the router and through it: time to the first token, and each token's lag."""
+    """A streamed answer with and without the router: time to the first token, and the lag of each token."""
     message = asked("coder", "Write a function that merges two sorted lists.", is_stream=True)
     first: dict[str, list[float]] = {"Envoy alone": [], "router": []}
     lags: dict[str, list[float]] = {"Envoy alone": [], "router": []}
@@ -165,7 +165,7 @@ async def streams(rig: Rig, rounds: int) -> None:
 
 
 async def one_and_two_workers(folder: Path, rounds: int, count: int) -> None:
-    """Fresh letters with one encoder thread a worker: the encoder is the bottleneck."""
+    """New letters with one encoder thread per worker, so that the encoder is the bottleneck."""
     rigs = {workers: make_rig(folder / f"workers-{workers}", workers, threads=1) for workers in (1, 2)}
     rates: dict[int, list[float]] = {1: [], 2: []}
     try:
@@ -205,7 +205,7 @@ def main() -> None:
 
 
 def through_envoy(parts: Sequence[str], options: argparse.Namespace, rounds: int, count: int) -> None:
-    """All that needs the rig."""
+    """Run all parts that need the rig."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rig = make_rig(folder / "rig")

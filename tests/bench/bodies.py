@@ -1,4 +1,4 @@
-"""What one client with large bodies costs the others: each awkward shape at full size, with small requests beside it."""
+"""What one client with large bodies costs the others: each awkward shape at full size, beside small requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.bench.rig import make_rig
 
 CHAT = "/v1/chat/completions"
 FULL = 16 * 1024 * 1024 - 4096
-"""Bytes of a body, a little below envoy.yaml's limit."""
+"""Bytes of a body, just below envoy.yaml's limit."""
 SMALL = request(CHAT, json.dumps({"model": "small", "messages": [{"role": "user", "content": "What is a monad?"}]}).encode())
 ROUND_S = 4.0
 _URL = "data:image/png;base64," + "iVBORw0KGgo+/A==" * 327_680
@@ -37,7 +37,7 @@ def _messages(messages: str) -> str:
 
 
 def _text(text: str) -> str:
-    """One user message of this text, which stands in the body as it is."""
+    """One user message with this text inserted as it is."""
     return _messages(f'[{{"role":"user","content":"{text}"}}]')
 
 
@@ -46,7 +46,7 @@ def _keys(count: int) -> str:
 
 
 def _agent() -> str:
-    """2,000 messages of 3 KB with calls of tools, and 200 tools."""
+    """2,000 messages of 3 KB with tool calls, and 200 tools."""
     call = {"id": "call_1", "type": "function", "function": {"name": "search", "arguments": '{"query": "x"}'}}
     turn = [
         {"role": "assistant", "content": 'I shall look, and then (see [1]) say: "yes".\n' * 60, "tool_calls": [call]},
@@ -83,7 +83,7 @@ SHAPES: dict[str, Callable[[], str]] = {
 
 
 def run(folder: Path, shapes: Sequence[str] = ()) -> None:
-    """Print, for each shape, what the others got."""
+    """For each shape, print how the other clients were served."""
     rig = make_rig(folder / "bodies")
     rig.start()
     try:
@@ -101,7 +101,7 @@ async def _beside(port: int, large_port: int, name: str, how: str = "") -> str:
     sender = multiprocessing.get_context("spawn").Process(target=_send, args=(large_port, name, there))
     sender.start()
     try:
-        await asyncio.to_thread(here.recv)  # the body is made
+        await asyncio.to_thread(here.recv)  # the body is built
         taken, bypassed = await _small(port)
         here.send("enough")
         answers = await asyncio.to_thread(here.recv)
@@ -113,7 +113,7 @@ async def _beside(port: int, large_port: int, name: str, how: str = "") -> str:
 
 
 async def _small(port: int) -> tuple[list[float], int]:
-    """Latencies of small requests, four at a time, each after a pause; and how many the router never saw."""
+    """Latencies of small requests, four at a time with a pause after each, and how many bypassed the router."""
     taken: list[float] = []
     bypassed = 0
     until = time.perf_counter() + ROUND_S
@@ -132,7 +132,7 @@ async def _small(port: int) -> tuple[list[float], int]:
 
 
 def _send(port: int, name: str, pipe: Pipe) -> None:
-    """In a process of its own: the large body, again and again, until told to stop; then what was answered how often."""
+    """In a process of its own, send the large body repeatedly until told to stop. Then report the count of each answer."""
     body = SHAPES[name]().encode()
     pipe.send("ready")
     pipe.send(uvloop.run(_send_all(port, body, pipe)) if body else "")

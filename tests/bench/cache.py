@@ -35,13 +35,13 @@ _fresh = itertools.count(1)
 
 
 def asked(text: str, model: str = "auto") -> bytes:
-    """A chat request of somebody."""
+    """A chat request of a principal."""
     body = {"model": model, "messages": [{"role": "user", "content": text}], "temperature": 0.7}
     return request(CHAT, json.dumps(body).encode(), authorization="Bearer bench")
 
 
 def paraphrases() -> Iterator[bytes]:
-    """Ever new wordings of questions that were asked before: the encoder has to run, and a guard has to let them pass."""
+    """New wordings of questions that were asked before. The encoder has to run, and the checks have to accept them."""
     starts = ["How do I", "How can I", "Please tell me how to", "how to", "How should I", "Could you explain how I"]
     for number in _fresh:
         yield asked(
@@ -50,7 +50,7 @@ def paraphrases() -> Iterator[bytes]:
 
 
 async def hits(folder: Path, rounds: int, count: int) -> None:
-    """Through Envoy: a hit by key, a hit by meaning, and what they are held against."""
+    """Hits through Envoy: an exact hit, a semantic hit, and their comparisons."""
 
     def edit(rig: Rig) -> None:
         before = rig.edit_config
@@ -71,8 +71,8 @@ async def hits(folder: Path, rounds: int, count: int) -> None:
         await closed_loop(rig.envoy_port, itertools.repeat(asked("What is the capital of France?")), 1, 20)
         variants: dict[str, tuple[Iterator[bytes], int]] = {
             "trivial ext_proc reply (unknown model)": (itertools.repeat(asked("hi", model="none")), 404),
-            "hit by key": (itertools.repeat(asked("What is the capital of France?")), 200),
-            "hit by meaning": (paraphrases(), 200),
+            "exact hit": (itertools.repeat(asked("What is the capital of France?")), 200),
+            "semantic hit": (paraphrases(), 200),
             "miss, answered by the model": ((asked(f"What is the meaning of number {n} in numerology?") for n in _fresh), 200),
         }
         await recording(rig, rounds)
@@ -97,12 +97,12 @@ async def hits(folder: Path, rounds: int, count: int) -> None:
         )
     print(f"  {'the encoder pass alone':48}{statistics.median(alone) * 1000:12.2f}")
     trivial = medians["trivial ext_proc reply (unknown model)"]
-    ratio = statistics.median(a / b for a, b in zip(medians["hit by key"], trivial, strict=True))
-    print(f"  a hit by key takes {ratio:.2f} times a trivial reply")
+    ratio = statistics.median(a / b for a, b in zip(medians["exact hit"], trivial, strict=True))
+    print(f"  an exact hit takes {ratio:.2f} times a trivial reply")
 
 
 async def recording(rig: Rig, rounds: int) -> None:
-    """A streamed answer that is recorded to be stored, and the same that is not: each event's way, and the end of it all."""
+    """A streamed answer that is recorded and stored, and one that is not: the lag of each event, and the total time."""
     lags: dict[str, list[float]] = {"no-store": [], "max-age=60": []}
     whole: dict[str, list[float]] = {name: [] for name in lags}
     for _ in range(rounds * 6):
@@ -127,7 +127,7 @@ def _pass(encoder: Encoder) -> float:
 
 
 async def growth(sizes: list[int]) -> None:
-    """In the process: lookups among entries of one partition, and what an entry takes. Vectors are clustered, as questions."""
+    """In this process: lookups in one namespace, and the memory of an entry. Vectors cluster as questions do."""
     random = np.random.default_rng(1)
     vectors: dict[str, np.ndarray] = {}
 
@@ -137,7 +137,7 @@ async def growth(sizes: list[int]) -> None:
 
     cache = Cache(CacheLimits(max_entries=10**9, most_held_bytes=2**60), encode, Verifier(), None)
     part = digest("bench")
-    print("\nThe cache in the process, one partition      by key p50   by meaning p50      p99 us   bytes an entry")
+    print("\nThe cache in the process, one namespace       exact p50    semantic p50      p99 us   bytes an entry")
     centres = unit(random.standard_normal((5_000, 384)))
     gc.collect()
     before, stored = memory(), 0
@@ -179,17 +179,17 @@ def row_of(cache: Cache, number: int | None) -> np.ndarray:
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Of unit length, float32."""
+    """Vectors of unit length, float32."""
     scaled: np.ndarray = (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
     return scaled
 
 
 def memory() -> int:
-    """Bytes resident now (Linux)."""
+    """Resident bytes now (Linux)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def run(folder: Path, rounds: int, count: int, sizes: list[int]) -> None:
-    """All of it."""
+    """Run all parts."""
     asyncio.run(hits(folder, rounds, count))
     asyncio.run(growth(sizes))

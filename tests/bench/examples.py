@@ -1,7 +1,7 @@
 """The sample configurations at work: each with its own workload, with its cache and without, side by side.
 
 A line of a workload is a prompt and the number of the answer that it needs: two prompts may share an answer only if the numbers
-are equal. So every hit can be told to be right or wrong.
+are equal. So the bench knows whether a hit is right.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WORKLOADS = Path(__file__).parent / "workloads"
 
 
 def run(folder: Path) -> None:
-    """All of them; mock models answer 60 words at 5 ms a token, as a fast model would."""
+    """Run all of them. The mock vLLM backends answer 60 words at 5 ms a token, as a fast model would."""
     columns = "requests   to a model   hits   wrong hits   eligible repeats served   p50 ms   p50 ms of a hit"
     print(f"\nSample configurations      {columns}")
     for path in sorted(WORKLOADS.glob("*.jsonl")):
@@ -34,7 +34,7 @@ def run(folder: Path) -> None:
 
 
 def become(config: dict[str, Any], name: str, is_on: bool) -> None:
-    """The sample configuration in the place of the reference one, on this rig's ports, with its cache in memory or off."""
+    """Use the sample configuration on this rig's ports, with its cache in memory or off."""
     example = yaml.safe_load((ROOT / "config" / "examples" / f"{name}.yaml").read_text())
     kept = {key: config[key] for key in ("server", "admin")}
     config.clear()
@@ -65,9 +65,7 @@ def report(stack: Stack, lines: list[dict[str, Any]], is_on: bool) -> str:
             text = response.json()["choices"][0]["message"]["content"]
             if response.headers.get("x-vsr-cache-hit") == "true":
                 hit_times.append(times[-1])
-                entry = response.headers["x-vsr-cache-entry"].partition("-")[
-                    0
-                ]  # behind it stands which two questions were paired
+                entry = response.headers["x-vsr-cache-entry"].partition("-")[0]  # the rest says which two questions were paired
                 wrong += stored[text + entry] != line["answer"]
             elif is_on and not is_skipped:
                 stack.wait_until_idle()

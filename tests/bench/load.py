@@ -1,4 +1,4 @@
-"""A closed-loop HTTP/1.1 client, as lean as Python allows: it must not be what is measured."""
+"""A closed-loop HTTP/1.1 client, as lean as Python allows, so that it does not dominate the measurement."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def request(path: str, body: bytes, **headers: str) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection; one request at a time."""
+    """One keep-alive connection with one request at a time."""
 
     def __init__(self) -> None:
         self._received = bytearray()
         self._done: asyncio.Future[bytes] | None = None
         self.stamps: list[float] = []
-        """Seconds between each event's sending, as the backend stamped it, and its arrival here."""
+        """Seconds between the sending of each event, as the backend stamped it, and its arrival here."""
         self.first_byte = 0.0
-        """When the first byte of the last response's body came, in seconds of `perf_counter`."""
+        """When the first body byte of the last response came, in seconds of `perf_counter`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Keep the transport."""
@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
             self._done.set_exception(ConnectionError("the server closed the connection"))
 
     async def ask(self, message: bytes, status: int = 200) -> bytes:
-        """Send a request; its response, which has to have this status."""
+        """Send a request and return its response, which must have this status."""
         self._done = asyncio.get_running_loop().create_future()
         self.first_byte = 0.0
         self._transport.write(message)
@@ -91,7 +91,7 @@ async def closed_loop(port: int, messages: Iterator[bytes], connections: int, co
 
 
 async def stream(port: int, message: bytes) -> tuple[float, Sequence[float]]:
-    """Time to the first byte of a streamed answer, and the lag of each event behind its sending, in seconds."""
+    """Time to the first byte of a streamed answer, and the lag of each event, in seconds."""
     connection = await connect(port)
     began = time.perf_counter()
     await connection.ask(message)

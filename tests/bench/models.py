@@ -1,4 +1,4 @@
-"""What the models cost: passes by length, the heads beside the encoder, one pass against several, the verifier, memory."""
+"""What the models cost: passes by length, the heads beside the encoder, one pass or several, the verifier, memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Feed = dict[str, np.ndarray]
 
 
 def feed_of(tokens: int, *, is_pair: bool = False) -> Feed:
-    """Token ids as texts have them, one row."""
+    """Token ids as in real texts, one row."""
     ids = np.random.default_rng(tokens).integers(1000, 20_000, (1, tokens))
     ids[0, 0], ids[0, -1] = 101, 102
     feed = {"ids": ids, "mask": np.ones_like(ids)}
@@ -32,7 +32,7 @@ def feed_of(tokens: int, *, is_pair: bool = False) -> Feed:
 
 
 def medians(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Milliseconds of each, taking turns."""
+    """Median milliseconds of each function. They take turns."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
@@ -43,7 +43,7 @@ def medians(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
 
 
 def passes(rounds: int) -> None:
-    """One request at a time, on one thread; a second model beside it, when one is there."""
+    """One request at a time on one thread, with a second model beside it if there is one."""
     encoder = open_session(SHIPPED / MODEL)
     verifier = open_session(SHIPPED_VERIFIER / MODEL) if SHIPPED_VERIFIER.is_dir() else None
     print("\nOne pass, one thread, ms p50     one for all   one for each of four   ratio   verifier / pass")
@@ -64,7 +64,7 @@ def passes(rounds: int) -> None:
 
 
 def heads(rounds: int) -> None:
-    """Of a pass, what the nodes of the heads take, by ONNX Runtime's own profile."""
+    """The share of a pass that the heads' nodes take, by ONNX Runtime's own profile."""
     print("\nOf a pass, microseconds (profiled)     encoder     all heads")
     for tokens in LENGTHS:
         with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +91,7 @@ def crowd(rounds: int, callers: int = 32, threads: int = 2) -> None:
     print(f"\n{callers} requests at once on {threads} threads     passes/s     p50 ms     p99 ms")
     for tokens in LENGTHS:
         feed, took = feed_of(tokens), []
-        pool = ThreadPoolExecutor(threads)  # first come, first served, as the router's
+        pool = ThreadPoolExecutor(threads)  # first come, first served, as in the router
 
         def call(feed: Feed = feed, pool: ThreadPoolExecutor = pool, took: list[float] = took) -> None:
             for _ in range(rounds // 10):
@@ -124,7 +124,7 @@ def memory() -> None:
 
 
 def run(rounds: int) -> None:
-    """Everything."""
+    """Run all parts."""
     memory()
     passes(rounds)
     heads(rounds)

@@ -1,4 +1,6 @@
-"""What is measured: the project's own Envoy and router, a way past the router, and backends that cost next to nothing."""
+"""The measured system: the project's own Envoy and router, a way that bypasses the router, and backends that cost next to
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,12 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Rig(Stack):
-    """A stack whose models are an Envoy that answers at once, but for `coder`, which streams stamped events."""
+    """A stack whose models are an Envoy that answers at once. `coder` is different: it streams stamped events."""
 
     plain_port: int = field(default_factory=free_port)
-    """Past the router, to `small`."""
+    """Leads to `small` without the router."""
     plain_stream_port: int = field(default_factory=free_port)
-    """Past the router, to `coder`."""
+    """Leads to `coder` without the router."""
 
     def start_models(self) -> None:
         """A second Envoy with a fixed answer, and the streaming backend."""
@@ -49,7 +51,7 @@ class Rig(Stack):
 
 
 def add_plain(rig: Rig, envoy: dict[str, Any]) -> None:
-    """Two more listeners, equal to the first but for the router: what Envoy alone costs."""
+    """Add two listeners that differ from the first only in lacking the router. They show what Envoy alone costs."""
     listeners = envoy["static_resources"]["listeners"]
     for port, cluster in ((rig.plain_port, "small"), (rig.plain_stream_port, "coder")):
         listener = copy.deepcopy(listeners[0])
@@ -66,7 +68,7 @@ def add_plain(rig: Rig, envoy: dict[str, Any]) -> None:
 
 
 def make_rig(folder: Path, workers: int = 1, threads: int = 0) -> Rig:
-    """A rig that is started with `start` and ended with `stop`."""
+    """A rig. `start` starts it and `stop` ends it."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def edit(config: dict[str, Any]) -> None:
@@ -109,7 +111,7 @@ def _fixed(name: str, port: int) -> dict[str, Any]:
 
 @dataclass
 class LiteLLM:
-    """LiteLLM's proxy in an environment of its own, doing plain model routing to the same backend."""
+    """LiteLLM's proxy in its own environment, which routes to the same backend by model name."""
 
     folder: Path
     backend_url: str
@@ -117,7 +119,7 @@ class LiteLLM:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self, venv: Path) -> None:
-        """Install it on first use, then start it with one worker, logging off."""
+        """Install it on first use, then start it with one worker and without logging."""
         program = venv / "bin" / "litellm"
         if not program.exists():
             print(f"installing litellm[proxy] into {venv} (a minute, once) ...", flush=True)
@@ -132,7 +134,7 @@ class LiteLLM:
             "LITELLM_LOG": "ERROR",
             "LITELLM_MODE": "PRODUCTION",
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            # Without keys to check it is at its fastest.
+            # It is fastest without keys to check.
             "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
         }
         with (self.folder / "litellm.log").open("wb") as log:

@@ -1,4 +1,4 @@
-"""A backend that streams events stamped with the moment of their sending, so that a client sees how long each was on its way."""
+"""A backend that streams events stamped with their sending time, so that a client can compute each lag."""
 
 from __future__ import annotations
 

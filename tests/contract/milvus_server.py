@@ -1,4 +1,4 @@
-"""A real Milvus server, from the PyPI wheel `milvus`, and a door before it that tests may shut, block and open again."""
+"""A real Milvus server, from the PyPI wheel `milvus`, and a door before it that tests can shut, block and open again."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ PROGRAM = shutil.which("milvus-server", path=str(Path(sys.executable).parent)) o
 _PORTS = (
     "etcd", "root-coord", "proxy-internal", "query-coord", "query-node", "index-coord", "index-node", "data-coord", "data-node",
 )  # fmt: skip
-"""Of its parts among themselves; what else runs on this machine must not have them."""
+"""The ports that Milvus' parts use among themselves. No other program on this machine may have them."""
 
 
 class MilvusServer:
-    """Standalone, on a free port, with its data in a folder."""
+    """A standalone Milvus on a free port, with its data in a folder."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder, self.port, self.options = folder, free_port(), options
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Ready when this returns; the first start takes about 20 seconds."""
+        """Start it and wait until it is ready. The first start takes about 20 seconds."""
         assert PROGRAM is not None
         with (self.folder / "server.log").open("ab") as log:
             ports = [part for name in _PORTS for part in (f"--{name}-port", str(free_port()))]
@@ -42,11 +42,11 @@ class MilvusServer:
             wait_for(lambda: self._answers() or self._has_died(), "Milvus", 90)
             assert not self._has_died(), f"Milvus ended: {(self.folder / 'server.log').read_text()[-2000:]}"
         except BaseException:
-            self.kill()  # who asks for a server that fails to start cannot end it
+            self.kill()  # whoever asks for a server that fails to start cannot end it
             raise
 
     def _has_died(self) -> bool:
-        """The wheel's program waits for ever for a server that has ended: it shows as a child that nobody collects."""
+        """The wheel's program waits for ever for a server that has ended. Such a server shows as a child that nobody collects."""
         assert self.process is not None
         if self.process.poll() is not None:
             return True
@@ -69,7 +69,7 @@ class MilvusServer:
         return True
 
     def kill(self) -> None:
-        """The server and all its processes, at once."""
+        """Kill the server and all its processes at once."""
         if self.process and self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -77,16 +77,16 @@ class MilvusServer:
 
 
 _STARTED: list[MilvusServer] = []
-"""By this process; kept, as others may use them when it has no more use for them."""
+"""The servers that this process started. They are kept, for others may use them after this process."""
 _SHARED = Path(tempfile.gettempdir()) / f"milvus-of-tests-{os.getuid()}.json"
 
 
 @contextlib.contextmanager
 def shared(folder: Path) -> Iterator[int]:
-    """The port of the one server for all test processes of this machine; the last one who uses it ends it.
+    """The port of the one server for all test processes of this machine; the last one that uses it ends it.
 
-    Milvus allows no second one on a machine, whatever its ports: it locks /run/milvus/standalone.pid. `folder` holds its data, if
-    this process has to start it.
+    Milvus allows only one server on a machine, whatever its ports, because it locks /run/milvus/standalone.pid. If this process
+    has to start it, `folder` holds its data.
     """
     with _state() as state:
         if not state.get("users") or not Path(f"/proc/{state['pid']}").exists():
@@ -115,7 +115,7 @@ def _end(group: int) -> None:
 
 @contextlib.contextmanager
 def _state() -> Iterator[dict[str, int]]:
-    """What all test processes know of the server; one at a time."""
+    """What all test processes know of the server. One process reads it at a time."""
     with _SHARED.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
@@ -126,9 +126,9 @@ def _state() -> Iterator[dict[str, int]]:
 
 
 class Door:
-    """A TCP port that leads to the server. Shut, it looks as if the server had died: connections break, new ones are refused.
+    """A TCP port that leads to the server. When it is shut, the server seems dead: connections break, and new ones are refused.
 
-    The server itself is not killed: Milvus 2.3 takes more than a minute to come back after that, waiting for its own sessions.
+    The server itself is not killed, because Milvus 2.3 would wait more than a minute for its own sessions before it comes back.
     """
 
     def __init__(self, port: int) -> None:
@@ -139,7 +139,7 @@ class Door:
         self._passing.set()
 
     async def open(self) -> None:
-        """Let through."""
+        """Let connections through."""
         self._server = await asyncio.start_server(self._enter, "127.0.0.1", self.port)
 
     async def shut(self) -> None:
@@ -150,11 +150,11 @@ class Door:
             writer.transport.abort()
 
     def block(self) -> None:
-        """Connections stay and nothing passes, as when the server hangs."""
+        """Keep the connections and let nothing pass, as when the server hangs."""
         self._passing.clear()
 
     def unblock(self) -> None:
-        """Let what waits pass."""
+        """Let the held bytes pass."""
         self._passing.set()
 
     async def _enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""What every signal must do. A new one inherits `SignalContract`, provides `signal`, and is held to what the others are."""
+"""What every signal must do. A new one inherits `SignalContract`, provides `signal`, and has these tests."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ ODD_TEXTS = {
 
 
 class SignalContract:
-    """Everything that rules, metrics and the exchange take for granted."""
+    """What rules, metrics and the exchange rely on."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def passes(cls) -> Iterator[InferencePool]:
-        """As one process has them."""
+        """The inference pool of one process."""
         made = InferencePool(2, 64)
         yield made
         made.close()
@@ -60,7 +60,7 @@ class SignalContract:
         return Models(passes, bundle, encoder)
 
     async def test_a_question_gets_a_reading(self, signal: Signal) -> None:
-        """A label that is the most probable of those that are given, which sum to one; or probabilities that need not."""
+        """It is the most probable of several labels whose probabilities sum to one, or a set of independent probabilities."""
         reading = await signal.read(ask("What is the derivative of x squared?"))
         if isinstance(reading, Scores):
             assert all(name and 0 <= score <= 1 for name, score in reading.values.items())
@@ -68,19 +68,18 @@ class SignalContract:
         assert reading.label
         assert 0 < reading.confidence <= 1
         assert sum(reading.probabilities.values()) == pytest.approx(1, abs=1e-3)
-        assert reading.confidence == reading.probabilities.get(reading.label, 1.0)  # what lies outside all labels is sure
+        assert reading.confidence == reading.probabilities.get(reading.label, 1.0)  # certain that the text is outside all labels
 
     @pytest.mark.parametrize("text", ["", "   ", "\n\t"])
     async def test_nothing_to_read_is_a_backend_error(self, signal: Signal, text: str) -> None:
-        """It becomes `Missing`, and the request goes on."""
+        """The error becomes `Missing`, and the request goes on."""
         with pytest.raises(BackendError, match="no_text"):
             await signal.read(ask(text))
 
     @pytest.mark.parametrize("name", ODD_TEXTS)
     async def test_no_text_breaks_it(self, signal: Signal, name: str) -> None:
-        """Whatever a client sends: a reading, or the word for a text that is too long to be read whole.
-
-        Ten megabytes take a signal that reads all of a text five seconds to tokenise, on a machine that does nothing else.
+        """Any text gives a reading, or the reason that it is too long to be read whole. A signal that reads
+        the whole text needs five seconds to tokenise ten megabytes on an idle machine.
         """
         async with asyncio.timeout(40):
             try:
@@ -89,12 +88,12 @@ class SignalContract:
                 assert error.word == "too_long"  # noqa: PT017 - both are right
 
     async def test_the_same_text_reads_the_same(self, signal: Signal) -> None:
-        """Side by side and one after another."""
+        """Concurrent readings and later ones agree."""
         first, second = await asyncio.gather(signal.read(ask("same text")), signal.read(ask("same text")))
         assert first == second == await signal.read(ask("same text"))
 
-    async def test_what_one_caller_leaves_the_other_gets(self, signal: Signal) -> None:
-        """A client that goes takes no reading from those that asked the same."""
+    async def test_a_cancelled_caller_takes_no_reading_from_another(self, signal: Signal) -> None:
+        """A client that disconnects takes no reading from others that asked the same."""
         text = ask(f"a text that two ask for, and nobody before: {id(signal)}")
         first, second = (asyncio.create_task(signal.read(text)) for _ in range(2))
         await asyncio.sleep(0)
@@ -102,5 +101,5 @@ class SignalContract:
         assert isinstance(await second, Classification | Scores)
 
     def test_its_name_can_stand_in_a_rule(self, signal: Signal) -> None:
-        """Names travel in headers and metrics."""
+        """Its name travels in headers and metrics."""
         assert signal.name.isidentifier()

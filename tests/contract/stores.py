@@ -1,6 +1,6 @@
-"""What every store has to do. A new store inherits `StoreContract`, says how it is made, and has these tests.
+"""What every store must do. A new store inherits `StoreContract`, says how it is made, and has these tests.
 
-Stores that outlive the process keep what they hold between the tests of a class, so a test looks at entries of its own.
+Stores that outlive the process keep their entries between the tests of a class, so a test looks only at its own entries.
 """
 
 from __future__ import annotations
@@ -27,47 +27,47 @@ def now_ms() -> int:
 
 
 def direction(number: int) -> np.ndarray:
-    """One of 384 vectors at right angles."""
+    """One of 384 unit vectors at right angles."""
     return np.eye(1, 384, number, dtype=np.float32)[0]
 
 
 def entry(text: str = "t", **others: object) -> Entry:
-    """A new one, in a partition of its own."""
+    """A new entry in a namespace of its own."""
     key, partition, created_ms = uuid.uuid4().hex, uuid.uuid4().hex, now_ms()
     made = Entry(uuid.uuid4().hex, key, partition, "s", "d", "m", text, ANSWER, created_ms, created_ms + 600_000, direction(0))
     return replace(made, **others)  # type: ignore[arg-type]
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for it: a server shows what was written a moment later."""
+    """Wait for the condition: a server shows what was written a moment later."""
     async with asyncio.timeout(20):
         while not await condition():
             await asyncio.sleep(0.05)
 
 
 async def ids_of(store: Store) -> set[str]:
-    """Of all that a router would load now."""
+    """The ids of all entries that a router would load now."""
     return {one.id async for page in store.load(now_ms()) for one in page}
 
 
 async def published(store: Store, since_ms: int) -> dict[str, Invalidation]:
-    """By id."""
+    """The published invalidations by id."""
     return {one.id: one for one in (await store.changes(since_ms)).invalidations}
 
 
 class StoreContract:
-    """Inherit it, and give the fixture `make`: it makes a store of the same place at each call, not yet open."""
+    """Inherit it and provide the fixture `make`. Each call makes an unopened store of the same place."""
 
     @pytest.fixture
     async def store(self, make: Callable[[str], Store]) -> AsyncIterator[Store]:
-        """Open."""
+        """An open store."""
         store = make("v1")
         await store.open()
         yield store
         await store.close()
 
-    async def test_what_is_added_is_there_for_the_next_process(self, store: Store, make: Callable[[str], Store]) -> None:
-        """With its answer and all that it was made of, whatever its text holds; the key that hides scopes is the same."""
+    async def test_an_added_entry_is_there_for_the_next_process(self, store: Store, make: Callable[[str], Store]) -> None:
+        """The entry keeps its answer and all its fields, whatever its text holds. The key that hides scopes stays the same."""
         added = [entry(text) for text in ('"; drop', "a\\", "\n\t\u2028", "日本語 \U0001f600", "%_'")]
         without_vector = entry("long", vector=None)
         await store.add([*added, without_vector])
@@ -88,7 +88,7 @@ class StoreContract:
         await store.open()
 
     async def test_an_entry_whose_id_is_stored_is_replaced(self, store: Store) -> None:
-        """A write that is tried again makes no second one."""
+        """A retried write makes no second entry."""
         one = entry()
         await store.add([one])
         await store.add([replace(one, answer=b'{"choices": [1]}')])
@@ -99,8 +99,8 @@ class StoreContract:
         await until(is_replaced)
         assert await store.answer("0" * 32) is None
 
-    async def test_neighbours_are_of_one_partition_and_the_nearest_comes_first(self, store: Store) -> None:
-        """With similarities, and with what is served; what has no vector or has expired is none."""
+    async def test_neighbours_are_of_one_namespace_and_the_nearest_comes_first(self, store: Store) -> None:
+        """They come with similarity and with what is served. Entries without a vector, and expired ones, are not neighbours."""
         near, far = entry("near"), entry("far", vector=((direction(0) + direction(1)) / 2**0.5).astype(np.float32))
         far = replace(far, partition=near.partition)
         others = [
@@ -121,7 +121,7 @@ class StoreContract:
         assert [similarity for _, similarity in found] == pytest.approx([1.0, 2**-0.5], abs=0.01)
 
     async def test_the_same_text_is_found_by_its_key(self, store: Store) -> None:
-        """Until it expires."""
+        """It is found until it expires."""
         one = entry()
         await store.add([one])
 
@@ -136,8 +136,8 @@ class StoreContract:
     @pytest.mark.parametrize(
         "names", [("ids",), ("decision",), ("model",), ("scope",), ("decision", "before_ms"), ("ids", "scope")], ids="+".join
     )
-    async def test_what_a_filter_means_is_removed_and_nothing_else(self, store: Store, names: tuple[str, ...]) -> None:
-        """By every condition that narrows it, and by several together."""
+    async def test_only_entries_that_a_filter_matches_are_removed(self, store: Store, names: tuple[str, ...]) -> None:
+        """This holds for each condition alone, and for several together."""
         word = uuid.uuid4().hex[:8]
         gone = entry(decision=f"d {word}", model=f"m {word}", scope=f"s{word}", created_ms=now_ms() - 5000)
         stays = entry(created_ms=now_ms() - 5000)
@@ -168,7 +168,7 @@ class StoreContract:
         assert await store.answer(stays.id) == ANSWER
 
     async def test_invalidations_reach_whoever_asks_for_changes(self, store: Store) -> None:
-        """Each as it was published; since 0 all of them, at a start."""
+        """Each arrives as it was published. A start asks for changes since 0 and gets all of them."""
         began_ms = now_ms()
         told = [
             Invalidation(uuid.uuid4().hex, began_ms, EntryFilter(decision="d", model="m", scope="s", before_ms=began_ms)),
@@ -183,7 +183,7 @@ class StoreContract:
         assert not {one.id for one in told} & (await published(store, began_ms + 1)).keys()
 
     async def test_entries_of_others_are_among_the_changes(self, store: Store) -> None:
-        """From a moment on; since 0 there are none, for they are loaded."""
+        """They come from the given moment on. Changes since 0 hold no entries, for these are loaded."""
         old, new = entry(created_ms=now_ms() - 60_000), entry()
         await store.add([old, new])
 
@@ -195,7 +195,7 @@ class StoreContract:
         assert (await store.changes(0)).entries == []
 
     async def test_what_has_expired_is_swept_and_never_loaded(self, store: Store) -> None:
-        """What has not stays."""
+        """Entries that have not expired stay."""
         gone, stays = entry(created_ms=now_ms() - 2000, expires_ms=now_ms() - 1000), entry()
         await store.add([gone, stays])
         await until(lambda: _holds(store, {stays.id}))
@@ -209,7 +209,7 @@ class StoreContract:
         assert await store.answer(stays.id) == ANSWER
 
     async def test_what_another_encoder_wrote_is_refused(self, store: Store, make: Callable[[str], Store]) -> None:
-        """Its vectors mean something else."""
+        """Its vectors have another meaning."""
         await store.close()
         other = make("v2")
         with pytest.raises(ConfigError, match="v1"):
@@ -218,7 +218,7 @@ class StoreContract:
         await store.open()
 
     async def test_a_store_that_is_closed_says_so(self, store: Store) -> None:
-        """A request that is under way when the connection is made anew is a miss, and no cancellation."""
+        """A request under way during a reconnect becomes a miss, and is not cancelled."""
         await store.close()
         with pytest.raises(BackendError, match="closed"):
             await store.answer("0" * 32)

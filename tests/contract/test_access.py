@@ -1,4 +1,4 @@
-"""Who may ask the admin port: programs under names that are its own, and no web page that a browser happens to show."""
+"""Who may ask the admin port: programs that use its own names. Web pages shown by a browser may not."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from router.runtime.workers import AggregatedAdmin
 from tests.contract.test_admin import Behind
 
 ALLOWED = ["router.monitoring.svc"]
-"""Names that the operator allows; a test may change them."""
+"""Names that the operator allows. A test may change them."""
 
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    """A server behind the guard, which listens as `admin.internal`."""
+    """The port of a guarded server that listens as `admin.internal`."""
 
     async def answer(request: web.Request) -> web.Response:
         await request.read()
@@ -56,7 +56,7 @@ async def ask(where: int | str, *headers: str, method: str = "GET", path: str = 
      "admin.internal:8802", "router.monitoring.svc:8802", "Router.Monitoring.svc"],
 )  # fmt: skip
 async def test_names_of_its_own_and_addresses_are_answered(port: int, host: str) -> None:
-    """As curl, Prometheus, probes and the command line ask."""
+    """curl, Prometheus, probes and the command line ask this way."""
     assert await ask(port, f"host: {host}") == 200
     body = ("content-type: application/json; charset=utf-8",)
     assert await ask(port, f"host: {host}", *body, method="POST", path="/cache/invalidate", body="{}") == 200
@@ -68,14 +68,14 @@ async def test_names_of_its_own_and_addresses_are_answered(port: int, host: str)
      "127.0.0.1@evil.example", ""],
 )  # fmt: skip
 async def test_a_name_of_somebody_elses_is_refused(port: int, host: str) -> None:
-    """A page can have its own name looked up to this address; but for probes, which tell nothing."""
+    """A page can make its own name resolve to this address. Probes are exempt, for they reveal nothing."""
     assert await ask(port, f"host: {host}") in (400, 403)
     if host and "@" not in host:
         assert await ask(port, f"host: {host}", path="/healthz") == 200
 
 
-async def test_what_the_operator_allows_counts_from_that_moment(port: int) -> None:
-    """After a restart with another configuration."""
+async def test_names_that_the_operator_allows_count_after_a_restart(port: int) -> None:
+    """A new list counts after a restart with it."""
     assert await ask(port, "host: later.svc") == 403
     ALLOWED.append("later.svc")
     try:
@@ -95,14 +95,14 @@ PAGES = {
 
 @pytest.mark.parametrize("page", PAGES)
 async def test_a_page_of_another_site_may_not_ask(port: int, page: str) -> None:
-    """Whatever it asks, and whatever it calls its body."""
+    """This holds for any request and any content type."""
     json = "content-type: application/json"
     assert await ask(port, "host: localhost:8802", *PAGES[page]) == 403
     assert await ask(port, "host: localhost:8802", *PAGES[page], json, method="POST", path="/explain", body="{}") == 403
 
 
 async def test_a_form_that_says_nothing_of_its_page_is_refused(port: int) -> None:
-    """Old browsers send neither Origin nor Sec-Fetch-Site; a page can send no JSON to another site."""
+    """Old browsers send neither Origin nor Sec-Fetch-Site. No page can send JSON to another site."""
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
         assert await ask(port, "host: localhost", f"content-type: {kind}", method="POST", path="/explain", body="{}") == 415
         assert await ask(port, "host: localhost", f"content-type: {kind}", method="POST", path="/restart") == 415
@@ -111,7 +111,7 @@ async def test_a_form_that_says_nothing_of_its_page_is_refused(port: int) -> Non
 
 
 async def test_a_link_and_the_address_bar_may_look(port: int) -> None:
-    """What is shown to the operator himself."""
+    """Both show the answer to the operator alone."""
     typed = ("sec-fetch-site: none", "sec-fetch-mode: navigate", "sec-fetch-dest: document")
     link = ("sec-fetch-site: cross-site", "sec-fetch-mode: navigate", "sec-fetch-dest: document")
     own = ("origin: http://localhost:8802", "sec-fetch-site: same-origin")
@@ -125,13 +125,13 @@ async def test_a_link_and_the_address_bar_may_look(port: int) -> None:
     [("LOCALHOST:1", "localhost"), ("[::1]:80", "::1"), ("[::1]", "::1"), ("a.b.:80", "a.b"), ("a", "a"), (" a ", "a")],
 )
 def test_the_name_in_a_host(host: str, name: str) -> None:
-    """Without port, brackets, last dot and capitals."""
+    """It has no port, brackets, last dot or capitals."""
     assert name_in(host) == name
 
 
 @pytest.fixture(params=["a worker's socket", "the port of all workers", "a port of its own"])
 async def real(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[int | str]:
-    """Where a real admin server is asked: a port, or a socket's path."""
+    """Where a real admin server listens: a port, or a socket's path."""
     socket = str(tmp_path / "0.sock")
     is_own = request.param == "a port of its own"
     server = AdminServer("127.0.0.1:0" if is_own else f"unix:{socket}", Behind().routes())
@@ -151,7 +151,7 @@ async def real(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     "line", ["GET /metrics", "GET /config", "GET /version", "POST /explain", "POST /cache/invalidate", "POST /restart"]
 )
 async def test_each_of_the_real_servers_stands_behind_the_guard(real: int | str, line: str) -> None:
-    """The supervisor's too, and each worker's own; and each goes on to answer programs."""
+    """This covers the supervisor's server and each worker's. Both still answer programs."""
     method, path = line.split()
     body, json = ("{}", ("content-type: application/json",)) if method == "POST" else ("", ())
     rebound = ("host: evil.example:8802", "origin: http://evil.example:8802", "sec-fetch-site: same-origin")

@@ -1,4 +1,4 @@
-"""The admin port, asked over real sockets."""
+"""The admin port over real sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_BYTES = 16 * 1024 * 1024
 
 
 class Behind:
-    """What stands behind the port: answers that a test can change."""
+    """The handler behind the port, whose answers a test can change."""
 
     def __init__(self) -> None:
         self.is_ready = True
@@ -31,15 +31,15 @@ class Behind:
         self.error: Exception | None = None
 
     async def readiness(self) -> tuple[bool, Mapping[str, Any]]:
-        """As one worker says it."""
+        """One worker's readiness."""
         return self.is_ready, {"ready": self.is_ready, "workers": [{"worker": 0, "pid": 7, "ready": self.is_ready}]}
 
     async def metrics(self) -> bytes:
-        """One line."""
+        """One line of metrics."""
         return b"llm_router_active_exchanges 0.0\n"
 
     async def explain(self, body: bytes) -> Mapping[str, Any]:
-        """Keeps the body."""
+        """Record the body."""
         self.explained.append(body)
         if self.error:
             raise self.error
@@ -50,7 +50,7 @@ class Behind:
         return {"models": {"small": {"cluster": "small"}}}
 
     def routes(self) -> AdminRoutes:
-        """All of it."""
+        """All paths of this handler."""
         return AdminRoutes(self.readiness, self.metrics, self.explain, self.describe, "1.2.3")
 
 
@@ -60,13 +60,13 @@ JSON = {"content-type": "application/json"}
 
 @pytest.fixture
 def behind() -> Behind:
-    """Ready and without faults."""
+    """A handler that is ready and has no faults."""
     return Behind()
 
 
 @pytest.fixture
 async def start(behind: Behind) -> AsyncIterator[Start]:
-    """Starts admin ports and stops them."""
+    """Start admin ports, and stop them at the end."""
     servers: list[AdminServer] = []
 
     async def start(address: str) -> int:
@@ -80,13 +80,13 @@ async def start(behind: Behind) -> AsyncIterator[Start]:
 
 @pytest.fixture
 async def port(start: Start) -> int:
-    """Of a port that listens."""
+    """The port of a listening server."""
     return await start("127.0.0.1:0")
 
 
 @asynccontextmanager
 async def ask(port: int, path: str, method: str = "GET", data: object = None) -> AsyncIterator[aiohttp.ClientResponse]:
-    """One request."""
+    """Send one request."""
     async with (
         aiohttp.ClientSession() as session,
         session.request(
@@ -97,7 +97,7 @@ async def ask(port: int, path: str, method: str = "GET", data: object = None) ->
 
 
 async def test_a_living_process_is_healthy_even_if_it_is_not_ready(port: int, behind: Behind) -> None:
-    """Whoever restarts what is not alive must not do so while it drains."""
+    """A process that drains is alive, and must not be restarted."""
     behind.is_ready = False
     async with ask(port, "/healthz") as response:
         assert response.status == 200
@@ -105,7 +105,7 @@ async def test_a_living_process_is_healthy_even_if_it_is_not_ready(port: int, be
 
 @pytest.mark.parametrize(("is_ready", "status"), [(True, 200), (False, 503)])
 async def test_readiness_names_its_workers(port: int, behind: Behind, is_ready: bool, status: int) -> None:
-    """Both ways, so that one process and several look the same."""
+    """One process and several give the same format, whether ready or not."""
     behind.is_ready = is_ready
     async with ask(port, "/readyz") as response:
         assert response.status == status
@@ -113,14 +113,14 @@ async def test_readiness_names_its_workers(port: int, behind: Behind, is_ready: 
 
 
 async def test_metrics_come_as_prometheus_reads_them(port: int) -> None:
-    """With the version of the text format."""
+    """The content type names the version of the text format."""
     async with ask(port, "/metrics") as response:
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert await response.text() == "llm_router_active_exchanges 0.0\n"
 
 
 async def test_an_explanation_gets_the_body_as_it_was_sent(port: int, behind: Behind) -> None:
-    """Byte for byte, and answers in JSON."""
+    """The body arrives byte for byte, and the answer is JSON."""
     async with ask(port, "/explain", "POST", b'{"prompt": "hi"}') as response:
         assert response.status == 200
         assert (await response.json())["decision"]["name"] == "día"
@@ -128,7 +128,7 @@ async def test_an_explanation_gets_the_body_as_it_was_sent(port: int, behind: Be
 
 
 async def test_a_request_that_cannot_be_explained_says_why(port: int, behind: Behind) -> None:
-    """In JSON, with the field at fault."""
+    """The error is JSON and names the field."""
     behind.error = RequestError(400, "'prompt' must be a string", param="prompt", code="invalid_type")
     async with ask(port, "/explain", "POST", b"{}") as response:
         assert response.status == 400
@@ -151,7 +151,7 @@ async def test_a_fault_tells_neither_the_client_nor_the_log_what_was_asked(
 
 
 async def test_no_request_is_logged(port: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Probes ask every second; and a query could hold anything."""
+    """Probes ask every second, and a query could hold any text."""
     caplog.set_level(logging.DEBUG)
     async with ask(port, f"/healthz?q={SECRET}") as response:
         assert response.status == 200
@@ -159,7 +159,7 @@ async def test_no_request_is_logged(port: int, caplog: pytest.LogCaptureFixture)
 
 
 async def test_the_largest_body_is_taken_and_a_larger_one_refused(port: int, behind: Behind) -> None:
-    """16 MiB, as Envoy's own limit; the refusal is JSON too."""
+    """The limit is 16 MiB, as in Envoy. The refusal is JSON too."""
     async with ask(port, "/explain", "POST", BytesIO(b"x" * MOST_BYTES)) as response:
         assert response.status == 200
     async with ask(port, "/explain", "POST", BytesIO(b"x" * (MOST_BYTES + 1))) as response:
@@ -171,15 +171,15 @@ async def test_the_largest_body_is_taken_and_a_larger_one_refused(port: int, beh
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/explain", 405), ("POST", "/config", 405)]
 )
-async def test_what_is_not_there_is_an_error_in_json(port: int, method: str, path: str, status: int) -> None:
-    """As everything else."""
+async def test_an_unknown_path_is_an_error_in_json(port: int, method: str, path: str, status: int) -> None:
+    """All other answers are JSON as well."""
     async with ask(port, path, method) as response:
         assert response.status == status
         assert "message" in (await response.json())["error"]
 
 
 async def test_the_routing_table_and_the_version_can_be_read(port: int) -> None:
-    """What runs here?"""
+    """They tell what runs here."""
     async with ask(port, "/config") as response:
         assert await response.json() == {"models": {"small": {"cluster": "small"}}}
     async with ask(port, "/version") as response:
@@ -187,7 +187,7 @@ async def test_the_routing_table_and_the_version_can_be_read(port: int) -> None:
 
 
 async def test_it_listens_on_a_unix_socket(start: Start, tmp_path: Path) -> None:
-    """As the supervisor's workers do; in the place of the socket that a dead process left."""
+    """Workers of a supervisor do so. The socket of a dead process is replaced."""
     path = tmp_path / "admin.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -198,7 +198,7 @@ async def test_it_listens_on_a_unix_socket(start: Start, tmp_path: Path) -> None
 
 
 async def test_an_ipv6_address_stands_in_brackets(start: Start) -> None:
-    """As in a URL."""
+    """A URL needs the brackets."""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -206,14 +206,14 @@ async def test_an_ipv6_address_stands_in_brackets(start: Start) -> None:
     assert await start("[::1]:0") > 0
 
 
-async def test_a_taken_port_is_the_operators_to_mend(start: Start, port: int) -> None:
-    """With the field to change."""
+async def test_a_taken_port_is_an_operators_error(start: Start, port: int) -> None:
+    """The error names the field to change."""
     with pytest.raises(ConfigError, match=rf"admin\.address: cannot listen on 127\.0\.0\.1:{port}: .*in use"):
         await start(f"127.0.0.1:{port}")
 
 
 async def test_a_living_process_keeps_its_unix_socket(start: Start, tmp_path: Path) -> None:
-    """Binding would silently take the path away from it."""
+    """Otherwise a second process would silently take the path away."""
     address = f"unix:{tmp_path}/admin.sock"
     await start(address)
     with pytest.raises(ConfigError, match="another process listens there"):
@@ -223,14 +223,14 @@ async def test_a_living_process_keeps_its_unix_socket(start: Start, tmp_path: Pa
 @pytest.mark.parametrize(
     "address", ["nowhere", "127.0.0.1:", "127.0.0.1:99999", "host.invalid:1", "192.0.2.1:1", "unix:/no/such/folder/s"]
 )
-async def test_an_address_that_cannot_be_is_the_operators_to_mend(start: Start, address: str) -> None:
-    """It may come from the command line, which nobody has checked."""
+async def test_an_impossible_address_is_an_operators_error(start: Start, address: str) -> None:
+    """The address may come from the command line, where nothing has checked it."""
     with pytest.raises(ConfigError, match=r"admin\.address: cannot listen on"):
         await start(address)
 
 
 async def test_stopping_does_not_wait_for_a_client_that_never_finishes(behind: Behind) -> None:
-    """A second for answers under way, no more."""
+    """Answers under way get one second."""
     server = AdminServer("127.0.0.1:0", behind.routes())
     port = await server.start()
     _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""The client of the admin port: what it says of whoever does not answer as a router does."""
+"""The client of the admin port: its message when whoever answers does not answer as a router does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def _said(request: web.Request) -> web.Response:
 
 @pytest.fixture(params=["host:port", "unix:"])
 async def port(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AdminPort]:
-    """Somebody who answers, at either kind of address."""
+    """A server with a fixed answer, at either kind of address."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", _said)
     runner = web.AppRunner(app)
@@ -40,7 +40,7 @@ async def port(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 async def test_a_document_gets_a_document(port: AdminPort) -> None:
-    """And a question without one, too."""
+    """A question without a document gets one too."""
     assert await asyncio.to_thread(port.post, "/good", {"a": 1}) == {"asked": '{"a": 1}'}
     assert await asyncio.to_thread(port.get, "/good") == {"asked": ""}
 
@@ -55,20 +55,20 @@ async def test_a_document_gets_a_document(port: AdminPort) -> None:
     ],
 )
 async def test_what_no_router_answers_is_told_in_words(port: AdminPort, path: str, said: str) -> None:
-    """A router's own words where it has some."""
+    """A router's own message is shown if there is one."""
     with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
         await asyncio.to_thread(port.post, path, {})
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "unix:/nowhere/admin.sock"])
 def test_where_nobody_listens_the_address_is_named(address: str) -> None:
-    """At either kind of address."""
+    """This holds for either kind of address."""
     with pytest.raises(ConfigError, match=f"nobody answers at {address}"):
         AdminPort(address).get("/restart")
 
 
 def test_a_port_that_is_switched_off_is_not_asked(tmp_path: Path) -> None:
-    """Nor any default of it, where another router could listen."""
+    """The default port is not asked either, for another router may listen there."""
     file = tmp_path / "config.yaml"
     file.write_text("version: 1\nmodels: { small: { cluster: small } }\ndefault: { model: small }\nadmin: { enabled: false }\n")
     with pytest.raises(ConfigError, match=r"admin.enabled: is false, so nobody can be asked; do else"):

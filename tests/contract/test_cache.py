@@ -1,4 +1,4 @@
-"""The cache with the real encoder on memory, on Milvus Lite and on a real Milvus server: one suite, and what each adds to it."""
+"""The cache with the real encoder in memory, on Milvus Lite and on a Milvus server: one suite for all, and what each adds."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ needs_server = pytest.mark.skipif(PROGRAM is None, reason="the Milvus server's w
 
 
 def question(text: str = CAPITAL, partition: str = "p", **others: str) -> CacheQuery:
-    """In a partition by its short name."""
+    """A question in the namespace of this short name."""
     part = digest(partition)
     values = {"scope": "alice", "decision": "default", "model": "small", **others}
     return CacheQuery(text, part, digest(f"{part}\n{text}"), **values)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for it."""
+    """Wait for the condition."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)
 
 
 async def ask(cache: Cache, text: str = CAPITAL, partition: str = "p", cache_policy: CachePolicy = TERMS) -> Found:
-    """Look a question up, as a request that comes to nothing."""
+    """Look a question up, as a request that is then abandoned."""
     found, pending = await cache.look_up(question(text, partition), cache_policy)
     if isinstance(found, Waiting):
         found = await cache.await_leader(pending)
@@ -77,17 +77,17 @@ async def store(
 
 
 async def vector_of(site: Site, text: str = CAPITAL) -> Any:
-    """As the encoder gives it."""
+    """The vector from the encoder."""
     return (await site.encoder.encode(text)).vector
 
 
 def written(cache: Cache) -> bool:
-    """The store has all that it was given."""
+    """Wait until the store has all that it was given."""
     return cache.store_sync is None or (cache.store_sync.state.is_up and not cache.store_sync.state.waiting)
 
 
 class Clock:
-    """Real time, moved on by the test."""
+    """Real time that the test can advance."""
 
     def __init__(self) -> None:
         self.ahead_s = 0.0
@@ -97,7 +97,7 @@ class Clock:
 
 
 class Site:
-    """Caches of one store: replicas, or one process after the other."""
+    """Caches of one store: replicas, or successive processes."""
 
     def __init__(self, encoder: Encoder, settings: MilvusSettings | None, rejections: Path | None = None) -> None:
         self.encoder, self.settings, self.rejections, self.clock = encoder, settings, rejections, Clock()
@@ -105,7 +105,7 @@ class Site:
         self.keys: list[bytes] = []
 
     async def open(self, versions: str = "v1", **sizes: Any) -> Cache:
-        """One more cache, ready."""
+        """Open one more cache."""
         store_sync = StoreSync(MilvusStore(self.settings, versions), PACE, self.clock) if self.settings else None
         values = {"max_entries": 100, "lookup_s": 2.0, "store_wait_s": 1.0, **sizes}
         cache = Cache(CacheLimits(**values), self.encoder.encode, Verifier(), store_sync, self.clock, Rejections(self.rejections))
@@ -115,7 +115,7 @@ class Site:
         return cache
 
     async def close(self, cache: Cache) -> None:
-        """As a process that ends does."""
+        """Close the cache, as a process that ends does."""
         self.caches.remove(cache)
         if cache.store_sync:
             await cache.store_sync.close()
@@ -123,7 +123,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def encoder() -> Iterator[Encoder]:
-    """The shipped one."""
+    """The shipped encoder."""
     passes = InferencePool(2, 1000)
     yield Encoder(Bundle.load(SHIPPED), passes)
     passes.close()
@@ -131,19 +131,19 @@ def encoder() -> Iterator[Encoder]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Port of a Milvus that all tests share: they use collections of their own."""
+    """The port of a Milvus that all tests share. Each uses its own collections."""
     with shared(tmp_path_factory.mktemp("milvus")) as port:
         yield port
 
 
 def settings_of(server: int, **others: Any) -> MilvusSettings:
-    """A collection of its own on the server."""
+    """Settings for a collection of its own on the server."""
     return MilvusSettings(host="127.0.0.1", port=server, collection=f"c{uuid.uuid4().hex[:12]}", timeout_s=20, **others)
 
 
 @pytest.fixture(params=["memory", "lite", pytest.param("server", marks=needs_server)])
 async def site(request: pytest.FixtureRequest, encoder: Encoder, tmp_path: Path) -> AsyncIterator[Site]:
-    """Each kind of store."""
+    """A site with each kind of store."""
     rejections = None
     match request.param:
         case "memory":
@@ -151,7 +151,7 @@ async def site(request: pytest.FixtureRequest, encoder: Encoder, tmp_path: Path)
         case "lite":
             settings = MilvusSettings(file=tmp_path / "cache.db")
         case _:
-            # One collection for all tests of the class, emptied: making one takes the server seconds.
+            # One collection for all tests of the class, emptied each time: the server needs seconds to make one.
             settings = replace(settings_of(request.getfixturevalue("server")), collection="every_store")
             await empty(settings)
     site = Site(encoder, settings, rejections)
@@ -161,7 +161,7 @@ async def site(request: pytest.FixtureRequest, encoder: Encoder, tmp_path: Path)
 
 
 async def empty(settings: MilvusSettings) -> None:
-    """Delete every entry and every notice of a collection, and wait until nobody sees them any more."""
+    """Delete every entry and every invalidation of a collection, and wait until nobody sees them any more."""
     store = MilvusStore(settings, "v1")
     await store.open()
     await store.remove(EntryFilter())
@@ -174,7 +174,7 @@ async def empty(settings: MilvusSettings) -> None:
 
 class TestEveryStore:
     async def test_the_same_text_is_a_hit_at_once(self, site: Site) -> None:
-        """Before the store has heard of it."""
+        """It is a hit before the store has it."""
         cache = await site.open()
         assert await ask(cache) == Miss("empty")
         await store(cache)
@@ -184,7 +184,7 @@ class TestEveryStore:
         assert 0 <= found.age_s < 60
 
     async def test_the_same_question_in_other_words_is_a_hit(self, site: Site) -> None:
-        """And what is near but not the same is none, with the guard that says so."""
+        """A similar but different question is a miss, and the verdict names the check."""
         cache = await site.open()
         await store(cache)
         found = await ask(cache, SAME)
@@ -195,21 +195,21 @@ class TestEveryStore:
         await store(cache, "How do I enable dark mode?")
         assert await ask(cache, "How do I disable dark mode?") == Miss("opposites")
 
-    async def test_partitions_never_meet(self, site: Site) -> None:
-        """Not even for the same text."""
+    async def test_namespaces_never_meet(self, site: Site) -> None:
+        """This holds even for the same text."""
         cache = await site.open()
         await store(cache)
         assert await ask(cache, partition="other") == Miss("empty")
         assert await ask(cache, SAME, partition="other") == Miss("empty")
 
     async def test_below_the_threshold_is_a_near_miss(self, site: Site) -> None:
-        """Counted, not served."""
+        """A near miss is counted and not served."""
         cache = await site.open()
         await store(cache)
         assert await ask(cache, SAME, cache_policy=replace(TERMS, similarity_threshold=0.9999)) == Miss("near_miss")
 
     async def test_an_entry_expires_and_is_swept(self, site: Site) -> None:
-        """At the moment of reading, whether swept or not."""
+        """An expired entry is never read, whether swept or not."""
         cache = await site.open()
         await store(cache, cache_policy=replace(TERMS, ttl_s=600))
         await until(lambda: written(cache))
@@ -223,15 +223,15 @@ class TestEveryStore:
         assert len(cache) == 0
 
     async def test_a_client_may_ask_for_a_young_answer(self, site: Site) -> None:
-        """`max-age`."""
+        """`max-age` limits the age of a hit."""
         cache = await site.open()
         await store(cache)
         site.clock.ahead_s = 30
         assert isinstance(await ask(cache, cache_policy=replace(TERMS, max_age_s=20)), Miss)
         assert isinstance(await ask(cache, cache_policy=replace(TERMS, max_age_s=40)), Hit)
 
-    async def test_what_is_not_to_be_stored_is_not(self, site: Site) -> None:
-        """`no-store`, a failed request."""
+    async def test_an_answer_that_must_not_be_stored_is_not(self, site: Site) -> None:
+        """This covers `no-store` and failed requests."""
         cache = await site.open()
         await store(cache, cache_policy=replace(TERMS, may_store=False))
         _, pending = await cache.look_up(question(), TERMS)
@@ -239,7 +239,7 @@ class TestEveryStore:
         assert len(cache) == 0
 
     async def test_a_newer_answer_takes_the_place_of_the_older(self, site: Site) -> None:
-        """After `no-cache`."""
+        """`no-cache` makes this happen."""
         cache = await site.open()
         newer = ANSWER.replace(b"Paris", b"Lyon")
         await store(cache)
@@ -252,7 +252,7 @@ class TestEveryStore:
 
     @pytest.mark.parametrize("policy", ["fifo", "lru", "lfu"])
     async def test_it_never_holds_more_than_it_may(self, site: Site, policy: str) -> None:
-        """Here and in the store; who leaves is up to the policy."""
+        """The limit holds here and in the store. The eviction policy chooses what leaves."""
         cache = await site.open(max_entries=3, eviction_policy=policy)
         for name in "abc":
             await store(cache, name)
@@ -270,7 +270,7 @@ class TestEveryStore:
             )
 
     async def test_invalidated_entries_are_gone(self, site: Site) -> None:
-        """By decision, scope, id or all."""
+        """They can be selected by decision, by scope, by id, or all."""
         cache = await site.open()
         await store(cache, "a", decision="faq")
         await store(cache, "b", scope="bob")
@@ -286,8 +286,8 @@ class TestEveryStore:
         await store(cache, "c")
         assert isinstance(await ask(cache, "c"), Hit)
 
-    async def test_a_wrong_answer_that_is_reported_is_not_given_again(self, site: Site) -> None:
-        """The entry goes, and the two questions are not paired any more, even when the answer is stored anew."""
+    async def test_a_wrong_answer_that_is_rejected_is_not_given_again(self, site: Site) -> None:
+        """The entry is removed, and the two questions are not paired again, even when the answer is stored anew."""
         cache = await site.open()
         await store(cache)
         wrong = await ask(cache, SAME)
@@ -300,7 +300,7 @@ class TestEveryStore:
         assert await ask(cache, SAME) == Miss("rejected")
 
     async def test_text_that_the_encoder_cannot_read_whole_is_found_by_its_key_alone(self, site: Site) -> None:
-        """Two long prompts with equal ends are not the same."""
+        """Two long prompts with equal ends need not be the same."""
         cache = await site.open()
         long = "Summarise: " + " ".join(f"word{number}" for number in range(300))
         await store(cache, long)
@@ -309,23 +309,23 @@ class TestEveryStore:
 
 
 class TestSingleFlight:
-    """Independent of the store."""
+    """Single flight, whatever the store."""
 
     @pytest.fixture
     async def cache(self, encoder: Encoder) -> Cache:
-        """In memory."""
+        """A cache in memory."""
         return await Site(encoder, None).open()
 
     WAITING = replace(TERMS, wait_s=5.0)
 
     async def lead(self, cache: Cache, text: str = CAPITAL) -> Any:
-        """A question under way."""
+        """A leading question under way."""
         found, pending = await cache.look_up(question(text), self.WAITING)
         assert isinstance(found, Miss)
         return pending
 
     def waiting(self, cache: Cache) -> list[Any]:
-        """Grows by each question that comes to wait for another."""
+        """A list that grows with each question that waits for another."""
         found, await_leader = list[Any](), cache.await_leader
 
         def noted(pending: Any) -> Any:
@@ -336,7 +336,7 @@ class TestSingleFlight:
         return found
 
     async def test_equal_questions_wait_for_the_first(self, cache: Cache) -> None:
-        """By text or by meaning; all get its answer."""
+        """They may be equal by text or by meaning. All get the leader's answer."""
         pending, waiting = await self.lead(cache), self.waiting(cache)
         others = [asyncio.create_task(ask(cache, text, cache_policy=self.WAITING)) for text in [CAPITAL, SAME] * 100]
         await until(lambda: len(waiting) == 200)
@@ -348,7 +348,7 @@ class TestSingleFlight:
         assert all(isinstance(each, Hit) for each in found)
 
     async def test_a_failed_leader_releases_them_at_once(self, cache: Cache) -> None:
-        """Each goes on by itself."""
+        """Each of them then asks a model itself."""
         pending, waiting = await self.lead(cache), self.waiting(cache)
         others = [asyncio.create_task(ask(cache, cache_policy=self.WAITING)) for _ in range(5)]
         await until(lambda: len(waiting) == 5)
@@ -357,13 +357,13 @@ class TestSingleFlight:
             assert await asyncio.gather(*others) == [Miss("leader_failed")] * 5
 
     async def test_waiting_has_an_end(self, cache: Cache) -> None:
-        """The request then goes on by itself."""
+        """The request then asks a model itself."""
         pending = await self.lead(cache)
         assert await ask(cache, cache_policy=replace(self.WAITING, wait_s=0.1)) == Miss("coalesce_timeout")
         cache.complete(pending, None)
 
     async def test_other_questions_do_not_wait(self, cache: Cache) -> None:
-        """Nor those of another partition, nor those that do not want to."""
+        """Questions of another namespace, and those with waiting switched off, do not wait either."""
         pending = await self.lead(cache)
         async with asyncio.timeout(1):
             assert isinstance(await ask(cache, "What is the capital of Germany?", cache_policy=self.WAITING), Miss)
@@ -372,8 +372,8 @@ class TestSingleFlight:
             assert isinstance(await ask(cache, cache_policy=replace(self.WAITING, may_look_up=False)), Miss)
         cache.complete(pending, None)
 
-    async def test_after_it_nothing_is_left_of_it(self, cache: Cache) -> None:
-        """A later question leads anew."""
+    async def test_a_complete_flight_leaves_nothing_behind(self, cache: Cache) -> None:
+        """A later question becomes a new leader."""
         cache.complete(await self.lead(cache), None)
         cache.complete(await self.lead(cache), None)
         assert cache.gauges()["llm_cache_inflight_queries"] == 0
@@ -381,7 +381,7 @@ class TestSingleFlight:
 
 @pytest.fixture(params=["lite", pytest.param("server", marks=needs_server)])
 async def stored(request: pytest.FixtureRequest, encoder: Encoder, tmp_path: Path) -> AsyncIterator[Site]:
-    """Stores that outlive the process."""
+    """Settings of stores that outlive the process."""
     is_lite = request.param == "lite"
     settings = MilvusSettings(file=tmp_path / "cache.db") if is_lite else settings_of(request.getfixturevalue("server"))
     site = Site(encoder, settings)
@@ -392,7 +392,7 @@ async def stored(request: pytest.FixtureRequest, encoder: Encoder, tmp_path: Pat
 
 class TestStoresThatLast:
     async def test_a_restarted_router_finds_what_was_stored(self, stored: Site) -> None:
-        """By key and by meaning, with its answer; the key for scopes is the same."""
+        """Exact and semantic hits work, with the answers. The key that hides scopes is the same."""
         cache = await stored.open()
         await store(cache)
         await stored.close(cache)
@@ -405,7 +405,7 @@ class TestStoresThatLast:
         assert len(stored.keys[0]) == 32
 
     async def test_what_was_forgotten_stays_forgotten(self, stored: Site) -> None:
-        """Expired, invalidated, reported."""
+        """This covers expired, invalidated and rejected entries."""
         cache = await stored.open()
         await store(cache, "a", cache_policy=replace(TERMS, ttl_s=1))
         await store(cache, "b", decision="faq")
@@ -423,7 +423,7 @@ class TestStoresThatLast:
         assert await ask(again, SAME) == Miss("rejected")
 
     async def test_answers_that_are_not_held_are_fetched(self, stored: Site) -> None:
-        """Memory for answers is bounded; the store has them all."""
+        """Memory for answers is limited. The store has them all."""
         cache = await stored.open(most_held_bytes=1)
         for name in "abc":
             await store(cache, name, answer=ANSWER.replace(b"Paris", name.encode()))
@@ -434,7 +434,7 @@ class TestStoresThatLast:
         ]
 
     async def test_an_answer_that_does_not_fit_is_served_from_memory_and_not_cut(self, stored: Site) -> None:
-        """Milvus takes 65,535 bytes; ours are compressed."""
+        """Milvus takes 65,535 bytes, and our answers are compressed."""
         generator = np.random.default_rng(1)
         large = json.dumps(
             {"choices": [{"message": {"content": generator.bytes(60_000).hex()}, "finish_reason": "stop"}]}
@@ -455,7 +455,7 @@ class TestStoresThatLast:
         assert found.answer == text
 
     async def test_what_the_store_cannot_take_does_not_hold_up_the_rest(self, stored: Site) -> None:
-        """Half a surrogate pair is JSON and no UTF-8; it is served from memory."""
+        """Half a surrogate pair is valid JSON and invalid UTF-8. Such an entry is served from memory."""
         cache = await stored.open()
         await store(cache, "half \ud800 a pair")
         await store(cache, "after it")
@@ -465,7 +465,7 @@ class TestStoresThatLast:
         assert {entry.text for entry in (await stored.open()).entries} == {"after it"}
 
     async def test_entries_of_another_encoder_are_refused(self, stored: Site) -> None:
-        """Their vectors would mean something else; the error names the fix."""
+        """Their vectors have another meaning. The error says what to do."""
         await stored.close(await stored.open("v1"))
         with pytest.raises(
             ConfigError, match=r"with the encoder v1, not v2; name another collection\.name, or set development\.drop"
@@ -476,7 +476,7 @@ class TestStoresThatLast:
         assert len(await stored.open("v2")) == 0
 
     async def test_a_collection_that_something_else_made_is_refused(self, stored: Site) -> None:
-        """Never misread."""
+        """Its rows are never misread."""
         from pymilvus import MilvusClient
 
         from router.cache.stores.lite import LiteServer
@@ -492,7 +492,7 @@ class TestStoresThatLast:
             await stored.open()
 
     async def test_a_collection_is_not_made_where_it_must_not_be(self, stored: Site) -> None:
-        """`auto_create_collection: false`."""
+        """`auto_create_collection: false` forbids it."""
         assert stored.settings is not None
         stored.settings = replace(stored.settings, creates_collection=False)
         with pytest.raises(ConfigError, match="auto_create_collection"):
@@ -503,14 +503,14 @@ class TestStoresThatLast:
 class TestReplicas:
     @pytest.fixture
     async def replicas(self, encoder: Encoder, server: int) -> AsyncIterator[Site]:
-        """On one server."""
+        """Two replicas on one server."""
         site = Site(encoder, settings_of(server))
         yield site
         for cache in list(site.caches):
             await site.close(cache)
 
-    async def test_one_finds_what_another_stored(self, replicas: Site) -> None:
-        """By key and by meaning, a moment later."""
+    async def test_a_replica_finds_what_another_stored(self, replicas: Site) -> None:
+        """Exact and semantic hits work a moment later."""
         one, other = await replicas.open(), await replicas.open()
         assert replicas.keys[0] == replicas.keys[1]
         await store(one)
@@ -521,8 +521,8 @@ class TestReplicas:
         assert isinstance(found, Hit)
         assert found.answer == ANSWER
 
-    async def test_one_asks_the_store_for_what_it_has_not_heard_of(self, replicas: Site) -> None:
-        """Before it has followed what others wrote."""
+    async def test_a_replica_asks_the_store_for_entries_that_it_has_not_polled(self, replicas: Site) -> None:
+        """The store answers before the replica has polled what others wrote."""
         one, other = await replicas.open(), await replicas.open()
         assert other.store_sync is not None
         followed, await_leader = list[None](), other.store_sync._poll_changes
@@ -543,7 +543,7 @@ class TestReplicas:
                 await asyncio.sleep(0.02)
 
     async def test_what_was_invalidated_is_not_served_from_the_store(self, replicas: Site) -> None:
-        """Though it may show it for a moment longer."""
+        """The store may show it for a moment longer."""
         cache = await replicas.open()
         await store(cache)
         await until(lambda: written(cache))
@@ -560,8 +560,8 @@ class TestReplicas:
         assert isinstance(await ask(cache), Miss)
         assert isinstance(await ask(cache, SAME), Miss)
 
-    async def test_an_invalidation_reaches_all(self, replicas: Site) -> None:
-        """And a report: entries go, and pairs are known."""
+    async def test_an_invalidation_reaches_all_replicas(self, replicas: Site) -> None:
+        """The same holds for rejections: entries leave, and pairs stay apart."""
         one, other = await replicas.open(), await replicas.open()
         for text in (CAPITAL, "a", "b"):
             await store(one, text)
@@ -581,7 +581,7 @@ class TestReplicas:
 class TestServerTroubles:
     @pytest.fixture
     async def door(self, server: int) -> AsyncIterator[Door]:
-        """Open."""
+        """An open door."""
         door = Door(server)
         await door.open()
         yield door
@@ -589,13 +589,13 @@ class TestServerTroubles:
         await door.shut()
 
     def settings(self, door: Door) -> MilvusSettings:
-        """A collection of its own, behind the door."""
+        """Settings for a collection of its own behind the door."""
         return MilvusSettings(host="127.0.0.1", port=door.port, collection=f"c{uuid.uuid4().hex[:12]}", timeout_s=20)
 
-    async def test_a_server_that_dies_costs_nothing_but_its_own_hits_and_gets_what_waits_when_it_is_back(
+    async def test_a_dead_server_costs_only_its_hits_and_gets_the_waiting_writes_when_it_is_back(
         self, encoder: Encoder, door: Door
     ) -> None:
-        """Under load, without an error; the state is visible, and nothing is lost."""
+        """Requests under load see no error. The state is visible, and no write is lost."""
         site = Site(encoder, self.settings(door))
         cache = await site.open()
         store_sync = cache.store_sync
@@ -630,7 +630,7 @@ class TestServerTroubles:
         await site.close(again)
 
     async def test_a_server_that_hangs_costs_a_bounded_wait_and_soon_none(self, encoder: Encoder, door: Door) -> None:
-        """After a few late answers requests do not ask it any more, for a while."""
+        """After a few late answers, requests stop asking it for a while."""
         site = Site(encoder, self.settings(door))
         cache = await site.open(store_wait_s=0.2)
         door.block()
@@ -646,7 +646,7 @@ class TestServerTroubles:
 
 
 async def test_a_store_that_was_never_there_is_no_obstacle(encoder: Encoder) -> None:
-    """The router starts, and caches in memory."""
+    """The router starts and caches in memory."""
     site = Site(encoder, MilvusSettings(host="127.0.0.1", port=1))
     cache = await site.open()
     assert cache.store_sync is not None
@@ -658,7 +658,7 @@ async def test_a_store_that_was_never_there_is_no_obstacle(encoder: Encoder) -> 
 
 
 async def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory stays bounded while the store is away; an invalidation is never dropped."""
+    """Memory stays limited while the store is unavailable. An invalidation is never dropped."""
     monkeypatch.setattr("tests.contract.test_cache.PACE", replace(PACE, queue=3))
     site = Site(encoder, MilvusSettings(host="127.0.0.1", port=1))
     cache = await site.open()
@@ -671,8 +671,8 @@ async def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(encoder: 
     await site.close(cache)
 
 
-def test_an_entry_is_selected_by_all_that_is_named() -> None:
-    """Several conditions narrow it."""
+def test_an_entry_is_selected_by_all_named_conditions() -> None:
+    """Several conditions narrow the selection."""
     entry = Entry("i", "k", "p", "alice", "faq", "small", "t", b"", 100, 200)
     assert EntryFilter().matches(entry)
     assert EntryFilter(decision="faq", scope="alice", before_ms=101).matches(entry)

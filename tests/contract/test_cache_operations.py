@@ -1,4 +1,4 @@
-"""The operators' operations on a cache, and the port that offers them."""
+"""The operator's operations on a cache, and the port that offers them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WRONG: list[tuple[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def encoder() -> Iterator[Encoder]:
-    """The shipped one."""
+    """The shipped encoder."""
     passes = InferencePool(1, 100)
     yield Encoder(Bundle.load(SHIPPED), passes)
     passes.close()
@@ -45,7 +45,7 @@ def encoder() -> Iterator[Encoder]:
 
 @pytest.fixture
 async def control(encoder: Encoder) -> CacheOperations:
-    """Over a cache in memory that knows two answers."""
+    """Operations on a cache in memory that holds two answers."""
     cache = Cache(CacheLimits(lookup_s=2), encoder.encode, Verifier(), None)
     await store(cache, answer=WHOLE)
     await store(cache, "How do I reset my password?", decision="faq", answer=WHOLE)
@@ -53,12 +53,12 @@ async def control(encoder: Encoder) -> CacheOperations:
 
 
 async def do(control: CacheOperations, name: str, **document: Any) -> dict[str, Any]:
-    """One operation."""
+    """Run one operation."""
     return dict(await control.operations[name](document))
 
 
 async def test_search_finds_by_words_and_by_meaning(control: CacheOperations) -> None:
-    """The nearest first."""
+    """The nearest comes first."""
     by_word = (await do(control, "search", text="password"))["entries"]
     assert by_word[0]["text"] == "How do I reset my password?"
     by_meaning = (await do(control, "search", text="I forgot my login credentials", limit=1))["entries"]
@@ -68,15 +68,15 @@ async def test_search_finds_by_words_and_by_meaning(control: CacheOperations) ->
 
 
 async def test_an_entry_is_shown_with_its_answer(control: CacheOperations) -> None:
-    """And nothing by an id that is none."""
+    """An unknown id shows nothing."""
     (entry,) = (await do(control, "search", decision="default"))["entries"]
     (shown,) = (await do(control, "get", id=entry["id"]))["entries"]
     assert shown["answer"]["choices"][0]["message"]["content"] == "Paris."
     assert (await do(control, "get", id="0"))["entries"] == []
 
 
-async def test_invalidation_counts_and_can_be_tried(control: CacheOperations) -> None:
-    """By what is named, or all."""
+async def test_an_invalidation_counts_entries_and_can_be_a_dry_run(control: CacheOperations) -> None:
+    """The filter may name some entries, or all."""
     assert (await do(control, "invalidate", decision="faq", dry_run=True))["count"] == 1
     assert (await do(control, "invalidate", decision="faq"))["count"] == 1
     assert await do(control, "invalidate", decision="faq") == {"count": 0, "store": "none"}
@@ -85,7 +85,7 @@ async def test_invalidation_counts_and_can_be_tried(control: CacheOperations) ->
 
 
 async def test_export_and_import_carry_everything_over(control: CacheOperations, encoder: Encoder) -> None:
-    """Page by page, to another cache."""
+    """The entries go page by page to another cache."""
     other = Cache(CacheLimits(lookup_s=2), encoder.encode, Verifier(), None)
     target, after = CacheOperations(other, "v1"), ""
     for count in (1, 1):
@@ -99,7 +99,7 @@ async def test_export_and_import_carry_everything_over(control: CacheOperations,
 
 
 async def test_a_customer_is_purged_by_the_headers_own_value(control: CacheOperations) -> None:
-    """The router alone can tell what digest it is hidden behind."""
+    """Only the router can compute the digest that hides it."""
     plan = ScopePlan("authorization", b"k" * 32)
     control.scope_header, control.scope_of = plan.header, lambda value: plan.of({plan.header: value})
     scope = plan.of({"authorization": "Bearer secret"})
@@ -112,7 +112,7 @@ async def test_a_customer_is_purged_by_the_headers_own_value(control: CacheOpera
 
 
 async def test_a_wrong_entry_is_left_out_of_an_import_and_the_others_are_taken(control: CacheOperations) -> None:
-    """Each with the field that is wrong. Ids may occur twice: entries get new ones."""
+    """Each wrong field is named. Ids may occur twice, for entries get new ones."""
     (good,) = (await do(control, "export", limit=1))["entries"]
     now_ms = good["created_ms"]
     wrong: list[tuple[Any, str]] = [
@@ -135,14 +135,14 @@ async def test_a_wrong_entry_is_left_out_of_an_import_and_the_others_are_taken(c
 
 
 async def test_expired_entries_are_left_out_of_an_import_and_counted(control: CacheOperations) -> None:
-    """An old export."""
+    """An old export may hold such entries."""
     (good,) = (await do(control, "export", limit=1))["entries"]
     old = good | {"key": "f" * 32, "created_ms": 1, "expires_ms": 2}
     assert await do(control, "import", versions="v1", entries=[old]) == {"count": 0, "expired": 1, "known": 0, "refused": []}
 
 
 async def test_a_question_with_half_a_surrogate_pair_is_found_and_exported(control: CacheOperations) -> None:
-    """JSON can hold it, UTF-8 cannot: the port answers all the same."""
+    """JSON can hold it and UTF-8 cannot. The port answers all the same."""
     await store(control._cache, "half \ud800 a pair", answer=WHOLE)
     server = AdminServer("127.0.0.1:0", AdminRoutes(*[None] * 4, "1", control.operations))  # type: ignore[arg-type]
     port = await server.start()
@@ -186,10 +186,10 @@ async def test_a_question_with_half_a_surrogate_pair_is_found_and_exported(contr
         ("stats", {"x": 1}, "unknown field"),
     ],
 )
-async def test_a_mistake_is_named_and_nothing_is_done(
+async def test_a_malformed_operation_is_refused_with_the_field(
     control: CacheOperations, name: str, document: dict[str, Any], said: str
 ) -> None:
-    """An empty invalidation above all: it must not mean everything."""
+    """An empty invalidation must never mean everything."""
     with pytest.raises(RequestError) as caught:
         await control.operations[name](document)
     assert said in caught.value.message
@@ -199,22 +199,22 @@ async def test_a_mistake_is_named_and_nothing_is_done(
 class TestPort:
     @pytest.fixture
     async def port(self, request: pytest.FixtureRequest, control: CacheOperations) -> AsyncIterator[int]:
-        """With the cache's operations, or without."""
+        """An admin port with or without the cache's operations."""
         routes = AdminRoutes(*[None] * 4, "1", getattr(request, "param", None) or control.operations)  # type: ignore[arg-type]
         server = AdminServer("127.0.0.1:0", routes)
         yield await server.start()
         await server.stop()
 
     async def post(self, port: int, path: str, body: bytes = b"") -> tuple[int, dict[str, Any]]:
-        """One request."""
+        """Send one request."""
         async with (
             aiohttp.ClientSession() as session,
             session.post(f"http://127.0.0.1:{port}{path}", data=body, headers={"content-type": "application/json"}) as response,
         ):
             return response.status, await response.json()
 
-    async def test_half_a_surrogate_pair_in_any_field_is_no_fault_of_ours(self, port: int, control: CacheOperations) -> None:
-        """JSON can hold it where UTF-8 cannot: nothing is found by it, or a 400 names the field."""
+    async def test_half_a_surrogate_pair_in_any_field_causes_no_fault(self, port: int, control: CacheOperations) -> None:
+        """JSON can hold it where UTF-8 cannot. Nothing is found by it, or a 400 names the field."""
         scopes = ScopePlan("authorization", b"key")
         control.scope_header, control.scope_of = "authorization", lambda value: scopes.of({"authorization": value})
         status, document = await self.post(port, "/cache/invalidate", json.dumps({"scope_value": "Bearer \ud800"}).encode())
@@ -239,7 +239,7 @@ class TestPort:
             assert status < 500, (name, document, answer)
 
     async def test_operations_are_posted(self, port: int) -> None:
-        """A document in, a document out."""
+        """The request and the answer are documents."""
         status, document = await self.post(port, "/cache/search", b'{"text": "capital"}')
         assert (status, document["entries"][0]["text"]) == (200, CAPITAL)
 
@@ -247,14 +247,14 @@ class TestPort:
         ("path", "body", "status"), [("/cache/none", b"", 404), ("/cache/get", b"{", 400), ("/cache/get", b"[]", 400)]
     )
     async def test_what_cannot_be_done_is_an_error_in_json(self, port: int, path: str, body: bytes, status: int) -> None:
-        """With a message."""
+        """The error has a message."""
         answered, document = await self.post(port, path, body)
         assert answered == status
         assert document["error"]["message"]
 
 
 async def test_a_port_without_a_cache_says_so() -> None:
-    """And how to switch it on."""
+    """The message says how to switch it on."""
     server = AdminServer("127.0.0.1:0", AdminRoutes(*[None] * 4, "1"))  # type: ignore[arg-type]
     port = await server.start()
     async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/cache/stats") as response:

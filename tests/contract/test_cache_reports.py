@@ -1,4 +1,6 @@
-"""A wrong answer that is reported is forgotten and its questions are not paired again: any store and replica, after a restart."""
+"""A wrong answer that is rejected is removed, and its questions are not paired again: in any store and replica, also after a
+restart.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,7 @@ from tests.contract.test_cache import (  # noqa: F401 - fixtures
 
 
 async def wrong_hit(cache: Cache) -> Hit:
-    """SAME got CAPITAL's answer."""
+    """SAME got the answer of CAPITAL."""
     await store(cache)
     hit = await ask(cache, SAME)
     assert isinstance(hit, Hit)
@@ -54,7 +56,7 @@ async def wrong_hit(cache: Cache) -> Hit:
 
 
 async def assert_not_paired(site: Site, cache: Cache) -> None:  # noqa: F811
-    """In neither direction, though both are stored anew and found by their own text."""
+    """Neither question gets the other's answer, though both are stored anew and each is found by its own text."""
     for stored, asked in ((CAPITAL, SAME), (SAME, CAPITAL)):
         partition = f"of its own {stored} {time.time()}"
         site.clock.ahead_s += 1
@@ -64,7 +66,7 @@ async def assert_not_paired(site: Site, cache: Cache) -> None:  # noqa: F811
 
 
 async def test_both_directions(site: Site) -> None:  # noqa: F811
-    """And nothing else: another wording is still served."""
+    """No other pair is affected: another wording is still served."""
     cache = await site.open()
     hit = await wrong_hit(cache)
     assert cache.report(hit.entry_id) == hit.entry_id
@@ -75,7 +77,7 @@ async def test_both_directions(site: Site) -> None:  # noqa: F811
 
 
 async def test_after_a_restart(site: Site) -> None:  # noqa: F811
-    """What was reported before it, and what was given before it and is reported after it."""
+    """This covers rejections made before the restart, and later ones of hits from before it."""
     cache = await site.open()
     hit = await wrong_hit(cache)
     cache.report(hit.entry_id)
@@ -86,8 +88,8 @@ async def test_after_a_restart(site: Site) -> None:  # noqa: F811
     await assert_not_paired(site, again)
 
 
-async def test_what_was_given_before_a_restart_is_reported_after_it(site: Site) -> None:  # noqa: F811
-    """The hit's own name says all that is needed; nobody has to remember it, nor to hold the entry."""
+async def test_what_was_given_before_a_restart_is_rejected_after_it(site: Site) -> None:  # noqa: F811
+    """The hit's reference says all that is needed. Nobody has to remember the hit or hold the entry."""
     cache = await site.open()
     hit = await wrong_hit(cache)
     await until(lambda: written(cache))
@@ -98,8 +100,8 @@ async def test_what_was_given_before_a_restart_is_reported_after_it(site: Site) 
     await assert_not_paired(site, again)
 
 
-async def test_an_entrys_id_alone_takes_its_question_out_of_pairing(site: Site) -> None:  # noqa: F811
-    """Whom it was given to is not known, so it is matched with none, in both directions; by its own text it is found."""
+async def test_a_rejection_by_entry_id_alone_takes_its_question_out_of_pairing(site: Site) -> None:  # noqa: F811
+    """It is not known who got the answer, so the question is paired with none, either way. Its own text still finds it."""
     cache = await site.open()
     hit = await wrong_hit(cache)
     full = cache.report(hit.entry_id.partition("-")[0])
@@ -110,8 +112,8 @@ async def test_an_entrys_id_alone_takes_its_question_out_of_pairing(site: Site) 
     assert cache.report("no reference") == ""
 
 
-async def test_an_answer_to_its_own_question_is_forgotten_and_nothing_is_kept_apart(site: Site) -> None:  # noqa: F811
-    """It was the answer that was wrong, not the pairing."""
+async def test_a_rejected_exact_hit_is_removed_and_no_pair_is_separated(site: Site) -> None:  # noqa: F811
+    """The answer was wrong, not the pairing."""
     cache = await site.open()
     await store(cache)
     hit = await ask(cache)
@@ -123,7 +125,7 @@ async def test_an_answer_to_its_own_question_is_forgotten_and_nothing_is_kept_ap
     assert isinstance(await ask(cache, SAME), Hit)
 
 
-async def test_a_reported_pair_does_not_share_an_answer_under_way_either(encoder: Encoder) -> None:  # noqa: F811
+async def test_a_rejected_pair_does_not_share_an_answer_under_way_either(encoder: Encoder) -> None:  # noqa: F811
     """Single flight pairs questions as well."""
     cache = await Site(encoder, None).open()
     hit = await wrong_hit(cache)
@@ -138,7 +140,7 @@ async def test_a_reported_pair_does_not_share_an_answer_under_way_either(encoder
 
 
 async def test_a_million_hits_leave_no_trace_in_memory(encoder: Encoder) -> None:  # noqa: F811
-    """What an entry was given to is kept nowhere, so no client can make it grow, and a hit does not search it."""
+    """No list of who got an entry is kept, so no client can make it grow, and a hit searches nothing."""
     cache = await Site(encoder, None).open()
     await store(cache)
     entry = cache.entries[0]
@@ -157,14 +159,14 @@ async def test_a_million_hits_leave_no_trace_in_memory(encoder: Encoder) -> None
 class TestReplicas:
     @pytest.fixture
     async def replicas(self, encoder: Encoder, server: int) -> AsyncIterator[Site]:  # noqa: F811
-        """On one server."""
+        """Replicas on one server."""
         shared = Site(encoder, settings_of(server))
         yield shared
         for cache in list(shared.caches):
             await shared.close(cache)
 
-    async def test_a_report_to_one_replica_holds_in_the_others_and_after_a_restart(self, replicas: Site) -> None:
-        """The hit was given by one, reported to a second that never saw it, and holds in a third that starts later."""
+    async def test_a_rejection_at_one_replica_holds_in_the_others_and_after_a_restart(self, replicas: Site) -> None:
+        """One replica gives the hit, a second that never saw it gets the rejection, and a third that starts later respects it."""
         one, other = await replicas.open(), await replicas.open()
         hit = await wrong_hit(one)
         other.report(hit.entry_id)
@@ -176,7 +178,7 @@ class TestReplicas:
         await assert_not_paired(replicas, third)
 
     async def test_a_replica_whose_store_was_away_hears_of_it_when_it_is_back(self, replicas: Site) -> None:
-        """A report waits in the queue; the moment that counts for others is when it was written."""
+        """The rejection waits in the queue. Others go by the moment when it was written."""
         one, other = await replicas.open(), await replicas.open()
         hit = await wrong_hit(one)
         store_sync: StoreSync | None = one.store_sync
@@ -185,7 +187,7 @@ class TestReplicas:
         store_itself = store_sync._store
         publish, store_itself.publish = store_itself.publish, _away  # type: ignore[method-assign]
         one.report(hit.entry_id)
-        replicas.clock.ahead_s += 60  # far beyond what a look goes back
+        replicas.clock.ahead_s += 60  # far beyond what polling looks back
         await until(lambda: store_sync.state.error != "")
         store_itself.publish = publish  # type: ignore[method-assign]
         await until(lambda: not len(other))
@@ -199,15 +201,15 @@ async def _away(*_: object) -> None:
 
 
 class TestInvalidations:
-    """Of a cache in memory; what stores add is in test_cache_store."""
+    """Invalidations in a cache in memory. test_cache_store has what stores add."""
 
     @pytest.fixture
     async def cache(self, encoder: Encoder) -> Cache:  # noqa: F811
-        """Empty."""
+        """An empty cache."""
         return await Site(encoder, None).open()
 
-    async def test_an_answer_that_was_under_way_is_not_stored_after_it(self, cache: Cache) -> None:
-        """It was asked for before: what it says may be what had to go."""
+    async def test_an_answer_under_way_is_not_stored_after_an_invalidation(self, cache: Cache) -> None:
+        """It was asked for before, so it may be what had to be removed."""
         _, pending = await cache.look_up(question(), TERMS)
         _, other = await cache.look_up(question(decision="faq"), replace(TERMS, may_look_up=False))
         asked_ms = int(time.time() * 1000)
@@ -220,7 +222,7 @@ class TestInvalidations:
         assert {entry.text for entry in cache.entries} == {CAPITAL, "asked after it"}
 
     async def test_entries_of_a_replica_whose_clock_is_ahead_go_too(self, cache: Cache) -> None:
-        """And what is stored from then on stays."""
+        """Entries that are stored later stay."""
         await store(cache)
         (entry,) = cache.entries
         ahead_ms = entry.created_ms + 90_000
@@ -229,14 +231,14 @@ class TestInvalidations:
         await store(cache)
         assert isinstance(await ask(cache), Hit)
 
-    async def test_none_is_of_a_moment_to_come(self, cache: Cache) -> None:
-        """Nothing would be kept until then."""
+    async def test_no_invalidation_has_a_time_in_the_future(self, cache: Cache) -> None:
+        """Nothing would be stored until then."""
         cache.invalidate(EntryFilter(before_ms=2**60))
         await store(cache)
         assert isinstance(await ask(cache), Hit)
 
     async def test_one_of_a_hundred_thousand_ids_does_not_hold_up_the_requests(self, cache: Cache) -> None:
-        """Each is looked up, not searched for in all that is held."""
+        """Each id is looked up directly."""
         await store(cache)
         began = time.process_time()
         ids = tuple(f"{number:032x}" for number in range(100_000))
@@ -245,7 +247,7 @@ class TestInvalidations:
 
 
 class Keys:
-    """Of a store that gives one key after the other; notes what the cache holds around each."""
+    """A store that gives one key after the other, and notes what the cache holds around each."""
 
     is_shared = False
 
@@ -258,7 +260,7 @@ class Keys:
         self.cache = cache
 
     async def open(self, take: Any, wait_s: float) -> None:
-        """Give the keys."""
+        """Give the next key."""
         for key in self.keys:
             if not len(self.cache):
                 await store(self.cache)
@@ -267,7 +269,7 @@ class Keys:
             self.seen.append(f"{len(self.cache)} after".encode())
 
     def add(self, entry: Entry) -> None:
-        """Nowhere."""
+        """Store nothing."""
 
     def forget_waiting(self) -> None:
         """Nothing waits."""
@@ -275,7 +277,7 @@ class Keys:
 
 class TestTheKeyOfTheScopes:
     async def test_what_was_stored_under_another_key_is_forgotten(self, encoder: Encoder) -> None:  # noqa: F811
-        """Until the store has given its key one of our own serves; nobody could find those entries, nor purge them."""
+        """Until the store gives its key, a key of the process serves. Nobody could find or purge entries under that key."""
         keys: list[bytes] = []
         store_sync = Keys([b"store" * 8, b"store" * 8, b"other" * 8], keys)
         cache = Cache(CacheLimits(), encoder.encode, Verifier(), store_sync)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What can happen to the store in Milvus: more rows than a page, rows that others wrote, a folder that is open or closed."""
+"""What can happen to the store in Milvus: more rows than a page, rows that others wrote, a folder that others can read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LATER_MS = 2**62
 
 
 def entry(number: int, **others: Any) -> Entry:
-    """One of many."""
+    """One of many entries."""
     now_ms, name = int(time.time() * 1000), f"{number:032x}"
     return replace(Entry(name, name, "a" * 32, "s", "d", "m", f"q{number}", b"{}", now_ms, now_ms + 600_000, VECTOR), **others)
 
@@ -65,12 +65,12 @@ async def milvus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 async def loaded(milvus: MilvusStore) -> set[str]:
-    """Ids of all that it holds."""
+    """The ids of all that it holds."""
     return {one.id async for page in milvus.load(0) for one in page}
 
 
 async def assert_loaded(milvus: MilvusStore, expected: set[str]) -> None:
-    """It holds these and no others, as soon as a server shows what was written: another connection sees it a moment later."""
+    """The store holds these entries and no others. A server shows what was written to another connection a moment later."""
     found: set[str] = set()
     deadline = time.monotonic() + 20
     while (found := await loaded(milvus)) != expected and time.monotonic() < deadline:
@@ -79,7 +79,7 @@ async def assert_loaded(milvus: MilvusStore, expected: set[str]) -> None:
 
 
 async def test_more_entries_than_a_page_are_all_read_after_a_restart(milvus: MilvusStore) -> None:
-    """Written in an order that is not that of their ids; and more notices than a page, a report among them."""
+    """They were not written in id order. The invalidations fill more than a page too, with a rejection among them."""
     names = [uuid.uuid4().hex for _ in range(2500)]
     for at in range(0, 2500, 500):
         await milvus.add([entry(0, id=name) for name in names[at : at + 500]])
@@ -96,7 +96,7 @@ async def test_more_entries_than_a_page_are_all_read_after_a_restart(milvus: Mil
 
 
 def milvus_row(row_id: str, kind: str, created: int, document: object) -> dict[str, Any]:
-    """Of the control collection."""
+    """A row of the control collection."""
     text = document if isinstance(document, str) else json.dumps(document)
     return {"id": row_id, "kind": kind, "created": created, "document": text, "vector": [0.0, 1.0]}
 
@@ -105,7 +105,9 @@ IDS = ['x" or id != "', "a\\", "\n\r\t", "\u2028", "zz", "", "'", "\x01", "\U000
 
 
 async def test_rows_that_others_wrote_do_not_stop_a_router_from_following_what_is_new(stored: Site) -> None:  # noqa: F811
-    """Another replica of another time, or somebody with access: it starts, serves and hears of invalidations all the same."""
+    """Another version of the router, or somebody with access, wrote them. The router starts, serves and sees invalidations all
+    the same.
+    """
     cache = await stored.open()
     store_sync = cache.store_sync
     assert store_sync is not None
@@ -142,7 +144,7 @@ BAD_FIELDS: list[dict[str, Any]] = [
 
 
 def sound_row(milvus: MilvusStore) -> dict[str, Any]:
-    """As a router writes it."""
+    """A row as a router writes it."""
     row = milvus._row(entry(0, text="good"))
     assert row is not None
     return row
@@ -155,7 +157,7 @@ async def test_a_filter_that_could_leave_its_quotes_is_refused(milvus: MilvusSto
 
 
 async def test_what_a_column_cannot_hold_is_refused_and_not_taken_for_a_store_that_is_away(milvus: MilvusStore) -> None:
-    """The keeper then leaves it out without connecting anew."""
+    """`StoreSync` then skips it without connecting anew."""
     long = milvus_row("x" * 33, "notice", 0, {})
     with pytest.raises(BackendError, match=REFUSED):
         await milvus._milvus.do("upsert", milvus._control, data=[long])
@@ -175,8 +177,8 @@ async def test_what_a_column_cannot_hold_is_refused_and_not_taken_for_a_store_th
         (ParamError(message="of pymilvus' own"), REFUSED),
     ],
 )
-async def test_only_what_is_wrong_with_a_write_refuses_it(milvus: MilvusStore, error: Exception, word: str) -> None:
-    """A write that is refused is left out for good; what fails while the server goes away is tried again."""
+async def test_a_write_is_refused_only_for_its_own_content(milvus: MilvusStore, error: Exception, word: str) -> None:
+    """A refused write is skipped for good. A write that fails because the server leaves is retried."""
 
     async def fail(*_: object, **__: object) -> None:
         raise error
@@ -187,7 +189,7 @@ async def test_only_what_is_wrong_with_a_write_refuses_it(milvus: MilvusStore, e
 
 
 async def test_an_invalidation_of_five_thousand_ids_reaches_the_store(stored: Site) -> None:  # noqa: F811
-    """And what is written behind it as well; after a restart all of it is still gone."""
+    """What is written behind it arrives too. After a restart all of it is still invalidated."""
     cache = await stored.open(max_entries=6000)
     store_sync: StoreSync | None = cache.store_sync
     assert store_sync is not None
@@ -208,7 +210,7 @@ async def test_an_invalidation_of_five_thousand_ids_reaches_the_store(stored: Si
 async def test_dropping_the_collection_at_the_start_does_not_drop_it_whenever_the_connection_comes_back(
     milvus: MilvusStore,
 ) -> None:
-    """`drop_collection_on_startup`: what was written since the start stays."""
+    """With `drop_collection_on_startup`, what was written since the start stays."""
     await milvus.add([entry(1)])
     await assert_loaded(milvus, {entry(1).id})
     await milvus.close()
@@ -223,7 +225,7 @@ async def test_dropping_the_collection_at_the_start_does_not_drop_it_whenever_th
 
 
 async def test_a_request_under_way_when_the_connection_is_made_anew_is_a_miss_and_no_cancellation(milvus: MilvusStore) -> None:
-    """gRPC cancels it; the exchange that asked goes on."""
+    """gRPC cancels the call. The exchange that asked goes on."""
     asking = [asyncio.create_task(milvus.nearest("a" * 32, VECTOR, 5, 0)) for _ in range(20)]
     await asyncio.sleep(0)
     await milvus.close()
@@ -234,7 +236,7 @@ async def test_a_request_under_way_when_the_connection_is_made_anew_is_a_miss_an
 
 class TestLite:
     async def test_nobody_else_can_read_what_it_holds(self, tmp_path: Path) -> None:
-        """The folder is the owner's alone, and there is no TCP port: the key of the scopes lies in it."""
+        """The folder is the owner's alone, and there is no TCP port, for it holds the key of the scopes."""
         store_itself = MilvusStore(MilvusSettings(file=tmp_path / "new" / "cache.db"), "v1")
         await store_itself.open()
         assert stat.S_IMODE((tmp_path / "new" / "cache.db").stat().st_mode) == 0o700
@@ -242,10 +244,10 @@ class TestLite:
         assert stat.S_IMODE(Path(store_itself._milvus.uri.removeprefix("unix:")).parent.stat().st_mode) == 0o700
         await store_itself.close()
 
-    async def test_a_folder_that_was_open_to_others_is_shut_and_that_is_said(
+    async def test_a_folder_that_others_could_read_is_closed_with_a_warning(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It may have been made by an earlier version."""
+        """An earlier version may have made it."""
         folder = tmp_path / "cache.db"
         folder.mkdir(mode=0o755)
         folder.chmod(0o755)
@@ -256,7 +258,7 @@ class TestLite:
         assert "was open to other users" in caplog.text
 
     async def test_a_place_that_cannot_be_written_is_named_with_what_to_do(self, tmp_path: Path) -> None:
-        """Such as a configuration that is mounted read-only."""
+        """A configuration that is mounted read-only causes this."""
         (tmp_path / "file").write_text("")
         for folder in (tmp_path / "file" / "cache.db", Path("/proc/cache.db"), tmp_path / "file"):
             store_itself = MilvusStore(MilvusSettings(file=folder), "v1")
@@ -277,8 +279,8 @@ class TestLite:
         with pytest.raises(BackendError, match=r"cannot be written: No space left"):
             await MilvusStore(MilvusSettings(file=tmp_path / "cache.db"), "v1").open()
 
-    async def test_another_router_on_the_same_folder_is_told_of(self, tmp_path: Path) -> None:
-        """As while one hands over to the next: it is tried again, and nothing is refused."""
+    async def test_another_router_on_the_same_folder_is_reported(self, tmp_path: Path) -> None:
+        """This happens while one router hands over to the next. The store retries, and nothing is refused."""
         one, other = (MilvusStore(MilvusSettings(file=tmp_path / "cache.db"), "v1") for _ in range(2))
         await one.open()
         with pytest.raises(BackendError, match="is in use by another router"):
@@ -287,21 +289,21 @@ class TestLite:
         await other.open()
         await other.close()
 
-    async def test_its_first_start_is_silent(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """What it does not have is not asked of it, and it is not pinged more often than it allows."""
+    async def test_the_first_start_logs_no_warning(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The router does not ask for what the store lacks, and pings no more often than the store allows."""
         with caplog.at_level(logging.WARNING):
             store_itself = MilvusStore(MilvusSettings(file=tmp_path / "cache.db"), "v1")
             await store_itself.open()
             await store_itself.close()
         assert [record.getMessage() for record in caplog.records] == []
         options = store_itself._milvus.options()["grpc_options"]
-        assert options["grpc.keepalive_time_ms"] > 300_000  # gRPC's own least time between pings without data
+        assert options["grpc.keepalive_time_ms"] > 300_000  # gRPC's own minimum between pings without data
 
 
 async def test_a_server_that_is_not_there_is_named_with_the_cause() -> None:
-    """Host, port, and the system's word; without waiting for pymilvus."""
+    """The message has host, port and the system's error, and does not wait for pymilvus."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound and not listened on
+        taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
         port = taken.getsockname()[1]
         began = time.monotonic()
         with pytest.raises(BackendError, match=rf"^Milvus at 127\.0\.0\.1:{port} does not answer: Connection refused$"):
@@ -312,8 +314,8 @@ async def test_a_server_that_is_not_there_is_named_with_the_cause() -> None:
 
 
 @needs_server
-async def test_something_else_on_the_port_is_told(encoder: Encoder, server: int) -> None:  # noqa: F811
-    """It listens, and is no Milvus."""
+async def test_another_program_on_the_port_is_reported(encoder: Encoder, server: int) -> None:  # noqa: F811
+    """The server listens, and is not Milvus."""
     asyncio_server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     port = asyncio_server.sockets[0].getsockname()[1]
     with pytest.raises(BackendError, match=rf"^Milvus at 127\.0\.0\.1:{port} does not work: "):

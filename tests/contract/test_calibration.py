@@ -1,4 +1,4 @@
-"""`semantic-router calibrate cache` and `eval cache`: from labelled pairs to a bound on wrong hits, and back."""
+"""`semantic-router calibrate cache` and `eval cache`: from labelled pairs to a limit on wrong hits, and back."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from router.training.pairs import Maker
 
 TINY = Path(__file__).parents[1] / "tiny_models"
 VERIFIER = ("--verifier", str(TINY / "verifier"))
-"""It knows three dozen words: what it says of others is chance, how it is asked is not."""
+"""It knows three dozen words. Its verdict on others is random, but the calls to it are real."""
 
 
 def pair(similarity: float, probability: float | None, *, is_same: bool, guard: str = "", text: str = "") -> Judged:
-    """One that was judged so."""
+    """A labelled pair."""
     return Judged(f"asked {text}", f"stored {text}", is_same, "", similarity, guard, probability)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prompts of families that nothing was trained on, as an operator labels his own."""
+    """Prompts of families that nothing was trained on, labelled as by an operator."""
     made = Maker(random.Random(5), held_back=True).make(700)
     path = tmp_path_factory.mktemp("pairs") / "mine.jsonl"
     path.write_text("".join(json.dumps({"a": p.asked, "b": p.stored, "y": int(p.same), "tag": p.source}) + "\n" for p in made))
@@ -47,7 +47,7 @@ def mine(pairs: Path) -> Path:
 
 
 def test_a_served_pair_has_passed_all_three() -> None:
-    """Similarity, guards, verifier; where the verifier is not asked, the wording is the same."""
+    """These are similarity, checks and verifier. Where the verifier is not asked, the wording is the same."""
     assert pair(0.8, 0.9, is_same=True).is_served(0.8, 0.9)
     assert not pair(0.79, 0.9, is_same=True).is_served(0.8, 0.9)
     assert not pair(0.8, 0.89, is_same=True).is_served(0.8, 0.9)
@@ -55,8 +55,8 @@ def test_a_served_pair_has_passed_all_three() -> None:
     assert pair(0.8, None, is_same=True).is_served(0.8, 0.9)
 
 
-def test_the_table_holds_the_upper_bound_for_every_bar() -> None:
-    """Of 400 pairs that need two answers, the bar at 0.9 lets 4 through."""
+def test_the_table_holds_the_upper_bound_for_every_threshold() -> None:
+    """Of 400 pairs that need two answers, the threshold 0.9 accepts 4."""
     different = [pair(0.9, 0.95 if number < 4 else 0.1, is_same=False) for number in range(400)]
     same = [pair(0.9, 0.2 + 0.008 * number, is_same=True) for number in range(100)]
     points = table([*different, *same], by_verifier=True)
@@ -66,7 +66,7 @@ def test_the_table_holds_the_upper_bound_for_every_bar() -> None:
 
 
 def test_the_halves_share_no_question() -> None:
-    """Pairs that hang together stay together, over any number of steps."""
+    """Pairs that are connected over any number of steps stay together."""
     chain = [Judged(f"q{n}", f"q{n + 1}", True, "", 0.9, "", 0.9) for n in range(50)]
     others = [pair(0.9, 0.9, is_same=False, text=str(number)) for number in range(200)]
     first, second = _halves([*chain, *others])
@@ -76,7 +76,7 @@ def test_the_halves_share_no_question() -> None:
 
 
 def test_an_operators_table_is_one_that_the_router_reads(mine: Path) -> None:
-    """With the models and the data that it was made from."""
+    """It names its models and data."""
     document = json.loads(mine.read_text())
     assert {"encoder_sha256", "verifier_sha256", "data_sha256", "different_pairs", "same_pairs"} <= document.keys()
     for has_verifier, guards in ((True, GUARDS_BESIDE_VERIFIER), (False, GUARDS_ALONE)):
@@ -87,7 +87,7 @@ def test_an_operators_table_is_one_that_the_router_reads(mine: Path) -> None:
 
 
 def test_the_report_tells_how_often_a_hit_is_wrong(pairs: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """At the bar of the bound that is asked for, by tag, and for each model alone."""
+    """The report goes by the threshold of the requested limit, by tag, and for each model alone."""
     assert main(["eval", "cache", str(pairs), "--calibration", str(mine), "--max-false-hit-rate", "0.4", *VERIFIER]) == 0
     said = capsys.readouterr().out
     for word in ("recall", "precision", "false-hit rate", "verifier alone", "similarity alone", "by tag", "vetoes"):
@@ -96,8 +96,8 @@ def test_the_report_tells_how_often_a_hit_is_wrong(pairs: Path, mine: Path, caps
     assert rate <= 0.4
 
 
-def test_without_a_verifier_the_similarity_is_the_bar(pairs: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And all guards judge."""
+def test_without_a_verifier_the_similarity_threshold_decides(pairs: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All checks judge as well."""
     asked = ["eval", "cache", str(pairs), "--calibration", str(mine), "--max-false-hit-rate", "0.2", "--no-verifier"]
     assert main(asked) == 0
     said = capsys.readouterr().out
@@ -105,8 +105,8 @@ def test_without_a_verifier_the_similarity_is_the_bar(pairs: Path, mine: Path, c
     assert "verifier alone" not in said
 
 
-def test_too_few_pairs_bound_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not even none wrong of a hundred."""
+def test_too_few_pairs_prove_no_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even no error in a hundred pairs suffices."""
     path = tmp_path / "few.jsonl"
     path.write_text("".join(json.dumps({"a": f"a{n}", "b": f"b{n}", "y": 0}) + "\n" for n in range(20)))
     assert main(["calibrate", "cache", str(path), "--out", str(tmp_path / "out.json"), *VERIFIER]) == 2
@@ -114,14 +114,14 @@ def test_too_few_pairs_bound_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "out.json").exists()
 
 
-def test_an_unknown_guard_is_refused(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With those there are."""
+def test_an_unknown_check_is_refused(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message lists the existing ones."""
     assert main(["eval", "cache", str(pairs), "--guards", "spelling"]) == 2
     assert "known are: numbers" in capsys.readouterr().err
 
 
 def test_a_table_of_other_models_is_refused_at_start() -> None:
-    """It says nothing about these."""
+    """It says nothing about these models."""
     text = f"""
 version: 1
 models: {{ small: {{ cluster: small }} }}

@@ -1,4 +1,4 @@
-"""`semantic-router check` beside the real Envoy: both accept what we ship, and Envoy's own refusals are told."""
+"""`semantic-router check` beside the real Envoy: both accept the shipped files, and Envoy's own refusals are reported."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(not _has_envoy(), reason="Envoy is not installed
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_a_configuration_that_we_ship(file: Path) -> None:
-    """Nothing is told of it beside the shipped envoy.yaml, which Envoy accepts, but that no Milvus server runs, and what only
-    the operator can know: with a rule that blocks the switch, with a scope of its own who sets its header.
+    """Envoy accepts the shipped envoy.yaml, and `check` reports only that no Milvus server runs, and what only the operator can
+    know: the GUARDED switch where a rule blocks, and who sets the header of a scope.
     """
     report = check(file, ROOT / "envoy/envoy.yaml")
     problems = [one for one in report.problems if not one.message.startswith("Milvus at localhost:19530 does not answer")]
@@ -41,14 +41,14 @@ def test_a_configuration_that_we_ship(file: Path) -> None:
 
 
 def test_what_only_envoy_knows(tmp_path: Path) -> None:
-    """A limit that the types do not tell of is told in Envoy's own words."""
+    """Envoy's own words report a limit that its types do not express."""
     found = problems(tmp_path, ("stat_prefix: openai", "stat_prefix: ''"))
     assert ["Envoy refuses it" in problem.message for problem in found] == [True]
     assert "StatPrefix" in found[0].message
 
 
 def test_a_limit_of_envoys_own_is_told_at_its_line(tmp_path: Path) -> None:
-    """The chain of fields that Envoy gives becomes a path and a line; its reason alone is left of the words."""
+    """Envoy's chain of fields becomes a path and a line. Of its words, only the reason is left."""
     (problem,) = problems(tmp_path, ("port_value: 8102", "port_value: 81022"))
     assert problem.message == "Envoy refuses it: value must be less than or equal to 65535"
     assert problem.path.endswith("endpoint.address.socket_address.port_value")
@@ -56,6 +56,6 @@ def test_a_limit_of_envoys_own_is_told_at_its_line(tmp_path: Path) -> None:
 
 
 def test_what_the_types_refuse(tmp_path: Path) -> None:
-    """It is told once, by us and at its line; Envoy is not asked as well."""
+    """We report it once, at its line, and do not ask Envoy as well."""
     found = problems(tmp_path, ("failure_mode_allow: true", "failure_mode_alow: true"))
     assert [problem.path.rpartition(".")[2] for problem in found] == ["failure_mode_alow"]

@@ -1,4 +1,4 @@
-"""`semantic-router check`: the shipped envoy.yaml passes, and each single damage to it is told, at its line, with its path."""
+"""`semantic-router check` accepts the shipped envoy.yaml, and reports every single damage to it with its line and path."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EARLY = f"{_FILTER}.early_header_mutation_extensions"
 
 @pytest.fixture
 def without_envoy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which Envoy is not installed: what is told is our own finding."""
+    """A machine without Envoy, so that every problem is our own finding."""
 
     def find() -> str:
         raise ConfigError([Problem("", 0, "", "there is none")])
@@ -38,7 +38,7 @@ def without_envoy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def problems(folder: Path, *changes: tuple[str, str], config: str = CONFIG) -> list[Problem]:
-    """What is told of the shipped envoy.yaml after some changes, each of which has to change something."""
+    """The problems of the shipped envoy.yaml after some changes, each of which must change something."""
     envoy = ENVOY
     for old, new in changes:
         assert old in envoy
@@ -55,7 +55,7 @@ def told(found: list[Problem]) -> list[tuple[str, str]]:
 
 @pytest.mark.usefixtures("without_envoy")
 class TestOneDamage:
-    """A change that goes silently wrong in production, and what is told of it."""
+    """Changes that silently go wrong in production, and what `check` reports."""
 
     CASES = (
         # (the change, severity, path, part of the message)
@@ -170,7 +170,7 @@ class TestOneDamage:
         ("change", "severity", "path", "said"), CASES, ids=[f"{case[0][0][:40]}->{case[0][1][:40]}" for case in CASES]
     )
     def test_is_told(self, tmp_path: Path, change: tuple[str, str], severity: str, path: str | None, said: str) -> None:
-        """It is told with its severity and path, at a line of the file; the message names what matters."""
+        """It has its severity and path, and a line of the file. The message names what matters."""
         found = problems(tmp_path, change)
         right = [each for each in found if each.severity == severity and said in each.message and path in (None, each.path)]
         assert right, "\n".join(map(str, found))
@@ -181,7 +181,7 @@ class TestOneDamage:
 @pytest.mark.usefixtures("without_envoy")
 class TestBothFiles:
     def test_the_shipped_file(self, tmp_path: Path) -> None:
-        """Nothing is told of it, whatever the reference configuration's options."""
+        """Nothing is reported, whatever options the configuration uses."""
         assert problems(tmp_path) == []
         more = "server: { workers: 4 }\ntelemetry: { track_token_usage: true, tracing: { enabled: true } }\n"
         assert problems(tmp_path, config=CONFIG + more) == []
@@ -193,7 +193,7 @@ class TestBothFiles:
 
     @pytest.mark.parametrize(("workers", "what"), [(5, "one worker less would serve"), (1, "a restart would be refused")])
     def test_no_endpoint_for_the_spare_worker_of_a_restart(self, tmp_path: Path, workers: int, what: str) -> None:
-        """It is said what a restart would cost, before one is needed."""
+        """`check` says what a restart would cost, before one is needed."""
         lines = (ROOT / "envoy" / "envoy.yaml").read_text().splitlines(keepends=True)
         gone = [(line, "") for line in lines if workers == 1 and re.search(r"port_value: 5005[2-5]", line)]
         (problem,) = problems(tmp_path, *gone, config=CONFIG + f"server: {{ workers: {workers} }}\n")
@@ -216,7 +216,7 @@ class TestBothFiles:
     def test_a_worker_leaves_before_envoy_has_noticed(
         self, tmp_path: Path, drain_s: str, old: str, new: str, needed: str
     ) -> None:
-        """Both values and the remedy are told, at the line of the router's own file."""
+        """Both values and the remedy are reported, at the line in the router's file."""
         found = problems(tmp_path, *([(old, new)] if old else []), config=CONFIG + f"server:\n  drain_seconds: {drain_s}\n")
         assert told(found) == ([("warning", "server.drain_seconds")] if needed else [])
         for problem in found:
@@ -225,12 +225,12 @@ class TestBothFiles:
             assert f"write {needed} or more" in problem.message
 
     def test_where_no_drain_is_written_the_default_is_compared(self, tmp_path: Path) -> None:
-        """With what a longer interval in an operator's own envoy.yaml asks for."""
+        """The default is compared with what a longer interval in an operator's own envoy.yaml needs."""
         (problem,) = problems(tmp_path, (" interval: 1s\n", " interval: 5s\n"))
         assert problem.message.startswith("drain_seconds (4 s) is shorter")
 
     def test_retries_with_one_endpoint_have_nowhere_else_to_go(self, tmp_path: Path) -> None:
-        """With several, the predicate has to send them elsewhere; names may stand for several."""
+        """With several endpoints, the predicate has to send them elsewhere. One name may stand for several endpoints."""
         lines = ENVOY.splitlines(keepends=True)
         alone = [(line, "") for line in lines if re.search(r"port_value: 5005[2-5]", line)]
         other = ("v3.PreviousHostsPredicate", "v3.OtherPredicate")
@@ -244,7 +244,7 @@ class TestBothFiles:
         assert retries(other, named, *alone) == ["warning"]
 
     def test_envoy_waits_as_long_as_guards_read(self, tmp_path: Path) -> None:
-        """Else it would ignore the router that asks for the time, and let the request pass."""
+        """Otherwise Envoy would ignore the router's request for more time, and let the request pass."""
         guard = "rules:\n- name: g\n  when: { jailbreak: true }\n  block: {}\n"
         config = CONFIG.replace("rules:\n", guard, 1) if "rules:\n" in CONFIG else CONFIG + guard
         change = ("max_message_timeout: 120s", "max_message_timeout: 10s")
@@ -253,12 +253,12 @@ class TestBothFiles:
         assert "max_message_timeout" not in "".join(problem.message for problem in found)
 
     def test_workers_on_other_hosts(self, tmp_path: Path) -> None:
-        """Names of other hosts cannot be compared with what the router listens on."""
+        """Names of other hosts cannot be compared with the router's own address."""
         change = ("address: 127.0.0.1, port_value: 5005", "address: router.example, port_value: 5005")
         assert problems(tmp_path, change, config=CONFIG + 'server: { address: "0.0.0.0:50051" }\n') == []
 
     def test_unix_sockets(self, tmp_path: Path) -> None:
-        """Worker i is looked for at the path with `.i` behind it."""
+        """Worker i is expected at the path with the suffix `.i`."""
         sockets = [
             (f"socket_address: {{ address: 127.0.0.1, port_value: {50051 + index} }}", f"pipe: {{ path: /run/r{suffix} }}")
             for index, suffix in enumerate(("", ".1", ".2", ".3", ".4"))
@@ -266,20 +266,20 @@ class TestBothFiles:
         assert problems(tmp_path, *sockets, config=CONFIG + 'server: { address: "unix:/run/r", workers: 4 }\n') == []
         assert len(problems(tmp_path, *sockets, config=CONFIG + 'server: { address: "unix:/run/q" }\n')) == 1
 
-    def test_usage_needs_the_answers(self, tmp_path: Path) -> None:
-        """Response modes only matter when something reads responses."""
+    def test_usage_needs_response_modes(self, tmp_path: Path) -> None:
+        """Response modes only matter if something reads responses."""
         change = ("response_body_mode: STREAMED", "response_body_mode: NONE")
         assert problems(tmp_path, change) == []
         found = problems(tmp_path, change, config=CONFIG + "telemetry: { track_token_usage: true }\n")
         assert told(found) == [("error", f"{_MODE}.response_body_mode")]
 
     def test_both_files_are_bad(self, tmp_path: Path) -> None:
-        """The problems of both are told in one go."""
+        """The problems of both are reported together."""
         found = problems(tmp_path, ("stat_prefix: sr", "stat_prefx: sr"), config=CONFIG.replace("model: small", "model: smal"))
         assert {Path(problem.file).name for problem in found} == {"config.yaml", "envoy.yaml"}
 
     def test_a_key_that_stands_twice(self, tmp_path: Path) -> None:
-        """It is told where the first one stands."""
+        """It is reported where the first one stands."""
         found = problems(
             tmp_path, ("failure_mode_allow: true", "failure_mode_allow: true\n              failure_mode_allow: false")
         )
@@ -287,7 +287,7 @@ class TestBothFiles:
 
     @pytest.mark.parametrize("text", ["", "- a", "a: [", "a: &a [*a]", "[" * 1500, "a: !!int x"], ids=range(6))
     def test_a_file_that_is_none(self, tmp_path: Path, text: str) -> None:
-        """It is a problem, never a traceback."""
+        """The operator gets a problem, never a traceback."""
         (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
         (tmp_path / "envoy.yaml").write_text(text, encoding="utf-8")
         assert check(tmp_path / "config.yaml", tmp_path / "envoy.yaml").problems
@@ -299,7 +299,7 @@ class TestBothFiles:
         assert any("has no ext_proc HTTP filter" in problem.message for problem in found)
 
     def test_another_virtual_host(self, tmp_path: Path) -> None:
-        """One that takes nothing which the router reads is left alone."""
+        """A virtual host that takes none of the router's paths is ignored."""
         routes = "[ { match: { path: /status }, direct_response: { status: 200 } } ]"
         other = f"- {{ name: status, domains: [status.example], routes: {routes} }}"
         assert problems(tmp_path, ("virtual_hosts:\n", f"virtual_hosts:\n            {other}\n")) == []
@@ -311,7 +311,7 @@ class TestBothFiles:
         assert told(found) == [("warning", "models.coder.cluster")]
 
     def test_the_summary(self, tmp_path: Path) -> None:
-        """It says who serves what, and what happens without the router."""
+        """It says which model serves what, and what happens without the router."""
         problems(tmp_path)
         summary = check(tmp_path / "config.yaml", tmp_path / "envoy.yaml").summary
         assert "small -> cluster small -> 127.0.0.1:8101  (default)" in summary

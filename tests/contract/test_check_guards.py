@@ -1,4 +1,4 @@
-"""`semantic-router check` knows what a guarded setup lacks: ways round the router, the order of filters, open doors."""
+"""`semantic-router check` knows what a guarded setup lacks: ways to bypass the router, filters in the wrong order, open ports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UNREAD = (
 
 
 def only(found: list[Problem]) -> Problem:
-    """The one thing that is told."""
+    """The single problem."""
     assert len(found) == 1, "\n".join(map(str, found))
     return found[0]
 
@@ -43,7 +43,7 @@ def route(text: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize(("config", "severity"), [(GUARDED, "warning"), (STRICT, "error")])
 def test_a_guard_in_front_of_the_shipped_file(tmp_path: Path, config: str, severity: str) -> None:
-    """Other paths pass it; and where the rule fails closed, so does a dead router."""
+    """Other paths bypass the guard. Where the rule fails closed, a dead router opens it too."""
     found = problems(tmp_path, config=config)
     assert {problem.severity for problem in found} == {severity}
     assert any("GUARDED, numerator: 100" in problem.message for problem in found)
@@ -52,14 +52,14 @@ def test_a_guard_in_front_of_the_shipped_file(tmp_path: Path, config: str, sever
 
 
 def test_a_guard_with_all_that_it_needs(tmp_path: Path) -> None:
-    """Nothing is told, and the summary says so."""
+    """Nothing is reported, and the summary says that the setup is guarded."""
     assert problems(tmp_path, SWITCHED, config=GUARDED) == []
     assert problems(tmp_path, SWITCHED, CLOSED, config=STRICT) == []
     assert "guarded by guard: other paths are refused" in check(tmp_path / "config.yaml", tmp_path / "envoy.yaml").summary
 
 
 def test_an_envoy_without_the_last_route_needs_no_switch(tmp_path: Path) -> None:
-    """What no route takes is refused by Envoy."""
+    """Envoy refuses what no route takes."""
     last = (
         "- match: { prefix: / }\n                route:",
         "- match: { path: /metrics, headers: *reading }\n                route:",
@@ -114,7 +114,7 @@ def test_an_envoy_without_the_last_route_needs_no_switch(tmp_path: Path) -> None
     ],
 )
 def test_another_way_to_a_model(tmp_path: Path, change: tuple[str, str], said: str) -> None:
-    """It is told at its place where a rule blocks, and not where none does."""
+    """It is reported at its place if a rule blocks, and not otherwise."""
     told = [problem for problem in problems(tmp_path, SWITCHED, change, config=GUARDED) if said in problem.message]
     assert only(told).severity == "warning"
     assert not [problem for problem in problems(tmp_path, change) if "blocks" in problem.message]
@@ -129,7 +129,7 @@ def test_another_way_to_a_model(tmp_path: Path, change: tuple[str, str], said: s
     ],
 )
 def test_a_path_that_takes_no_prompts_may_be_opened(tmp_path: Path, text: str) -> None:
-    """Nothing is told of it."""
+    """Nothing is reported."""
     assert problems(tmp_path, SWITCHED, CLOSED, route(text), config=STRICT) == []
 
 
@@ -143,14 +143,14 @@ def test_a_path_that_takes_no_prompts_may_be_opened(tmp_path: Path, text: str) -
     ],
 )
 def test_a_path_that_envoy_and_the_models_read_differently(tmp_path: Path, key: str, change: tuple[str, str]) -> None:
-    """An error where a rule blocks; else a request only misses its rules."""
+    """This is an error if a rule blocks. Otherwise a request only misses its rules."""
     for config, severity in ((OPEN, "warning"), (GUARDED, "error")):
         problem = only([each for each in problems(tmp_path, SWITCHED, change, config=config) if each.path.endswith(key)])
         assert problem.severity == severity
 
 
 def test_a_route_that_fails_open_where_the_filter_does_not(tmp_path: Path) -> None:
-    """The route's word counts."""
+    """The route's setting counts."""
     override = (
         "timeout: 0s, idle_timeout: 600s }\n",
         f"timeout: 0s }}\n                {_UNREAD}overrides: {{ failure_mode_allow: true }} }} }}\n",
@@ -160,7 +160,7 @@ def test_a_route_that_fails_open_where_the_filter_does_not(tmp_path: Path) -> No
 
 
 def test_a_route_that_keeps_the_body_from_the_router(tmp_path: Path) -> None:
-    """It would pass, guard or not."""
+    """The body would pass any guard."""
     mode = "overrides: { processing_mode: { request_body_mode: NONE } }"
     override = ("timeout: 0s, idle_timeout: 600s }\n", f"timeout: 0s }}\n                {_UNREAD}{mode} }} }}\n")
     assert only(problems(tmp_path, override)).severity == "error"
@@ -190,7 +190,9 @@ def behind_the_router(kind: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_who_may_ask_is_decided_behind_the_router(tmp_path: Path, kind: str) -> None:
-    """A hit would be given to those who may not; without a cache it is only work for nothing. Before it is right."""
+    """A hit would be given to those who may not ask. Without a cache it is only wasted work. Before the router such a filter is
+    right.
+    """
     for config, severity in ((CACHING, "error"), (OPEN, "warning")):
         problem = only(problems(tmp_path, behind_the_router(kind), config=config))
         assert (problem.severity, "behind ext_proc" in problem.message) == (severity, True)
@@ -198,7 +200,7 @@ def test_who_may_ask_is_decided_behind_the_router(tmp_path: Path, kind: str) -> 
 
 
 def test_filters_behind_the_router_filter(tmp_path: Path) -> None:
-    """They never run; the one that stands there is named, at its line."""
+    """They never run. The filter is named at its line."""
     chain = (
         _EXT,
         _ROUTER
@@ -211,15 +213,15 @@ def test_filters_behind_the_router_filter(tmp_path: Path) -> None:
     assert any("does not end with" in problem.message for problem in problems(tmp_path, none))
 
 
-def test_answers_for_everybody(tmp_path: Path) -> None:
-    """Also for those whose key the models would refuse."""
+def test_a_cache_that_everybody_shares(tmp_path: Path) -> None:
+    """This includes clients whose key the models would refuse."""
     config = CONFIG + "semantic_cache:\n  enabled: true\n  backend_type: memory\n  scope: global\n"
     problem = only(problems(tmp_path, config=config))
     assert (problem.severity, problem.path, problem.line) == ("warning", "semantic_cache.scope", config.count("\n"))
 
 
 def test_tenants_that_name_themselves(tmp_path: Path) -> None:
-    """A header that Envoy neither sets nor removes is the client's own word."""
+    """A header that Envoy neither sets nor removes is the client's own claim."""
     config = CONFIG + "semantic_cache:\n  enabled: true\n  backend_type: memory\n  scope: { header: X-Tenant-Id }\n"
     problem = only(problems(tmp_path, config=config))
     assert (problem.severity, problem.path, problem.line) == ("warning", "semantic_cache.scope.header", config.count("\n"))
@@ -231,7 +233,7 @@ def test_tenants_that_name_themselves(tmp_path: Path) -> None:
 
 
 def test_admin_ports_that_others_reach(tmp_path: Path) -> None:
-    """Both are told at their own file."""
+    """Both ports are reported, each in its own file."""
     problem = only(problems(tmp_path, config=CONFIG + 'admin: { address: "0.0.0.0:8802" }\n'))
     assert (problem.severity, problem.path) == ("warning", "admin.address")
     problem = only(problems(tmp_path, ("address: 127.0.0.1, port_value: 9901", "address: 0.0.0.0, port_value: 9901")))

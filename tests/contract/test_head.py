@@ -1,4 +1,4 @@
-"""`semantic-router train intent`: an operator's own labels on the frozen encoder, and what lies outside of them."""
+"""`semantic-router train intent`: an operator's own labels on the frozen encoder, and texts outside of all labels."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ OUTSIDE_TEXTS = [
 
 @pytest.fixture(scope="module")
 def encoder() -> Bundle:
-    """The shipped one."""
+    """The shipped encoder."""
     return Bundle.load(SHIPPED)
 
 
 def write(path: Path, texts: dict[str, list[str]]) -> Path:
-    """As an operator labels them."""
+    """A file of texts as an operator labels them."""
     lines = [json.dumps({"text": text, "label": label}) for label, some in texts.items() for text in some]
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -60,7 +60,7 @@ def write(path: Path, texts: dict[str, list[str]]) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head from eight texts a label and eight that are none of them, made by the command."""
+    """A head that the command made from eight texts per label and eight outside of all labels."""
     place = tmp_path_factory.mktemp("heads")
     data = write(place / "labelled.jsonl", {**TEXTS, OUTSIDE: OUTSIDE_TEXTS})
     assert main(["train", "intent", "--data", str(data), "--out", str(place / "department")]) == 0
@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def signal(folder: Path, encoder: Bundle) -> Iterator[HeadSignal]:
-    """As it is served."""
+    """The signal as it is served."""
     passes = InferencePool(1, 16)
     yield HeadSignal("department", Encoder(encoder, passes), Head.load(folder, encoder))
     passes.close()
@@ -79,7 +79,7 @@ class TestHead(SignalContract):
     @pytest.fixture(scope="class")
     @classmethod
     def signal(cls, folder: Path, encoder: Encoder, bundle: Bundle) -> HeadSignal:
-        """Made by the command."""
+        """The signal that the command made."""
         return HeadSignal("department", encoder, Head.load(folder, bundle))
 
 
@@ -93,7 +93,7 @@ class TestHead(SignalContract):
     ],
 )
 async def test_eight_texts_a_label_are_enough_for_clear_cases(signal: HeadSignal, text: str, label: str) -> None:
-    """And what belongs to none of them is said to."""
+    """Texts outside of all labels are recognized as such."""
     reading = await signal.read(ask(text))
     assert isinstance(reading, Classification)
     assert reading.label == label
@@ -101,7 +101,7 @@ async def test_eight_texts_a_label_are_enough_for_clear_cases(signal: HeadSignal
 
 
 def test_the_manifest_tells_what_it_is(folder: Path, encoder: Bundle) -> None:
-    """Labels, encoder, figures from cross-validation; no text of the operator's."""
+    """It has labels, encoder and cross-validated figures, and none of the operator's text."""
     facts = HeadManifest.of(folder)
     assert facts.labels == ("billing", "sales", "technical")
     assert facts.names == (*facts.labels, OUTSIDE)
@@ -112,7 +112,7 @@ def test_the_manifest_tells_what_it_is(folder: Path, encoder: Bundle) -> None:
 
 
 def test_a_rule_can_ask_for_it(folder: Path) -> None:
-    """By `when.signal`; a label that it does not know is refused."""
+    """`when.signal` does so. A label that it does not know is refused."""
     text = f"""
 version: 1
 models: {{ small: {{ cluster: small }} }}
@@ -127,8 +127,8 @@ default: {{ model: small }}
         parse(text.replace("LABEL", "biling"), "config.yaml")
 
 
-def test_a_head_without_examples_of_the_outside_calls_nothing_so(tmp_path: Path, encoder: Bundle) -> None:
-    """And keeps no vectors of the operator's texts."""
+def test_a_head_without_outside_examples_has_no_outside_label(tmp_path: Path, encoder: Bundle) -> None:
+    """It keeps no vectors of the operator's texts either."""
     data = write(tmp_path / "labelled.jsonl", TEXTS)
     list(train(data, encoder, tmp_path / "head", "head"))
     head = Head.load(tmp_path / "head", encoder)
@@ -147,13 +147,13 @@ def test_a_head_without_examples_of_the_outside_calls_nothing_so(tmp_path: Path,
     ],
 )
 def test_too_little_to_learn_from_is_refused(tmp_path: Path, encoder: Bundle, texts: dict, said: str) -> None:
-    """By what is missing."""
+    """The message names what is missing."""
     with pytest.raises(ConfigError, match=said):
         list(train(write(tmp_path / "labelled.jsonl", texts), encoder, tmp_path / "head", "head"))
 
 
 def test_what_is_printed_can_be_pasted(encoder: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Into the configuration that was named, wherever the command was given; without one, into any."""
+    """The text fits the configuration that was named, from any working directory, or any configuration if none was named."""
     (tmp_path / "etc").mkdir()
     config = tmp_path / "etc" / "config.yaml"
     rest = "models: { small: { cluster: small } }\ndefault: { model: small }\n"
@@ -171,14 +171,14 @@ def test_what_is_printed_can_be_pasted(encoder: Bundle, tmp_path: Path, monkeypa
 def test_a_name_that_the_configuration_would_refuse_is_refused_before_anything_is_fitted(
     encoder: Bundle, tmp_path: Path, name: str
 ) -> None:
-    """With the way on."""
+    """The message says what to do."""
     with pytest.raises(ConfigError, match="--name"):
         list(train(write(tmp_path / "labelled.jsonl", TEXTS), encoder, tmp_path / "head", name))
     assert not (tmp_path / "head").exists()
 
 
-def test_texts_that_are_there_again_do_not_flatter_and_are_told(encoder: Bundle, tmp_path: Path) -> None:
-    """However they are written: fitted to one and measured on the other, labels without any sense would seem to be learnt."""
+def test_repeated_texts_are_reported_and_do_not_flatter_the_figures(encoder: Bundle, tmp_path: Path) -> None:
+    """Spelling does not matter. A text in both training and measurement would make senseless labels look learnt."""
     chance = np.random.default_rng(3)
     texts = [text for some in [*TEXTS.values(), OUTSIDE_TEXTS] for text in some]
     nonsense = {"a": list[str](), "b": list[str]()}
@@ -194,14 +194,14 @@ def test_texts_that_are_there_again_do_not_flatter_and_are_told(encoder: Bundle,
 
 
 def test_the_same_text_with_two_labels_is_named_by_its_lines(encoder: Bundle, tmp_path: Path) -> None:
-    """One of them is a mistake."""
+    """One of the two labels is a mistake."""
     data = write(tmp_path / "labelled.jsonl", {**TEXTS, "other": ["My credit card was declined!", "something else"]})
     said = list(train(data, encoder, tmp_path / "head", "head"))
     assert any("different labels: line 3 'billing', line 25 'other'" in line for line in said)
 
 
 def test_damage_and_another_encoder_are_refused(folder: Path, encoder: Bundle, tmp_path: Path) -> None:
-    """A head on other vectors would say anything."""
+    """On other vectors, a head would give random labels."""
     import dataclasses
     import shutil
 
@@ -234,7 +234,7 @@ def test_the_minimum_is_a_minimum() -> None:
 
 
 def test_the_same_texts_give_the_same_head() -> None:
-    """Nothing is drawn by chance."""
+    """No part of the fit is random."""
     chance = np.random.default_rng(1)
     layers = chance.standard_normal((60, 4, 384)).astype(np.float32)
     vectors = (layers / np.linalg.norm(layers, axis=2, keepdims=True) / 2).reshape(60, 4 * 384)
@@ -247,7 +247,7 @@ def test_the_same_texts_give_the_same_head() -> None:
 def test_two_heads_are_compared_side_by_side(
     folder: Path, encoder: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """With the figures of both, and whether the difference is more than chance."""
+    """The output has both figures, and says whether the difference exceeds chance."""
     few = {label: texts[:2] for label, texts in {**TEXTS, OUTSIDE: OUTSIDE_TEXTS}.items()}
     list(train(write(tmp_path / "few.jsonl", few), encoder, tmp_path / "few", "few"))
     asked = write(

@@ -1,6 +1,6 @@
 """Every function that reads what a client or a backend sends takes time in proportion to it.
 
-A text four times as long takes about four times as long, and sixteen times where something is quadratic. Measured is processor
+A text four times as long takes about four times as long, and sixteen times if something is quadratic. The tests measure processor
 time of this thread; a noisy machine gets several tries, and what is quadratic fails all of them.
 """
 
@@ -50,7 +50,7 @@ PIECES = (
     "so ", "not ", "i ", "used to ", "next ", "who ", "a@", "a.b@", "1:", "::", "0:", "a-", "4111 ", "AB12", "1-", "x=",
     "max-age=", "a,", '="', "1.1.1.", "\u2019s ", "::1", "a\n", "no-cache,", "data: ", "my order my ",
 )  # fmt: skip
-"""What runs through a regular expression's repetitions, one or two for each in the code."""
+"""Texts that run through a regular expression's repetitions, one or two for each in the code."""
 PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {}, "v1")
 KINDS = ("EMAIL_ADDRESS", "IBAN_CODE", "CREDIT_CARD", "US_SSN", "IP_ADDRESS")
 WORDS = keyword_patterns(["sql", "c++", "a b", "\u00fcber"], [r"\bdef \w+\(", "(a+)+$", "a.{0,60}b"], is_case_sensitive=False)
@@ -58,7 +58,7 @@ WORDS = keyword_patterns(["sql", "c++", "a b", "\u00fcber"], [r"\bdef \w+\(", "(
 
 @cache
 def reader() -> WindowTokenizer:
-    """The shipped model's."""
+    """The shipped model's tokenizer."""
     return WindowTokenizer(SHIPPED_BUNDLE / "tokenizer.json", 128)
 
 
@@ -68,7 +68,7 @@ def body_of(document: object) -> Body:
 
 
 def judge_wording(text: str) -> None:
-    """Every guard and the writing, on two questions that were not taken apart before."""
+    """Apply every check and the comparison of spelling to two fresh questions."""
     guards._taken_apart.cache_clear()
     wording._taken_apart.cache_clear()
     other = f"{text}x"
@@ -78,14 +78,14 @@ def judge_wording(text: str) -> None:
 
 
 def ask_cache(text: str) -> None:
-    """The question's own patterns, key and partition."""
+    """Compute a question's patterns, key and namespace."""
     body = body_of({"model": "auto", "messages": [{"role": "system", "content": text}, {"role": "user", "content": text}]})
     limits = Eligibility(max_text_chars=100_000)
     question_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", limits, "v1")
 
 
 def find_spans(text: str) -> None:
-    """A label on every token."""
+    """Find spans with a label on every token."""
     ids, offsets = reader()._read(text)
     labels = np.zeros((len(ids), 5), dtype=np.float32)
     labels[:, 1] = 1
@@ -93,7 +93,7 @@ def find_spans(text: str) -> None:
 
 
 def heed(text: str) -> None:
-    """Each header of a backend's that says how long its answer may be kept."""
+    """Read each backend header that limits how long its answer may be kept."""
     for name in ("cache-control", "vary", "expires", "pragma", "age", "date", "content-type"):
         with suppress(NotStorable):
             backend_ttl_s({"content-type": "application/json", "expires": "Sun, 06 Nov 1994 08:49:37 GMT", name: text}, 0)
@@ -116,13 +116,13 @@ OF_TEXT: dict[str, Callable[[str], object]] = {
 def seconds(act: Callable[[], object]) -> float:
     """Processor time of one call."""
     began = thread_time()
-    with suppress(RequestError, NotStorable):  # a refusal takes time, too
+    with suppress(RequestError, NotStorable):  # a refusal takes time too
         act()
     return thread_time() - began
 
 
 def is_linear(short: Callable[[], object], long: Callable[[], object]) -> bool:
-    """Whether four times the size has taken clearly less than sixteen times the time, in any of several tries."""
+    """Whether four times the size takes clearly less than sixteen times the time, in any of several tries."""
     for _ in range(TRIES):
         long_s = seconds(long)
         if long_s < TOO_SHORT_TO_TELL_S or long_s < LINEAR * seconds(short):
@@ -131,7 +131,7 @@ def is_linear(short: Callable[[], object], long: Callable[[], object]) -> bool:
 
 
 def quadratic_pieces(function: Callable[[str], object], pieces: Iterable[str] = PIECES) -> list[str]:
-    """Pieces that texts can be made of which take too long."""
+    """The pieces whose repetition takes too long."""
     return [
         piece
         for piece in pieces
@@ -144,7 +144,7 @@ def quadratic_pieces(function: Callable[[str], object], pieces: Iterable[str] = 
 
 @pytest.mark.parametrize("name", OF_TEXT)
 def test_a_text_of_any_characters_takes_time_in_proportion(name: str) -> None:
-    """No piece, repeated, drives a regular expression into trying everything from every place."""
+    """No repeated piece makes a regular expression try everything from every place."""
     assert quadratic_pieces(OF_TEXT[name]) == []
 
 
@@ -163,7 +163,7 @@ def chat(messages: str, more: str = "") -> bytes:
 
 
 def read_chat(data: bytes) -> None:
-    """Counted, parsed, keyed for the cache, and rewritten both ways."""
+    """Count, parse and key a body, and rewrite it both ways."""
     for _ in count(data, WIDE):
         pass
     request, body = parse(Endpoint.CHAT, data, {}, WIDE)
@@ -174,14 +174,14 @@ def read_chat(data: bytes) -> None:
 
 
 def read_places(data: bytes) -> None:
-    """Every element and member with its place."""
+    """Read every element and member with its place."""
     text, members = read_document(data)
     list(read_array(text, members["a"]))
     read_object(text, members["o"])
 
 
 def feed(data: bytes, step: int) -> None:
-    """An answer in pieces, through all that read it."""
+    """Feed an answer in pieces to all its readers."""
     passing, splitter = PassingAnswer(True, hides_usage=True, reader=AnswerReader(True, 10**9)), EventSplitter()
     for start in range(0, len(data), step):
         piece = data[start : start + step]
@@ -193,14 +193,14 @@ def feed(data: bytes, step: int) -> None:
 
 
 def replay(n: int) -> None:
-    """A stored answer as a stream."""
+    """Replay a stored answer as a stream."""
     choice = {"index": 0, "message": {"role": "assistant", "content": "a\n" * 50 * n}, "finish_reason": "stop"}
     answer = checked({"choices": [choice]})
     as_stream(decode(answer.encode()), "id", 1, wants_usage=True)
 
 
 def headers(n: int) -> None:
-    """One name again and again."""
+    """One name, many times."""
     values = [pb.HeaderValue(key="x", raw_value=b"v" * 20) for _ in range(n // 10)]
     wire.decode(pb.ProcessingRequest(request_headers=pb.HttpHeaders(headers=pb.HeaderMap(headers=values))))
 
@@ -231,12 +231,12 @@ OF_SIZE: dict[str, Callable[[int], object]] = {
 
 @pytest.mark.parametrize("name", OF_SIZE)
 def test_a_document_or_a_stream_of_any_shape_takes_time_in_proportion(name: str) -> None:
-    """Whatever there is many of."""
+    """This holds whatever occurs many times."""
     function = OF_SIZE[name]
     assert is_linear(lambda: function(MANY), lambda: function(4 * MANY))
 
 
-def test_what_is_quadratic_is_found() -> None:
-    """The measure itself: it tells a loop in a loop from a loop."""
+def test_quadratic_code_is_detected() -> None:
+    """The measurement tells a nested loop from a single one."""
     assert quadratic_pieces(lambda text: [text.count("b") for _ in text], ["aaaa"]) == ["aaaa"]
     assert quadratic_pieces(lambda text: [ord(char) for char in text for _ in range(20)], ["aaaa"]) == []

@@ -1,4 +1,4 @@
-"""Log lines through a real pipe: what they say, and what happens when nobody reads them."""
+"""Log lines through a real pipe: their content, and what happens when nobody reads them."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ REFUSED = ExchangeRecord("replied", "chat", response_path="error", error_code="m
 
 
 class Pipe:
-    """A pipe that logs go into."""
+    """A pipe that receives the logs."""
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
 
     def lines(self) -> list[dict[str, Any]]:
-        """What came out, once the logs are closed."""
+        """The lines that came out once the logs are closed."""
         os.set_blocking(self.reading, False)
         data = b""
         with contextlib.suppress(BlockingIOError):
@@ -60,7 +60,7 @@ class Pipe:
         return [json.loads(line) for line in data.splitlines()]
 
     def fill(self) -> None:
-        """Until not one byte more fits."""
+        """Fill it until not one byte more fits."""
         os.set_blocking(self.writing, False)
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -73,7 +73,7 @@ class Pipe:
 
 @pytest.fixture
 def pipe() -> Iterator[Pipe]:
-    """Closed at the end, whoever still waits on it."""
+    """A pipe that is closed at the end, whoever still waits on it."""
     pipe = Pipe()
     yield pipe
     for fd in (pipe.reading, pipe.writing):
@@ -82,7 +82,7 @@ def pipe() -> Iterator[Pipe]:
 
 
 def test_an_exchange_is_one_line(pipe: Pipe) -> None:
-    """With its decision, its times and its ids; fields that say nothing are left out."""
+    """The line has the decision, times and ids. Empty fields are left out."""
     logs = Logs("info", outcomes=True, fd=pipe.writing)
     logs.begin({"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}).end(ROUTED)
     logs.begin({}).end(REFUSED)
@@ -117,8 +117,8 @@ def test_an_exchange_is_one_line(pipe: Pipe) -> None:
     assert not {"model", "trace_id", "usage", "missing", "first_token_s"} & set(refused)
 
 
-def test_outcomes_can_be_switched_off(pipe: Pipe) -> None:
-    """And the process's own lines stay."""
+def test_the_access_log_can_be_switched_off(pipe: Pipe) -> None:
+    """The process's own lines stay."""
     logs = Logs("info", outcomes=False, fd=pipe.writing)
     logs.begin({}).end(ROUTED)
     logging.getLogger("router.test").info("here")
@@ -128,7 +128,7 @@ def test_outcomes_can_be_switched_off(pipe: Pipe) -> None:
 
 @pytest.mark.parametrize("sent", ["", "nonsense", f"00-{TRACE}", f"00-{TRACE.upper()}-00f067aa0ba902b7-01"])
 def test_a_traceparent_that_is_none_is_not_logged(pipe: Pipe, sent: str) -> None:
-    """Clients send what they like."""
+    """Clients can send any text there."""
     logs = Logs("info", outcomes=True, fd=pipe.writing)
     logs.begin({"traceparent": sent}).end(ROUTED)
     logs.close()
@@ -136,7 +136,7 @@ def test_a_traceparent_that_is_none_is_not_logged(pipe: Pipe, sent: str) -> None
 
 
 def test_a_request_id_cannot_break_the_line_nor_fill_the_log(pipe: Pipe) -> None:
-    """It may be the client's own: line breaks, half a surrogate pair, 60 kB."""
+    """A client may choose it: line breaks, half a surrogate pair, 60 kB."""
     logs = Logs("info", outcomes=True, fd=pipe.writing)
     logs.begin({}).end(ExchangeRecord("routed", request_id='a\n{"b":\u2028\ud800' + "x" * 60_000))
     logs.close()
@@ -146,7 +146,7 @@ def test_a_request_id_cannot_break_the_line_nor_fill_the_log(pipe: Pipe) -> None
 
 
 def test_other_libraries_speak_in_json_as_well_and_show_no_text(pipe: Pipe) -> None:
-    """asyncio and others print exceptions; an exception may quote a prompt."""
+    """asyncio and others print exceptions, and an exception may quote a prompt."""
     logs = Logs("info", outcomes=True, fd=pipe.writing)
     try:
         raise ValueError("a secret prompt")
@@ -160,7 +160,7 @@ def test_other_libraries_speak_in_json_as_well_and_show_no_text(pipe: Pipe) -> N
 
 
 def test_a_library_that_logs_wrongly_does_no_harm(pipe: Pipe) -> None:
-    """Arguments that do not fit their format: the line says what it can."""
+    """If arguments do not fit their format, the line says what it can."""
     logs = Logs("info", outcomes=True, fd=pipe.writing)
     wrong = logging.makeLogRecord({"name": "grpc", "msg": "%d of", "args": ("two",), "levelname": "WARNING"})
     logging.getLogger().handlers[-1].handle(wrong)
@@ -170,7 +170,7 @@ def test_a_library_that_logs_wrongly_does_no_harm(pipe: Pipe) -> None:
 
 
 def test_closing_leaves_the_process_as_it_was(pipe: Pipe) -> None:
-    """No handler, no level."""
+    """No handler and no level stays changed."""
     root, ours = logging.getLogger(), logging.getLogger("router")
     before = (list(root.handlers), ours.level)
     Logs("debug", outcomes=True, fd=pipe.writing).close()
@@ -178,7 +178,7 @@ def test_closing_leaves_the_process_as_it_was(pipe: Pipe) -> None:
 
 
 def test_a_reader_that_stalls_costs_lines_and_never_time(pipe: Pipe) -> None:
-    """A full pipe: exchanges begin and end as fast as ever, what does not fit is counted, closing takes a second."""
+    """With a full pipe, exchanges begin and end as fast as ever. Lines that do not fit are counted. Closing takes a second."""
     pipe.fill()
     logs, metrics = Logs("info", outcomes=True, fd=pipe.writing), Metrics()
     metrics.show_dropped_lines(lambda: logs.dropped_count)
@@ -196,7 +196,7 @@ def test_a_reader_that_stalls_costs_lines_and_never_time(pipe: Pipe) -> None:
 
 
 def test_a_reader_that_left_is_survived(pipe: Pipe) -> None:
-    """Lines are lost, and counted."""
+    """Lost lines are counted."""
     os.close(pipe.reading)
     logs = Logs("info", outcomes=True, fd=pipe.writing)
     logs.begin({}).end(ROUTED)
@@ -205,7 +205,7 @@ def test_a_reader_that_left_is_survived(pipe: Pipe) -> None:
 
 
 def test_a_process_whose_log_nobody_reads_still_exits(pipe: Pipe) -> None:
-    """With its own status: no lock that the interpreter needs is held by the thread that waits."""
+    """It exits with its own status, for the waiting thread holds no lock that the interpreter needs."""
     code = (
         "import logging; from router.telemetry.logs import Logs; from router.core.outcome import ExchangeRecord\n"
         "logs = Logs('info', True); logging.getLogger('router').warning('x' * 100)\n"

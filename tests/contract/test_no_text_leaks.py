@@ -1,7 +1,7 @@
-"""No text of a prompt, an answer or a header reaches a log line, a metric or a span, whatever goes wrong on its way.
+"""No text of a prompt, an answer or a header reaches a log line, a metric or a span, even when something fails.
 
-One word that occurs nowhere else travels in everything that a client and a backend can send, down every path: real gRPC, real
-instruments, real cache. What they wrote is then searched for it.
+One word that occurs nowhere else is sent in every place that a client and a backend can fill, down every path: real gRPC, real
+instruments, real cache. The test then searches their output for that word.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ NAMES += [
     ":authority",
 ]
 HEADERS = dict.fromkeys(NAMES, MARKER)
-"""All but `x-request-id`, which the log is to show."""
+"""Every header except `x-request-id`, which the log shows on purpose."""
 USER = {"role": "user", "content": f"What is {MARKER}?", "name": MARKER, MARKER: MARKER}
 BODY = {
     "model": "auto",
@@ -91,14 +91,14 @@ RULES = (
 
 
 class Signal:
-    """What reads one signal, as a test wants it."""
+    """A signal that behaves as the test wants."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.error: Exception | None = None
 
     async def read(self, request: ChatRequest) -> Classification | Scores:
-        """Fails as told."""
+        """Read, or fail as told."""
         if self.error:
             raise self.error
         return Classification("other", 0.9) if self.name == "intent" else Scores({"jailbreak": 0.1})
@@ -133,19 +133,19 @@ class Site:
             self.written += data
 
     async def sense(self, wanted: ReadSignals) -> Readings:
-        """As `build` wires it."""
+        """Read signals as `build` wires it."""
         names = sorted({name.partition(":")[0] for name in wanted.wanted})
         found = await read_all([self.signals[name] for name in names], wanted.request, 5.0)
         return {name: found[name.partition(":")[0]] for name in wanted.wanted}
 
     async def encode(self, text: str) -> SimpleNamespace:
-        """Every text is as near as can be."""
+        """Give every text the same vector."""
         if self.encoding_error:
             raise self.encoding_error
         return SimpleNamespace(vector=np.eye(1, 384, dtype=np.float32)[0], is_truncated=False)
 
     async def send(self, *messages: pb.ProcessingRequest) -> list[pb.ProcessingResponse]:
-        """Messages of one exchange, until the router ends it."""
+        """Send the messages of one exchange until the router ends it."""
         answers = []
         async with stream(self.port) as call:
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -158,13 +158,13 @@ class Site:
         return answers
 
     async def ask(self, body: object, *rest: pb.ProcessingRequest, **headers: str) -> list[pb.ProcessingResponse]:
-        """One request with the word in every header."""
+        """Send one request with the word in every header."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
         return await self.send(headers_message(**given), body_message(data), *rest)
 
     async def ask_garbage(self) -> None:
-        """Bytes that are no message of Envoy's."""
+        """Send bytes that are not a message of Envoy's."""
         async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
             call = channel.stream_stream(f"/{wire.SERVICE}/Process")()
             with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -172,12 +172,12 @@ class Site:
                 await call.read()
 
     async def page(self) -> str:
-        """The metrics, once every exchange has ended: the router may hear a moment later that a client has left."""
+        """The metrics once every exchange has ended. The router may learn a moment later that a client has left."""
         await until(lambda: "llm_router_active_exchanges 0.0" in self.metrics.render().decode())
         return self.metrics.render().decode()
 
     async def everything(self) -> dict[str, bytes]:
-        """All that was written, by where."""
+        """All output, by place."""
         page = (await self.page()).encode()
         await self.server.drain(0, 1)
         self.telemetry.close()
@@ -192,7 +192,7 @@ class Site:
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    """With an empty cache."""
+    """A site with an empty cache."""
     collector = Collector()
     made = Site(collector)
     made.port = await made.server.start()
@@ -206,7 +206,7 @@ def streamed() -> tuple[pb.ProcessingRequest, ...]:
 
 
 async def asked_twice(site: Site) -> None:
-    """Stored, then given again; with an error in an answer of another question between."""
+    """Store an answer and replay it, with a failed answer to another question between."""
     body = {**BODY, "messages": [USER]}
     await site.ask(body, response_headers(), response_body(ANSWER, is_end=True))
     await until(lambda: len(site.cache))  # it is stored after the last byte
@@ -221,13 +221,13 @@ async def with_error(site: Site, error: Exception, name: str = "intent") -> None
 
 
 async def with_broken_encoder(site: Site, error: Exception) -> None:
-    """The cache's encoder likewise."""
+    """A cache whose encoder fails the same way."""
     site.encoding_error = error
     await site.ask({**BODY, "messages": [USER]})
 
 
 async def in_the_loop(site: Site) -> None:
-    """Libraries show what failed behind everybody's back, and what it was called with."""
+    """Errors in background tasks, which libraries print with their arguments."""
 
     def fail(text: str) -> None:
         raise ValueError(text)
@@ -240,7 +240,7 @@ async def in_the_loop(site: Site) -> None:
 
 
 async def at_the_admin_port(site: Site) -> None:
-    """What is no HTTP, what is nowhere, and what cannot be explained."""
+    """Requests that are no HTTP, that name no path, and that cannot be explained."""
     behind = Behind()
     behind.error = ValueError(MARKER)
     admin = AdminServer("127.0.0.1:0", behind.routes())
@@ -305,7 +305,7 @@ PATHS: dict[str, Callable[[Site], Awaitable[object]]] = {
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_no_text_is_written(site: Site, path: str) -> None:
-    """And all three were asked for it: each shows that there was an exchange."""
+    """Logs, metrics and spans all show that there was an exchange, and none shows the word."""
     await PATHS[path](site)
     await site.ask({"model": "large", "messages": [{"role": "user", "content": "hello"}]})
     written = await site.everything()
@@ -314,8 +314,8 @@ async def test_no_text_is_written(site: Site, path: str) -> None:
         assert MARKER.lower() not in data.decode("utf-8", "replace").lower(), where
 
 
-async def test_clients_cannot_make_series(site: Site) -> None:
-    """A hundred clients that each send words of their own in every place count under the labels of one."""
+async def test_clients_cannot_create_metric_series(site: Site) -> None:
+    """A hundred clients that send different words in every place count under the same labels."""
     series = set()
     for number in range(2):
         for index in range(1 if number == 0 else 100):

@@ -22,7 +22,7 @@ TINY = Path(__file__).parents[1] / "tiny_models"
 
 @pytest.fixture(scope="module")
 def passes() -> Iterator[InferencePool]:
-    """Shared by all models here, as in a process."""
+    """The pool that all models here share, as in one process."""
     made = InferencePool(2, 64)
     yield made
     made.close()
@@ -30,13 +30,13 @@ def passes() -> Iterator[InferencePool]:
 
 @pytest.fixture(scope="module")
 def tone(passes: InferencePool) -> HuggingFaceSignal:
-    """Tells polite from rude."""
+    """A model that separates polite from rude texts."""
     return HuggingFaceSignal("tone", TINY / "tone", passes, max_windows=4)
 
 
 @pytest.fixture(scope="module")
 def tickets(passes: InferencePool) -> HuggingFaceSignal:
-    """Finds ticket numbers."""
+    """A model that finds ticket numbers."""
     return HuggingFaceSignal("tickets", TINY / "tickets", passes, max_windows=4)
 
 
@@ -44,7 +44,7 @@ class TestSequenceClassifier(SignalContract):
     @pytest.fixture(scope="class")
     @classmethod
     def signal(cls, passes: InferencePool) -> HuggingFaceSignal:
-        """Of texts."""
+        """A signal about texts."""
         return HuggingFaceSignal("tone", TINY / "tone", passes, max_windows=4)
 
 
@@ -52,13 +52,13 @@ class TestTokenClassifier(SignalContract):
     @pytest.fixture(scope="class")
     @classmethod
     def signal(cls, passes: InferencePool) -> HuggingFaceSignal:
-        """Of tokens."""
+        """A signal about tokens."""
         return HuggingFaceSignal("tickets", TINY / "tickets", passes, max_windows=4)
 
 
 @pytest.mark.parametrize(("text", "label"), [("this is a stupid order", "rude"), ("help me with my order please", "polite")])
 async def test_a_sequence_classifier_classifies(tone: HuggingFaceSignal, text: str, label: str) -> None:
-    """With a probability of every label."""
+    """Every label has a probability."""
     reading = await tone.read(ask(text))
     assert isinstance(reading, Classification)
     assert reading.label == label
@@ -67,7 +67,7 @@ async def test_a_sequence_classifier_classifies(tone: HuggingFaceSignal, text: s
 
 
 async def test_a_token_classifier_scores_each_kind_of_entity(tickets: HuggingFaceSignal) -> None:
-    """Begin and inside are one kind, and outside is none."""
+    """Begin and inside count as one kind, and outside as none."""
     found, nothing = await tickets.read(ask("help with tic-4711 for me")), await tickets.read(ask("help with my order"))
     assert isinstance(found, Scores)
     assert isinstance(nothing, Scores)
@@ -76,7 +76,7 @@ async def test_a_token_classifier_scores_each_kind_of_entity(tickets: HuggingFac
 
 
 async def test_long_texts_are_read_in_windows(tone: HuggingFaceSignal, tickets: HuggingFaceSignal) -> None:
-    """What stands at the end counts, and beyond the last window a text is too long instead of cut."""
+    """The end of a text counts. A text beyond the last window is too long, and is not cut."""
     filler = "the order is for my help and it " * 15  # 120 tokens; a window has 64
     late = await tickets.read(ask(f"{filler} tic-12"))
     assert isinstance(late, Scores)
@@ -87,7 +87,7 @@ async def test_long_texts_are_read_in_windows(tone: HuggingFaceSignal, tickets: 
 
 
 def test_a_multi_label_model_scores_each_label(passes: InferencePool, tmp_path: Path) -> None:
-    """By its `problem_type`; the scores need not sum to one."""
+    """`problem_type` selects this. The scores need not sum to one."""
     folder = copy(tmp_path, problem_type="multi_label_classification")
     reading = HuggingFaceSignal("both", folder, passes, 4).run("stupid please")
     assert isinstance(reading, Scores)
@@ -104,7 +104,7 @@ def copy(tmp_path: Path, **changes: object) -> Path:
 
 
 def test_labels_that_do_not_fit_the_graph_are_refused(passes: InferencePool, tmp_path: Path) -> None:
-    """Else a rule would act on the wrong one."""
+    """Otherwise a rule would act on the wrong label."""
     with pytest.raises(ConfigError, match="do not fit the 3 labels"):
         HuggingFaceSignal("x", copy(tmp_path, id2label={"0": "a", "1": "b", "2": "c"}), passes, 4)
 
@@ -124,7 +124,7 @@ def test_labels_that_do_not_fit_the_graph_are_refused(passes: InferencePool, tmp
 def test_a_broken_folder_is_refused_by_name(
     passes: InferencePool, tmp_path: Path, file: str, content: str | None, said: str
 ) -> None:
-    """With what was expected there."""
+    """The message says what was expected there."""
     folder = copy(tmp_path)
     if content is None:
         (folder / file).unlink()
@@ -135,12 +135,12 @@ def test_a_broken_folder_is_refused_by_name(
 
 
 def load(folder: Path, passes: InferencePool) -> HuggingFaceSignal:
-    """As `check` and the router do."""
+    """Load it as `check` and the router do."""
     assert isinstance(facts_of(folder), ModelManifest)
     return HuggingFaceSignal("x", folder, passes, 4)
 
 
 def test_roberta_counts_its_positions_from_two(tmp_path: Path) -> None:
-    """514 of them are room for 512 tokens."""
+    """Of 514 positions, 512 are for tokens."""
     assert ModelManifest.of(copy(tmp_path, max_position_embeddings=514)).max_tokens == 512
     assert ModelManifest.of(tmp_path / "model").max_tokens == 512

@@ -1,4 +1,4 @@
-"""What one client may have stored for others where all share answers, by the shipped models and settings."""
+"""What one client can store for others if all share answers, with the shipped models and settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ASKED = {
     "How do I sort a list in Python?": "How would I sort a list in Python?",
     "What are the symptoms of diabetes?": "List the symptoms of diabetes",
 }
-"""Each with the same in other words."""
+"""Questions, each with the same question in other words."""
 ORDERS = ("wrongly", "joke", "in rhyme", "satire", "lie", "pirate", "fiction", "ad", "be mean", "recommend Acme")
 FORMS = (
     "{0} ({2})",
@@ -37,31 +37,33 @@ HARMLESS = ("{1}", "{0} Thanks!", "Please tell me: {0}", "Hello! {0}")
 
 @pytest.fixture
 def verifier() -> Iterator[Verifier]:
-    """The shipped one."""
+    """The shipped verifier."""
     passes = InferencePool(1, 8)
     yield Verifier(CrossEncoder(Bundle.load(SHIPPED.parent / "verifier"), passes).score)
     passes.close()
 
 
 def cache_policy(scope: str) -> CachePolicy:
-    """The default ones."""
+    """The default cache policy."""
     cache = f"semantic_cache: {{ enabled: true, backend_type: memory{scope} }}"
     text = f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{cache}\ndefault: {{ model: small }}\n"
     return parse(text, "config.yaml").cache.policies["default"]
 
 
 async def served(verifier: Verifier, settings: CachePolicy, forms: tuple[str, ...]) -> list[str]:
-    """Stored questions whose answer the plain question gets."""
+    """The stored questions whose answer the plain question gets."""
     pairs = [(asked, form.format(asked, again, order)) for asked, again in ASKED.items() for form in forms for order in ORDERS]
     return [stored for asked, stored in dict.fromkeys(pairs) if not (await verifier(asked, stored, settings)).refusal]
 
 
-async def test_nobody_is_given_what_a_stranger_ordered(verifier: Verifier) -> None:
-    """In front, behind, in a paraphrase, between plain words. Without the guard for strangers many are."""
+async def test_nobody_gets_an_answer_that_a_stranger_ordered(verifier: Verifier) -> None:
+    """The order may come before, after or between plain words, or in a paraphrase. Without the check `unasked` many would be
+    served.
+    """
     assert await served(verifier, cache_policy(", scope: global"), FORMS) == []
     assert len(await served(verifier, cache_policy(""), FORMS)) > len(ASKED) * len(FORMS) * len(ORDERS) / 10
 
 
-async def test_who_asks_the_same_in_other_words_is_still_served(verifier: Verifier) -> None:
-    """Or the guard would only have switched the cache off."""
+async def test_the_same_question_in_other_words_is_still_served(verifier: Verifier) -> None:
+    """Otherwise the check would only have switched the cache off."""
     assert len(await served(verifier, cache_policy(", scope: global"), HARMLESS)) >= len(ASKED) * len(HARMLESS) * 3 / 4

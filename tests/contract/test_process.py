@@ -1,4 +1,4 @@
-"""How a worker leaves: by which signal, in the middle of what, with and without its supervisor."""
+"""How a worker ends: by which signal, at which moment, with and without its supervisor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from router.runtime.process import End
 
 
 class Draining:
-    """A server that notes how it is drained; `forever` does not come to an end by itself."""
+    """A server that notes how it is drained. With `forever` it does not end by itself."""
 
     def __init__(self, *, forever: bool = False) -> None:
         self.calls: list[tuple[float, float]] = []
@@ -23,7 +23,7 @@ class Draining:
         self._forever = forever
 
     async def drain(self, drain_s: float, grace_s: float) -> None:
-        """Note it."""
+        """Note the drain."""
         self.calls.append((drain_s, grace_s))
         self.began.set()
         if self._forever and len(self.calls) == 1:
@@ -32,7 +32,7 @@ class Draining:
 
 @pytest.fixture
 def pipe() -> Iterator[list[int]]:
-    """Between the worker and its supervisor; the test may close the second end."""
+    """A pipe between the worker and its supervisor, whose second end the test may close."""
     ends = list(os.pipe())
     yield ends
     for end in ends:
@@ -40,14 +40,14 @@ def pipe() -> Iterator[list[int]]:
 
 
 async def left(server: Draining, end: End) -> list[tuple[float, float]]:
-    """How it was drained, when it has left."""
+    """How the worker was drained, once it has ended."""
     async with asyncio.timeout(10):
         await end.leave(cast(Server, server), 4, 30)
     return server.calls
 
 
 async def test_sigterm_drains(pipe: list[int]) -> None:
-    """As long as the configuration says."""
+    """The drain lasts as long as the configuration says."""
     end = End(pipe[0])
     os.kill(os.getpid(), signal.SIGTERM)
     assert await left(Draining(), end) == [(4, 30)]
@@ -67,7 +67,7 @@ async def test_sigint_in_the_middle_of_a_drain_cuts_it_short(pipe: list[int]) ->
 
 
 async def test_without_its_supervisor_it_lets_the_port_go_and_ends_what_is_open(pipe: list[int]) -> None:
-    """Nobody can tell Envoy of it, and another router may be about to start there."""
+    """Nobody can tell Envoy, and another router may be about to start on the port."""
     end = End(pipe[0])
     os.close(pipe.pop())
     assert await left(Draining(), end) == [(0, 30)]

@@ -1,6 +1,6 @@
-"""Disguises, forms of personal data and words of attacks are looked for in a time that grows with the text alone.
+"""The time to look for disguises, forms of personal data and words of attacks grows in proportion to the text.
 
-Measured is processor time of this thread, the best of three; what is quadratic takes many times more than is allowed.
+The measure is processor time of this thread, the best of three. Quadratic code exceeds the limit many times over.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ LONG = {
 
 @pytest.mark.parametrize("name", LONG)
 def test_time_grows_with_the_text_alone(name: str) -> None:
-    """Eight times the text takes not much more than eight times as long, whatever a client writes."""
+    """Eight times the text takes little more than eight times as long, whatever a client writes."""
     short, long = LONG[name][: len(LONG[name]) // 8], LONG[name]
     assert seconds(lambda: readings_of(long)) < 40 * max(TOO_SHORT_TO_TELL_S, seconds(lambda: readings_of(short)))
 
@@ -118,6 +118,6 @@ def test_looking_for_words_takes_time_in_proportion(text: str) -> None:
     ],
 )
 def test_no_body_takes_long(body: dict[str, Any]) -> None:
-    """What is looked at is bounded, not only what is read: a tenth of a second would be felt by everybody else."""
+    """All work is limited, not only reading: other clients would feel a tenth of a second."""
     members = read_document(json.dumps(body).encode())[1]
     assert seconds(lambda: prompt_of(Endpoint.CHAT, members, MAX_CHARS)) < 0.1

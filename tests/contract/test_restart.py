@@ -1,4 +1,4 @@
-"""Rolling restarts with real child processes: what is replaced, in which order, and what stays when the new one cannot work."""
+"""Rolling restarts with real child processes: what is replaced, in which order, and what stays if the new program fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["start"]
 
 @pytest.fixture
 async def started(start: Start, tmp_path: Path) -> Callable[..., Awaitable[Supervisor]]:
-    """A supervisor whose workers are all up; the next program is `new`, of as many workers."""
+    """A supervisor whose workers are all up. Its next program is `new`, with this many workers."""
 
     async def started(how: str = "", count: int = 2, new_count: int | None = None, stop_s: float = 10) -> Supervisor:
         supervisor = start(how, count=count, stop_s=stop_s)
@@ -37,22 +37,22 @@ async def started(start: Start, tmp_path: Path) -> Callable[..., Awaitable[Super
 
 
 async def carried_out(supervisor: Supervisor) -> Restart:
-    """A restart, when it has ended."""
+    """The restart once it has ended."""
     restart: Restart = supervisor.restarts.request()  # type: ignore[attr-defined]
     await until(lambda: restart.state not in ("waiting", "running"))
     return restart
 
 
 def running(supervisor: Supervisor) -> dict[int, str]:
-    """What the workers that are up run, by place."""
+    """The programs of the running workers, by place."""
     return {worker.index: worker.program.read.texts["how"] for worker in supervisor.workers if worker.is_up}
 
 
 @pytest.mark.parametrize(("count", "new_count"), [(1, 1), (2, 2), (1, 3), (3, 1)])
-async def test_every_worker_is_replaced_and_never_does_one_less_serve(
+async def test_every_worker_is_replaced_and_the_number_that_serves_never_falls(
     started: Callable[..., Awaitable[Supervisor]], monkeypatch: pytest.MonkeyPatch, count: int, new_count: int
 ) -> None:
-    """Each new one is up before the next leaves; in the end they stand in their places, as many as the file says."""
+    """Each new worker is up before the next one leaves. At the end they are in their places, as many as the file says."""
     supervisor = await started(count=count, new_count=new_count)
     serving: list[int] = []
     retire = supervisor.retire
@@ -69,7 +69,7 @@ async def test_every_worker_is_replaced_and_never_does_one_less_serve(
 
 
 async def test_a_configuration_that_cannot_be_read_changes_nothing(started: Callable[..., Awaitable[Supervisor]]) -> None:
-    """Every problem of it is told, with file and line; no process is even started."""
+    """Each problem is reported with file and line, and no process is started."""
     supervisor = await started()
     before = [worker.pid for worker in supervisor.workers]
 
@@ -97,8 +97,8 @@ async def test_a_configuration_with_which_no_worker_starts_changes_nothing(
     assert [worker.pid for worker in supervisor.workers] == before
 
 
-async def test_a_failure_half_way_goes_back(started: Callable[..., Awaitable[Supervisor]], tmp_path: Path) -> None:
-    """Never do workers with two configurations stay side by side."""
+async def test_a_failure_half_way_restores_the_old_workers(started: Callable[..., Awaitable[Supervisor]], tmp_path: Path) -> None:
+    """Workers with two configurations never stay side by side."""
     supervisor = await started()
     supervisor.next = lambda running: program(tmp_path, "1 crashes")  # type: ignore[attr-defined]
     restart = await carried_out(supervisor)
@@ -112,7 +112,7 @@ async def test_a_failure_half_way_goes_back(started: Callable[..., Awaitable[Sup
 async def test_while_no_place_can_be_filled_the_spare_worker_serves(
     started: Callable[..., Awaitable[Supervisor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_asked_again: bool
 ) -> None:
-    """As when another program takes the port of the worker that left; it is tried again until it is free."""
+    """Another program may take the port of the worker that left. The supervisor retries until the port is free."""
     supervisor = await started(count=1)
     retire = supervisor.retire
 
@@ -139,7 +139,7 @@ async def test_while_no_place_can_be_filled_the_spare_worker_serves(
 async def test_a_spare_that_envoy_does_not_know_serves_nobody(
     started: Callable[..., Awaitable[Supervisor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One worker is not replaced then, and it is said why."""
+    """One worker alone is then not replaced, and the result says why."""
     monkeypatch.setattr("router.runtime.restart._UNASKED_S", 0.2)
     supervisor = await started(count=1)
     before = supervisor.workers[0].pid
@@ -162,16 +162,16 @@ async def test_several_workers_are_replaced_without_a_spare_that_envoy_knows(
 
 
 async def test_without_an_envoy_nothing_waits_for_one(started: Callable[..., Awaitable[Supervisor]], tmp_path: Path) -> None:
-    """Nobody asks the workers that run, so nobody will ask the new ones."""
+    """Nobody asks the running workers, so nobody will ask the new ones."""
     supervisor = await started("unasked", count=1)
     supervisor.next = lambda running: program(tmp_path, "new unasked", 1)  # type: ignore[attr-defined]
     assert (await carried_out(supervisor)).state == "done"
 
 
-async def test_what_is_asked_for_while_a_restart_is_under_way_is_done_once_after_it(
+async def test_restarts_requested_during_a_restart_become_one_restart_after_it(
     started: Callable[..., Awaitable[Supervisor]], tmp_path: Path
 ) -> None:
-    """With the configuration as it is then: who changed it meanwhile asked for that one."""
+    """It uses the configuration at that time, which is what was asked for last."""
     supervisor = await started(count=1)
     restarts = supervisor.restarts  # type: ignore[attr-defined]
     first = restarts.request()
@@ -187,7 +187,7 @@ async def test_what_is_asked_for_while_a_restart_is_under_way_is_done_once_after
 async def test_told_to_stop_during_a_restart_it_leaves_no_process_behind(
     started: Callable[..., Awaitable[Supervisor]], tmp_path: Path
 ) -> None:
-    """Old, new and spare."""
+    """This covers old, new and spare workers."""
     supervisor = await started()
     restart = supervisor.restarts.request()  # type: ignore[attr-defined]
     await until(lambda: "worker 0 starts" in restart.steps)
@@ -199,7 +199,7 @@ async def test_told_to_stop_during_a_restart_it_leaves_no_process_behind(
 async def test_a_worker_that_hangs_in_its_drain_is_killed_and_the_restart_goes_on(
     started: Callable[..., Awaitable[Supervisor]], tmp_path: Path
 ) -> None:
-    """After the time that it was given."""
+    """It is killed after its time limit."""
     supervisor = await started("deaf", stop_s=0.2)
     (old,) = lives(tmp_path, 0)
     assert (await carried_out(supervisor)).state == "done"
@@ -210,7 +210,7 @@ async def test_a_worker_that_hangs_in_its_drain_is_killed_and_the_restart_goes_o
 async def test_the_command_says_what_happened(
     started: Callable[..., Awaitable[Supervisor]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Status 0 only when the new configuration serves; over TCP or a unix socket."""
+    """The status is 0 only if the new configuration serves. The command works over TCP and over a unix socket."""
     supervisor = await started(count=1)
     front = AggregatedAdmin(supervisor.workers, supervisor.restarts)  # type: ignore[attr-defined]
     await front.runner.setup()
@@ -242,7 +242,7 @@ def test_an_address_cannot_be_changed_by_a_restart() -> None:
 
 
 async def test_a_milvus_lite_that_the_worker_before_still_holds_is_taken_over_when_it_leaves(tmp_path: Path) -> None:
-    """Its file belongs to one process. Until then the new worker caches in memory, and what it stored is written afterwards."""
+    """Its file belongs to one process. Until then the new worker caches in memory, and writes its entries afterwards."""
     from router.cache.cache import Cache
     from router.cache.settings import CacheLimits, MilvusSettings, SyncSettings
     from router.cache.stores.milvus import MilvusStore
@@ -269,5 +269,5 @@ async def test_a_milvus_lite_that_the_worker_before_still_holds_is_taken_over_wh
 
 @pytest.mark.parametrize(("text", "number"), [("3", 3), ("", None), ("x", None), ("-1", None), ("²", None), ("9" * 5000, None)])
 def test_a_number_that_no_restart_has(text: str, number: int | None) -> None:
-    """It asks for the latest one."""
+    """Such a request asks for the latest restart."""
     assert restart_number(text) == number

@@ -1,4 +1,4 @@
-"""The gRPC shell, spoken to over a real socket as Envoy speaks to it."""
+"""The gRPC shell over a real socket, spoken to as Envoy does."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ SECRET = "a prompt that must not be seen"
 
 @dataclass
 class Record:
-    """Instruments that keep what they are given."""
+    """Instruments that record their calls."""
 
     outcomes: list[ExchangeRecord] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def begin(self, headers: Mapping[str, str]) -> Record:
-        """One scope serves all."""
+        """One scope serves all exchanges."""
         return self
 
     def upstream_headers(self) -> Mapping[str, str]:
-        """As a tracer would."""
+        """A header as a tracer would send it."""
         return {"traceparent": "00-trace"}
 
     def end(self, outcome: ExchangeRecord) -> None:
-        """Keep it."""
+        """Record it."""
         self.outcomes.append(outcome)
         self.ended.set()
 
 
 async def sense_math(wanted: ReadSignals) -> Readings:
-    """Everything is mathematics."""
+    """Every text is mathematics."""
     return dict.fromkeys(wanted.wanted, sure("math"))
 
 
@@ -61,7 +61,7 @@ Serve = Callable[..., Awaitable[tuple[Server, int, Record]]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts servers and stops them."""
+    """Start servers, and stop them at the end."""
     servers = []
 
     async def start(
@@ -114,14 +114,14 @@ async def is_listening(port: int) -> bool:
 
 
 async def ended(record: Record) -> ExchangeRecord:
-    """The outcome, once the shell has handed it over."""
+    """The record, once the shell has handed it over."""
     async with asyncio.timeout(5):
         await record.ended.wait()
     return record.outcomes[0]
 
 
 async def test_a_question_is_routed_and_the_stream_ends(serve: Serve) -> None:
-    """Two replies, then the server closes; the trace goes upstream and the times are on record."""
+    """The router replies twice, then closes the stream. The trace goes upstream, and the record has the times."""
     _, port, record = await serve()
     async with stream(port) as call:
         await call.write(headers_message())
@@ -139,7 +139,7 @@ async def test_a_question_is_routed_and_the_stream_ends(serve: Serve) -> None:
 
 @pytest.mark.parametrize(("kind", "is_timed"), [("text/event-stream", True), ("application/json", False)])
 async def test_a_first_token_is_a_streams(serve: Serve, kind: str, is_timed: bool) -> None:
-    """The first byte of a whole answer is its last token's, whatever the client had asked for."""
+    """The first byte of a whole answer comes with its last token, whatever the client had asked for."""
     _, port, record = await serve(records_usage=True)
     headers = pb.HeaderMap(
         headers=[pb.HeaderValue(key=":status", raw_value=b"200"), pb.HeaderValue(key="content-type", raw_value=kind.encode())]
@@ -159,7 +159,7 @@ async def test_a_first_token_is_a_streams(serve: Serve, kind: str, is_timed: boo
 
 
 async def test_a_body_of_ten_megabytes_is_routed(serve: Serve) -> None:
-    """gRPC's default limit of 4 MiB would be a silent bypass."""
+    """gRPC's default limit of 4 MiB would cause a silent bypass."""
     _, port, _ = await serve()
     async with stream(port) as call:
         await call.write(headers_message())
@@ -170,7 +170,7 @@ async def test_a_body_of_ten_megabytes_is_routed(serve: Serve) -> None:
 
 
 async def test_many_large_bodies_at_once_hold_up_each_other_and_nobody_else(serve: Serve) -> None:
-    """One is read at a time, in steps; what waits too long for its turn is refused, and never left to Envoy's policy."""
+    """They are read one at a time, in steps. A body that waits too long is refused, and never left to Envoy's policy."""
     _, port, record = await serve()
     large = body_message(chat_body("x" * (10 << 20)))
 
@@ -195,7 +195,7 @@ async def test_many_large_bodies_at_once_hold_up_each_other_and_nobody_else(serv
 
 
 async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(serve: Serve) -> None:
-    """Nothing goes on for nobody."""
+    """No work continues for a client that has left."""
     began, cancelled = asyncio.Event(), asyncio.Event()
 
     async def sense_for_ever(wanted: ReadSignals) -> Readings:
@@ -220,7 +220,7 @@ async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(s
 
 
 async def test_a_stream_that_ends_after_the_headers_is_abandoned(serve: Serve) -> None:
-    """The client died with half a body."""
+    """The client died after half a body."""
     _, port, record = await serve()
     async with stream(port) as call:
         await call.write(headers_message())
@@ -231,7 +231,7 @@ async def test_a_stream_that_ends_after_the_headers_is_abandoned(serve: Serve) -
 
 
 async def test_a_fault_of_ours_tells_nobody_what_was_asked(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    """The stream fails, so that Envoy's policy acts; neither the log nor the status quotes the prompt."""
+    """The stream fails, so Envoy's policy acts. Neither the log nor the status quotes the prompt."""
 
     async def fail(wanted: ReadSignals) -> Readings:
         raise ValueError(f"cannot read {SECRET}")
@@ -252,7 +252,7 @@ async def test_a_fault_of_ours_tells_nobody_what_was_asked(serve: Serve, caplog:
 
 
 async def test_a_message_out_of_order_ends_the_stream(serve: Serve) -> None:
-    """A body before its headers is nothing that Envoy sends."""
+    """Envoy never sends a body before its headers."""
     _, port, record = await serve()
     async with stream(port) as call:
         await call.write(body_message(chat_body()))
@@ -263,7 +263,7 @@ async def test_a_message_out_of_order_ends_the_stream(serve: Serve) -> None:
 
 
 async def test_a_missing_signal_still_routes(serve: Serve) -> None:
-    """The default decision goes out."""
+    """The default decision is sent."""
 
     async def miss(wanted: ReadSignals) -> Readings:
         return dict.fromkeys(wanted.wanted, Missing("deadline"))
@@ -279,7 +279,7 @@ async def test_a_missing_signal_still_routes(serve: Serve) -> None:
 
 
 async def test_a_guard_that_takes_long_asks_envoy_for_the_time(serve: Serve) -> None:
-    """Once, when it has not come to an end soon: most requests need no such message."""
+    """It asks once, and only if it takes long: most requests need no such message."""
     go = asyncio.Event()
 
     async def scan(wanted: ReadSignals) -> Readings:
@@ -301,7 +301,7 @@ async def test_a_guard_that_takes_long_asks_envoy_for_the_time(serve: Serve) -> 
 
 
 async def test_a_client_that_leaves_ends_the_scan(serve: Serve) -> None:
-    """Nobody would read what it finds."""
+    """Nobody would read the result."""
     cancelled = asyncio.Event()
 
     async def scan(wanted: ReadSignals) -> Readings:
@@ -323,7 +323,7 @@ async def test_a_client_that_leaves_ends_the_scan(serve: Serve) -> None:
 
 
 async def test_health_flips_before_the_socket_closes_and_nothing_in_flight_is_lost(serve: Serve) -> None:
-    """Envoy has time to look elsewhere; new streams are served until then."""
+    """Envoy has time to choose another worker. New streams are served until then."""
     server, port, _ = await serve()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, stream(port) as call:
         check = health_pb2_grpc.HealthStub(channel).Check
@@ -347,8 +347,8 @@ async def test_health_flips_before_the_socket_closes_and_nothing_in_flight_is_lo
         await draining
 
 
-async def test_a_taken_address_is_the_operators_to_mend(serve: Serve) -> None:
-    """Two routers on one port would share traffic by chance."""
+async def test_a_taken_address_is_an_operators_error(serve: Serve) -> None:
+    """Two routers on one port would share traffic at random."""
     _, port, _ = await serve()
     second = Server(f"127.0.0.1:{port}", Processor(snapshot(), sense_math, Record()), 1000)
     with pytest.raises(ConfigError, match=r"server\.address"):

@@ -1,4 +1,4 @@
-"""The shell and a real cache in memory: equal questions under way, and answers that do not arrive whole."""
+"""The shell with a real cache in memory: equal questions under way, and answers that do not arrive whole."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ ANSWER = json.dumps({"choices": [{"index": 0, "message": MESSAGE, "finish_reason
 
 
 async def encode(text: str) -> SimpleNamespace:
-    """Every text is as near as can be."""
+    """Give every text the same vector."""
     return SimpleNamespace(vector=np.eye(1, 384, dtype=np.float32)[0], is_truncated=False)
 
 
 class Site:
-    """A listening router, its cache and what its instruments saw."""
+    """A listening router, its cache and the record of its instruments."""
 
     def __init__(self, port: int, cache: Cache, record: Record) -> None:
         self.port, self.cache, self.record = port, cache, record
@@ -45,7 +45,7 @@ class Site:
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    """With an empty cache."""
+    """A site with an empty cache."""
     cache, record = Cache(CacheLimits(), encode, Verifier(), None), Record()
     shot = replace(snapshot(default=Default(SMALL)), cache=PLAN)
     server = Server("127.0.0.1:0", Processor(shot, sense_math, record, cache), 1 << 20)
@@ -66,7 +66,7 @@ def response_body(data: bytes, *, is_end: bool) -> pb.ProcessingRequest:
 
 
 async def asked(call: grpc.aio.StreamStreamCall) -> pb.ProcessingResponse:
-    """The router's answer to a question; a request for more time is the answer of one that waits."""
+    """The router's answer to a question. A question that waits is answered with a request for more time."""
     await call.write(headers_message(authorization="Bearer a"))
     await call.read()
     await call.write(body_message(chat_body("What is the capital of France?")))
@@ -76,7 +76,7 @@ async def asked(call: grpc.aio.StreamStreamCall) -> pb.ProcessingResponse:
 
 
 async def test_the_second_of_equal_questions_waits_though_the_cache_is_empty(site: Site) -> None:
-    """As after a start and after a purge: the first one leads, the second gets its answer."""
+    """This happens after a start and after a purge. The first one leads, and the second gets its answer."""
     async with stream(site.port) as first, stream(site.port) as second:
         assert (await asked(first)).request_body.response.clear_route_cache
         waiting = await asked(second)
@@ -92,7 +92,7 @@ async def test_the_second_of_equal_questions_waits_though_the_cache_is_empty(sit
 
 @pytest.mark.parametrize("pieces", [[], [ANSWER[:20]], [ANSWER]], ids=["nothing", "half", "all but the end"])
 async def test_an_answer_that_does_not_arrive_whole_is_recorded_as_interrupted(site: Site, pieces: list[bytes]) -> None:
-    """The client or the model went; nothing is stored, and the record says why."""
+    """The client or the model disconnected. Nothing is stored, and the record says why."""
     async with stream(site.port) as call:
         await asked(call)
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""The shipped signals, each held to the contract of all, and the encoder as it is served."""
+"""The shipped signals, each held to the common contract, and the encoder as it is served."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TestPii(SignalContract):
 
 
 async def test_vectors_have_unit_length_and_likeness(encoder: Encoder) -> None:
-    """What the semantic cache will need of the same pass."""
+    """The semantic cache needs them from the same pass."""
     texts = ["How do I reset my password?", "I forgot my password, how can I change it?", "What is the speed of light?"]
     one, like, unlike = [(await encoder.encode(text)).vector for text in texts]
     assert one.shape == (384,)
@@ -100,7 +100,7 @@ async def test_vectors_have_unit_length_and_likeness(encoder: Encoder) -> None:
 
 
 async def test_equal_texts_under_way_share_a_pass(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And afterwards the result is remembered."""
+    """Afterwards the result is remembered."""
     passes = []
     run = encoder.run
     monkeypatch.setattr(encoder, "run", lambda text: passes.append(text) or run(text))
@@ -110,7 +110,7 @@ async def test_equal_texts_under_way_share_a_pass(encoder: Encoder, monkeypatch:
 
 
 async def test_too_many_waiting_passes_are_refused_at_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A late reading is worth nothing; what is under way is not disturbed."""
+    """A late reading is useless. Passes under way are not disturbed."""
     passes, go = InferencePool(1, 2), threading.Event()
     encoder = Encoder(bundle, passes)
     run = encoder.run
@@ -127,7 +127,7 @@ async def test_too_many_waiting_passes_are_refused_at_once(bundle: Bundle, monke
 
 
 async def test_long_texts_hold_no_thread_from_others(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read for attacks and personal data by rules that choose a route: between two of their windows, others have their turn."""
+    """Rules that choose a route read them for attacks and personal data. Other requests run between two of their windows."""
     passes = InferencePool(1, 64)
     encoder = Encoder(bundle, passes)
     read: list[str] = []
@@ -147,7 +147,7 @@ async def test_long_texts_hold_no_thread_from_others(bundle: Bundle, monkeypatch
 
 
 async def test_a_caller_that_gives_up_leaves_the_pass_to_others(encoder: Encoder) -> None:
-    """Cancelling one awaiter cancels nothing else."""
+    """Cancelling one caller cancels nothing else."""
     first = asyncio.create_task(encoder.encode("a text that two ask for"))
     second = asyncio.create_task(encoder.encode("a text that two ask for"))
     await asyncio.sleep(0)
@@ -156,7 +156,7 @@ async def test_a_caller_that_gives_up_leaves_the_pass_to_others(encoder: Encoder
 
 
 class Slow:
-    """A signal that never answers, and tells when it was cancelled."""
+    """A signal that never answers, and records its cancellation."""
 
     name = "slow"
 
@@ -164,7 +164,7 @@ class Slow:
         self.began, self.cancelled = asyncio.Event(), asyncio.Event()
 
     async def read(self, request: ChatRequest) -> Classification:
-        """Wait."""
+        """Wait for ever."""
         self.began.set()
         try:
             await asyncio.Event().wait()
@@ -174,7 +174,7 @@ class Slow:
 
 
 class Quick:
-    """A signal that is sure at once."""
+    """A signal that answers at once."""
 
     name = "quick"
 
@@ -184,7 +184,7 @@ class Quick:
 
 
 async def test_a_late_signal_is_missing_and_the_others_are_kept() -> None:
-    """One deadline for all; what is late is stopped."""
+    """All share one deadline. What is late is stopped."""
     slow = Slow()
     readings = await read_all([slow, Quick()], ask(), 0.05)
     assert readings == {"slow": Missing("deadline"), "quick": Classification("yes", 1.0)}
@@ -193,7 +193,7 @@ async def test_a_late_signal_is_missing_and_the_others_are_kept() -> None:
 
 
 async def test_a_cancelled_caller_stops_its_readings() -> None:
-    """A client that leaves costs nothing more."""
+    """A client that leaves causes no further cost."""
     slow = Slow()
     reading = asyncio.create_task(read_all([slow], ask(), 30))
     await slow.began.wait()
@@ -204,7 +204,7 @@ async def test_a_cancelled_caller_stops_its_readings() -> None:
 
 @pytest.mark.parametrize(("chars", "is_truncated"), [(20, False), (500, True), (100_000, True)])
 def test_a_long_text_is_read_at_both_ends(bundle: Bundle, chars: int, is_truncated: bool) -> None:
-    """Never cut silently: the flag says so, the start and the end are both there."""
+    """It is never cut silently: the flag is set, and both start and end are there."""
     reader = WindowTokenizer(bundle.folder / TOKENIZER, bundle.max_tokens)
     tokens = reader.read("alpha " + "filler " * (chars // 7) + "omega")
     ids = tokens.ids.tolist()
@@ -216,12 +216,12 @@ def test_a_long_text_is_read_at_both_ends(bundle: Bundle, chars: int, is_truncat
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A bundle that a test may break."""
+    """A copy of the bundle that a test may break."""
     return Path(shutil.copytree(SHIPPED, tmp_path / "bundle"))
 
 
 def damage_model(folder: Path) -> None:
-    """One byte."""
+    """Change one byte."""
     data = bytearray((folder / MODEL).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / MODEL).write_bytes(data)
@@ -248,7 +248,7 @@ def edit_manifest(folder: Path, **changes: object) -> None:
     ],
 )
 def test_a_damaged_bundle_is_refused_by_name(copy: Path, break_it: object, file: str, what: str) -> None:
-    """The operator learns which file, and what to do."""
+    """The message names the file and what to do."""
     break_it(copy)  # type: ignore[operator]
     with pytest.raises(ConfigError) as caught:
         Bundle.load(copy)
@@ -258,7 +258,7 @@ def test_a_damaged_bundle_is_refused_by_name(copy: Path, break_it: object, file:
 
 
 def test_labels_that_do_not_fit_the_model_are_refused_at_start(copy: Path) -> None:
-    """Not at the first request."""
+    """The first request would be too late."""
     edit_manifest(copy, labels=["a", "b"])
     with pytest.raises(ConfigError, match="2 labels"):
         Encoder(Bundle.load(copy), InferencePool(1, 1))
@@ -288,13 +288,13 @@ def jailbreak(encoder: Encoder, bundle: Bundle) -> JailbreakSignal:
 
 @pytest.mark.parametrize("text", ATTACKS)
 async def test_plain_attacks_are_found(jailbreak: JailbreakSignal, bundle: Bundle, text: str) -> None:
-    """At the bar that rules use unless they name one."""
+    """They are found at the default threshold of rules."""
     assert max((await jailbreak.read(ask(text))).values.values()) >= bundle.thresholds["jailbreak"]
 
 
 @pytest.mark.parametrize("text", HARMLESS)
 async def test_what_only_looks_like_an_attack_is_none(jailbreak: JailbreakSignal, bundle: Bundle, text: str) -> None:
-    """A guard that cries wolf is switched off."""
+    """Operators switch off a guard with false alarms."""
     assert max((await jailbreak.read(ask(text))).values.values()) < bundle.thresholds["jailbreak"]
 
 
@@ -309,7 +309,7 @@ async def test_what_only_looks_like_an_attack_is_none(jailbreak: JailbreakSignal
 async def test_one_pass_tells_everything_of_a_short_text(
     encoder: Encoder, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, text: str, passes: list[str]
 ) -> None:
-    """Whoever asks first; longer texts are looked at more closely for attacks, and in pieces where one pass cannot take them."""
+    """The caller does not matter. Longer texts are read more closely for attacks, and in pieces if one pass cannot take them."""
     asked: list[str] = []
 
     def watch(owner: object, method: str, name: str) -> None:
@@ -326,21 +326,21 @@ async def test_one_pass_tells_everything_of_a_short_text(
 
 
 async def test_an_attack_is_found_anywhere_in_a_long_text(jailbreak: JailbreakSignal, bundle: Bundle) -> None:
-    """At its start, in its middle and at its end."""
+    """It is found at the start, in the middle and at the end."""
     filler = "The garden club met on Tuesday and talked about roses, tulips and the fence. " * 10
     for text in (f"{ATTACKS[1]} {filler}", f"{filler} {ATTACKS[1]} {filler}", f"{filler} {ATTACKS[1]}"):
         assert max((await jailbreak.read(ask(text))).values.values()) >= bundle.thresholds["jailbreak"]
 
 
 async def test_an_attack_between_words_that_no_model_reads_is_found(jailbreak: JailbreakSignal, bundle: Bundle) -> None:
-    """Words of thousands of letters are one token each: few tokens do not mean that the whole text was read."""
+    """A word of thousands of letters is one token. Few tokens do not prove that the whole text was read."""
     noise = "a" * 3000
     assert max((await jailbreak.read(ask(f"{noise} {ATTACKS[1]} {noise}"))).values.values()) >= bundle.thresholds["jailbreak"]
 
 
 @pytest.mark.parametrize("is_text_whole", [True, False])
 async def test_what_was_not_read_whole_is_missing(jailbreak: JailbreakSignal, is_text_whole: bool) -> None:
-    """Beyond the last window, or cut before it came here: a rule that fails closed has to know."""
+    """This covers text beyond the last window, and text that was cut before. A rule that fails closed has to know."""
     text = "the garden club talked about roses " * (3000 if is_text_whole else 1)
     with pytest.raises(BackendError, match="too_long"):
         await jailbreak.read(ask(text, is_text_whole=is_text_whole))
@@ -356,21 +356,21 @@ async def test_what_was_not_read_whole_is_missing(jailbreak: JailbreakSignal, is
     ],
 )
 async def test_personal_data_is_found_by_kind(encoder: Encoder, bundle: Bundle, text: str, kinds: set[str]) -> None:
-    """And plain questions hold none."""
+    """Plain questions hold none."""
     scores = (await PiiSignal(encoder, bundle).read(ask(text))).values
     assert {kind for kind, score in scores.items() if score >= 0.5} == kinds
 
 
 async def test_personal_data_at_the_end_of_a_long_text_is_found(encoder: Encoder, bundle: Bundle) -> None:
-    """In its window."""
+    """Its window finds it."""
     filler = "I would like to change the date on which my bill is due every month. " * 20
     assert (
         "EMAIL_ADDRESS" in (await PiiSignal(encoder, bundle).read(ask(f"{filler} Write to jane.doe@example.com please"))).values
     )
 
 
-async def test_chances_are_told_for_every_recorded_model(encoder: Encoder, bundle: Bundle) -> None:
-    """A large model is expected to be right more often than a small one."""
+async def test_every_recorded_model_has_a_predicted_accuracy(encoder: Encoder, bundle: Bundle) -> None:
+    """A large model is predicted to be right more often than a small one."""
     scores = (await QualitySignal(encoder, bundle).read(ask("What is the integral of x squared from 0 to 1?"))).values
     assert tuple(scores) == bundle.heads["outcomes"]
     assert all(0 < score < 1 for score in scores.values())
@@ -378,7 +378,7 @@ async def test_chances_are_told_for_every_recorded_model(encoder: Encoder, bundl
 
 
 def test_windows_cover_the_whole_text_and_overlap(bundle: Bundle) -> None:
-    """Every word stands in a window; what stands at an edge stands whole in one of them."""
+    """Every word is in a window. What an edge divides is whole in one of them."""
     reader = WindowTokenizer(bundle.folder / TOKENIZER, 128)
     text = " ".join(f"word{number}" for number in range(300))
     windows, is_complete = reader.windows(text, 100)

@@ -19,7 +19,7 @@ class TestMilvusLite(StoreContract):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Store]:
-        """One folder for all tests."""
+        """A store in one folder for all tests."""
         file: Path = tmp_path_factory.mktemp("lite") / "cache.db"
         return lambda versions: STORES["milvus"](CacheConfig(milvus=MilvusSettings(file=file)), versions)
 
@@ -29,6 +29,6 @@ class TestMilvusServer(StoreContract):
     @pytest.fixture(scope="class")
     @classmethod
     def make(cls, server: int) -> Callable[[str], Store]:  # noqa: F811
-        """One collection for all tests: making one takes the server seconds."""
+        """A store in one collection for all tests: the server needs seconds to make one."""
         settings = settings_of(server, consistency_level="Strong")
         return lambda versions: STORES["milvus"](CacheConfig(milvus=settings), versions)

@@ -1,4 +1,4 @@
-"""Traces, received by a real OTLP collector over gRPC."""
+"""Traces as a real OTLP collector receives them over gRPC."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROUTED = ExchangeRecord(
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Takes spans as an operator's collector would."""
+    """A collector that takes spans as an operator's would."""
 
     def __init__(self) -> None:
         self.received: Queue[ResourceSpans] = Queue()
@@ -54,19 +54,19 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def span(self) -> tuple[Span, ResourceSpans]:
-        """The one span that came, and what it came in."""
+        """The one span that arrived, and its envelope."""
         batch = self.received.get(timeout=10)
         ((span,),) = [scope.spans for scope in batch.scope_spans]
         return span, batch
 
     def stop(self) -> None:
-        """At once."""
+        """Stop at once."""
         self._server.stop(None).wait()
 
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    """One for each test."""
+    """A collector for each test."""
     collector = Collector()
     yield collector
     collector.stop()
@@ -77,7 +77,7 @@ Trace = Callable[..., Tracing]
 
 @pytest.fixture
 def trace(collector: Collector) -> Iterator[Trace]:
-    """Makes tracers that send to the collector, and closes them."""
+    """Make tracers that send to the collector, and close them at the end."""
     made: list[Tracing] = []
 
     def trace(sample_ratio: float = 1.0) -> Tracing:
@@ -90,22 +90,22 @@ def trace(collector: Collector) -> Iterator[Trace]:
 
 
 def traceparent(flags: str = "01") -> dict[str, str]:
-    """A client's context, sampled unless said otherwise."""
+    """A client's context, sampled unless told otherwise."""
     return {"traceparent": f"00-{TRACE}-{PARENT}-{flags}", "tracestate": "vendor=value"}
 
 
 def is_sampled(headers: Mapping[str, str]) -> bool:
-    """The last bit of the flags; the one before it says that the id is random, and comes and goes with the SDK."""
+    """Whether the last bit of the flags is set. The bit before it only says that the id is random, and depends on the SDK."""
     return bool(int(headers["traceparent"][-2:], 16) & 1)
 
 
 def attributes(span: Span) -> dict[str, object]:
-    """By name, as Python values."""
+    """The attributes by name, as Python values."""
     return {item.key: getattr(item.value, item.value.WhichOneof("value") or "string_value") for item in span.attributes}
 
 
 def test_the_span_continues_the_clients_trace_and_the_backend_continues_the_span(trace: Trace, collector: Collector) -> None:
-    """Client, router, model: one chain; what the client's vendor wrote travels along."""
+    """Client, router and model form one chain. The client's vendor state travels along."""
     tracing = trace()
     mark = tracing.begin(traceparent())
     upstream = mark.upstream_headers()
@@ -121,7 +121,7 @@ def test_the_span_continues_the_clients_trace_and_the_backend_continues_the_span
 
 @pytest.mark.parametrize("headers", [{}, {"traceparent": "nonsense"}, {"traceparent": f"00-{'0' * 32}-{PARENT}-01"}])
 def test_without_a_trace_that_can_be_continued_one_begins(trace: Trace, collector: Collector, headers: dict[str, str]) -> None:
-    """A root span."""
+    """It is a root span."""
     tracing = trace()
     mark = tracing.begin(headers)
     upstream = mark.upstream_headers()
@@ -139,7 +139,7 @@ def test_without_a_trace_that_can_be_continued_one_begins(trace: Trace, collecto
 def test_a_parents_choice_is_followed_and_the_ratio_is_for_traces_that_begin_here(
     trace: Trace, collector: Collector, flags: str | None, ratio: float, is_sent: bool
 ) -> None:
-    """And the backend is told the same choice."""
+    """The ratio applies to traces that begin here. The backend is told the same choice."""
     tracing = trace(ratio)
     mark = tracing.begin(traceparent(flags) if flags else {})
     assert is_sampled(mark.upstream_headers()) is is_sent
@@ -149,7 +149,7 @@ def test_a_parents_choice_is_followed_and_the_ratio_is_for_traces_that_begin_her
 
 
 def test_the_span_tells_the_decision(trace: Trace, collector: Collector) -> None:
-    """In OpenTelemetry's own words where it has some."""
+    """OpenTelemetry's own names are used where they exist."""
     tracing = trace()
     outcome = ExchangeRecord(
         "completed",
@@ -190,7 +190,7 @@ def test_the_span_tells_the_decision(trace: Trace, collector: Collector) -> None
 
 
 def test_the_documented_attributes(trace: Trace, collector: Collector) -> None:
-    """They are those of a span that has everything to say."""
+    """They are those of a span with every attribute."""
     text = (Path(__file__).parents[2] / "deploy/dashboards/README.md").read_text()
     section = text.partition("## Traces")[2].partition("## Logs")[0]
     tracing = trace()
@@ -205,7 +205,7 @@ def test_the_documented_attributes(trace: Trace, collector: Collector) -> None:
 
 
 def test_a_fault_of_ours_is_an_error_and_a_clients_mistake_is_none(trace: Trace, collector: Collector) -> None:
-    """Only the first is for whoever runs the router."""
+    """Only the first concerns whoever runs the router."""
     tracing = trace()
     tracing.begin({}).end(ExchangeRecord("failed", "chat"))
     tracing.begin({}).end(ExchangeRecord("replied", "chat", error_code="model_not_found", http_status=404))
@@ -218,7 +218,7 @@ def test_a_fault_of_ours_is_an_error_and_a_clients_mistake_is_none(trace: Trace,
 
 @pytest.mark.parametrize("model", ["auto", SECRET])
 def test_no_text_of_a_request_is_in_the_span(trace: Trace, collector: Collector, model: str) -> None:
-    """Neither of a prompt, nor of a model's name that we do not know; a whole exchange, its record and its span."""
+    """This covers prompts and unknown model names, for a whole exchange, its record and its span."""
     tracing = trace()
     headers = request_headers(authorization=SECRET, user_agent=SECRET).headers
     mark = tracing.begin(headers)
@@ -231,7 +231,7 @@ def test_no_text_of_a_request_is_in_the_span(trace: Trace, collector: Collector,
 
 
 def test_the_log_line_names_the_trace_that_began_here(trace: Trace, collector: Collector) -> None:
-    """From the line to the trace and back."""
+    """It leads from the line to the trace and back."""
     reading, writing = os.pipe()
     telemetry = Telemetry([trace(), Logs("info", outcomes=True, fd=writing)])
     telemetry.begin({}).end(ROUTED)
@@ -244,20 +244,20 @@ def test_the_log_line_names_the_trace_that_began_here(trace: Trace, collector: C
 
 
 class Silent:
-    """A collector that takes connections and never says a word."""
+    """A collector that accepts connections and never answers."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
     def close(self) -> None:
-        """Gone, then."""
+        """Close it."""
         self._socket.close()
 
 
 @pytest.mark.parametrize("is_listening", [True, False])
 def test_a_collector_that_is_dead_or_silent_costs_spans_and_never_time(is_listening: bool) -> None:
-    """More exchanges than the queue holds go on as fast as ever, and closing takes seconds at most."""
+    """More exchanges than the queue holds go on as fast as ever. Closing takes seconds at most."""
     silent = Silent()
     if not is_listening:
         silent.close()
@@ -277,7 +277,7 @@ def test_a_collector_that_is_dead_or_silent_costs_spans_and_never_time(is_listen
 
 
 def test_a_process_with_a_dead_collector_exits(collector: Collector) -> None:
-    """In time, and with its own status."""
+    """It exits in time, with its own status."""
     collector.stop()
     code = (
         "import sys; from router.telemetry.tracing import Tracing; from router.core.outcome import ExchangeRecord\n"

@@ -1,4 +1,4 @@
-"""The verifier's training pairs: the made ones say what they mean."""
+"""The verifier's training pairs: the generated ones have the right labels."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def test_made_pairs_are_of_every_kind_and_of_both_labels() -> None:
     assert all("{" not in pair.asked + pair.stored and pair.asked.strip() and pair.stored.strip() for pair in pairs)
 
 
-def test_nothing_is_asked_of_a_family_that_measures() -> None:
-    """The families that are held back share no subject with those that train."""
+def test_held_back_families_share_no_question_with_training() -> None:
+    """Otherwise the figures would flatter the verifier."""
     train = {pair.asked for pair in Maker(random.Random(1)).make(20_000) if pair.source == "action"}
     held = {pair.asked for pair in Maker(random.Random(2), held_back=True).make(20_000) if pair.source == "action"}
     assert not train & held
 
 
 def test_what_is_held_back_is_told_apart_by_kind() -> None:
-    """Every kind of made swap is one kind; the prompts are made here."""
+    """All generated swaps count as one kind. The prompts are generated here."""
     pairs = [Pair("a", "b", 0.0, source) for source in ("qqp", "swap_number", "paws", "swap_order", "negation")]
     found = development(pairs)
     assert set(found) == set(KINDS_OF_PAIRS)
@@ -37,7 +37,7 @@ def test_what_is_held_back_is_told_apart_by_kind() -> None:
 
 
 def test_a_pair_called_the_same_holds_no_other_number() -> None:
-    """What the guards are sure of, the made labels do not contradict."""
+    """The labels then agree with the lexical checks."""
     same = [pair for pair in Maker(random.Random(3)).make(4000) if pair.same == 1]
     digits = [(re.findall(r"\d+", pair.asked), re.findall(r"\d+", pair.stored)) for pair in same if "2FA" not in repr(pair)]
     assert sum(bool(one) for one, _ in digits) > 50
@@ -45,7 +45,7 @@ def test_a_pair_called_the_same_holds_no_other_number() -> None:
 
 
 def test_varied_pairs_keep_their_label() -> None:
-    """Whatever haste and politeness do to the texts."""
+    """Haste and politeness do not change the label."""
     maker = Maker(random.Random(4))
     maker.remember(["I am on Windows."])
     for pair in maker.make(2000):

@@ -1,5 +1,5 @@
-"""Whatever a client or a backend sends, no exception reaches the shell's edge: there Envoy's failure policy would act, and a
-policy of letting pass skips every rule.
+"""Whatever a client or a backend sends, no exception reaches the shell's edge. There Envoy's failure policy would act, and
+fail-open would skip every rule.
 
 Generated headers, bodies and answers go from Envoy's bytes to Envoy's bytes: wire, shell, exchange, rules of every kind, cache
 and instruments are the real ones. `WHOLE_PATH_EXAMPLES=20000 make test ARGS="tests/contract/test_whole_path.py"` runs longer.
@@ -96,7 +96,7 @@ SNAPSHOTS = (
 # -- what may come in ------------------------------------------------------------------------------------------------------
 
 DEEP = 976
-"""Levels that the parser of CPython 3.11 just bears and what comes after it does not."""
+"""The depth that CPython 3.11's parser just accepts, and that later steps do not."""
 AWKWARD = (
     "null",
     "true",
@@ -141,7 +141,7 @@ AWKWARD = (
 )
 PATHS = ("/v1/chat/completions",) * 6 + ("/v1/completions", "/v1/embeddings", "/v1/models", "/v1/models/%ff%", "/x", "")
 MARK = "\u241f"
-"""Stands in a document where raw text goes: no strategy draws it."""
+"""Marks the place of raw text in a document. No strategy draws it."""
 
 TEXTS = st.sampled_from(
     ["", "hi", "write sql", "def f(", "a\x00b", "\ud800", "\U0001f600", "\u00fcber", "x" * 300, "my order"]
@@ -214,7 +214,7 @@ def with_raw(document: Any, raws: Mapping[tuple[Any, ...], str], **layout: Any) 
 
 @st.composite
 def bodies(draw: st.DrawFn, documents: st.SearchStrategy[Any] = DOCUMENTS) -> bytes:
-    """Valid documents with anything in the place of anything, a key twice, or bytes that are out of place."""
+    """Valid documents with any value in any place, a repeated key, or bytes that do not belong."""
     document = draw(documents)
     place = st.sampled_from(list(places(document)))
     raws = draw(st.dictionaries(place, st.sampled_from(AWKWARD), max_size=1))
@@ -223,7 +223,7 @@ def bodies(draw: st.DrawFn, documents: st.SearchStrategy[Any] = DOCUMENTS) -> by
 
 
 def damaged(data: bytes) -> st.SearchStrategy[bytes]:
-    """Bytes cut off, or with others among them."""
+    """Bytes that are cut off, or mixed with others."""
     place = st.integers(0, len(data))
     strange = st.sampled_from([*BROKEN, b"\xef\xbb\xbf", b'"', b"\\", b"}", b"]", b",", b"\n"]) | st.binary(max_size=4)
     return st.one_of(
@@ -385,12 +385,12 @@ PLAIN = Case(
 
 
 def header_map(headers: Sequence[tuple[str, bytes]]) -> pb.HeaderMap:
-    """As Envoy sends them."""
+    """Headers as Envoy sends them."""
     return pb.HeaderMap(headers=[pb.HeaderValue(key=name, raw_value=value) for name, value in headers])
 
 
 def messages_of(case: Case) -> Iterator[pb.ProcessingRequest]:
-    """Envoy's messages, in its order."""
+    """Envoy's messages in their order."""
     first = [(":method", case.method.encode()), (":path", case.path.encode()), *case.headers]
     yield pb.ProcessingRequest(request_headers=pb.HttpHeaders(headers=header_map(first), end_of_stream=case.is_end))
     yield pb.ProcessingRequest(request_body=pb.HttpBody(body=case.body, end_of_stream=True))
@@ -405,31 +405,31 @@ def messages_of(case: Case) -> Iterator[pb.ProcessingRequest]:
 
 @dataclass
 class Stored:
-    """A cache that gives what it is told to, and keeps what it is given."""
+    """A cache that answers as told, and records what it is given."""
 
     found: Found | Waiting
     kept: list[bytes | None] = field(default_factory=list)
 
     async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, object]:
-        """A question that can be encoded, as a store would."""
+        """A lookup of a question that can be encoded, as a store would take it."""
         json.dumps([question.text, question.partition, question.key, question.scope])
         return self.found, "ticket"
 
     async def await_leader(self, pending: object) -> Found:
-        """The one that was waited for has failed."""
+        """The leader has failed."""
         return Miss("coalesce_timeout")
 
     def complete(self, pending: object, answer: bytes | None, max_ttl_s: float | None = None) -> None:
-        """Keep it."""
+        """Record it."""
         self.kept.append(answer)
 
 
 class EdgeReachedError(Exception):
-    """The shell's edge was reached."""
+    """An exception reached the shell's edge."""
 
 
 class Context:
-    """A gRPC call in which nothing may go wrong."""
+    """A gRPC call in which nothing may fail."""
 
     async def abort(self, code: object, message: str) -> None:
         """Raise what was caught."""
@@ -437,7 +437,7 @@ class Context:
 
 
 def serve(case: Case) -> tuple[list[pb.ProcessingResponse], Stored]:
-    """The exchange, from bytes to bytes."""
+    """Serve the exchange from bytes to bytes."""
     stored = Stored(case.found)
 
     async def sense(wanted: ReadSignals) -> Readings:
@@ -455,7 +455,7 @@ def serve(case: Case) -> tuple[list[pb.ProcessingResponse], Stored]:
 
 
 def check(case: Case) -> list[pb.ProcessingResponse]:
-    """Serve it; every error reply has OpenAI's shape."""
+    """Serve it, and require OpenAI's shape of every error reply."""
     replies, stored = serve(case)
     for reply in replies:
         status, body = reply.immediate_response.status.code, reply.immediate_response.body
@@ -471,14 +471,16 @@ def check(case: Case) -> list[pb.ProcessingResponse]:
 @PROFILE
 @given(headers=HEADERS, path=st.sampled_from(PATHS), method=st.sampled_from(METHODS), is_end=st.booleans())
 def test_whatever_the_headers_are(headers: list[tuple[str, bytes]], path: str, method: str, is_end: bool) -> None:
-    """Lengths that are no number, bytes that are not UTF-8, names twice and empty, paths in any spelling."""
+    """Lengths that are not numbers, bytes that are not UTF-8, repeated and empty names, and any spelling of the path cause no
+    fault.
+    """
     check(replace(PLAIN, headers=headers, path=path, method=method, is_end=is_end))
 
 
 @PROFILE
 @given(body=bodies(), shot=st.sampled_from(SNAPSHOTS), path=st.sampled_from(PATHS[:3]), readings=READ, found=FOUND)
 def test_whatever_the_body_is(body: bytes, shot: Snapshot, path: str, readings: dict[str, Reading], found: Found) -> None:
-    """Under rules of every kind, with a cache and without, whatever the signals say."""
+    """No body causes a fault, under rules of every kind, with and without a cache, whatever the signals say."""
     check(replace(PLAIN, body=body, shot=shot, path=path, readings=readings, found=found))
 
 
@@ -494,14 +496,14 @@ def test_whatever_the_body_is(body: bytes, shot: Snapshot, path: str, readings: 
 def test_whatever_the_answer_is(
     is_stream: bool, answer: bytes, status: bytes, kind: bytes, headers: list[tuple[str, bytes]], cuts: list[int]
 ) -> None:
-    """Events and documents, damaged anywhere, split anywhere; read for the cache and for the counts of tokens."""
+    """No answer causes a fault: events and documents, damaged or split anywhere, read for the cache and for token counts."""
     body = json.dumps({**QUESTION, "stream": is_stream}).encode()
     check(replace(PLAIN, body=body, answer=answer, status=status, kind=kind, answer_headers=headers, cuts=cuts))
 
 
 @pytest.mark.parametrize("shot", SNAPSHOTS, ids=["plain", "inserting", "replacing"])
 def test_everything_awkward_in_every_place(shot: Snapshot) -> None:
-    """Of a request with every field that is looked at: refused or served, and never a fault."""
+    """A request with every field that the router reads is refused or served, and never causes a fault."""
     outcomes = set()
     for document, place in ((whole, place) for whole in (EVERY_FIELD, IMAGE) for place in places(whole)):
         for raw in AWKWARD:
@@ -512,7 +514,7 @@ def test_everything_awkward_in_every_place(shot: Snapshot) -> None:
 
 @pytest.mark.parametrize("shot", SNAPSHOTS, ids=["plain", "inserting", "replacing"])
 def test_every_depth(shot: Snapshot) -> None:
-    """Parsing, keys of the cache and rewriting each give up at a depth of their own."""
+    """Parsing, cache keys and rewriting each have a limit of their own."""
     for depth in (*range(1, 1100, 50), *range(930, 1000)):
         for opening, closing in (("[", "]"), ('{"a":', "}")):
             body = with_raw(EVERY_FIELD, {("x",): opening * depth + "0" + closing * depth})

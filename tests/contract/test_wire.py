@@ -1,4 +1,4 @@
-"""Our wire bytes against an independent judge: envoy-data-plane's copy of Envoy's own protos."""
+"""Our wire bytes agree with an independent judge: envoy-data-plane's copy of Envoy's own protos."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def header_map(*headers: tuple[str, str]) -> envoy_core.HeaderMap:
 
 
 def sent_headers(mutation: envoy.HeaderMutation | None) -> dict[str, bytes]:
-    """What Envoy would set; it reads `raw_value` alone and ignores `append_action`."""
+    """What Envoy would set. Envoy reads only `raw_value`, and ignores `append_action`."""
     assert mutation is not None
     options = [option.header for option in mutation.set_headers if option.header is not None]
     assert all(header.value == "" for header in options)
@@ -96,7 +96,7 @@ def sent_headers(mutation: envoy.HeaderMutation | None) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("message", pb.DESCRIPTOR.message_types_by_name.values(), ids=lambda message: message.name)
 def test_every_field_is_envoys_own(message: Descriptor) -> None:
-    """Same name, number and wire type as in Envoy's proto."""
+    """Name, number and wire type are those of Envoy's proto."""
     for theirs in ENVOYS[message.name]:
         fields = {field.name: field.metadata["betterproto"] for field in dataclasses.fields(theirs)}
         for field in message.fields:
@@ -138,12 +138,12 @@ def test_every_field_is_envoys_own(message: Descriptor) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_envoys_messages_become_events(message: envoy.ProcessingRequest, phase: str, event: Event) -> None:
-    """Whatever Envoy may send is understood."""
+    """Every message that Envoy may send is understood."""
     assert as_we_read(message) == (phase, event)
 
 
 def test_a_message_of_no_known_phase_is_a_protocol_error() -> None:
-    """A newer Envoy may speak of things that we do not know."""
+    """A newer Envoy may send a phase that we do not know."""
     with pytest.raises(ProtocolError):
         wire.decode(pb.ProcessingRequest())
 
@@ -151,14 +151,14 @@ def test_a_message_of_no_known_phase_is_a_protocol_error() -> None:
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("is_last", [True, False])
 def test_a_continue_names_its_phase(phase: str, is_last: bool) -> None:
-    """An empty reply would be a protocol violation, and under fail-open a silent bypass."""
+    """An empty reply would violate the protocol and, under fail-open, cause a silent bypass."""
     response = as_envoy_reads(phase, Continue(is_last))
     assert getattr(response, phase) is not None
     assert [other for other in PHASES if getattr(response, other) is not None] == [phase]
 
 
 def test_a_route_sets_the_cluster_and_clears_the_route() -> None:
-    """With header mutation, body and `clear_route_cache` in one reply; without the flag the header changes nothing."""
+    """One reply has the header mutation, the body and `clear_route_cache`. Without the flag the header would change nothing."""
     route = Route("big", {"x-upstream-cluster": "big", "content-length": "4"}, b"body", ("accept-encoding",))
     common = as_envoy_reads("request_body", route).request_body.response
     assert common.clear_route_cache
@@ -168,7 +168,7 @@ def test_a_route_sets_the_cluster_and_clears_the_route() -> None:
 
 
 def test_a_route_without_a_body_leaves_envoys() -> None:
-    """No body mutation at all; an empty one would empty the body."""
+    """There is no body mutation. An empty one would empty the body."""
     common = as_envoy_reads("request_body", Route("big", {"x-upstream-cluster": "big"})).request_body.response
     assert common.body_mutation is None
 
@@ -181,7 +181,7 @@ def test_a_replaced_chunk_may_become_empty() -> None:
 
 
 def test_a_reply_is_an_immediate_response() -> None:
-    """Status, headers, body and details."""
+    """It has status, headers, body and details."""
     reply = Reply(404, {"content-type": "application/json"}, b"{}", "sr_model_not_found")
     immediate = as_envoy_reads("request_body", reply).immediate_response
     assert (immediate.status.code, immediate.body, immediate.details) == (404, b"{}", "sr_model_not_found")
@@ -190,21 +190,21 @@ def test_a_reply_is_an_immediate_response() -> None:
 
 @pytest.mark.parametrize("value", ["a\r\nx-evil: 1", "a\nb", "a\0b", "a\ud83d"])
 def test_no_header_value_can_break_the_response(value: str) -> None:
-    """CR, LF and NUL would be a 500 in Envoy even where failures are let pass; half a character cannot be encoded."""
+    """CR, LF and NUL would cause a 500 in Envoy even with fail-open. Half a character cannot be encoded."""
     common = as_envoy_reads("request_body", Route("big", {"x-vsr-selected-model": value})).request_body.response
     sent = sent_headers(common.header_mutation)["x-vsr-selected-model"]
     assert sent.startswith(b"a")
     assert not set(sent) & set(b"\r\n\0")
 
 
-def test_sense_never_leaves_the_process() -> None:
-    """It is the shell's to carry out."""
+def test_reading_signals_is_never_a_message_to_envoy() -> None:
+    """The shell carries it out."""
     with pytest.raises(ProtocolError):
         wire.encode("request_body", ReadSignals(ask(), frozenset()))
 
 
 def test_the_stream_ends_with_replies_and_last_actions_alone() -> None:
-    """What decides how long Envoy keeps us in the exchange."""
+    """This decides how long Envoy keeps us in the exchange."""
     last = [Reply(400, {}, b"", ""), Continue(is_last=True), Route("c", {}), Replace(b"", is_last=True)]
     open_ = [Continue(), Route("c", {}, is_last=False), Replace(b""), ReadSignals(ask(), frozenset())]
     assert [wire.is_last(action) for action in last] == [True] * 4

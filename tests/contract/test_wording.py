@@ -1,4 +1,4 @@
-"""What the shipped verifier's tokenizer does not tell apart, and the rules on writing; both on pairs written by hand, too."""
+"""What the verifier's tokenizer cannot distinguish, and how the spelling rules and the verifier judge handwritten pairs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLACES = (
     "what about here {}",
 )
 HARMLESS = {" ", "\t", "\n", "\r", "\ufe0f"}
-"""Beside spaces of other widths and ends of line."""
+"""Harmless characters, beside spaces of other widths and line ends."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def score() -> Iterator[CrossEncoder]:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_character_that_leaves_no_token_refuses(place: str) -> None:
-    """Every character there is, in every kind of place: dropped by the tokenizer and harmless are few."""
+    """Every character is tried in every kind of place. Only few are both dropped by the tokenizer and harmless."""
     tokenizer = Tokenizer.from_file(str(VERIFIER / TOKENIZER))
     characters = [chr(code) for code in range(sys.maxunicode) if unicodedata.category(chr(code)) not in ("Cs", "Cn", "Co", "Lo")]
     characters += ["\u0378", "\ue000", "\U000f0000"]
@@ -56,7 +56,7 @@ def test_a_character_that_leaves_no_token_refuses(place: str) -> None:
 
 
 def test_case_and_marks_that_leave_no_token_refuse() -> None:
-    """Every letter whose capital or accent the tokenizer drops, standing alone."""
+    """Every letter whose case or accent the tokenizer drops is tried alone."""
     tokenizer = Tokenizer.from_file(str(VERIFIER / TOKENIZER))
     letters = [chr(code) for code in range(0x3000) if unicodedata.category(chr(code))[0] in "LN"]
     pairs = [(letter, tokenizer.normalizer.normalize_str(letter)) for letter in letters]
@@ -65,11 +65,13 @@ def test_case_and_marks_that_leave_no_token_refuse() -> None:
     ]
     assert len(dropped) > 1000
     served = [letter for letter, read in dropped if difference(f"so x {letter} y", f"so x {read} y") != "unread"]
-    assert served == ["I", "Ⅰ"]  # the pronoun, and the first of the numerals that looks like it
+    assert served == ["I", "Ⅰ"]  # the pronoun, and the first numeral that looks like it
 
 
 async def test_pairs_written_by_hand(score: CrossEncoder) -> None:
-    """At the default bar: of those that need another answer almost none is served, of those that one answer fits almost all."""
+    """At the default threshold, almost none of the pairs that need two answers is served, and almost all of those with one answer
+    are.
+    """
     table = read_table(CALIBRATION, has_verifier=True)
     point = table.point(FALSE_HIT_RATE)
     assert point

@@ -1,4 +1,4 @@
-"""The supervisor with real child processes: small ones, that live and die as a worker can."""
+"""The supervisor with real child processes: small ones that live and die as a worker can."""
 
 from __future__ import annotations
 
@@ -90,19 +90,19 @@ def is_alive(pid: int) -> bool:
 
 
 def lives(folder: Path, index: int) -> list[int]:
-    """Process ids of a worker's lives that came so far as to listen."""
+    """The process ids of a worker's lives that reached listening."""
     return [int(path.name.split(".")[2]) for path in sorted(folder.glob(f"up.{index}.*"), key=lambda path: path.stat().st_mtime)]
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for it, at most 20 seconds."""
+    """Wait for the condition, at most 20 seconds."""
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.02)
 
 
 def program(folder: Path, how: str = "", count: int = 2, stop_s: float = 10) -> Program:
-    """What such workers run."""
+    """The program of such workers."""
     path = folder / "worker.py"
     path.write_text(WORKER)
     return Program((sys.executable, str(path), str(folder)), count, stop_s, ("", ""), Files({"how": how}))
@@ -110,7 +110,7 @@ def program(folder: Path, how: str = "", count: int = 2, stop_s: float = 10) -> 
 
 @pytest.fixture
 async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
-    """Makes supervisors of two such workers, whose pauses are short."""
+    """Make supervisors of two such workers, with short pauses."""
     monkeypatch.setattr("router.runtime.supervisor._FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr("router.runtime.supervisor._LONGEST_PAUSE_S", 0.1)
     running: list[tuple[Supervisor, asyncio.Task[int]]] = []
@@ -131,12 +131,12 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 def end_of(supervisor: Supervisor) -> Awaitable[int]:
-    """The exit status, when it comes to it."""
+    """The exit status, once it ends."""
     return asyncio.wait_for(asyncio.shield(supervisor.task), 30)  # type: ignore[attr-defined]
 
 
 async def test_a_worker_that_dies_is_started_again_and_the_others_live_on(start: Start, tmp_path: Path) -> None:
-    """As by SIGKILL."""
+    """SIGKILL ends the worker."""
     start()
     await until(lambda: len(lives(tmp_path, 0)) == len(lives(tmp_path, 1)) == 1)
     other = lives(tmp_path, 1)
@@ -160,13 +160,13 @@ async def test_crashes_at_start_end_it_after_five(start: Start, tmp_path: Path) 
 
 
 async def test_a_configuration_that_cannot_work_ends_it_at_once(start: Start, tmp_path: Path) -> None:
-    """With the status that says so."""
+    """The exit status says so."""
     assert await end_of(start("misconfigured")) == CONFIG_STATUS
     assert len(list(tmp_path.glob("0.*"))) <= 1
 
 
 async def test_a_worker_that_cannot_start_again_takes_no_other_down(start: Start, tmp_path: Path) -> None:
-    """Its port was taken meanwhile, its model damaged: the others serve on, and it is tried again until it can."""
+    """Its port may be taken, or its model damaged. The others serve on, and it is retried until it can start."""
     supervisor = start()
     await until(lambda: [worker.is_up for worker in supervisor.workers] == [True, True])
     other = lives(tmp_path, 1)
@@ -183,7 +183,7 @@ async def test_a_worker_that_cannot_start_again_takes_no_other_down(start: Start
 
 @pytest.mark.parametrize("how", ["1 cannot start", "1 crashes"])
 async def test_one_worker_that_comes_up_is_enough_to_go_on(start: Start, tmp_path: Path, how: str) -> None:
-    """From the first start on, whichever way the other fails."""
+    """This holds from the first start on, whichever way the other worker fails."""
     (tmp_path / "around").write_text(how)
     supervisor = start(how)
     await until(lambda: bool(supervisor.workers) and supervisor.workers[0].is_up and supervisor.workers[1].failures >= 6)
@@ -191,7 +191,7 @@ async def test_one_worker_that_comes_up_is_enough_to_go_on(start: Start, tmp_pat
 
 
 async def test_told_to_stop_before_it_runs_it_starts_nobody(tmp_path: Path) -> None:
-    """A signal that comes in the first moments counts."""
+    """A signal in the first moments counts."""
     supervisor = Supervisor(program(tmp_path))
     supervisor.stop(signal.SIGTERM)
     assert await supervisor.run() == 0
@@ -199,7 +199,7 @@ async def test_told_to_stop_before_it_runs_it_starts_nobody(tmp_path: Path) -> N
 
 
 async def test_told_to_stop_it_leaves_no_process_behind(start: Start, tmp_path: Path) -> None:
-    """And ends well."""
+    """It ends with status 0."""
     supervisor = start()
     await until(lambda: len(lives(tmp_path, 0)) == len(lives(tmp_path, 1)) == 1)
     supervisor.stop(signal.SIGTERM)
@@ -208,7 +208,7 @@ async def test_told_to_stop_it_leaves_no_process_behind(start: Start, tmp_path: 
 
 
 async def test_a_worker_that_does_not_leave_is_killed(start: Start, tmp_path: Path) -> None:
-    """After the time that it was given."""
+    """It is killed after its time limit."""
     supervisor = start("deaf", stop_s=0.2)
     await until(lambda: len(lives(tmp_path, 0)) == len(lives(tmp_path, 1)) == 1)
     supervisor.stop(signal.SIGTERM)
@@ -218,7 +218,7 @@ async def test_a_worker_that_does_not_leave_is_killed(start: Start, tmp_path: Pa
 
 @pytest.fixture
 async def front(start: Start, tmp_path: Path) -> AsyncIterator[Callable[[str], Awaitable[AggregatedAdmin]]]:
-    """Starts the common admin port of two workers of a kind, once both listen."""
+    """Start the common admin port of two workers of this kind, once both listen."""
     fronts: list[AggregatedAdmin] = []
 
     async def front(how: str) -> AggregatedAdmin:
@@ -243,7 +243,7 @@ async def ask(front: AggregatedAdmin, path: str) -> tuple[int, str]:
 
 
 async def test_the_common_port_speaks_for_all(front: Callable[[str], Awaitable[AggregatedAdmin]]) -> None:
-    """Metrics of every worker, told apart; readiness with process ids; anything else from whoever is ready."""
+    """It has every worker's metrics with a label, and readiness with process ids. A ready worker answers anything else."""
     port = await front("")
     status, page = await ask(port, "/metrics")
     assert status == 200
@@ -269,14 +269,14 @@ async def test_one_ready_worker_is_enough_and_is_the_one_that_is_asked(
 
 
 async def operate(front: AggregatedAdmin, operation: str) -> tuple[int, dict[str, Any]]:
-    """An operation on the cache, through the common port."""
+    """Run a cache operation through the common port."""
     port = front.runner.addresses[0][1]
     async with aiohttp.ClientSession() as session, session.post(f"http://127.0.0.1:{port}/cache/{operation}") as response:
         return response.status, await response.json()
 
 
 async def test_what_is_done_to_the_cache_is_done_in_every_worker(front: Callable[[str], Awaitable[AggregatedAdmin]]) -> None:
-    """Each may have a cache of its own; and what is looked for is looked for in all."""
+    """Each may have a cache of its own. A search covers all of them."""
     port = await front("")
     assert await operate(port, "invalidate") == (200, {"count": 2})
     assert await operate(port, "reject") == (200, {"count": 2})
@@ -286,7 +286,7 @@ async def test_what_is_done_to_the_cache_is_done_in_every_worker(front: Callable
 
 
 async def test_readiness_says_why_a_worker_is_away(front: Callable[[str], Awaitable[AggregatedAdmin]], tmp_path: Path) -> None:
-    """In the words of the worker that could not start."""
+    """The message is that of the worker that could not start."""
     port = await front("")
     (tmp_path / "around").write_text("0 cannot start")
     os.kill(lives(tmp_path, 0)[0], signal.SIGKILL)
@@ -308,7 +308,7 @@ async def test_liveness_is_lost_when_no_worker_answers(
 
 @pytest.fixture
 def workers(tmp_path: Path) -> list[Worker]:
-    """Two, told apart by the sockets that they would listen on."""
+    """Two workers, identified by their sockets."""
     program = Program((), 2, 1.0)
     return [Worker(index, str(tmp_path / f"{index}.sock"), program, is_up=True) for index in range(2)]
 
@@ -316,7 +316,7 @@ def workers(tmp_path: Path) -> list[Worker]:
 async def test_a_report_reaches_the_workers_that_do_not_know_the_entry(
     workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are told its whole reference, which needs no entry; a store that one could not reach is not said to know of it."""
+    """They get its whole reference, which needs no entry. If a store was unavailable, the answer does not say it knows."""
     asked: list[tuple[int, dict[str, Any]]] = []
 
     async def answer(worker: Worker, method: str, path: str, body: bytes = b"", wait_s: float = 1) -> tuple[int, bytes, str]:
@@ -339,7 +339,7 @@ async def test_a_report_reaches_the_workers_that_do_not_know_the_entry(
 
 
 async def test_with_no_worker_nothing_is_said_to_be_done(tmp_path: Path) -> None:
-    """Whoever has entries forgotten must not be told that there were none."""
+    """Whoever removes entries must not be told that there were none."""
     made = AggregatedAdmin([])
     await made.runner.setup()
     await aiohttp.web.TCPSite(made.runner, "127.0.0.1", 0).start()
@@ -351,12 +351,12 @@ async def test_with_no_worker_nothing_is_said_to_be_done(tmp_path: Path) -> None
 
 
 async def test_a_worker_that_refuses_is_heard(front: Callable[[str], Awaitable[AggregatedAdmin]]) -> None:
-    """With its own words."""
+    """Its own message is passed on."""
     assert await operate(await front("cache off"), "invalidate") == (404, {"error": {"message": "off"}})
 
 
 def test_workers_leave_when_their_supervisor_was_killed(tmp_path: Path) -> None:
-    """By SIGKILL, which it cannot hand on: nobody may keep the ports."""
+    """SIGKILL cannot be passed on, and nobody may keep the ports."""
     code = f"""
         import asyncio, pathlib
         from router.runtime.supervisor import Supervisor

@@ -1,4 +1,4 @@
-"""A real ASGI server that serves what vLLM serves: uvicorn, with either of its two HTTP parsers. It remembers what reached it."""
+"""A real ASGI server that serves vLLM's paths: uvicorn, with either of its two HTTP parsers. It remembers what reached it."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ _NAMES = """
 /reset_prefix_cache /update_weights /pause /abort_requests /server_info
 """
 GENERATING = frozenset(_NAMES.split())
-"""Where vLLM takes a prompt, or can be told to do something, by its documents up to 0.28."""
+"""Paths where vLLM takes a prompt or a command, by its documents up to 0.28."""
 
 
 @dataclass
 class Seen:
-    """One request as the application gets it."""
+    """One request as the application receives it."""
 
     method: str
     path: str
-    """Decoded, which is what its routes are matched with."""
+    """Decoded, as its routes are matched with it."""
     body: bytes
 
 
 @dataclass
 class AsgiServer:
-    """Serves in a thread until `stop`."""
+    """Serves in a thread until `stop` is called."""
 
     parser: Literal["h11", "httptools"]
     port: int = field(default_factory=free_port)
     seen: list[Seen] = field(default_factory=list)
 
     def start(self) -> AsgiServer:
-        """Returns when it listens."""
+        """Return when it listens."""
         settings = uvicorn.Config(
             self._serve,
             "127.0.0.1",
@@ -60,7 +60,7 @@ class AsgiServer:
         return self
 
     def stop(self) -> None:
-        """Returns when it is gone."""
+        """Return when it has ended."""
         self._server.should_exit = True
         self._thread.join(10)
 

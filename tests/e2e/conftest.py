@@ -1,4 +1,4 @@
-"""One running stack for the tests that only ask; those that break things start their own."""
+"""Tests that only ask share one running stack. Tests that break things start their own."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.e2e.stack import Stack, running
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Shared; tests leave it as they find it."""
+    """A shared stack. Tests leave it as they find it."""
     with running(tmp_path_factory.mktemp("stack")) as shared:
         yield shared
 
 
 @pytest.fixture
 def own_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
-    """Starts a stack that the test may break: `own_stack(edit_config=..., edit_envoy=..., workers=...)`."""
+    """Start a stack that the test may break: `own_stack(edit_config=..., edit_envoy=..., workers=...)`."""
     started: list[Any] = []
 
     def start(**options: Any) -> Stack:
@@ -44,5 +44,5 @@ def client(stack: Stack) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def request_id() -> str:
-    """An `x-request-id` by which a mock model remembers what it got."""
+    """An `x-request-id` under which a mock vLLM backend remembers its request."""
     return str(uuid.uuid4())

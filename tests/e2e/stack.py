@@ -1,4 +1,4 @@
-"""The real thing on free ports: Envoy with the project's envoy.yaml, the router as users start it, mock models."""
+"""The real system on free ports: Envoy with the project's envoy.yaml, the router as users start it, mock vLLM backends."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from router.envoy.binary import find_envoy
 ROOT = Path(__file__).parents[2]
 MODELS = ("small", "large", "coder")
 ENDPOINTS = 5
-"""Of the cluster ext_proc in envoy.yaml: workers, and the spare one of a restart."""
+"""Endpoints of the cluster ext_proc in envoy.yaml: the workers, and the spare one of a restart."""
 Edit = Callable[[dict[str, Any]], None]
 
 
 STACKS: dict[str, Stack] = {}
-"""By the base URL of their clients."""
+"""Running stacks by the base URL of their clients."""
 _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago, and is given once: the system may name the same one again before it is used."""
+    """A TCP port that was free a moment ago. Each port is given once, for the system may name it again before it is used."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -67,7 +67,7 @@ def get(url: str, timeout_s: float = 5) -> tuple[int, str]:
 
 @dataclass
 class Stack:
-    """Envoy, router and mock models, each killable on its own. Everything it writes lies in `folder`."""
+    """Envoy, router and mock vLLM backends, each killable on its own. Everything that they write is in `folder`."""
 
     folder: Path
     edit_config: Edit = lambda config: None
@@ -84,7 +84,7 @@ class Stack:
     # -- life ----------------------------------------------------------------------------------------------------
 
     def start(self) -> Stack:
-        """Start all parts and wait until a request would be answered by the router."""
+        """Start all parts, and wait until the router would answer a request."""
         self.router_port = self.consecutive_ports(ENDPOINTS)
         self.write_files()
         self.start_models()
@@ -94,7 +94,7 @@ class Stack:
         return self
 
     def wait_until_idle(self) -> None:
-        """No exchange is open: every answer that may be stored is. It happens after the client has its last byte."""
+        """Wait until no exchange is open. Every answer that may be stored is then stored."""
 
         def open_exchanges() -> list[str]:
             page = get(f"{self.admin_url}/metrics")[1]
@@ -103,12 +103,12 @@ class Stack:
         wait_for(lambda: set(open_exchanges()) == {"0.0"}, "no open exchange")
 
     def stop(self) -> None:
-        """End every part, and show what it wrote when it did not end well."""
+        """End every part, and show the output of one that did not end well."""
         for name in list(self.processes):
             self.kill(name, signal.SIGKILL)
 
     def write_files(self) -> None:
-        """The project's own two files, with free ports and the test's edits."""
+        """Write the project's own two files, with free ports and the test's edits."""
         config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
         config["server"] = {
             **config.get("server", {}),
@@ -135,18 +135,18 @@ class Stack:
         self.envoy_path.write_text(yaml.safe_dump(envoy, sort_keys=False))
 
     def start_models(self) -> None:
-        """One process for all mock models."""
+        """Start one process for all mock vLLM backends."""
         backends = [f"{name}=127.0.0.1:{port}" for name, port in self.model_ports.items()]
         self._run("models", [sys.executable, "-m", "router", "mock-vllm", *backends])
         self._wait_for("models", lambda: all(get(f"{self.model_url(name)}/health")[0] == 200 for name in MODELS))
 
     def start_router(self) -> None:
-        """`semantic-router serve`, ready."""
+        """Start `semantic-router serve`, and wait until it is ready."""
         self._run("router", [sys.executable, "-m", "router", "serve", "--config", str(self.config_path)])
         self._wait_for("router", lambda: get(f"{self.admin_url}/readyz")[0] == 200)
 
     def start_envoy(self) -> None:
-        """The real Envoy."""
+        """Start the real Envoy."""
         self._run(
             "envoy",
             [find_envoy(), "-c", str(self.envoy_path), "-l", "warning", "--use-dynamic-base-id", "--concurrency", "1"],
@@ -154,7 +154,7 @@ class Stack:
         self._wait_for("envoy", lambda: get(f"{self.envoy_admin_url}/ready")[0] == 200)
 
     def kill(self, name: str, signum: int = signal.SIGKILL, timeout_s: float = 20) -> int:
-        """Signal a part, with all its children, and wait for its end; its exit status."""
+        """Signal a part with all its children, wait for its end, and return its exit status."""
         process = self.processes.pop(name)
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
@@ -162,12 +162,12 @@ class Stack:
         return process.wait(timeout_s)
 
     def wait_until_routing(self) -> None:
-        """Envoy's health check has seen every worker."""
+        """Wait until Envoy's health check has seen every worker."""
         wanted = self.workers
         wait_for(lambda: self.healthy_workers() == wanted, f"{wanted} healthy workers")
 
     def healthy_workers(self) -> int:
-        """How many ext_proc endpoints Envoy would use now."""
+        """The number of ext_proc endpoints that Envoy would use now."""
         return self.envoy_stat("cluster.ext_proc.membership_healthy")
 
     # -- places --------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where clients go."""
+        """The address for clients."""
         return f"http://127.0.0.1:{self.envoy_port}"
 
     @property
@@ -198,25 +198,25 @@ class Stack:
         return f"http://127.0.0.1:{self.envoy_admin_port}"
 
     def model_url(self, name: str) -> str:
-        """A mock model, past Envoy."""
+        """A mock vLLM backend, without Envoy."""
         return f"http://127.0.0.1:{self.model_ports[name]}"
 
     # -- what happened -------------------------------------------------------------------------------------------
 
     def envoy_stat(self, name: str) -> int:
-        """One of Envoy's counters or gauges; 0 when it was never touched."""
+        """One of Envoy's counters or gauges, or 0 if it was never touched."""
         _, text = get(f"{self.envoy_admin_url}/stats?filter=^{name}$")
         return int(text.rsplit(":", 1)[1]) if ":" in text else 0
 
     def seen(self, model: str, request_id: str) -> dict[str, Any]:
-        """What a mock model received for a request: `body` as text and `headers`."""
+        """The request that a mock vLLM backend received: `body` as text, and `headers`."""
         status, text = get(f"{self.model_url(model)}/sim/requests/{request_id}")
         assert status == 200, f"{model} never saw {request_id}"
         document: dict[str, Any] = json.loads(text)
         return document
 
     def output(self, name: str) -> str:
-        """What a part wrote so far."""
+        """The output of a part so far."""
         return (self.folder / f"{name}.log").read_text()
 
     def _run(self, name: str, command: list[str]) -> None:
@@ -224,19 +224,19 @@ class Stack:
             self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True)
 
     def _wait_for(self, name: str, condition: Callable[[], bool]) -> None:
-        """Until a part answers; a part that has ended never will."""
+        """Wait until a part answers. A part that has ended never will."""
         wait_for(lambda: condition() or self.processes[name].poll() is not None, name)
         assert self.processes[name].poll() is None, f"{name} ended: {self.output(name)[-2000:]}"
 
     def client(self, api_key: str = "test-token", timeout_s: float = 30) -> openai.OpenAI:
-        """The real OpenAI client, pointed at Envoy; it never tries twice."""
+        """The real OpenAI client, pointed at Envoy. It never retries."""
         made = openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=timeout_s)
         STACKS[str(made.base_url)] = self
         return made
 
     @staticmethod
     def consecutive_ports(count: int) -> int:
-        """The first of several ports in a row that are free; worker i listens on the i-th."""
+        """The first of several consecutive free ports. Worker i listens on the i-th."""
         for _ in range(50):
             first = free_port()
             with contextlib.ExitStack() as held, contextlib.suppress(OSError):
@@ -259,7 +259,7 @@ def decided(client: openai.OpenAI, text: str, model: str = "auto") -> dict[str, 
 
 @contextlib.contextmanager
 def running(folder: Path, **options: Any) -> Iterator[Stack]:
-    """A started stack that is gone afterwards; what its parts wrote is shown when the test fails."""
+    """A started stack that is stopped afterwards. Its output is shown when the test fails."""
     stack = Stack(folder, **options)
     try:
         yield stack.start()

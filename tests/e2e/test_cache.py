@@ -29,7 +29,7 @@ TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type"
 
 
 def switch_on(config: dict[str, Any]) -> None:
-    """As the seed writes it, and equal questions wait."""
+    """Switch the cache on as the seed writes it, with waiting for equal questions."""
     config["semantic_cache"] = {
         "enabled": True,
         "backend_type": "milvus",
@@ -43,14 +43,14 @@ def switch_on(config: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Shared: each test asks what no other asks, or as somebody else."""
+    """A shared stack: each test asks what no other asks, or as another principal."""
     with running(tmp_path_factory.mktemp("cached"), edit_config=switch_on) as stack:
         yield stack
 
 
 @pytest.fixture
 def client(cached: Stack) -> Iterator[openai.OpenAI]:
-    """Somebody of this test's own."""
+    """A client with a principal of this test's own."""
     with cached.client(uuid.uuid4().hex, timeout_s=60) as made:
         yield made
 
@@ -71,7 +71,7 @@ class Asked:
 
 
 def ask(client: openai.OpenAI, text: str, *, system: str = "", headers: dict[str, str] | None = None, **fields: Any) -> Asked:
-    """One question, until its answer is stored if it may be."""
+    """Ask one question, and wait until its answer is stored if it may be."""
     messages = [{"role": "system", "content": system}] if system else []
     messages = fields.pop("messages", [*messages, {"role": "user", "content": text}])
     pace = {"x-sim-token-ms": "1", "x-sim-answer-tokens": "40", **(headers or {})}
@@ -82,7 +82,7 @@ def ask(client: openai.OpenAI, text: str, *, system: str = "", headers: dict[str
 
 
 def test_the_seeds_curl_misses_and_then_hits(cached: Stack) -> None:
-    """Verbatim; the same answer, byte for byte, under a new id."""
+    """The command is verbatim. The second answer is the same byte for byte, under a new id."""
     answers = []
     for is_hit in ("false", "true"):
         out = subprocess.run(["bash", "-c", SEED.format(port=cached.envoy_port)], capture_output=True, check=True).stdout
@@ -99,7 +99,7 @@ def test_the_seeds_curl_misses_and_then_hits(cached: Stack) -> None:
 
 
 def test_a_hit_says_what_it_is(client: openai.OpenAI) -> None:
-    """Entry, age, similarity, and the decision as ever."""
+    """Its headers give the entry, its age, the similarity and the decision."""
     assert ask(client, "What is a mutex?").status == "miss:empty"
     asked = ask(client, "what's a mutex?")
     assert asked.is_hit
@@ -122,21 +122,21 @@ def test_a_hit_says_what_it_is(client: openai.OpenAI) -> None:
     ],
 )
 def test_a_question_that_only_looks_alike_misses(client: openai.OpenAI, first: str, second: str) -> None:
-    """However high the similarity."""
+    """No similarity is high enough."""
     assert not ask(client, first).is_hit
     assert not ask(client, second).is_hit
     assert ask(client, first).is_hit
 
 
 def test_another_system_prompt_misses(client: openai.OpenAI) -> None:
-    """And its own answer is its own."""
+    """Its own answer is stored separately."""
     assert not ask(client, "What is a monad?", system="Answer in one word.").is_hit
     assert not ask(client, "What is a monad?", system="Answer at length.").is_hit
     assert ask(client, "What is a monad?", system="Answer in one word.").is_hit
 
 
 def test_another_user_misses(cached: Stack, client: openai.OpenAI) -> None:
-    """Nobody gets what was answered to somebody else; nobody without a name gets anything."""
+    """Nobody gets what was answered to another user. A request without a user gets nothing."""
     assert not ask(client, "What is a semaphore?").is_hit
     assert ask(client, "What is a semaphore?").is_hit
     assert not ask(client.with_options(api_key="somebody-else"), "What is a semaphore?").is_hit
@@ -148,7 +148,7 @@ def test_another_user_misses(cached: Stack, client: openai.OpenAI) -> None:
 
 
 def test_an_agents_loop_never_hits(client: openai.OpenAI) -> None:
-    """Neither with tools on offer nor with their results."""
+    """This holds with tools on offer and with their results."""
     user = {"role": "user", "content": "Find the file."}
     call = {
         "role": "assistant",
@@ -162,7 +162,7 @@ def test_an_agents_loop_never_hits(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("first_streams", [True, False])
 def test_streams_and_json_share_answers(client: openai.OpenAI, first_streams: bool) -> None:
-    """Code with its newlines and its indentation, either way."""
+    """Code keeps its line breaks and indentation either way."""
     text = f"Write a Python function that sorts a list, variant {'one' if first_streams else 'two'}."
     whole = {"x-sim-answer-tokens": "200"}
     first = ask(client, text, stream=first_streams, headers=whole)
@@ -174,7 +174,7 @@ def test_streams_and_json_share_answers(client: openai.OpenAI, first_streams: bo
 
 
 def test_a_replayed_stream_is_read_as_a_live_one(client: openai.OpenAI) -> None:
-    """Role first, text, the reason to stop, usage where it was asked for."""
+    """The role comes first, then the text, the finish reason, and usage if it was requested."""
     for is_hit in (False, True):
         asked = ask(client, "Explain photosynthesis briefly.", stream=True, stream_options={"include_usage": True})
         assert asked.is_hit is is_hit
@@ -188,7 +188,7 @@ def test_a_replayed_stream_is_read_as_a_live_one(client: openai.OpenAI) -> None:
 
 
 def test_what_a_client_asks_for(client: openai.OpenAI) -> None:
-    """`no-cache`, `no-store`, `only-if-cached`, in HTTP's words."""
+    """This covers `no-cache`, `no-store` and `only-if-cached`, as HTTP defines them."""
     question = "What is a B-tree?"
     assert not ask(client, question, headers={"Cache-Control": "no-store"}).is_hit
     assert not ask(client, question).is_hit
@@ -203,7 +203,7 @@ def test_what_a_client_asks_for(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("headers", [{"x-sim-answer-tokens": "1000"}, {"x-sim-status": "500"}])
 def test_what_is_not_whole_is_not_stored(client: openai.OpenAI, headers: dict[str, str]) -> None:
-    """Cut off by a length, or an error."""
+    """This covers answers cut off by a length, and errors."""
     for _ in range(2):
         with contextlib.suppress(openai.InternalServerError):
             asked = ask(client, "Tell me about rivers.", headers=headers, max_tokens=5)
@@ -212,7 +212,7 @@ def test_what_is_not_whole_is_not_stored(client: openai.OpenAI, headers: dict[st
 
 
 def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(cached: Stack, client: openai.OpenAI) -> None:
-    """A stream that was not heard to its end is no answer."""
+    """A stream that was not read to its end is not an answer."""
     question = "Describe the water cycle."
     body = {"model": "auto", "messages": [{"role": "user", "content": question}], "stream": True}
     headers = {"authorization": f"Bearer {client.api_key}", "x-sim-token-ms": "30", "x-sim-answer-tokens": "60"}
@@ -223,7 +223,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(cached: Stack,
 
 
 async def test_two_hundred_equal_questions_are_one_call(cached: Stack) -> None:
-    """Half of them streamed; every one gets the whole answer."""
+    """Half of them are streamed. Every one gets the whole answer."""
     request_id = str(uuid.uuid4())
     before = upstream_calls(cached)
     async with openai.AsyncOpenAI(base_url=f"{cached.url}/v1", api_key="crowd", max_retries=0, timeout=60) as client:
@@ -244,7 +244,7 @@ async def test_two_hundred_equal_questions_are_one_call(cached: Stack) -> None:
 
 
 async def test_equal_questions_are_one_call_to_an_empty_cache_too(cached: Stack) -> None:
-    """As at a start and after a purge, when everybody asks at once."""
+    """At a start and after a purge, many clients ask at once."""
     assert "forgotten" in cli(cached, "invalidate", "--all")
     before = upstream_calls(cached)
     pace = {"x-sim-token-ms": "20", "x-sim-answer-tokens": "40"}
@@ -257,12 +257,12 @@ async def test_equal_questions_are_one_call_to_an_empty_cache_too(cached: Stack)
 
 
 def upstream_calls(stack: Stack) -> int:
-    """Requests that models have got."""
+    """The number of requests that models have received."""
     return sum(stack.envoy_stat(f"cluster.{name}.upstream_rq_total") for name in ("small", "large", "coder"))
 
 
 def cli(stack: Stack, *arguments: str, status: int = 0) -> str:
-    """What `semantic-router cache` says, against the running router, when it ends with this status."""
+    """The output of `semantic-router cache` against the running router, which must end with this status."""
     command = [sys.executable, "-m", "router", "cache", "--admin", f"127.0.0.1:{stack.admin_port}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == status, done.stderr
@@ -270,8 +270,8 @@ def cli(stack: Stack, *arguments: str, status: int = 0) -> str:
 
 
 class TestOperators:
-    def test_a_wrong_hit_is_reported_and_not_given_again(self, cached: Stack, client: openai.OpenAI) -> None:
-        """By what the client has seen of it, in both directions."""
+    def test_a_wrong_hit_is_rejected_and_not_given_again(self, cached: Stack, client: openai.OpenAI) -> None:
+        """The rejection uses what the client saw, and holds in both directions."""
         ask(client, "What is the capital of Peru?")
         wrong = ask(client, "What's the capital of Peru?")
         assert wrong.is_hit
@@ -284,7 +284,7 @@ class TestOperators:
         assert ask(client, "What is the capital of Peru?").status == "miss:rejected"
 
     def test_entries_are_found_shown_and_purged(self, cached: Stack, client: openai.OpenAI) -> None:
-        """By text, then by id."""
+        """This works by text, and then by id."""
         ask(client, "What is a zygohistomorphic prepromorphism?")
         (line,) = [line for line in cli(cached, "search", "zygohistomorphic").splitlines() if "zygohistomorphic" in line]
         entry_id = line.split()[0]
@@ -297,7 +297,7 @@ class TestOperators:
         assert not ask(client, "What is a zygohistomorphic prepromorphism?").is_hit
 
     def test_entries_survive_export_purge_and_import(self, cached: Stack, client: openai.OpenAI, tmp_path: Path) -> None:
-        """As a file of JSON lines."""
+        """The file has JSON lines."""
         ask(client, "What is a Merkle tree?")
         file = tmp_path / "entries.jsonl"
         cli(cached, "export", str(file))
@@ -307,7 +307,7 @@ class TestOperators:
         assert ask(client, "What is a Merkle tree?").is_hit
 
     def test_the_cache_is_warmed_from_a_file(self, cached: Stack, client: openai.OpenAI, tmp_path: Path) -> None:
-        """Questions are asked through Envoy, for a principal."""
+        """The questions are asked through Envoy, for a principal."""
         file = tmp_path / "questions.jsonl"
         file.write_text(json.dumps({"prompt": "What is a Bloom filter?"}) + "\n")
         value = tmp_path / "value"
@@ -320,7 +320,7 @@ class TestOperators:
         assert "nothing is without the header authorization; give its value with --authorization or --scope-value-file" in said
 
     def test_a_principal_is_purged_by_the_headers_own_value(self, cached: Stack, client: openai.OpenAI, tmp_path: Path) -> None:
-        """Which the router alone can hide; nobody else loses anything."""
+        """Only the router can hide the value. No other principal loses anything."""
         other = client.with_options(api_key=uuid.uuid4().hex)
         for who in (client, other):
             assert not ask(who, "What is a skip list?").is_hit
@@ -333,7 +333,7 @@ class TestOperators:
         assert "--scope-value-file" in cli(cached, "invalidate", "--scope", client.api_key[:8], status=2)
 
     def test_counts_and_metrics_are_there(self, cached: Stack, client: openai.OpenAI) -> None:
-        """Hits by tier, misses by reason, the store's state."""
+        """They show hits by tier, misses by reason, and the store's state."""
         ask(client, "What is a ring buffer?")
         ask(client, "What is a ring buffer?")
         stats = json.loads(cli(cached, "stats"))
@@ -345,7 +345,7 @@ class TestOperators:
 
 
 def test_what_was_stored_is_there_after_a_restart(tmp_path: Path) -> None:
-    """Milvus Lite's file; and a killed router loses only what it was about to write."""
+    """Milvus Lite keeps a file. A killed router loses only what it was about to write."""
     with running(tmp_path, edit_config=switch_on) as stack:
         client = stack.client("k", timeout_s=60)
         first = ask(client, "What is a tombstone in databases?")
@@ -382,7 +382,7 @@ def test_a_stream_that_is_recorded_survives_the_death_of_the_router(tmp_path: Pa
 
 
 def test_shadow_serves_nothing_and_counts(tmp_path: Path) -> None:
-    """To look at before it is switched on."""
+    """An operator can look at the counts before switching the cache on."""
 
     def shadow(config: dict[str, Any]) -> None:
         config["semantic_cache"] = {"enabled": True, "backend_type": "memory", "shadow": True}
@@ -398,7 +398,7 @@ def test_shadow_serves_nothing_and_counts(tmp_path: Path) -> None:
 
 
 def test_questions_and_answers_are_in_no_log(cached: Stack, client: openai.OpenAI) -> None:
-    """Of a cache that has stored and served them."""
+    """This covers a cache that has stored and served them."""
     marker = "zanzibarquux"
     ask(client, f"What is {marker}?")
     assert ask(client, f"What is {marker}?").is_hit

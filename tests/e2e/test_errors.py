@@ -1,4 +1,4 @@
-"""What a client sees when its request cannot be served: OpenAI's shape, the field, the fix."""
+"""What a client sees when its request cannot be served: OpenAI's shape, the field, and what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 def post(stack: Stack, content: bytes | str | object, **headers: str) -> httpx.Response:
-    """A raw POST to chat completions."""
+    """Send a raw POST to chat completions."""
     data = content if isinstance(content, bytes) else content.encode() if isinstance(content, str) else json.dumps(content)
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.post(f"{stack.url}{CHAT}", content=data, headers={"content-type": "application/json", **names}, timeout=60)
@@ -39,7 +39,7 @@ def post(stack: Stack, content: bytes | str | object, **headers: str) -> httpx.R
     ],
 )
 def test_a_mistake_is_named(stack: Stack, content: object, status: int, param: str | None) -> None:
-    """Status, type and field, as OpenAI writes them."""
+    """Status, type and field are those that OpenAI uses."""
     response = post(stack, content)
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["type"]) == (status, param, "invalid_request_error")
@@ -48,21 +48,21 @@ def test_a_mistake_is_named(stack: Stack, content: object, status: int, param: s
 
 
 def test_a_compressed_body_is_refused(stack: Stack) -> None:
-    """It could be classified only by unpacking what a stranger packed."""
+    """Classification would have to unpack what a stranger packed."""
     response = post(stack, gzip.compress(b'{"model": "auto", "messages": []}'), content_encoding="gzip")
     assert response.status_code == 415
     assert response.json()["error"]["param"] == "content-encoding"
 
 
 def test_ten_megabytes_are_served(stack: Stack) -> None:
-    """Classified by a bounded part of the text, rewritten whole."""
+    """A bounded part of the text is classified, and all of it is rewritten."""
     response = post(stack, {"model": "auto", "messages": [{"role": "user", "content": "hello " * 1_700_000}], "max_tokens": 3})
     assert response.status_code == 200
     assert response.headers["x-vsr-response-path"] == "upstream"
 
 
 def test_a_body_over_the_limit_is_a_413_in_openais_shape(stack: Stack) -> None:
-    """Sent with a length and without one."""
+    """This holds with a length header and without one."""
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": "x" * (17 << 20)}]}).encode()
     response = post(stack, body)
     assert response.status_code == 413
@@ -103,14 +103,14 @@ def test_a_body_over_the_limit_is_a_413_in_openais_shape(stack: Stack) -> None:
     ],
 )
 def test_odd_conversations_are_served(stack: Stack, messages: list) -> None:
-    """Nothing that OpenAI's API allows makes the router fail or fall out of the path."""
+    """Nothing that OpenAI's API allows makes the router fail or bypasses it."""
     response = post(stack, {"model": "auto", "messages": messages, "max_tokens": 3})
     assert response.status_code == 200
     assert response.headers["x-vsr-response-path"] == "upstream"
 
 
 def test_a_models_own_error_passes_through(stack: Stack) -> None:
-    """Status and body are the backend's."""
+    """Status and body are the backend's own."""
     response = post(stack, {"model": "small", "messages": MESSAGES}, x_sim_status="503")
     assert response.status_code == 503
     assert response.headers["x-vsr-selected-model"] == "small"

@@ -1,4 +1,4 @@
-"""The README's table of what happens when something is down: every row is run on the real Envoy, or it is not there."""
+"""The README's table of what happens when a part is down. A test runs every row on the real Envoy."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ROWS = {
         ("contract/test_logs.py", "test_a_reader_that_stalls_costs_lines_and_never_time"),
     ],
 }
-"""What runs each row of the table: file below tests/, function."""
+"""For each row of the table, the test that runs it: file below tests/, and function."""
 
 
 def rows() -> list[list[str]]:
@@ -56,7 +56,7 @@ def rows() -> list[list[str]]:
 
 
 def test_every_row_is_run_by_a_test() -> None:
-    """And no test is named that is not there."""
+    """Every named test exists."""
     assert {what for what, *_ in rows()} == set(ROWS)
     for file, name in (run for runs in ROWS.values() for run in runs):
         tree = ast.parse((ROOT / "tests" / file).read_text())
@@ -64,7 +64,7 @@ def test_every_row_is_run_by_a_test() -> None:
 
 
 def test_what_it_is_seen_by_is_there() -> None:
-    """Headers and metrics of the last column are ones that Envoy or the router sets."""
+    """The last column names headers and metrics that Envoy or the router sets."""
     code = "".join(path.read_text() for path in (ROOT / "router").rglob("*.py")) + (ROOT / "envoy" / "envoy.yaml").read_text()
     named = {word for *_, seen in rows() for word in re.findall(r"`([^`]+)`", seen)}
     assert named
@@ -73,7 +73,9 @@ def test_what_it_is_seen_by_is_there() -> None:
 
 
 def test_a_store_and_a_collector_that_are_down_cost_no_request(tmp_path: Path) -> None:
-    """Nothing listens where Milvus and the collector should: questions are answered, and again from memory; metrics say so."""
+    """Nothing listens at the ports of Milvus and the collector. Questions are answered, and repeated ones come from memory.
+    Metrics show the failure.
+    """
     (tmp_path / "milvus.yaml").write_text(yaml.safe_dump({"connection": {"host": "127.0.0.1", "port": free_port()}}))
 
     def edit(config: dict[str, Any]) -> None:

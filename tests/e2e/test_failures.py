@@ -1,4 +1,4 @@
-"""What happens when a part is down, slow or dies in the middle: the client is served, or told cleanly."""
+"""What happens when a part is down, slow, or dies during a request: the client is served, or gets a clean error."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ Start = Callable[..., Stack]
 
 
 def post(stack: Stack, text: str = CODE, timeout_s: float = 30, **fields: Any) -> httpx.Response:
-    """One question with the model left open."""
+    """Send one question and let the router choose the model."""
     headers = {"x-upstream-cluster": "large", **fields.pop("headers", {})}
     body = {"model": "auto", "messages": [{"role": "user", "content": text}], "max_tokens": 5, **fields}
     return httpx.post(f"{stack.url}/v1/chat/completions", json=body, headers=headers, timeout=timeout_s)
 
 
 def fail_closed(envoy: dict[str, Any]) -> None:
-    """The operator prefers an error to an unrouted request."""
+    """Configure Envoy to return an error rather than an unrouted answer."""
     manager = envoy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     manager["http_filters"][0]["typed_config"]["failure_mode_allow"] = False
 
 
 def test_with_the_router_dead_the_default_cluster_serves_and_nobody_can_choose_another(own_stack: Start) -> None:
-    """And the answer says that nobody routed it. When the router is back, routing is, without a restart of Envoy."""
+    """The answer says that nobody routed it. When the router is back, routing resumes without a restart of Envoy."""
     stack = own_stack()
     assert post(stack).headers["x-vsr-selected-model"] == "coder"
     stack.kill("router")
@@ -53,7 +53,7 @@ def test_with_the_router_dead_the_default_cluster_serves_and_nobody_can_choose_a
 
 
 def test_with_the_router_dead_and_fail_closed_the_client_gets_a_clean_503(own_stack: Start) -> None:
-    """In OpenAI's shape."""
+    """It has OpenAI's shape."""
     stack = own_stack(edit_envoy=fail_closed)
     assert post(stack).headers["x-vsr-selected-model"] == "coder"
     stack.kill("router")
@@ -63,7 +63,7 @@ def test_with_the_router_dead_and_fail_closed_the_client_gets_a_clean_503(own_st
 
 
 def test_a_stalled_router_costs_a_second_and_then_the_default_cluster_serves(own_stack: Start) -> None:
-    """SIGSTOP: the sockets are open and nobody answers."""
+    """After SIGSTOP the sockets are open and nobody answers."""
     stack = own_stack()
     os.killpg(stack.processes["router"].pid, signal.SIGSTOP)
     began = time.monotonic()
@@ -76,7 +76,7 @@ def test_a_stalled_router_costs_a_second_and_then_the_default_cluster_serves(own
 
 
 def test_a_stream_survives_the_death_of_the_router_that_routed_it(own_stack: Start) -> None:
-    """Every event arrives: the router was out of the stream before the first token."""
+    """Every event arrives, for the router had left the stream before the first token."""
     stack = own_stack()
     lines = []
     body = {"model": "auto", "messages": [{"role": "user", "content": CODE}], "stream": True}
@@ -93,7 +93,7 @@ def test_a_stream_survives_the_death_of_the_router_that_routed_it(own_stack: Sta
 
 @pytest.mark.parametrize("edit_envoy", [None, fail_closed])
 def test_requests_in_the_router_when_it_is_killed_are_served_or_refused_cleanly(own_stack: Start, edit_envoy: Any) -> None:
-    """Fail-open: every request is a 200. Fail-closed: a 200 or a 503 with a body that a client can read."""
+    """With fail-open, every request gets a 200. With fail-closed, it gets a 200 or a 503 with a readable body."""
     stack = own_stack(**({"edit_envoy": edit_envoy} if edit_envoy else {}))
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(post, stack, f"{CODE} Number {number}.") for number in range(120)]
@@ -107,7 +107,7 @@ def test_requests_in_the_router_when_it_is_killed_are_served_or_refused_cleanly(
 
 @contextlib.contextmanager
 def load(stack: Stack) -> Iterator[list[tuple[int, str, str]]]:
-    """Four clients that ask all the time; status, response path and model of each answer."""
+    """Four clients ask without pause. Return status, response path and model of each answer."""
     stop, seen = threading.Event(), list[tuple[int, str, str]]()
 
     def ask() -> None:
@@ -131,34 +131,34 @@ def load(stack: Stack) -> Iterator[list[tuple[int, str, str]]]:
 
 
 def enough_drain(config: dict[str, Any]) -> None:
-    """Envoy notices within a second that a worker leaves; the shipped configuration gives it four."""
+    """Drain for two seconds, for Envoy notices within one that a worker leaves. The shipped configuration drains for four."""
     config["server"].update(drain_seconds=2)
 
 
 def change_default(stack: Stack, model: str) -> None:
-    """What the router decides for small talk, in the file."""
+    """Change in the file what the router decides for small talk."""
     config = yaml.safe_load(stack.config_path.read_text())
     config["default"]["model"] = model
     stack.config_path.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
 def restart(stack: Stack) -> subprocess.CompletedProcess[str]:
-    """`semantic-router restart`, as an operator runs it."""
+    """Run `semantic-router restart` as an operator does."""
     command = [sys.executable, "-m", "router", "restart", "--config", str(stack.config_path)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def never_unhealthy(envoy: dict[str, Any]) -> None:
-    """Envoy's health check takes nobody out: the time between a worker's death and its next check lasts."""
+    """Keep Envoy's health check from removing an endpoint, as between a worker's death and the next check."""
     cluster = next(one for one in envoy["static_resources"]["clusters"] if one["name"] == "ext_proc")
     cluster["health_checks"][0]["unhealthy_threshold"] = 1000
 
 
 def test_with_one_of_two_workers_killed_the_other_one_reads_every_request(own_stack: Start) -> None:
-    """A request that meets the dead one is tried again, and not there; by chance alone one in eight is, twice."""
+    """A request that meets the dead worker is retried on the other. By chance alone, one in eight would meet it twice."""
     stack = own_stack(workers=2, edit_envoy=never_unhealthy)
     workers = json.loads(get(f"{stack.admin_url}/readyz")[1])["workers"]
-    os.kill(stack.processes["router"].pid, signal.SIGSTOP)  # so that nobody starts another in its place
+    os.kill(stack.processes["router"].pid, signal.SIGSTOP)  # so that no worker replaces it
     os.kill(workers[0]["pid"], signal.SIGKILL)
     fast = {"x-sim-first-token-ms": "1", "x-sim-token-ms": "1"}
     paths = [post(stack, "hi", headers=fast).headers["x-vsr-response-path"] for _ in range(100)]
@@ -167,7 +167,7 @@ def test_with_one_of_two_workers_killed_the_other_one_reads_every_request(own_st
 
 
 def test_a_restart_with_one_worker_loses_and_bypasses_nothing(own_stack: Start) -> None:
-    """The spare worker serves meanwhile; afterwards the new configuration does."""
+    """The spare worker serves meanwhile. Afterwards the new configuration is in force."""
     stack = own_stack(edit_config=enough_drain)
     with load(stack) as seen:
         change_default(stack, "large")
@@ -178,7 +178,7 @@ def test_a_restart_with_one_worker_loses_and_bypasses_nothing(own_stack: Start) 
 
 
 def test_a_bad_file_changes_nothing_and_a_good_one_everything_without_a_loss(own_stack: Start) -> None:
-    """A worker that ends comes back as it was; SIGHUP, and the command, refuse the file; mended, it replaces both workers."""
+    """A worker that ends returns unchanged. SIGHUP and the command refuse the bad file. A corrected one replaces both."""
     stack = own_stack(workers=2, edit_config=enough_drain)
     good = stack.config_path.read_text()
     with load(stack) as seen:
@@ -187,7 +187,7 @@ def test_a_bad_file_changes_nothing_and_a_good_one_everything_without_a_loss(own
         os.kill(workers[0]["pid"], signal.SIGTERM)
         wait_for(lambda: stack.healthy_workers() == 1, "the worker to leave")
         wait_for(lambda: stack.healthy_workers() == 2, "the worker to come back")
-        os.killpg(stack.processes["router"].pid, signal.SIGHUP)  # as a terminal sends it: to the workers, too
+        os.killpg(stack.processes["router"].pid, signal.SIGHUP)  # a terminal sends it to the workers too
         wait_for(lambda: "nothing was changed" in stack.output("router"), "the refusal")
         assert f"{stack.config_path}:" in stack.output("router")
         done = restart(stack)
@@ -202,7 +202,7 @@ def test_a_bad_file_changes_nothing_and_a_good_one_everything_without_a_loss(own
 
 
 def test_a_router_that_is_stopped_beside_another_loses_nothing(own_stack: Start) -> None:
-    """SIGTERM drains: health flips first, what is in flight ends, and the other one in Envoy's cluster serves."""
+    """SIGTERM drains: health changes first, requests in flight end, and the other router in Envoy's cluster serves."""
     stack = own_stack(edit_config=enough_drain)
     config = yaml.safe_load(stack.config_path.read_text())
     config["server"]["address"], config["admin"]["enabled"] = f"127.0.0.1:{stack.router_port + 2}", False
@@ -219,7 +219,7 @@ def test_a_router_that_is_stopped_beside_another_loses_nothing(own_stack: Start)
 
 
 def test_after_the_supervisor_was_killed_another_router_can_start_at_once(own_stack: Start) -> None:
-    """Its workers let their ports go, whatever they still have to finish."""
+    """Its workers release their ports, whatever they still have to finish."""
     stack = own_stack(edit_config=enough_drain)
     with stack.processes.pop("router") as supervisor:
         supervisor.kill()
@@ -229,13 +229,13 @@ def test_after_the_supervisor_was_killed_another_router_can_start_at_once(own_st
 
 
 def test_sigterm_ends_the_router_with_status_zero(own_stack: Start) -> None:
-    """A clean end, within the drain's time."""
+    """It ends cleanly within the drain's time."""
     stack = own_stack()
     assert stack.kill("router", signal.SIGTERM) == 0
 
 
 def test_sigint_ends_it_at_once(own_stack: Start) -> None:
-    """Ctrl-C in a terminal."""
+    """A terminal sends SIGINT on Ctrl-C."""
     stack = own_stack()
     began = time.monotonic()
     assert stack.kill("router", signal.SIGINT) == 0
@@ -243,7 +243,7 @@ def test_sigint_ends_it_at_once(own_stack: Start) -> None:
 
 
 def test_a_client_that_leaves_mid_stream_stops_the_model(own_stack: Start) -> None:
-    """No GPU works for nobody."""
+    """No GPU works in vain."""
     stack = own_stack()
     body = {"model": "auto", "messages": [{"role": "user", "content": CODE}], "stream": True}
     pace = {"x-sim-token-ms": "50", "x-sim-answer-tokens": "400"}
@@ -253,7 +253,7 @@ def test_a_client_that_leaves_mid_stream_stops_the_model(own_stack: Start) -> No
 
 
 def test_a_client_that_leaves_mid_request_leaves_nothing_behind(own_stack: Start) -> None:
-    """A body that never ends; the router goes on serving."""
+    """The body never ends, and the router goes on serving."""
     stack = own_stack()
     for _ in range(50):
         with socket.create_connection(("127.0.0.1", stack.envoy_port)) as connection:
@@ -263,7 +263,7 @@ def test_a_client_that_leaves_mid_request_leaves_nothing_behind(own_stack: Start
 
 
 def test_a_model_that_dies_is_an_error_in_openais_shape(own_stack: Start) -> None:
-    """The connection is refused: 503, and a body that the client's library can read."""
+    """The connection is refused. The answer is a 503 with a body that OpenAI's client can read."""
     stack = own_stack()
     stack.kill("models")
     response = post(stack)
@@ -272,7 +272,7 @@ def test_a_model_that_dies_is_an_error_in_openais_shape(own_stack: Start) -> Non
 
 
 def test_an_unreachable_signal_deadline_costs_the_decision_and_not_the_request(own_stack: Start) -> None:
-    """A budget that no encoder can meet: the default decision, and a header that says why."""
+    """No encoder can meet this deadline. The default decision is taken, and a header says why."""
 
     def no_time(config: dict[str, Any]) -> None:
         config["signals"]["deadline_ms"] = 1
@@ -285,7 +285,7 @@ def test_an_unreachable_signal_deadline_costs_the_decision_and_not_the_request(o
 
 
 def test_two_workers_share_the_load(own_stack: Start) -> None:
-    """Each has its own port; both serve."""
+    """Each has its own port, and both serve."""
     stack = own_stack(workers=2)
     with ThreadPoolExecutor(8) as pool:
         assert all(answer.status_code == 200 for answer in pool.map(lambda _: post(stack, "hi"), range(60)))
@@ -296,7 +296,7 @@ def test_two_workers_share_the_load(own_stack: Start) -> None:
 
 
 def test_usage_is_recorded_and_the_extra_chunk_is_not_shown(own_stack: Start) -> None:
-    """With `telemetry.track_token_usage` the router reads token counts, and the client sees what it asked for."""
+    """With `telemetry.track_token_usage` the router reads token counts. The client sees only what it asked for."""
 
     def with_usage(config: dict[str, Any]) -> None:
         config["telemetry"]["track_token_usage"] = True
@@ -316,7 +316,7 @@ def test_usage_is_recorded_and_the_extra_chunk_is_not_shown(own_stack: Start) ->
 
 
 def test_prompts_and_answers_are_in_no_log(own_stack: Start) -> None:
-    """Neither the router's nor Envoy's, served, refused or failed."""
+    """This covers the router's log and Envoy's, for requests that were served, refused or failed."""
     stack = own_stack()
     secret = "the purple elephant of Ulaanbaatar"
     assert post(stack, secret).status_code == 200
@@ -325,7 +325,7 @@ def test_prompts_and_answers_are_in_no_log(own_stack: Start) -> None:
     post(stack, secret)
     httpx.post(f"{stack.url}/v1/chat/completions?api_key=sesame", json={"model": "small", "messages": []}, timeout=10)
     httpx.get(f"{stack.url}/v1/files?api_key=sesame", timeout=10)
-    stack.kill("envoy", signal.SIGTERM)  # it writes its access log every ten seconds, and at its end
+    stack.kill("envoy", signal.SIGTERM)  # Envoy writes its access log every ten seconds, and at its end
     stack.kill("router", signal.SIGTERM)
     assert '"path":"/v1/files"' in stack.output("envoy")
     assert "sesame" not in stack.output("envoy") + stack.output("router")

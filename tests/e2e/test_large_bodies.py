@@ -1,4 +1,4 @@
-"""Bodies of every awkward shape at full size, with another client beside them: refused or served, and none is let pass unread."""
+"""Bodies of every awkward shape at full size beside another client: each is refused or served, and none passes unread."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ SERVED = (
 
 
 def post(stack: Stack, content: str) -> httpx.Response:
-    """A raw POST to chat completions."""
+    """Send a raw POST to chat completions."""
     url, headers = f"{stack.url}/v1/chat/completions", {"content-type": "application/json"}
     return httpx.post(url, content=content.encode(), headers=headers, timeout=60)
 
 
 def beside(stack: Stack, act: Callable[[], httpx.Response]) -> tuple[httpx.Response, set[str]]:
-    """What `act` brings, and who answered the small requests that another client sent until then."""
+    """The result of `act`, and the answers that another client's small requests got meanwhile."""
     is_over = threading.Event()
     small = json.dumps({"model": "small", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1})
 
@@ -60,7 +60,7 @@ def beside(stack: Stack, act: Callable[[], httpx.Response]) -> tuple[httpx.Respo
 
 @pytest.mark.parametrize(("name", "status"), REFUSED.items())
 def test_a_body_that_holds_too_much_is_refused_and_holds_up_nobody(stack: Stack, name: str, status: int) -> None:
-    """In OpenAI's shape; what passed unread before, and took others with it, had as many bytes as an honest document."""
+    """The refusal has OpenAI's shape. Such bodies are no larger than honest documents, but would hold up other clients."""
     body = SHAPES[name]()
     response, others = beside(stack, lambda: post(stack, body))
     assert response.status_code == status
@@ -71,7 +71,7 @@ def test_a_body_that_holds_too_much_is_refused_and_holds_up_nobody(stack: Stack,
 
 @pytest.mark.parametrize("name", SERVED)
 def test_an_honest_body_of_any_size_is_served_and_holds_up_nobody(stack: Stack, name: str) -> None:
-    """Up to the bounds, and up to 16 MiB of text."""
+    """This holds up to the limits, and up to 16 MiB of text."""
     body = SHAPES[name]()
     response, others = beside(stack, lambda: post(stack, body))
     assert response.status_code == 200
@@ -80,7 +80,7 @@ def test_an_honest_body_of_any_size_is_served_and_holds_up_nobody(stack: Stack, 
 
 
 def test_a_flood_of_large_bodies_holds_up_no_small_one(stack: Stack) -> None:
-    """One is read at a time, in steps."""
+    """They are read one at a time, in steps."""
     body = SHAPES["one text"]()
     with ThreadPoolExecutor(4) as pool:
         flood = [pool.submit(post, stack, body) for _ in range(4)]

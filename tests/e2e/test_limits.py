@@ -1,4 +1,4 @@
-"""What clients may take of Envoy: time, connections and memory, as envoy.yaml bounds them; here with smaller numbers."""
+"""What clients may take of Envoy: time, connections and memory, as envoy.yaml limits them. These tests use smaller numbers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CONNECTIONS = 240
 MIB = 1 << 20
 ONE_OF_MANY = 15 * MIB
 MOST_CLIENTS = 100
-"""Of 15 MiB each: ten times the bound on memory, so that a machine that looks at it late still looks in time."""
+"""Clients with 15 MiB each. This is ten times the limit on memory, so that even a slow machine notices in time."""
 SOME = 6
-"""Refusals that are awaited; each takes Envoy's delayed close of a second."""
+"""Refusals to await. Each takes Envoy's delayed close of a second."""
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
 
 def smaller(envoy: dict[str, Any]) -> None:
-    """The shipped limits on time and connections, each reached within seconds."""
+    """The shipped limits on time and connections, lowered so that each is reached within seconds."""
     _, connections = (monitor["typed_config"] for monitor in envoy["overload_manager"]["resource_monitors"])
     connections["max_active_downstream_connections"] = CONNECTIONS
     manager = envoy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
@@ -43,45 +43,47 @@ def smaller(envoy: dict[str, Any]) -> None:
 
 
 def less_memory(envoy: dict[str, Any]) -> None:
-    """The shipped limit on memory, reached by 30 clients. Time is as shipped: no slow machine ends them first."""
+    """The shipped limit on memory, lowered so that 30 clients reach it. Time limits are as shipped, so a slow machine ends none
+    first.
+    """
     heap, _ = (monitor["typed_config"] for monitor in envoy["overload_manager"]["resource_monitors"])
     heap["max_heap_size_bytes"] = HEAP_MIB * MIB
 
 
 @pytest.fixture(scope="module")
 def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Shared; each test waits until what it did is over."""
+    """A shared stack. Each test waits until its effects are over."""
     with running(tmp_path_factory.mktemp("bounded"), edit_envoy=smaller) as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An Envoy with little memory; each test waits until others are served again."""
+    """An Envoy with little memory. Each test waits until others are served again."""
     with running(tmp_path_factory.mktemp("small"), edit_envoy=less_memory) as stack:
         yield stack
 
 
 @pytest.fixture
 def opened() -> Iterator[contextlib.ExitStack]:
-    """Connections that are closed in the end."""
+    """Connections that are closed at the end."""
     with contextlib.ExitStack() as stack:
         yield stack
 
 
 def connect(stack: Stack, opened: contextlib.ExitStack) -> socket.socket:
-    """A client that the test holds open."""
+    """Open a client connection that the test holds."""
     return opened.enter_context(socket.create_connection(("127.0.0.1", stack.envoy_port), timeout=10))
 
 
 def ask(stack: Stack) -> httpx.Response:
-    """What an honest client sees meanwhile."""
+    """Send an honest request and return its answer."""
     body = {"model": "large", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     return httpx.post(f"{stack.url}/v1/chat/completions", json=body, headers={"x-sim-first-token-ms": "1"}, timeout=10)
 
 
 def open_requests(stack: Stack) -> int:
-    """As Envoy counts them."""
+    """The number of open requests, as Envoy counts them."""
     return stack.envoy_stat("http.openai.downstream_rq_active")
 
 
@@ -92,7 +94,7 @@ def memory_mib(stack: Stack) -> int:
 
 
 def test_two_hundred_bodies_that_trickle_are_ended(bounded: Stack, opened: contextlib.ExitStack) -> None:
-    """Each byte would keep an idle timer quiet for ever. Others are served meanwhile."""
+    """Each byte would reset an idle timer. Other clients are served meanwhile."""
     clients = [connect(bounded, opened) for _ in range(200)]
     for client in clients:
         client.sendall(HEAD % 100_000 + b"{")
@@ -110,7 +112,7 @@ def test_two_hundred_bodies_that_trickle_are_ended(bounded: Stack, opened: conte
 
 
 def test_a_slow_but_steady_body_is_served(bounded: Stack, opened: contextlib.ExitStack) -> None:
-    """A phone that takes most of the time that it has."""
+    """A phone may need most of the allowed time."""
     message = {"role": "user", "content": "hi"}
     body = json.dumps({"model": "large", "messages": [message], "max_tokens": 2, "user": "x" * 600_000}).encode()
     client = connect(bounded, opened)
@@ -126,7 +128,7 @@ def test_a_slow_but_steady_body_is_served(bounded: Stack, opened: contextlib.Exi
 
 
 def test_an_idle_connection_is_closed(bounded: Stack, opened: contextlib.ExitStack) -> None:
-    """Between two requests, not during one."""
+    """It is closed between two requests, not during one."""
     client = connect(bounded, opened)
     client.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
     assert client.recv(65536).startswith(b"HTTP/1.1 200")
@@ -135,7 +137,7 @@ def test_an_idle_connection_is_closed(bounded: Stack, opened: contextlib.ExitSta
 
 
 def test_there_are_only_so_many_connections(bounded: Stack, opened: contextlib.ExitStack) -> None:
-    """One more is closed at once."""
+    """A further one is closed at once."""
     for _ in range(CONNECTIONS):
         connect(bounded, opened)
     wait_for(lambda: bounded.envoy_stat("http.openai.downstream_cx_active") == CONNECTIONS, "all connections")
@@ -147,7 +149,7 @@ def test_there_are_only_so_many_connections(bounded: Stack, opened: contextlib.E
 
 
 def test_unfinished_bodies_do_not_take_all_memory(small: Stack, opened: contextlib.ExitStack) -> None:
-    """Envoy looks at its memory ten times a second: how many are taken in between depends on how fast they come."""
+    """Envoy checks its memory ten times a second. How many bodies it accepts in between depends on their speed."""
     refusals = (number for number in range(MOST_CLIENTS) if is_refused(small, opened))
     assert len(list(itertools.islice(refusals, SOME))) == SOME, f"nearly all {MOST_CLIENTS} bodies were taken"
     assert open_requests(small) > 0, "the bodies that were taken are gone"
@@ -157,7 +159,7 @@ def test_unfinished_bodies_do_not_take_all_memory(small: Stack, opened: contextl
 
 
 def is_refused(stack: Stack, opened: contextlib.ExitStack) -> bool:
-    """One more client sends most of 16 MiB, and is cut off or not."""
+    """Whether one more client that sends most of 16 MiB is cut off."""
     client = connect(stack, opened)
     try:
         client.sendall(HEAD % (16 * MIB))
@@ -169,7 +171,7 @@ def is_refused(stack: Stack, opened: contextlib.ExitStack) -> bool:
 
 
 def test_over_http2_the_largest_requests_are_ended(small: Stack, opened: contextlib.ExitStack) -> None:
-    """Their bodies are accounted for, so that nobody else need suffer."""
+    """Envoy accounts for their bodies, so that nobody else need suffer."""
     ended = "envoy.overload_actions.reset_high_memory_stream.count"
     before = small.envoy_stat(ended)
     for _ in range(MOST_CLIENTS):
@@ -182,14 +184,14 @@ def test_over_http2_the_largest_requests_are_ended(small: Stack, opened: context
 
 
 def is_served(stack: Stack) -> bool:
-    """An honest client gets an answer."""
+    """Whether an honest client gets an answer."""
     with contextlib.suppress(httpx.TransportError):
         return ask(stack).status_code == 200
     return False
 
 
 def send_over_http2(connection: socket.socket, size_bytes: int) -> None:
-    """Most of a request, and never its end."""
+    """Send most of a request, and never its end."""
     client = h2.connection.H2Connection(h2.config.H2Configuration())
     client.initiate_connection()
     connection.sendall(client.data_to_send())

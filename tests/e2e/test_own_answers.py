@@ -1,4 +1,4 @@
-"""What the router answers itself reaches the client as it was written, whatever Envoy makes of statuses like it."""
+"""An answer that the router itself gives reaches the client unchanged, whatever Envoy does with similar statuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.e2e.stack import Stack
 
 
 def answer(messages: Iterator[pb.ProcessingRequest], context: grpc.ServicerContext) -> Iterator[pb.ProcessingResponse]:
-    """Refuse as the request's headers say: status and code."""
+    """Refuse with the status and code that the request's headers name."""
     wanted: dict[str, str] = {}
     for message in messages:
         phase, event = wire.decode(message)
@@ -37,12 +37,12 @@ def answer(messages: Iterator[pb.ProcessingRequest], context: grpc.ServicerConte
 
 @dataclass
 class Refusing(Stack):
-    """A stack whose router refuses everything, in a way that each request names."""
+    """A stack whose router refuses every request, in a way that the request names."""
 
     server: grpc.Server = field(default_factory=lambda: grpc.server(ThreadPoolExecutor(8)))
 
     def start_router(self) -> None:
-        """In this process."""
+        """Start the router in this process."""
         method = grpc.stream_stream_rpc_method_handler(answer, wire.parse_request, wire.serialize_response)
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, {"Process": method}),))
         states = health.HealthServicer()
@@ -52,14 +52,14 @@ class Refusing(Stack):
         self.server.start()
 
     def stop(self) -> None:
-        """It too."""
+        """Stop the router as well."""
         super().stop()
         self.server.stop(None).wait()
 
 
 @pytest.fixture(scope="module")
 def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refusing]:
-    """One for all."""
+    """One stack for all tests."""
     stack = Refusing(tmp_path_factory.mktemp("refusing"))
     try:
         yield stack.start()  # type: ignore[misc]
@@ -79,7 +79,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refusing]:
     ],
 )
 def test_an_answer_of_the_routers_own_keeps_its_words(refusing: Refusing, status: int, code: str) -> None:
-    """Envoy's own 413, 503 and 504 get words in OpenAI's shape; the router's have some."""
+    """Envoy rewrites its own 413, 503 and 504 in OpenAI's shape. The router's have words of their own."""
     headers = {"x-status": str(status), "x-code": code}
     answered = httpx.post(f"{refusing.url}/v1/chat/completions", json={"model": "auto"}, headers=headers)
     assert answered.status_code == status

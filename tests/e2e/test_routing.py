@@ -1,4 +1,4 @@
-"""Routing by meaning through the real Envoy, seen from the client's side and from the model's."""
+"""Routing by meaning through the real Envoy, seen from the client's side and from the model's side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DECISION_HEADERS = ["category", "confidence", "decision", "model", "reasoning"]
 
 
 def ask(client: openai.OpenAI, text: str, model: str = "auto", **fields: object) -> tuple[httpx.Headers, str]:
-    """Response headers and answer to one question."""
+    """Ask one question; return the response headers and the answer."""
     raw = client.chat.completions.with_raw_response.create(model=model, messages=[{"role": "user", "content": text}], **fields)
     return raw.headers, raw.parse().choices[0].message.content or ""
 
@@ -30,7 +30,7 @@ def ask(client: openai.OpenAI, text: str, model: str = "auto", **fields: object)
     [(CHAT, "small", "other"), (PROOF, "large", "math"), (CODE, "coder", "computer science")],
 )
 def test_a_question_goes_to_the_model_that_fits_it(client: openai.OpenAI, text: str, model: str, category: str) -> None:
-    """Small talk to the small model, a proof to the large one, code to the coder; each answer says what was chosen."""
+    """Small talk goes to the small model, a proof to the large one, code to the coder. Each answer says what was chosen."""
     headers, answer = ask(client, text)
     assert headers["x-vsr-selected-model"] == model
     assert headers["x-vsr-selected-category"] in (category, "none")
@@ -41,7 +41,7 @@ def test_a_question_goes_to_the_model_that_fits_it(client: openai.OpenAI, text: 
 
 
 def test_the_seeds_own_curl_works_verbatim(stack: Stack) -> None:
-    """As the README shows it, but for the port."""
+    """It is the README's command with another port."""
     command = (
         f"curl -sS -X POST {stack.url}/v1/chat/completions "
         '-H "Content-Type: application/json" -H "Authorization: Bearer test-token" '
@@ -54,21 +54,21 @@ def test_the_seeds_own_curl_works_verbatim(stack: Stack) -> None:
     assert answer["choices"][0]["message"]["content"]
 
 
-def test_a_concrete_model_is_respected(client: openai.OpenAI) -> None:
-    """Whatever the question is about."""
+def test_a_named_model_is_kept(client: openai.OpenAI) -> None:
+    """The question does not matter."""
     headers, answer = ask(client, PROOF, model="coder")
     assert (headers["x-vsr-selected-model"], headers["x-vsr-selected-decision"]) == ("coder", "explicit_model")
     assert "coder" in answer
 
 
 def test_an_alias_is_decided_as_auto_is(client: openai.OpenAI) -> None:
-    """`MoM` is what the peer's clients send."""
+    """Clients of vLLM Semantic Router send `MoM`."""
     headers, _ = ask(client, PROOF, model="MoM")
     assert headers["x-vsr-selected-model"] == "large"
 
 
 def test_an_unknown_model_is_a_404_that_names_the_known_ones(client: openai.OpenAI) -> None:
-    """The OpenAI client raises its own NotFoundError from it."""
+    """The OpenAI client raises its NotFoundError."""
     with pytest.raises(openai.NotFoundError) as caught:
         ask(client, CHAT, model="gpt-9")
     assert caught.value.code == "model_not_found"
@@ -78,7 +78,7 @@ def test_an_unknown_model_is_a_404_that_names_the_known_ones(client: openai.Open
 
 
 def test_models_are_listed_and_shown(client: openai.OpenAI) -> None:
-    """The names that a client may send, and nothing else."""
+    """The list holds the names that a client may send, and nothing else."""
     names = [model.id for model in client.models.list()]
     assert names == ["auto", "MoM", "small", "large", "coder"]
     assert client.models.retrieve("small").id == "small"
@@ -87,7 +87,7 @@ def test_models_are_listed_and_shown(client: openai.OpenAI) -> None:
 
 
 def test_the_body_reaches_the_model_byte_for_byte_but_for_what_was_decided(stack: Stack, request_id: str) -> None:
-    """Vendor fields, number formats, unicode and spacing survive; a concrete model that needs no rewrite stays."""
+    """Vendor fields, number formats, Unicode and spacing survive. A body with a named model that fits stays as it is."""
     body = (
         '{ "vendor": {"x": [1.0e2, 0.70, 12345678901234567890]},"model" :"coder",\n"messages": '
         '[{"role":"user","content":"h\\u00e9llo é 😀 \\ud83d"}], "max_tokens": 5 }'
@@ -99,7 +99,7 @@ def test_the_body_reaches_the_model_byte_for_byte_but_for_what_was_decided(stack
 
 
 def test_the_decision_reaches_the_model_as_model_prompt_and_switch(stack: Stack, request_id: str) -> None:
-    """For mathematics: served name, reasoning on by the family's switch, system prompt before the client's."""
+    """For mathematics these are the served name, the family's reasoning switch, and a system prompt before the client's."""
     body = {"model": "auto", "messages": [{"role": "user", "content": PROOF}], "max_tokens": 5, "x_vendor": 1.50}
     response = httpx.post(f"{stack.url}/v1/chat/completions", json=body, headers={"x-request-id": request_id}, timeout=30)
     assert response.headers["x-vsr-selected-reasoning"] == "on"
@@ -114,7 +114,7 @@ def test_the_decision_reaches_the_model_as_model_prompt_and_switch(stack: Stack,
 
 
 def test_the_explicit_off_is_sent(stack: Stack, request_id: str) -> None:
-    """Small talk needs no thinking, and templates that think by default are told so."""
+    """Small talk needs no thinking, and templates that think by default must be told so."""
     body = {"model": "auto", "messages": [{"role": "user", "content": CHAT}], "max_tokens": 5}
     response = httpx.post(f"{stack.url}/v1/chat/completions", json=body, headers={"x-request-id": request_id}, timeout=30)
     assert response.headers["x-vsr-selected-reasoning"] == "off"
@@ -123,7 +123,7 @@ def test_the_explicit_off_is_sent(stack: Stack, request_id: str) -> None:
 
 @pytest.mark.parametrize("name", ["x-upstream-cluster", "X-Upstream-Cluster"])
 def test_a_client_cannot_choose_the_cluster(stack: Stack, name: str) -> None:
-    """Neither by the header itself, nor twice, nor by the headers that describe a decision."""
+    """It cannot use that header, nor repeat it, nor send the headers that describe a decision."""
     headers = [
         (name, "large"),
         (name, "coder"),
@@ -140,7 +140,7 @@ def test_a_client_cannot_choose_the_cluster(stack: Stack, name: str) -> None:
 
 
 def test_streams_are_routed_too_and_flow_token_by_token(client: openai.OpenAI) -> None:
-    """The chunks come as the model makes them, not in one lump at the end."""
+    """The chunks arrive as the model makes them, not together at the end."""
     arrivals, text = [], ""
     with client.chat.completions.with_streaming_response.create(
         model="auto",
@@ -159,7 +159,7 @@ def test_streams_are_routed_too_and_flow_token_by_token(client: openai.OpenAI) -
 
 
 def test_a_stream_gets_no_usage_chunk_that_it_did_not_ask_for(client: openai.OpenAI) -> None:
-    """And gets the one it asked for."""
+    """A client that asked for it gets it."""
     question = {"model": "auto", "messages": [{"role": "user", "content": CHAT}], "stream": True, "max_tokens": 5}
     plain = list(client.chat.completions.create(**question))
     assert all(chunk.choices for chunk in plain)
@@ -169,7 +169,7 @@ def test_a_stream_gets_no_usage_chunk_that_it_did_not_ask_for(client: openai.Ope
 
 
 def test_legacy_endpoints_go_by_model_name(client: openai.OpenAI) -> None:
-    """Completions and embeddings of a known model reach its cluster; an unknown one is refused."""
+    """Completions and embeddings of a known model reach its cluster. An unknown model is refused."""
     assert client.completions.create(model="large", prompt="once upon a time", max_tokens=5).model == "large"
     assert len(client.embeddings.create(model="small", input="text").data[0].embedding) > 0
     with pytest.raises(openai.NotFoundError):
@@ -179,13 +179,13 @@ def test_legacy_endpoints_go_by_model_name(client: openai.OpenAI) -> None:
 
 
 def test_other_paths_pass_untouched(stack: Stack) -> None:
-    """To the default cluster; the router is not asked."""
+    """They go to the default cluster, and the router is not asked."""
     response = httpx.get(f"{stack.url}/health", timeout=10)
     assert (response.status_code, response.headers["x-vsr-response-path"]) == (200, "bypass")
 
 
 def test_an_answer_in_json_keeps_its_length(stack: Stack) -> None:
-    """The response does not pass through the router, so Envoy does not turn it into chunks."""
+    """The response does not pass the router, so Envoy does not make it chunked."""
     body = {"model": "small", "messages": [{"role": "user", "content": CHAT}], "max_tokens": 3}
     response = httpx.post(f"{stack.url}/v1/chat/completions", json=body, timeout=30)
     assert "content-length" in response.headers

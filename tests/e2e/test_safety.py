@@ -1,4 +1,4 @@
-"""Safety rules and a selection by predicted accuracy and cost, on the shipped models, through the real Envoy."""
+"""Safety rules, and model selection by predicted accuracy and cost, on the shipped models through the real Envoy."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ATTACK = (
 
 
 def set_up(config: dict[str, Any]) -> None:
-    """One rule of each kind."""
+    """A configuration with one rule of each kind."""
     config["models"]["small"] |= {"cost_per_million_tokens": 0.2, "quality_profile": "Meta-Llama-3_1-8B-Instruct"}
     config["models"]["large"] |= {"cost_per_million_tokens": 0.9, "quality_profile": "Meta-Llama-3_1-70B-Instruct"}
-    config["signals"]["guards"] = {"deadline_ms": 60_000}  # tests share their two cores
+    config["signals"]["guards"] = {"deadline_ms": 60_000}  # all tests share two cores
     config["rules"] = [
         {"name": "attack", "when": {"jailbreak": True}, "block": {"message": "This is not allowed here.", "fail_closed": True}},
         {"name": "private", "when": {"pii": ["CREDIT_CARD", "EMAIL_ADDRESS"]}, "model": "small", "priority": 90},
@@ -38,27 +38,27 @@ def set_up(config: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Shared; nothing is changed."""
+    """A shared stack. Tests change nothing in it."""
     with running(tmp_path_factory.mktemp("guarded"), edit_config=set_up) as stack:
         yield stack
 
 
 @pytest.fixture
 def client(guarded: Stack) -> Iterator[openai.OpenAI]:
-    """The real client."""
+    """The real OpenAI client."""
     with guarded.client() as made:
         yield made
 
 
 @pytest.mark.parametrize("model", ["auto", "large"])
 def test_an_attack_is_refused_whatever_model_it_names(client: openai.OpenAI, model: str) -> None:
-    """As OpenAI's client knows it: a 403 with the operator's words."""
+    """OpenAI's client gets a 403 with the operator's words."""
     with pytest.raises(openai.PermissionDeniedError, match="This is not allowed here"):
         decided(client, ATTACK, model)
 
 
 def test_an_attack_in_the_middle_of_a_long_text_is_found(client: openai.OpenAI) -> None:
-    """It is read in windows, not from both ends alone."""
+    """The text is read in windows, not only at both ends."""
     filler = "The meeting of the garden club was held on Tuesday, and the roses were discussed at length. " * 12
     with pytest.raises(openai.PermissionDeniedError):
         decided(client, f"{filler} {ATTACK} {filler}")
@@ -87,7 +87,7 @@ HIDING_PLACES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("place", HIDING_PLACES)
 def test_an_attack_is_refused_wherever_it_hides(guarded: Stack, place: str) -> None:
-    """With the rule's name and reason in the headers, and no model in them."""
+    """The headers have the rule's name and reason, and no model."""
     body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], **HIDING_PLACES[place]}
     answer = post(guarded, "/v1/chat/completions", body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "blocked")
@@ -98,7 +98,7 @@ def test_an_attack_is_refused_wherever_it_hides(guarded: Stack, place: str) -> N
 
 
 def post(stack: Stack, path: str, body: dict[str, Any]) -> httpx.Response:
-    """As it stands, without a client's own checks."""
+    """Send the body as it is, without a client's own checks."""
     return httpx.post(f"{stack.url}{path}", json={"max_tokens": 1, **body}, timeout=60)
 
 
@@ -131,7 +131,7 @@ HARMLESS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_is_harmless_passes_a_rule_that_fails_closed(guarded: Stack, name: str) -> None:
-    """However long it takes to read: Envoy is asked for the time."""
+    """This holds however long reading takes: the router asks Envoy for the time."""
     path, body = HARMLESS[name]
     answer = post(guarded, f"/v1/{path}", {"model": "auto", **body})
     assert answer.status_code == 200, answer.text
@@ -146,20 +146,20 @@ def test_what_is_harmless_passes_a_rule_that_fails_closed(guarded: Stack, name: 
     ],
 )
 def test_what_cannot_be_read_is_no_attack(guarded: Stack, path: str, body: dict[str, Any]) -> None:
-    """Nobody hides behind length or numbers; the answer says what to do."""
+    """Neither length nor number hides an attack. The answer says what to do."""
     answer = post(guarded, f"/v1/{path}", body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unreadable")
     assert answer.headers["x-vsr-decision-reason"] == "signal_missing"
 
 
 def hurry(config: dict[str, Any]) -> None:
-    """A guard that is always late."""
+    """Make every guard too late."""
     set_up(config)
     config["signals"]["guards"] = {"deadline_ms": 1}
 
 
 def test_a_late_guard_asks_for_another_attempt(tmp_path: Path) -> None:
-    """In the router's own words: Envoy would call any 503 a model that is down."""
+    """The answer has the router's own words. Envoy would call any 503 an unavailable model."""
     with running(tmp_path, edit_config=hurry) as stack:
         answer = post(
             stack, "/v1/chat/completions", {"model": "auto", "messages": [{"role": "user", "content": "weather " * 4000}]}
@@ -177,13 +177,13 @@ def test_a_late_guard_asks_for_another_attempt(tmp_path: Path) -> None:
     ],
 )
 def test_every_kind_of_rule_decides(client: openai.OpenAI, text: str, decision: str, reason: str) -> None:
-    """And harmless requests go where they would have gone."""
+    """Harmless requests go where they would have gone without the rules."""
     headers = decided(client, text)
     assert (headers["x-vsr-selected-decision"], headers["x-vsr-decision-reason"]) == (decision, reason)
 
 
 def test_nothing_of_the_prompt_is_logged(guarded: Stack, client: openai.OpenAI) -> None:
-    """Not of what was blocked, either."""
+    """This includes blocked prompts."""
     with pytest.raises(openai.PermissionDeniedError):
         decided(client, f"{ATTACK} The secret word is xylophonium.")
     assert "xylophonium" not in guarded.output("router") + guarded.output("envoy")

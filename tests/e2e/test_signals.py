@@ -1,4 +1,4 @@
-"""An operator's own signals through the real Envoy: a model from elsewhere, a head of his own, and a rule that refuses."""
+"""An operator's own signals through the real Envoy: a foreign model, a head on the encoder, and a rule that blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = Path(__file__).parents[1] / "tiny_models"
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Rude requests are refused, billing goes to the coder; shared, nothing is changed."""
+    """A shared stack that blocks rude requests and sends billing to the coder. Tests change nothing in it."""
     folder = tmp_path_factory.mktemp("own")
     lines = [{"text": text, "label": label} for label, some in {**TEXTS, OUTSIDE: OUTSIDE_TEXTS}.items() for text in some]
     (folder / "labelled.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -45,14 +45,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def client(guarded: Stack) -> Iterator[openai.OpenAI]:
-    """The real client."""
+    """The real OpenAI client."""
     with guarded.client() as made:
         yield made
 
 
 @pytest.mark.parametrize("model", ["auto", "large"])
 def test_what_a_rule_blocks_is_refused_whatever_model_it_names(client: openai.OpenAI, model: str) -> None:
-    """As OpenAI's client knows it: a 403 with the operator's words."""
+    """OpenAI's client gets a 403 with the operator's words."""
     with pytest.raises(openai.PermissionDeniedError) as caught:
         decided(client, "this is a stupid useless order", model)
     assert caught.value.body == {
@@ -62,7 +62,7 @@ def test_what_a_rule_blocks_is_refused_whatever_model_it_names(client: openai.Op
 
 
 def test_what_stands_in_the_middle_of_a_long_text_is_found(client: openai.OpenAI) -> None:
-    """Nobody hides behind length; and what holds nothing of the kind passes, however long."""
+    """Length hides nothing. A harmless text of any length passes."""
     around = "the order is for my help and it " * 200
     assert decided(client, around)["x-vsr-response-path"] == "upstream"
     with pytest.raises(openai.PermissionDeniedError):
@@ -78,12 +78,12 @@ def test_what_stands_in_the_middle_of_a_long_text_is_found(client: openai.OpenAI
     ],
 )
 def test_everything_else_goes_where_it_should(client: openai.OpenAI, text: str, model: str, decision: str) -> None:
-    """By the operator's own labels, to the default, or as the client says."""
+    """It goes by the operator's own labels, to the default, or where the client says."""
     assert decided(client, text, model)["x-vsr-selected-decision"] == decision
 
 
 def test_nothing_of_a_blocked_prompt_is_logged(guarded: Stack, client: openai.OpenAI) -> None:
-    """Only that it was."""
+    """The log only says that it was blocked."""
     with pytest.raises(openai.PermissionDeniedError):
         decided(client, "stupid idiot garbage xylophonium")
     assert "xylophonium" not in guarded.output("router") + guarded.output("envoy")

@@ -1,4 +1,4 @@
-"""Nothing goes round the router: every spelling of a request, against a guarded setup in front of a real ASGI server.
+"""Nothing bypasses the router: every spelling of a request, against a guarded setup in front of a real ASGI server.
 
 The guard is a word, not a model: what is tested is whether a request is read at all.
 """
@@ -43,7 +43,7 @@ class Setup:
     """What differs between the listeners."""
 
     parser: Literal["httptools", "h11"]
-    """Of the server that gets what the router does not see."""
+    """The parser of the server that gets what the router does not see."""
     is_fail_open: bool
     is_guarded: bool = True
 
@@ -57,21 +57,21 @@ UNGUARDED = Setup("h11", is_fail_open=True, is_guarded=False)
 
 @dataclass
 class Edge:
-    """One way in: a parser behind, and what happens when the router fails."""
+    """One entrance, with a parser behind it, and what happens when the router fails."""
 
     port: int
     servers: list[AsgiServer]
-    """All that stand behind, whichever the request is routed to."""
+    """All servers behind it, wherever the request is routed."""
     stack: Stack
 
     def cleared(self) -> Edge:
-        """Itself, with nothing seen yet."""
+        """The same entrance, with an empty record."""
         for server in self.servers:
             server.seen.clear()
         return self
 
     def send(self, data: bytes) -> tuple[int, bytes]:
-        """Status and everything else of the answer to raw bytes; status 0 when the connection was closed without one."""
+        """Send raw bytes; return the status and the rest of the answer. Status 0 means a close without an answer."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             connection.sendall(data)
             answer = b""
@@ -83,12 +83,12 @@ class Edge:
         return (int(answer[9:12]), answer) if answer else (0, b"")
 
     def reached(self, word: str = WORD) -> list[str]:
-        """Paths of requests with this word in them that a model got."""
+        """The paths of requests with this word that a model received."""
         return [seen.path for server in self.servers for seen in server.seen if word.encode() in seen.body]
 
 
 def request(target: str, method: str = "POST", version: str = "1.1", *headers: str, body: bytes | str = ATTACK) -> bytes:
-    """A whole HTTP/1 request; its length is given unless a header tells how it is sent."""
+    """A whole HTTP/1 request. It has a length unless a header says how it is sent."""
     data = body.encode() if isinstance(body, str) else body
     lines = [f"{method} {target} HTTP/{version}", "host: x", "content-type: application/json", *headers]
     if not any(line.split(":")[0] in ("connection", "x-keep") for line in headers):
@@ -107,7 +107,7 @@ def chunked(body: str = ATTACK, trailer: str = "") -> bytes:
 
 
 def guard(config: dict[str, Any]) -> None:
-    """One rule that blocks a word."""
+    """A configuration with one rule that blocks a word."""
     config["signals"]["keywords"] = {"forbidden": {"words": [WORD]}}
     config["rules"] = [
         {"name": "guard", "when": {"keywords": "forbidden"}, "block": {"message": "Not here.", "fail_closed": True}}
@@ -116,7 +116,7 @@ def guard(config: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Setup, Edge]]:
-    """The shipped envoy.yaml, as one listener for each setup."""
+    """The shipped envoy.yaml with one listener for each setup."""
     servers = {parser: AsgiServer(parser).start() for parser in CLUSTER_OF}
     ports = {setup: free_port() for setup in (*GUARDED, UNGUARDED)}
 
@@ -135,14 +135,14 @@ def edges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Setup, Edge
 
 
 def _listener(shipped: dict[str, Any], setup: Setup, port: int) -> dict[str, Any]:
-    """The shipped listener on another port; unread requests go to the setup's own server."""
+    """The shipped listener on another port. Requests that the router does not read go to the setup's own server."""
     listener = copy.deepcopy(shipped)
     listener["name"] = str(setup)
     listener["address"]["socket_address"]["port_value"] = port
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     manager["http_filters"][0]["typed_config"]["failure_mode_allow"] = setup.is_fail_open
     manager["delayed_close_timeout"] = (
-        "0.02s"  # Envoy's own second, after each answer to half a request, is most of a minute here
+        "0.02s"  # Envoy waits a second after each answer to half a request, which is most of a minute here
     )
     mutations = manager["early_header_mutation_extensions"][0]["typed_config"]["mutations"]
     mutations[0]["append"]["header"]["value"] = CLUSTER_OF[setup.parser]
@@ -152,20 +152,20 @@ def _listener(shipped: dict[str, Any], setup: Setup, port: int) -> dict[str, Any
 
 
 def set_switch(manager: dict[str, Any], percent: int = 100) -> None:
-    """What envoy.yaml says under GUARDED."""
+    """Set the GUARDED switch of envoy.yaml."""
     (route,) = [r for r in manager["route_config"]["virtual_hosts"][0]["routes"] if "runtime_fraction" in r["match"]]
     route["match"]["runtime_fraction"]["default_value"]["numerator"] = percent
 
 
 @pytest.fixture(params=GUARDED, ids=str)
 def edge(request: pytest.FixtureRequest, edges: dict[Setup, Edge]) -> Edge:
-    """Each of the guarded ones."""
+    """Each guarded entrance."""
     return edges[request.param].cleared()
 
 
 @pytest.fixture
 def unguarded(edges: dict[Setup, Edge]) -> Edge:
-    """As the file is shipped."""
+    """The file as it is shipped."""
     return edges[UNGUARDED].cleared()
 
 
@@ -194,12 +194,12 @@ READ = {
     "tab at the end": f"{CHAT}\t",
     "completions": "/v1%2Fcompletions",
 }  # fmt: skip
-"""Spellings of a path that the models serve as their own: the router has to read these."""
+"""Spellings of a path that the models serve as the plain one. The router has to read them."""
 
 
 @pytest.mark.parametrize("target", READ.values(), ids=READ)
 def test_another_spelling_of_the_path_is_read_like_the_plain_one(edge: Edge, target: str) -> None:
-    """The guard refuses it with its own words, and the model never gets it."""
+    """The guard refuses it with its own words, and the model never receives it."""
     status, answer = edge.send(request(target))
     assert (status, b"Not here." in answer) == (403, True), answer[:600]
     assert edge.reached() == []
@@ -222,7 +222,7 @@ FRAMED = {
 
 @pytest.mark.parametrize("data", FRAMED.values(), ids=FRAMED)
 def test_another_way_to_send_it_is_read_like_the_plain_one(edge: Edge, data: bytes) -> None:
-    """As above."""
+    """The guard refuses it with its own words, and the model never receives it."""
     status, answer = edge.send(data)
     assert (status, b"Not here." in answer) == (403, True), answer[:600]
     assert edge.reached() == []
@@ -276,12 +276,12 @@ REFUSED = {
     "a harmless path, posted to": request("/health"),
     **{path: request(path) for path in sorted(GENERATING - {CHAT, "/v1/completions", "/v1/embeddings"})},
 }  # fmt: skip
-"""What is no spelling of ours: the models would serve some of these, and the router reads none."""
+"""Paths that are no spelling of the router's. The models would serve some of these, and the router reads none."""
 
 
 @pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED)
 def test_what_the_router_does_not_read_is_refused(edge: Edge, data: bytes) -> None:
-    """With a status of the client's own fault, or by closing the connection on what is no HTTP; the model never gets it."""
+    """The client gets a status that blames the request, or a closed connection if it is no HTTP. The model never receives it."""
     status, answer = edge.send(data)
     assert status == 0 or 400 <= status < 500 or status == 501, answer[:600]
     assert edge.reached() == []
@@ -298,14 +298,14 @@ NO_HTTP = {
 
 @pytest.mark.parametrize(("data", "wanted"), NO_HTTP.values(), ids=NO_HTTP)
 def test_what_is_no_http_gets_envoys_own_answer(edge: Edge, data: bytes, wanted: int) -> None:
-    """Not a closed connection, by which no client can tell what was wrong."""
+    """A closed connection would tell the client nothing."""
     status, answer = edge.send(data)
     assert status == wanted, answer
     assert edge.reached() == []
 
 
 def over_http2(edge: Edge, *changes: tuple[str, str], has_trailers: bool = False) -> int:
-    """The status of a request over HTTP/2 without negotiation; 0 when the stream was reset."""
+    """The status of a request over HTTP/2 without negotiation, or 0 if the stream was reset."""
     fields = dict([(":method", "POST"), (":path", CHAT), (":scheme", "http"), (":authority", "x"), *changes])
     settings = h2.config.H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
     client = h2.connection.H2Connection(settings)
@@ -341,13 +341,13 @@ HTTP2 = {
 
 @pytest.mark.parametrize(("changes", "wanted"), HTTP2.values(), ids=HTTP2)
 def test_over_http2_the_same_holds(edge: Edge, changes: list[tuple[str, str]], wanted: int) -> None:
-    """Where no method and no path has to be one that an HTTP/1 parser knows."""
+    """HTTP/2 allows methods and paths that an HTTP/1 parser does not know."""
     assert over_http2(edge, *changes) in {wanted, 400, 0} if wanted != 403 else over_http2(edge, *changes) == 403
     assert edge.reached() == []
 
 
 def test_trailers_do_not_hide_the_body(edge: Edge) -> None:
-    """The body is then not what ends the request."""
+    """The body is then not the end of the request."""
     assert over_http2(edge, has_trailers=True) == 403
     assert edge.reached() == []
 
@@ -367,7 +367,7 @@ def test_trailers_do_not_hide_the_body(edge: Edge) -> None:
     ],
 )
 def test_a_guarded_setup_still_serves_what_is_harmless(edge: Edge, data: bytes, path: str) -> None:
-    """A guard that refuses these would be a defect."""
+    """Refusing them would be a defect of the guard."""
     status, answer = edge.send(data)
     assert status == 200, answer[:900]
     assert edge.reached("") == [path]
@@ -383,7 +383,7 @@ def test_a_guarded_setup_still_names_its_models(edge: Edge, path: str) -> None:
 
 
 def test_what_is_refused_is_refused_in_openais_shape(edge: Edge) -> None:
-    """A client's library can read it."""
+    """OpenAI's client can read it."""
     head, _, body = edge.send(request("/v1/responses"))[1].partition(b"\r\n\r\n")
     assert b"content-type: application/json" in head
     assert json.loads(body)["error"]["code"] == "unknown_path"
@@ -391,20 +391,20 @@ def test_what_is_refused_is_refused_in_openais_shape(edge: Edge) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/audio/transcriptions", "/tokenize", "/v1/models/small:predict"])
 def test_without_a_guard_other_paths_pass(unguarded: Edge, path: str) -> None:
-    """As they always did: the default cluster judges them."""
+    """The default cluster judges them."""
     unguarded.send(request(path))
     assert unguarded.reached() == [path]
 
 
 def test_a_path_is_decoded_by_the_models_too(unguarded: Edge) -> None:
-    """Or the table would prove nothing: asked directly, both parsers take an escaped slash for a slash."""
+    """Otherwise the table would prove nothing. Both parsers, asked directly, take an escaped slash for a slash."""
     for server in unguarded.servers:
         Edge(server.port, [server], unguarded.stack).send(request("/v1/chat%2Fcompletions"))
         assert [seen.path for seen in server.seen] == [CHAT]
 
 
 def test_without_a_guard_web_sockets_pass(tmp_path: Path, edges: dict[Setup, Edge]) -> None:
-    """Both ways, on a path of their own; not on one that the router reads."""
+    """They work in both directions on a path of their own, and not on a path that the router reads."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -435,7 +435,7 @@ def test_without_a_guard_web_sockets_pass(tmp_path: Path, edges: dict[Setup, Edg
 
 
 def test_a_bad_path_is_no_fault_of_the_router(edges: dict[Setup, Edge]) -> None:
-    """Envoy answers it without asking; what it then shows of the answer to the router is let pass."""
+    """Envoy answers it without asking the router. The router lets that answer pass."""
     for setup in GUARDED:
         for path in (f"{CHAT}#x", f"{CHAT}%00"):
             assert edges[setup].send(request(path))[0] == 400

@@ -1,4 +1,4 @@
-"""`semantic-router up`, which `make run` calls: everything at once, and gone at once."""
+"""`semantic-router up`, which `make run` calls: it starts everything together and ends everything together."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Up:
             self.process = subprocess.Popen([sys.executable, "-m", "router", "up", *arguments], stdout=log, stderr=log)
 
     def wait_until_ready(self) -> None:
-        """It says so itself."""
+        """Wait until it says that it is ready."""
         wait_for(lambda: "ready. Try:" in self.log.read_text() or self.process.poll() is not None, "up", 60)
         assert self.process.poll() is None, self.log.read_text()
 
     @property
     def ports(self) -> list[int]:
-        """All that it listens on."""
+        """Every port that it listens on."""
         stack = self.stack
         return [stack.envoy_port, stack.envoy_admin_port, stack.admin_port, stack.router_port, *stack.model_ports.values()]
 
@@ -47,7 +47,7 @@ Start = Callable[[], Up]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts one, and kills it if the test has not ended it."""
+    """Start one, and kill it if the test has not ended it."""
     started: list[Up] = []
 
     def start() -> Up:
@@ -62,19 +62,19 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def is_taken(port: int) -> bool:
-    """Somebody listens there."""
+    """Whether somebody listens there."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process has started."""
+    """The processes that a process has started."""
     found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout
     return list(map(int, found.split()))
 
 
 def test_the_curl_that_it_prints_works_and_ctrl_c_stops_all_of_it(start: Start) -> None:
-    """Cleanly, and about as fast as a person at the keyboard expects."""
+    """It ends cleanly, about as fast as a person at the keyboard expects."""
     up = start()
     up.wait_until_ready()
     command = re.search(r"curl .*?(?=\n\n)", up.log.read_text(), re.DOTALL)
@@ -89,14 +89,14 @@ def test_the_curl_that_it_prints_works_and_ctrl_c_stops_all_of_it(start: Start) 
     began = time.monotonic()
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(10) == 0
-    assert time.monotonic() - began < 5  # the aim is 1 s, here with everything else that runs
+    assert time.monotonic() - began < 5  # the aim is 1 s; other tests run beside it
     assert not any(map(is_taken, up.ports))
     assert not any(Path(f"/proc/{pid}").exists() for pid in parts)
     assert "Traceback" not in up.log.read_text()
 
 
 def test_a_part_that_ends_takes_the_others_with_it_and_is_named(start: Start) -> None:
-    """Half a stack would only puzzle."""
+    """Half a stack would only puzzle the user."""
     up = start()
     up.wait_until_ready()
     (envoy,) = (pid for pid in children(up.process.pid) if b"envoy" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0])
@@ -107,7 +107,7 @@ def test_a_part_that_ends_takes_the_others_with_it_and_is_named(start: Start) ->
 
 
 def test_what_it_started_does_not_outlive_it(start: Start) -> None:
-    """Even if it is killed: the next start finds free ports."""
+    """Even if it is killed, the next start finds free ports."""
     up = start()
     up.wait_until_ready()
     up.process.kill()
@@ -116,7 +116,7 @@ def test_what_it_started_does_not_outlive_it(start: Start) -> None:
 
 
 def test_a_taken_port_is_named_before_anything_is_started(tmp_path: Path) -> None:
-    """With the place where it can be changed."""
+    """The message says where to change the port."""
     stack = Stack(tmp_path)
     stack.router_port = stack.consecutive_ports(1)
     stack.write_files()

@@ -1,7 +1,7 @@
 """Makes the tiny Hugging Face models beside this file; needs transformers, torch and onnx.
 
-They tell rude words from polite ones, find ticket numbers, and hold two texts against each other; they are exported as anybody
-would export a large one.
+They tell rude words from polite ones, find ticket numbers, and hold two texts against each other; they are exported like
+large ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHAPE = {
 
 
 def tokenizer() -> Tokenizer:
-    """Word pieces over a vocabulary of some dozens."""
+    """A tokenizer of word pieces over a vocabulary of some dozens."""
     made = Tokenizer(models.WordPiece({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -36,7 +36,7 @@ def tokenizer() -> Tokenizer:
 
 
 def tone(chance: random.Random) -> tuple[str, int]:
-    """A text and whether it is rude."""
+    """Texts, and whether each is rude."""
     is_rude = chance.random() < 0.5
     words = [*chance.choices(FILLERS, k=6), chance.choice(RUDE if is_rude else POLITE)]
     chance.shuffle(words)
@@ -44,7 +44,7 @@ def tone(chance: random.Random) -> tuple[str, int]:
 
 
 def train(model: torch.nn.Module, step, steps: int = 400) -> None:
-    """A few seconds."""
+    """Train for a few seconds."""
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(steps):
         loss = step()
@@ -55,7 +55,7 @@ def train(model: torch.nn.Module, step, steps: int = 400) -> None:
 
 
 def export(model: torch.nn.Module, folder: Path) -> None:
-    """model.onnx, config.json, tokenizer.json."""
+    """Write model.onnx, config.json and tokenizer.json."""
     folder.mkdir(exist_ok=True)
     tokenizer().save(str(folder / "tokenizer.json"))
     model.config.save_pretrained(folder)
@@ -69,7 +69,7 @@ def export(model: torch.nn.Module, folder: Path) -> None:
 
 
 class Same(torch.nn.Module):
-    """A probability for two questions, with the inputs and the output that the cache expects."""
+    """The probability that two questions share an answer, with the inputs and output that the cache expects."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Same(torch.nn.Module):
 
 
 def make_verifier(chance: random.Random, reader: Tokenizer) -> None:
-    """A bundle as `python -m router.training verifier` writes them: the same when neither is rude."""
+    """A bundle as `python -m router.training verifier` writes it. Two texts are the same when neither is rude."""
     model = BertForSequenceClassification(BertConfig(**SHAPE, num_labels=1, return_dict=False))
 
     def hold() -> torch.Tensor:

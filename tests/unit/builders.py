@@ -63,7 +63,7 @@ def sure(label: str, confidence: float = 0.9) -> Classification:
 
 
 def send(exchange: Exchange, body: bytes, readings: Mapping[str, Reading] | None = None, **headers: str) -> Action:
-    """Headers, body and, if the exchange asks, the readings; the action that answers the request."""
+    """Send headers, body and, if the exchange asks for them, the readings; return the action that answers the request."""
     exchange.receive(request_headers(**headers))
     action = exchange.receive(RequestBody(body))
     return exchange.receive(SignalsRead(readings or {})) if isinstance(action, ReadSignals) else action

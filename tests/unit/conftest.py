@@ -1,4 +1,4 @@
-"""Unit tests stay inside their process: one that opens a socket or starts a process fails, and is told where it belongs."""
+"""Unit tests stay inside their process. One that opens a socket or starts a process fails, and is told where it belongs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refuse(*arguments: object, **_: object) -> NoReturn:
 
 @pytest.fixture(autouse=True, scope="module")
 def inside_the_process() -> Iterator[None]:
-    """Replace every way out of the process while the unit tests of a file run."""
+    """Replace every way out of the process while the unit tests of one file run."""
     with pytest.MonkeyPatch.context() as patch:
         for place, name in FORBIDDEN:
             patch.setattr(place, name, refuse)

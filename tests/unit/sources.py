@@ -18,7 +18,7 @@ def tree_of(file: Path) -> ast.Module:
 
 
 def statements(node: ast.AST) -> Iterator[ast.stmt | ast.excepthandler | ast.match_case]:
-    """Every statement in a module, at any depth; what stands inside of expressions is passed over."""
+    """Every statement in a module, at any depth. Expressions are not searched."""
     for field in ("body", "handlers", "orelse", "finalbody", "cases"):
         inner = getattr(node, field, ())
         for child in inner if isinstance(inner, list) else ():

@@ -1,4 +1,4 @@
-"""What a body holds is counted before it is parsed: exactly, whatever its strings hold, wherever a piece ends."""
+"""What a body holds is counted before it is parsed. The count is exact, whatever its strings hold and wherever it is cut."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ JSON = st.recursive(
 
 
 def size(value: Any) -> tuple[int, int, int]:
-    """Commas and opening brackets, colons, and levels, by walking through the document."""
+    """The numbers of commas and opening brackets, of colons and of levels, counted by walking through the document."""
     if not isinstance(value, dict | list):
         return 0, 0, 0
     inner = [size(each) for each in (value.values() if isinstance(value, dict) else value)]
@@ -38,7 +38,7 @@ def size(value: Any) -> tuple[int, int, int]:
 
 
 def is_within(data: bytes, bounds: BodyBounds) -> bool:
-    """Whether a body keeps the bounds."""
+    """Whether a body stays within the limits."""
     try:
         list(count(data, bounds))
     except RequestError:
@@ -48,7 +48,7 @@ def is_within(data: bytes, bounds: BodyBounds) -> bool:
 
 @given(JSON, st.booleans(), st.integers(1, 40))
 def test_counts_are_exact_wherever_a_piece_ends(document: object, ascii_only: bool, piece_bytes: int) -> None:
-    """As many as allowed pass, one fewer allowed does not: quotes, backslashes and brackets in strings are text."""
+    """A body at the limit passes and one over it does not. Quotes, backslashes and brackets inside strings are text."""
     data = json.dumps(document, ensure_ascii=ascii_only).encode()
     values, keys, depth = size(document)
     with mock.patch.object(bodysize, "PIECE_BYTES", piece_bytes):
@@ -70,7 +70,7 @@ def test_counts_are_exact_wherever_a_piece_ends(document: object, ascii_only: bo
     ],
 )
 def test_what_passes_a_bound_is_refused_by_its_name(inner: bytes, status: int, code: str, words: str) -> None:
-    """The number is the operator's to raise."""
+    """The error names the limit, so that the operator can raise it."""
     with pytest.raises(RequestError, match=words) as caught:
         list(count(b'{"model": "auto", "x": ' + inner + b"}", DEFAULTS))
     assert (caught.value.http_status, caught.value.code) == (status, code)
@@ -85,7 +85,7 @@ def test_what_passes_a_bound_is_refused_by_its_name(inner: bytes, status: int, c
     ],
 )
 def test_messages_and_their_parts_are_bounded_together(messages: list[object]) -> None:
-    """Each costs the router work of its own; the error names the field."""
+    """Messages and their parts share one limit, for each costs the router work. The error names the field."""
     data = json.dumps({"model": "auto", "messages": messages}).encode()
     with pytest.raises(RequestError, match="10 messages and parts") as caught:
         parse(Endpoint.CHAT, data, {}, BodyBounds(max_messages=10))
@@ -94,7 +94,7 @@ def test_messages_and_their_parts_are_bounded_together(messages: list[object]) -
 
 
 def agent_conversation() -> bytes:
-    """2,000 messages, every second a call of a tool or its result, and 200 tools of ten parameters each."""
+    """2,000 messages, of which every second is a tool call or its result, and 200 tools of ten parameters each."""
     call = {"id": "call_1", "type": "function", "function": {"name": "search", "arguments": '{"query": "x", "limit": 3}'}}
     turn = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "call_1", "content": '{"a": [1, 2]}'}]
     properties = {f"p{number}": {"type": "string", "description": "x", "enum": ["a", "b"]} for number in range(10)}
@@ -114,12 +114,12 @@ def agent_conversation() -> bytes:
     ids=["an agent's long conversation", "a document full of marks", "an image", "the token ids of a whole context"],
 )
 def test_what_clients_really_send_keeps_the_bounds(body: bytes) -> None:
-    """None of the defaults is in the way of honest traffic."""
+    """No default limit refuses an honest request."""
     assert is_within(body, DEFAULTS)
 
 
 def test_a_large_body_is_counted_in_turns() -> None:
-    """Others are served between two pieces; a small body takes no pause."""
+    """Other requests are served between two pieces of a large body. A small body is read without a pause."""
     exchange = Exchange(snapshot(max_body_bytes=1 << 24))
     exchange.receive(request_headers())
     action = exchange.receive(RequestBody(chat_body("x" * (3 << 18))))
@@ -127,14 +127,14 @@ def test_a_large_body_is_counted_in_turns() -> None:
     while isinstance(action, Pause):
         action, pauses = exchange.receive(Resumed()), pauses + 1
     assert isinstance(action, Route)
-    assert pauses == 5  # four pieces, and then the rewriting
+    assert pauses == 5  # four pieces, then the rewrite
     exchange = Exchange(snapshot(max_body_bytes=1 << 24))
     exchange.receive(request_headers())
     assert isinstance(exchange.receive(RequestBody(chat_body("x" * 1000))), Route)
 
 
 def test_a_large_body_whose_turn_does_not_come_is_refused() -> None:
-    """Envoy would let it pass unread a moment later."""
+    """It is refused in time. Any later, and Envoy would let it pass unread."""
     exchange = Exchange(snapshot(max_body_bytes=1 << 24))
     exchange.receive(request_headers())
     assert exchange.receive(RequestBody(chat_body("x" * (1 << 20)))) == Pause()
@@ -145,7 +145,7 @@ def test_a_large_body_whose_turn_does_not_come_is_refused() -> None:
 
 
 def test_a_large_body_that_passes_a_bound_is_answered_before_it_is_read_whole() -> None:
-    """In OpenAI's shape."""
+    """The refusal has OpenAI's shape."""
     exchange = Exchange(snapshot(max_body_bytes=1 << 24))
     exchange.receive(request_headers())
     action = exchange.receive(RequestBody(b'{"a": [' + b"[]," * (1 << 22) + b"0]}"))
@@ -165,7 +165,7 @@ def test_a_large_body_that_passes_a_bound_is_answered_before_it_is_read_whole() 
     ],
 )
 def test_a_key_that_occurs_twice_is_refused_at_any_depth(body: bytes, param: str) -> None:
-    """The router would read one of the two, and the backend perhaps the other."""
+    """The router would read one of the two values, and the backend might read the other."""
     with pytest.raises(RequestError, match="occurs twice") as caught:
         parse(Endpoint.CHAT, body, {})
     assert (caught.value.http_status, caught.value.param, caught.value.code) == (400, param, "duplicate_key")

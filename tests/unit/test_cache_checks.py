@@ -1,4 +1,4 @@
-"""Pairs of questions that must not share an answer, and the guard that says so; and pairs that may."""
+"""Pairs of questions that must not share an answer, with the check that says so; and pairs that may share one."""
 
 from __future__ import annotations
 
@@ -88,15 +88,15 @@ SAME = [
 
 
 @pytest.mark.parametrize(("guard", "asked", "stored"), CONFLICTS)
-def test_a_conflict_is_seen_by_its_guard_in_both_directions(guard: str, asked: str, stored: str) -> None:
-    """Each guard does its own work, whichever question came first."""
+def test_a_conflict_is_seen_by_its_check_in_both_directions(guard: str, asked: str, stored: str) -> None:
+    """Each check finds its conflict alone, whichever question came first."""
     assert conflict(asked, stored, [guard]) == guard
     assert conflict(stored, asked, [guard]) == guard
 
 
 @pytest.mark.parametrize(("asked", "stored"), SAME)
 def test_the_same_question_in_other_words_passes(asked: str, stored: str) -> None:
-    """All guards together."""
+    """No check objects."""
     assert conflict(asked, stored, GUARDS) == ""
     assert conflict(stored, asked, GUARDS) == ""
 
@@ -115,26 +115,26 @@ def test_the_same_question_in_other_words_passes(asked: str, stored: str) -> Non
     ],
 )
 def test_a_stored_question_that_names_more_is_seen_in_one_direction(stored: str) -> None:
-    """Nobody is given an answer to what they did not ask; that a stored answer leaves out something is others' business."""
+    """Nobody gets an answer to a question with more in it than theirs. Other checks handle a stored question with less in it."""
     assert conflict("What is the capital of France?", stored, ["unasked"]) == "unasked"
     assert conflict(stored, "What is the capital of France?", ["unasked"]) == ""
 
 
 def test_a_question_never_conflicts_with_itself() -> None:
-    """Whatever it holds."""
+    """This holds for any text."""
     for _, asked, stored in CONFLICTS:
         assert conflict(asked, asked, GUARDS) == conflict(stored, stored, GUARDS) == ""
 
 
-def test_where_no_guard_objects_less_is_asked_of_the_verifier() -> None:
-    """By the stated odds; a difference in any word, or certainty, leaves the probability as it is."""
+def test_where_no_check_objects_the_verifier_needs_less_certainty() -> None:
+    """Agreement raises the odds by the stated factor. If any word differs, or at 0 and 1, the probability stays as it is."""
     agreed = with_agreement(0.7, "How do I sort a list?", "Sort a list")
     assert agreed / (1 - agreed) == pytest.approx(AGREEMENT * 0.7 / 0.3)
     assert with_agreement(0.7, "How do I sort a list?", "How do I sort a tuple?") == 0.7
     assert [with_agreement(sure, "a list", "A list") for sure in (0.0, 1.0)] == [0.0, 1.0]
 
 
-def test_only_the_named_guards_are_asked() -> None:
-    """An operator may switch each off."""
+def test_only_the_named_checks_are_applied() -> None:
+    """An operator can switch off each check."""
     assert conflict("Taxes for 2023", "Taxes for 2024", [name for name in GUARDS if name != "numbers"]) == ""
     assert conflict("What is 2+2?", "What is 2+3?", []) == ""

@@ -1,4 +1,4 @@
-"""What a cached answer may answer: the partition, and which requests are no question at all."""
+"""Which requests may share a cached answer (the namespace), and which requests are not eligible for the cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ask(
     versions: str = "v1",
     family: ReasoningFamily | None = None,
 ) -> CacheQuery | Ineligible:
-    """The question of a request that differs from the usual one."""
+    """The question of a request that differs from the usual one in these fields."""
     data = json.dumps({**BASE, **(changes or {})}).encode()
     request, body = parse(Endpoint.CHAT, data, {})
     return question_of(request, body, decision, scope, limits, versions, family)
@@ -44,7 +44,7 @@ def user(text: object, **message: Any) -> dict[str, Any]:
 
 
 def partition(*args: Any, **kwargs: Any) -> str:
-    """Of an eligible request."""
+    """The namespace of an eligible request."""
     asked = ask(*args, **kwargs)
     assert isinstance(asked, CacheQuery), asked
     return asked.partition
@@ -74,8 +74,8 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=json.dumps)
-def test_whatever_may_change_the_answer_is_another_partition(changes: dict[str, Any]) -> None:
-    """System prompt, earlier turns, sampling, format, unknown fields."""
+def test_whatever_may_change_the_answer_is_another_namespace(changes: dict[str, Any]) -> None:
+    """System prompt, earlier turns, sampling, format and unknown fields are part of the namespace."""
     assert partition(changes) != partition()
 
 
@@ -93,8 +93,8 @@ def test_whatever_may_change_the_answer_is_another_partition(changes: dict[str, 
     ],
     ids=repr,
 )
-def test_whatever_the_operator_decided_is_another_partition(other: dict[str, Any]) -> None:
-    """Decision, model, reasoning, system prompt, scope, encoder, namespace."""
+def test_whatever_the_operator_decided_is_another_namespace(other: dict[str, Any]) -> None:
+    """Decision, model, reasoning, system prompt, scope, encoder and the key `namespace` are part of it."""
     assert partition(**other) != partition()
 
 
@@ -111,14 +111,16 @@ FAMILY = ReasoningFamily("reasoning_effort", "reasoning_effort")
     ],
     ids=repr,
 )
-def test_what_the_family_makes_of_the_switch_is_in_the_partition(other: ReasoningFamily | None) -> None:
-    """Another family of the model, or one defined anew, makes another request: what the model said before answers that one."""
+def test_what_the_family_makes_of_the_switch_is_in_the_namespace(other: ReasoningFamily | None) -> None:
+    """If the model's reasoning family changes, or is defined anew, the backend gets another request. Older answers must not serve
+    it.
+    """
     thinking = Decision("default", MODEL, "no_match", Reasoning(enabled=True))
     assert partition(decision=thinking, family=other) != partition(decision=thinking, family=FAMILY)
 
 
-def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_partition() -> None:
-    """Where no switch is set, and where the rule names the effort itself: what was stored stays in reach."""
+def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_namespace() -> None:
+    """Stored answers stay in reach if no reasoning switch is set, or if the rule names the effort itself."""
     assert partition(family=FAMILY) == partition()
     named = Decision("default", MODEL, "no_match", Reasoning(enabled=True, effort="high"))
     other = ReasoningFamily("reasoning_effort", "reasoning_effort", default_effort="low")
@@ -136,22 +138,22 @@ def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_partition() 
     ],
 )
 def test_what_cannot_change_the_answer_does_not(changes: dict[str, Any]) -> None:
-    """JSON and streaming clients share entries; why a decision was taken does not matter either."""
+    """JSON and streaming clients share entries. The reason for a decision does not matter either."""
     assert ask(changes) == ask()
     assert partition(decision=Decision("default", MODEL, "intent_missing")) == partition()
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.integers(), st.text(max_size=3)), min_size=1, max_size=4))
 def test_the_order_of_keys_does_not_matter_and_values_do(values: dict[str, Any]) -> None:
-    """Partitions are equal exactly when the fields are."""
+    """Two namespaces are equal exactly when their fields are equal."""
     given_values = {key: value for key, value in values.items() if value is not None}
     backwards = dict(reversed(list(values.items())))
     assert partition(values) == partition(backwards)
     assert (partition(values) == partition()) == (not given_values)
 
 
-def test_the_text_is_not_in_the_partition_and_is_in_the_key() -> None:
-    """Or nothing would ever be found by meaning."""
+def test_the_text_is_not_in_the_namespace_and_is_in_the_key() -> None:
+    """Otherwise there could be no semantic hit."""
     one, other = ask(), ask(user("Explain monads."))
     assert isinstance(one, CacheQuery)
     assert isinstance(other, CacheQuery)
@@ -160,7 +162,7 @@ def test_the_text_is_not_in_the_partition_and_is_in_the_key() -> None:
 
 
 def test_text_in_parts_is_the_same_text() -> None:
-    """As the OpenAI client may send it."""
+    """The OpenAI client may send a text in parts."""
     parts = [{"type": "text", "text": "What is a monad?"}]
     assert ask(user(parts)) == ask()
 
@@ -186,7 +188,9 @@ TEXT = {"type": "text", "text": "What is a monad?"}
     ids=json.dumps,
 )
 def test_a_text_with_more_in_its_part_is_not_the_plain_text(more: dict[str, Any]) -> None:
-    """A backend may take such a part for a picture, or show the rest to the model. In the question and in earlier turns."""
+    """A backend may take such a part for a picture, or show its other fields to the model. This holds in the question and in
+    earlier turns.
+    """
     assert ask(user([{**TEXT, **more}])) == Ineligible("not_text")
     assert ask({"messages": [{"role": "user", "content": [{**TEXT, **more}]}, *BASE["messages"]]}) == Ineligible("not_text")
 
@@ -194,7 +198,7 @@ def test_a_text_with_more_in_its_part_is_not_the_plain_text(more: dict[str, Any]
 @pytest.mark.parametrize("more", [{"cache_control": {"type": "ephemeral"}}, {"cache_control": {"type": "ephemeral", "ttl": "1h"}},
                                   {"image_url": None, "refusal": None}], ids=json.dumps)  # fmt: skip
 def test_what_says_nothing_to_a_model_may_stand_beside_a_text(more: dict[str, Any]) -> None:
-    """Clients mark the prefix to keep; some send all fields that a part may have, without values."""
+    """Some clients mark the prefix to keep. Some send every field that a part may have, without values."""
     assert ask(user([{**TEXT, **more}])) == ask()
 
 
@@ -209,7 +213,7 @@ def test_what_says_nothing_to_a_model_may_stand_beside_a_text(more: dict[str, An
     ],
 )
 def test_where_a_text_is_split_is_part_of_the_question(one: list[str], other: list[str]) -> None:
-    """Templates join parts with nothing or with a line break. By meaning, too, only equal splits meet."""
+    """Templates join parts with nothing or with a line break. A semantic hit, too, needs the same split."""
     first, second = (ask(user([{"type": "text", "text": text} for text in texts])) for texts in (one, other))
     assert isinstance(first, CacheQuery)
     assert isinstance(second, CacheQuery)
@@ -218,7 +222,7 @@ def test_where_a_text_is_split_is_part_of_the_question(one: list[str], other: li
 
 
 def key_of(text: str) -> str:
-    """Of the usual request with this question."""
+    """The key of the usual request with this question."""
     asked = ask(user(text))
     assert isinstance(asked, CacheQuery), asked
     return asked.key
@@ -226,7 +230,7 @@ def key_of(text: str) -> str:
 
 @pytest.mark.parametrize("text", [" What is a monad?", "What is a monad?\n", "\t\r\nWhat is a monad? "])
 def test_blanks_around_do_not_change_the_key(text: str) -> None:
-    """People press the return key."""
+    """People press the return key before they send."""
     assert key_of(text) == key_of("What is a monad?")
 
 
@@ -244,13 +248,15 @@ def test_blanks_around_do_not_change_the_key(text: str) -> None:
     ],
 )
 def test_characters_that_differ_are_different_keys(one: str, other: str) -> None:
-    """Also where a Unicode normal form makes one of them: kelvin and K, ohm and omega, Greek question mark and semicolon."""
+    """This also holds for pairs that a Unicode normal form makes equal: kelvin and K, ohm and omega, Greek question mark and
+    semicolon.
+    """
     assert key_of(one) != key_of(other)
 
 
 @pytest.mark.parametrize("hidden", ["\u200b", "\U000e0069\U000e0067", "\u202e", "\ue000", "\x07"])
 def test_hidden_text_is_neither_looked_up_nor_kept(hidden: str) -> None:
-    """Who asks the plain question must not get the answer to the hidden one. Whatever the operator allows."""
+    """Whoever asks the plain question must not get the answer to the hidden one. The operator cannot change this."""
     limits = Eligibility(allows_tools=True, allows_time_dependent=True, allows_user_specific=True)
     for text in (f"What is a monad?{hidden}", f"What is{hidden} a monad?"):
         assert ask(user(text), limits=limits) == Ineligible("invisible_text")
@@ -285,13 +291,13 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
     ],
 )
 def test_no_question_for_the_cache(changes: dict[str, Any], reason: str) -> None:
-    """Calls, images, several choices, hot sampling, what depends on the day or the person."""
+    """Tool calls, images, several choices, hot sampling, and questions that depend on the day or the person are not eligible."""
     assert ask(changes) == Ineligible(reason)
 
 
 @pytest.mark.parametrize("text", ["What is an IP address?", "How do I reset my password?", "Explain how orders are shipped"])
 def test_a_question_like_any_other(text: str) -> None:
-    """Guards against a filter that takes everything."""
+    """An ordinary question is eligible: the filter does not refuse everything."""
     assert isinstance(ask(user(text)), CacheQuery)
 
 
@@ -306,18 +312,18 @@ def test_a_question_like_any_other(text: str) -> None:
     ],
 )
 def test_the_operator_may_widen_it(changes: dict[str, Any], limits: Eligibility) -> None:
-    """Each on its own."""
+    """The operator can lift each restriction on its own."""
     assert isinstance(ask(changes, limits=limits), CacheQuery)
 
 
 def test_tool_results_are_never_looked_up() -> None:
-    """An agent's loop would get its first answer again and again."""
+    """If they were, an agent's loop would get its first answer again and again."""
     messages = [BASE["messages"][1], CALL, RESULT, BASE["messages"][1]]
     assert ask({"messages": messages, "tools": TOOLS}, limits=Eligibility(allows_tools=True)) == Ineligible("tool_results")
 
 
 def test_conversations_may_be_left_out() -> None:
-    """And system prompts are no conversation."""
+    """A system prompt alone does not make a conversation."""
     limits = Eligibility(allows_multi_turn=False)
     assert isinstance(ask(limits=limits), CacheQuery)
     assert ask(
@@ -326,13 +332,13 @@ def test_conversations_may_be_left_out() -> None:
 
 
 def test_a_model_that_the_client_named_is_left_alone_unless_the_operator_says_otherwise() -> None:
-    """It asked for that model's answer."""
+    """A client that names a model wants an answer of that model."""
     named = Decision("explicit_model", MODEL, "explicit_model")
     assert ask(decision=named) == Ineligible("explicit_model")
     assert isinstance(ask(decision=named, limits=Eligibility(allows_explicit_models=True)), CacheQuery)
 
 
 def test_users_of_one_key_may_share_if_the_operator_says_so() -> None:
-    """The request's own `user`."""
+    """The request's own `user` field is then ignored."""
     limits = Eligibility(ignores_user_field=True)
     assert partition({"user": "alice"}, limits=limits) == partition({"user": "bob"}, limits=limits)

@@ -1,4 +1,4 @@
-"""What clients and operators say about the cache."""
+"""What clients and operators may say about the cache."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TERMS = CachePolicy(0.9, 3600.0, ())
 
 
 def plan(*controls: str, max_ttl_s: float = 86_400.0) -> CachePlan:
-    """With these of the client's controls."""
+    """The policy with these client controls."""
     return CachePlan(ScopePlan(), Eligibility(), {}, "v", controls=frozenset(controls), max_ttl_s=max_ttl_s)
 
 
 def controlled(cache_plan: CachePlan, headers: dict[str, str]) -> CachePolicy:
-    """As an exchange makes it of a request's headers."""
+    """The policy as an exchange makes it from a request's headers."""
     return apply_client_controls(TERMS, read_client_controls(cache_plan, headers), cache_plan.max_ttl_s)
 
 
@@ -51,16 +51,16 @@ ALL = plan("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
         ({"x-vsr-cache-ttl": "soon"}, {}),
     ],
 )
-def test_a_clients_wishes(headers: dict[str, str], changed: dict[str, object]) -> None:
-    """Within what HTTP means by them, and the operator's bounds."""
+def test_what_a_client_may_control(headers: dict[str, str], changed: dict[str, object]) -> None:
+    """Headers mean what HTTP says they mean, within the operator's limits."""
     cache_policy = controlled(ALL, headers)
     assert {
         name: getattr(cache_policy, name) for name in CachePolicy.__slots__ if getattr(cache_policy, name) != getattr(TERMS, name)
     } == changed
 
 
-def test_a_wish_that_the_operator_does_not_allow_does_nothing() -> None:
-    """An empty list allows none."""
+def test_a_control_that_the_operator_does_not_allow_does_nothing() -> None:
+    """An empty list of allowed controls allows none."""
     headers = {"cache-control": "no-cache, no-store, max-age=1, only-if-cached", "x-vsr-cache-ttl": "5"}
     assert controlled(plan(), headers) == TERMS
     assert controlled(plan("no-cache"), headers).may_look_up is False
@@ -69,7 +69,7 @@ def test_a_wish_that_the_operator_does_not_allow_does_nothing() -> None:
 
 class TestScope:
     def test_principals_are_kept_apart_and_hidden(self) -> None:
-        """By a keyed digest, never the raw value."""
+        """Principals are separated by a keyed digest. The raw value is never kept."""
         scope = ScopePlan("authorization", b"key")
         alice, bob = scope.of({"authorization": "Bearer alice"}), scope.of({"authorization": "Bearer bob"})
         assert alice
@@ -80,17 +80,17 @@ class TestScope:
         assert alice != ScopePlan("x-team", b"key").of({"x-team": "Bearer alice"})
 
     @pytest.mark.parametrize("headers", [{}, {"authorization": ""}, {"authorization": "  "}])
-    def test_who_cannot_be_told_apart_shares_with_nobody(self, headers: dict[str, str]) -> None:
-        """No principal, no cache."""
+    def test_a_request_without_a_principal_shares_with_nobody(self, headers: dict[str, str]) -> None:
+        """A request without a principal is not cached."""
         assert ScopePlan("authorization", b"key").of(headers) is None
 
     def test_all_share_where_the_operator_says_so(self) -> None:
-        """As for public questions."""
+        """This suits public questions."""
         assert ScopePlan("", b"key").of({}) == "global"
 
     @pytest.mark.parametrize("headers", [{}, {"authorization": " "}, {"x-api-key": "k"}])
-    def test_all_share_but_who_shows_no_key_where_one_is_required(self, headers: dict[str, str]) -> None:
-        """A stored answer would spare them the backend's own check."""
+    def test_a_client_without_the_required_header_shares_nothing(self, headers: dict[str, str]) -> None:
+        """A cached answer would spare such a client the backend's own check."""
         scope = ScopePlan("", b"key", "authorization")
         assert scope.of(headers) is None
         assert scope.of({"authorization": "Bearer a"}) == scope.of({"authorization": "Bearer b"}) == "global"
@@ -107,12 +107,12 @@ class TestScope:
         ],
     )
     def test_names_that_differ_in_a_byte_share_nothing(self, one: bytes, other: bytes) -> None:
-        """Whatever their encoding, and whatever Python takes for white space."""
+        """This holds for any encoding, and for whatever Python takes for white space."""
         scope = ScopePlan("x-user", b"key")
         assert scope.of(sent(one)) != scope.of(sent(other))
 
     def test_white_space_of_http_is_no_part_of_a_name(self) -> None:
-        """RFC 9110, 5.5."""
+        """RFC 9110, 5.5, says which characters these are."""
         scope = ScopePlan("x-user", b"key")
         assert scope.of(sent(b" \tann\t ")) == scope.of(sent(b"ann"))
 
@@ -127,7 +127,7 @@ def sent(value: bytes) -> Mapping[str, str]:
 
 class TestEviction:
     def leaving(self, policy: str, uses: str = "") -> list[str]:
-        """In which order a, b, c and d leave, after these uses."""
+        """The order in which a, b, c and d are evicted after these uses."""
         entries = OrderedDict.fromkeys("abcd")
         order = make_policy(policy, entries)
         for entry in "abcd":
@@ -142,20 +142,20 @@ class TestEviction:
         return left
 
     def test_first_in_first_out(self) -> None:
-        """However often used."""
+        """The oldest entry is evicted first, however often it was used."""
         assert self.leaving("fifo", "aab") == list("abcd")
 
     def test_least_recently_used(self) -> None:
-        """A use puts an entry behind all others."""
+        """A use moves an entry behind all others."""
         assert self.leaving("lru", "ac") == list("bdac")
 
     def test_least_frequently_used(self) -> None:
-        """Of equals the oldest."""
+        """Of entries with equal use, the oldest is evicted first."""
         assert self.leaving("lfu", "aabddd") == list("cbad")
 
     @pytest.mark.parametrize("policy", ["fifo", "lru", "lfu"])
     def test_an_entry_may_go_out_of_turn(self, policy: str) -> None:
-        """When it has expired, or was invalidated."""
+        """An expired or invalidated entry can leave at any time."""
         entries = OrderedDict.fromkeys("abc")
         order = make_policy(policy, entries)
         for entry in "abc":

@@ -1,4 +1,4 @@
-"""What `check` says of the cache: on or off, where, for whom, and what is in the way; and where state is kept."""
+"""What `check` says of the cache: whether it is on, where, for whom, what prevents it, and where state is kept."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def lite(folder: Path) -> CacheConfig:
 
 
 def told(cache: CacheConfig) -> list[str]:
-    """Messages; all are warnings: the router may run elsewhere."""
+    """The messages. All of them are warnings, for the router may run on another machine."""
     problems = list(cache_problems(cache, "config.yaml"))
     assert {problem.severity for problem in problems} <= {"warning"}
     return [problem.message for problem in problems]
 
 
 def test_a_cache_that_is_off_or_can_be_used_is_no_problem(tmp_path: Path) -> None:
-    """Nothing is made to find out."""
+    """`check` creates nothing to find this out."""
     assert told(CacheConfig()) == []
     assert told(lite(tmp_path / "new" / "cache.db")) == []
     assert list(tmp_path.iterdir()) == []
@@ -44,7 +44,7 @@ def test_a_cache_that_is_off_or_can_be_used_is_no_problem(tmp_path: Path) -> Non
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As beside a configuration that is mounted read-only."""
+    """A configuration that is mounted read-only causes this."""
     (tmp_path / "file").touch()
     (message,) = told(lite(tmp_path / "file" / "cache.db"))
     assert message.startswith(f"Milvus Lite could not start from here: {tmp_path}/file is no folder; set server.state_path")
@@ -56,7 +56,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path
 
 
 def test_a_folder_that_others_can_read_is_told(tmp_path: Path) -> None:
-    """The key of the scopes lies in it."""
+    """The folder holds the key of the scopes, so `check` warns."""
     folder = tmp_path / "cache.db"
     folder.mkdir()
     folder.chmod(0o750)
@@ -76,7 +76,7 @@ def test_a_folder_that_others_can_read_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_the_summary_says_where_and_for_whom(cache: CacheConfig, line: str) -> None:
-    """In one line."""
+    """The summary is one line."""
     assert cache_summary(cache) == line
 
 
@@ -91,7 +91,7 @@ def test_the_summary_says_where_and_for_whom(cache: CacheConfig, line: str) -> N
     ],
 )
 def test_where_state_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, variable: str, folder: str) -> None:
-    """As configured, else as the service manager says, else beside the configuration."""
+    """State is kept where it is configured, else where the service manager says, else beside the configuration."""
     monkeypatch.setenv("STATE_DIRECTORY", variable)
     text = MINIMAL + (f"server: {{ state_path: {key} }}\n" if key else "")
     config, notes = read_config(text, str(tmp_path / "config.yaml"))

@@ -1,4 +1,4 @@
-"""`max_false_hit_rate`: which bar it sets, with and without a verifier, and what is refused."""
+"""`max_false_hit_rate`: which threshold it sets, with and without a verifier, and which values are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ON = f"verifier: {{ enabled: true, model_path: {TINY / 'verifier'} }}, "
 
 
 def cache_policy(cache: str, rule: str = "") -> CachePolicy:
-    """Of the default decision, with a table whose points are those above."""
+    """The cache policy of the default decision, with a table that has the points above."""
     text = f"""
 version: 1
 models: {{ small: {{ cluster: small }} }}
@@ -33,33 +33,33 @@ default: {{ model: small{rule} }}
 
 
 @pytest.mark.parametrize(("budget", "bar"), [(0.5, 0.5), (0.2, 0.5), (0.1, 0.8), (0.02, 0.8), (0.01, 0.95), (0.004, 0.95)])
-def test_a_bound_takes_the_lowest_bar_that_keeps_it(budget: float, bar: float) -> None:
-    """No higher than need be: every step up costs hits."""
+def test_a_limit_takes_the_lowest_threshold_that_keeps_it(budget: float, bar: float) -> None:
+    """Any higher threshold would lose hits."""
     point = BARS.point(budget)
     assert point is not None
     assert point.threshold == bar
 
 
-def test_what_no_bar_keeps_has_no_bar() -> None:
-    """It is refused, not rounded."""
+def test_a_limit_that_no_threshold_keeps_has_none() -> None:
+    """Such a limit is refused, not rounded."""
     assert BARS.point(0.003) is None
 
 
-def test_beside_a_verifier_the_bound_sets_its_bar() -> None:
-    """And the similarity says which candidates it sees."""
+def test_beside_a_verifier_the_limit_sets_its_threshold() -> None:
+    """The similarity threshold then only chooses the candidates that the verifier sees."""
     found = cache_policy(ON + "max_false_hit_rate: 0.02, similarity_threshold: 0.85")
     assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget) == (0.8, 0.85, 0.02)
     assert found.guards == GUARDS_BESIDE_VERIFIER
 
 
-def test_one_percent_is_promised_unless_another_bound_is_named() -> None:
-    """A default that nobody has to know."""
+def test_one_percent_is_promised_unless_another_limit_is_set() -> None:
+    """An operator who sets nothing gets this default."""
     found = cache_policy(ON)
     assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget) == (0.95, 0.75, 0.01)
 
 
-def test_other_guards_than_the_measured_promise_nothing() -> None:
-    """The bar stays; the bound is not claimed, and cannot be asked for."""
+def test_other_checks_than_the_measured_promise_nothing() -> None:
+    """The threshold stays. The limit on false hits is not claimed, and a configuration that asks for it is refused."""
     found = cache_policy(ON + "lexical_checks: [numbers]")
     assert (found.verifier_threshold, found.false_hit_budget) == (0.95, None)
     with pytest.raises(ConfigError, match="was calibrated with the lexical checks"):
@@ -67,8 +67,8 @@ def test_other_guards_than_the_measured_promise_nothing() -> None:
 
 
 @pytest.mark.parametrize("scope", ["global", "{ require_header: authorization }"])
-def test_where_strangers_share_nothing_unasked_is_served(scope: str) -> None:
-    """One more guard, with and without a verifier, also for rules; the bound is kept. The operator's own list stands."""
+def test_a_cache_that_all_share_adds_the_check_unasked(scope: str) -> None:
+    """This holds with and without a verifier, also for rules. The limit is kept. An operator's own list stays as it is."""
     shared = f"scope: {scope}, "
     for rule in ("", ", cache: { ttl_seconds: 5 }"):
         found = cache_policy(ON + shared + "max_false_hit_rate: 0.02", rule)
@@ -82,8 +82,8 @@ def test_where_strangers_share_nothing_unasked_is_served(scope: str) -> None:
     assert cache_policy(ON + "scope: { header: x-team }").guards == GUARDS_BESIDE_VERIFIER
 
 
-def test_without_a_verifier_the_bound_sets_the_similarity() -> None:
-    """One of the two, not both."""
+def test_without_a_verifier_the_limit_sets_the_similarity_threshold() -> None:
+    """An operator sets the limit or the similarity threshold, not both."""
     off = "verifier: { enabled: false }"
     found = cache_policy(f"{off}, max_false_hit_rate: 0.01")
     assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget, found.guards) == (
@@ -98,29 +98,29 @@ def test_without_a_verifier_the_bound_sets_the_similarity() -> None:
         cache_policy(f"{off}, max_false_hit_rate: 0.01, similarity_threshold: 0.9")
 
 
-def test_a_rule_has_bounds_of_its_own() -> None:
-    """The rest is as the cache has it."""
+def test_a_rule_may_have_a_limit_of_its_own() -> None:
+    """Its other settings are those of the cache."""
     found = cache_policy(ON + "max_false_hit_rate: 0.02", ", cache: { max_false_hit_rate: 0.3 }")
     assert (found.verifier_threshold, found.false_hit_budget, found.similarity_threshold) == (0.5, 0.3, 0.75)
 
 
-def test_a_bound_that_nothing_keeps_is_refused() -> None:
-    """With the least that can be promised."""
+def test_a_limit_that_no_threshold_keeps_is_refused() -> None:
+    """The message gives the smallest limit that can be kept."""
     with pytest.raises(ConfigError, match=r"cannot be promised below 0\.004"):
         cache_policy(ON + "max_false_hit_rate: 0.001")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"with_verifier": {"checks": [], "points": [[1]]}}', "{"])
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: str) -> None:
-    """By its name."""
+    """The message names the file."""
     file = tmp_path / "mine.json"
     file.write_text(content)
     with pytest.raises(ConfigError, match=r"mine\.json is no table"):
         read_table(file, has_verifier=True)
 
 
-def test_the_shipped_table_promises_less_for_a_higher_bar() -> None:
-    """And it can keep one percent."""
+def test_the_shipped_table_has_fewer_false_hits_for_a_higher_threshold() -> None:
+    """The table can also keep one percent."""
     bars = read_table(CALIBRATION, has_verifier=False)
     assert [point.threshold for point in bars.points] == sorted({point.threshold for point in bars.points})
     rates = [point.max_false_hit_rate for point in bars.points]

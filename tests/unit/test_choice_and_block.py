@@ -27,7 +27,7 @@ CLOSED = replace(GUARD, block=Block("not here", fails_closed=True))
 
 
 def scored(**values: float) -> dict:
-    """The reading of `outcomes`."""
+    """The reading of the signal `quality`."""
     return {"quality": Scores({name.replace("_", "-"): value for name, value in values.items()})}
 
 
@@ -43,8 +43,8 @@ def scored(**values: float) -> dict:
         (None, Truth.UNKNOWN),
     ],
 )
-def test_scores_hold_from_their_bar_on(reading: object, truth: Truth) -> None:
-    """And what was not measured is neither true nor false, nor is its negation."""
+def test_scores_hold_from_their_threshold_on(reading: object, truth: Truth) -> None:
+    """A score that was not measured is neither true nor false, and so is its negation."""
     readings = {} if reading is None else {"jailbreak": reading}
     assert ATTACK.judge(ask(), readings) is truth
     opposite = {Truth.YES: Truth.NO, Truth.NO: Truth.YES, Truth.UNKNOWN: Truth.UNKNOWN}
@@ -64,13 +64,13 @@ class TestChoice(SelectorContract):
     [
         (0.50, 0.70, 0.0, "large"),
         (0.50, 0.70, 0.1, "large"),
-        (0.50, 0.70, 0.3, "small"),  # 20 points of accuracy for 90% of the cost, at 0.3 they would have to be 27
+        (0.50, 0.70, 0.3, "small"),  # gains 20 points for 90% of the highest cost; a weight of 0.3 requires 27
         (0.70, 0.70, 0.0, "small"),
         (0.90, 0.20, 0.0, "small"),
     ],
 )
 def test_cost_is_weighed_against_predicted_accuracy(small: float, large: float, weight: float, chosen: str) -> None:
-    """An equal score goes to the cheaper model."""
+    """Of equal scores, the cheaper model wins."""
     choice = Selection((CHEAP, DEAR), weight)
     assert choice.among(Scores({"llama-8b": small, "llama-70b": large})).name == chosen
 
@@ -82,7 +82,7 @@ def test_models_without_costs_are_selected_by_accuracy_alone() -> None:
 
 
 def test_a_rule_that_selects_reads_the_predictions_only_when_it_wins() -> None:
-    """Others are not charged for it; without the reading the rule's own model serves."""
+    """Other rules do not pay for the predictions. If they are missing, the rule's own model serves."""
     rule = replace(MATH_RULE, model=DEAR, selection=Selection((CHEAP, DEAR), 0.1))
     policy = Policy.of((rule,), Default(SMALL), 0.5)
     law, math = {"intent": sure("law")}, {"intent": sure("math")}
@@ -98,15 +98,15 @@ def test_a_rule_that_selects_reads_the_predictions_only_when_it_wins() -> None:
 
 
 def test_the_default_may_choose_too() -> None:
-    """Its reason stays in the decision's name."""
+    """The decision's name keeps the reason."""
     policy = Policy.of((), Default(SMALL, selection=Selection((CHEAP, DEAR), 0.0)), 0.5)
     assert policy.decide(ask(), {}) == NeedsSignals(frozenset({"quality"}))
     decision = policy.decide(ask(), scored(llama_8b=0.1, llama_70b=0.9))
     assert (decision.name, decision.model, decision.reason) == ("default", DEAR, "selected")
 
 
-def test_an_exchange_senses_twice_when_a_choice_needs_more() -> None:
-    """First the intent, then the predictions; both stay with the exchange."""
+def test_an_exchange_reads_signals_twice_when_a_choice_needs_more() -> None:
+    """The intent is read first and the predictions second. Both stay with the exchange."""
     rule = replace(MATH_RULE, model=DEAR, selection=Selection((CHEAP, DEAR), 0.0))
     exchange = Exchange(snapshot(rule))
     exchange.receive(request_headers())
@@ -124,7 +124,7 @@ def test_an_exchange_senses_twice_when_a_choice_needs_more() -> None:
 
 @pytest.mark.parametrize("model", ["auto", "large"])
 def test_a_blocking_rule_refuses_whoever_asks(model: str) -> None:
-    """Naming a model is no way round it; the answer says what the operator wrote and nothing of the prompt."""
+    """A client that names a model is refused as well. The answer holds the operator's words and nothing of the prompt."""
     exchange = Exchange(snapshot(GUARD))
     action = send(exchange, chat_body("a secret attack", model), {"jailbreak": Scores({"jailbreak": 0.99})})
     assert isinstance(action, Reply)
@@ -137,7 +137,7 @@ def test_a_blocking_rule_refuses_whoever_asks(model: str) -> None:
 
 
 def test_a_block_says_which_rule_it_was_and_why() -> None:
-    """In the headers of every decision, but for a model: none was asked."""
+    """It carries the headers of every decision except the model's, for no model was asked."""
     action = send(Exchange(snapshot(GUARD)), chat_body("an attack"), {"jailbreak": Scores({"jailbreak": 0.99})})
     assert isinstance(action, Reply)
     shown = {name: value for name, value in action.headers.items() if name.startswith("x-")}
@@ -164,7 +164,7 @@ def test_a_block_says_which_rule_it_was_and_why() -> None:
     ],
 )
 def test_what_could_not_be_read_is_no_attack(reason: str, status: int, kind: str, words: str) -> None:
-    """Another answer than the operator's words for attacks: what to do, and whether a second attempt can help."""
+    """Such an answer differs from the one for attacks. It says what to do, and whether another attempt can help."""
     exchange = Exchange(snapshot(CLOSED))
     action = send(exchange, chat_body("a secret question"), {"jailbreak": Missing(reason)})
     assert isinstance(action, Reply)
@@ -187,13 +187,13 @@ def test_what_could_not_be_read_is_no_attack(reason: str, status: int, kind: str
 
 
 def test_where_there_is_nothing_to_read_nothing_is_missing() -> None:
-    """A picture alone, or an empty message: even a rule that fails closed has nothing against it."""
+    """A picture alone or an empty message is not blocked, even by a rule that fails closed."""
     action = send(Exchange(snapshot(CLOSED)), chat_body(""), {"jailbreak": Missing("no_text")})
     assert isinstance(action, Route)
 
 
-def test_all_rules_that_block_are_read_for_side_by_side() -> None:
-    """Most requests pass all of them; read one after the other they would add up to more than Envoy waits."""
+def test_signals_for_all_blocking_rules_are_read_concurrently() -> None:
+    """Most requests pass all of them. One after the other, they would take longer than Envoy waits."""
     private = Rule("private", LabelIs("prompt pii", frozenset({"PERSON"}), 0.5), SMALL, block=Block("no"))
     law = Rule("law", LabelIs("intent", frozenset({"law"}), 0.5), LARGE)
     policy = Policy.of((law, GUARD, private), Default(SMALL), 0.5)
@@ -203,7 +203,7 @@ def test_all_rules_that_block_are_read_for_side_by_side() -> None:
 
 @pytest.mark.parametrize("fails_closed", [True, False])
 def test_what_is_refused_for_its_length_is_not_read_first(fails_closed: bool) -> None:
-    """It would be work for nothing, and anybody could ask for it; a rule that fails open needs what can be read."""
+    """Reading it would be wasted work that anybody could ask for. A rule that fails open still needs what can be read."""
     block = Block("no", fails_closed=fails_closed)
     guard = Rule("g", LabelIs("prompt jailbreak", frozenset({"jailbreak"}), 0.5), SMALL, block=block)
     exchange = Exchange(replace(snapshot(guard, max_body_bytes=1 << 20), max_guard_chars=1000))
@@ -215,7 +215,7 @@ def test_what_is_refused_for_its_length_is_not_read_first(fails_closed: bool) ->
 
 
 def test_only_a_rule_that_reads_the_prompt_is_given_it() -> None:
-    """Collecting every text of a request is work that others are not charged for."""
+    """Other rules do not pay for the work of collecting every text of a request."""
     guard = Rule("g", LabelIs("prompt jailbreak", frozenset({"jailbreak"}), 0.5), SMALL, block=Block("no"))
     body = json.dumps(
         {"model": "auto", "messages": [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]}
@@ -232,8 +232,8 @@ def test_only_a_rule_that_reads_the_prompt_is_given_it() -> None:
     assert wanted[1].prompt is None
 
 
-def test_what_is_harmless_goes_where_it_was_to_go() -> None:
-    """A concrete model included."""
+def test_a_harmless_request_is_routed_as_without_the_block() -> None:
+    """A model that the client named is kept."""
     exchange = Exchange(snapshot(GUARD))
     action = send(exchange, chat_body("hi", "large"), {"jailbreak": Scores({"jailbreak": 0.01})})
     assert isinstance(action, Route)
@@ -242,22 +242,22 @@ def test_what_is_harmless_goes_where_it_was_to_go() -> None:
 
 @pytest.mark.parametrize(("rule", "is_blocked"), [(GUARD, False), (CLOSED, True)])
 def test_a_signal_that_fails_blocks_only_where_the_operator_says_so(rule: Rule, is_blocked: bool) -> None:
-    """The rest of the router fails open."""
+    """All other parts of the router fail open."""
     exchange = Exchange(snapshot(rule))
     action = send(exchange, chat_body("hi"), {"jailbreak": Missing("deadline")})
     assert isinstance(action, Reply) is is_blocked
     assert exchange.outcome("x").reason == ("signal_missing" if is_blocked else "no_match")
 
 
-def test_an_unsure_reading_is_no_missing_one() -> None:
-    """A rule that fails closed does not block what was measured and found harmless."""
+def test_an_unsure_reading_does_not_count_as_missing() -> None:
+    """A rule that fails closed does not block a prompt that was measured and found harmless."""
     decision = Policy.of((CLOSED,), Default(SMALL), 0.5).decide(ask(), {"jailbreak": Scores({"jailbreak": 0.5})})
     assert isinstance(decision, Decision)
     assert decision.name == "default"
 
 
 def test_blocking_rules_are_asked_before_all_others() -> None:
-    """Whatever their priority: a rule that routes cannot let an attack through."""
+    """This holds whatever their priority: no routing rule can let an attack through."""
     import re
 
     keyword = Rule("code", TextMatches("k", (re.compile("python"),)), CODER, priority=1000)

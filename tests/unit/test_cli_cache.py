@@ -1,4 +1,4 @@
-"""`semantic-router cache ...`: what it asks of the router, what it says of the answer, and with which status it ends."""
+"""`semantic-router cache ...`: what it asks of the router, what it prints, and with which status it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET = "Bearer sk-secret"
 
 
 class Router:
-    """Answers as the admin port does, and keeps what it was asked."""
+    """Answers as the admin port does, and records what it was asked."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
@@ -32,7 +32,7 @@ class Router:
 
 
 def run(router: Router, *arguments: str) -> int:
-    """One command."""
+    """Run one command."""
     parser = argparse.ArgumentParser()
     cachecli.add_commands(parser)
     options = parser.parse_args(arguments)
@@ -43,15 +43,15 @@ def run(router: Router, *arguments: str) -> int:
 class TestInvalidate:
     @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
     def test_a_customer_is_named_by_a_file_that_holds_the_headers_value(self, tmp_path: Path, end: str) -> None:
-        """Not by an argument, which every user of the machine can read."""
+        """Every user of the machine could read an argument."""
         file = tmp_path / "value"
         file.write_bytes(f"{SECRET}{end}".encode())
         router = Router(invalidate={"count": 3, "store": "written"})
         assert run(router, "invalidate", "--scope-value-file", str(file)) == 0
         assert router.asked == [("invalidate", {"scope_value": SECRET, "all": False, "dry_run": False})]
 
-    def test_or_by_standard_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Bytes that are no UTF-8 reach the router as they are."""
+    def test_a_customer_may_be_named_on_standard_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Bytes that are not UTF-8 reach the router unchanged."""
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"M\xfcller\n")))
         router = Router(invalidate={"count": 1})
         run(router, "invalidate", "--scope-value-file", "-")
@@ -59,25 +59,25 @@ class TestInvalidate:
 
     @pytest.mark.parametrize(("text", "said"), [("", "is empty"), ("\n", "is empty"), ("a\nb\n", "holds more than one line")])
     def test_what_is_no_value_is_refused(self, tmp_path: Path, text: str, said: str) -> None:
-        """With what was expected."""
+        """The message says what was expected."""
         (tmp_path / "value").write_text(text)
         with pytest.raises(ConfigError, match=said):
             run(Router(), "invalidate", "--scope-value-file", str(tmp_path / "value"))
         with pytest.raises(ConfigError, match="cannot be read: No such file"):
             run(Router(), "invalidate", "--scope-value-file", str(tmp_path / "missing"))
 
-    def test_nothing_that_was_meant_is_said_and_has_a_status_of_its_own(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """A purge that purged nothing is no success."""
+    def test_an_empty_selection_is_reported_with_a_status_of_its_own(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A purge that removed nothing is not a success."""
         assert run(Router(invalidate={"count": 0, "store": "none"}), "invalidate", "--decision", "faq") == 1
         assert capsys.readouterr() == ("0 entries forgotten\n", "nothing that this router holds was meant\n")
 
-    def test_a_store_that_has_not_heard_of_it_is_said(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Other replicas still serve what was purged here."""
+    def test_a_store_that_does_not_know_of_it_is_reported(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Other replicas still serve what was purged here, and the command says so."""
         assert run(Router(invalidate={"count": 2, "store": "waiting"}), "invalidate", "--all") == 1
         assert "the store has not heard of it yet" in capsys.readouterr().err
 
-    def test_without_a_word_on_which_entries_it_names_its_options(self) -> None:
-        """And asks nothing of the router."""
+    def test_without_a_selection_it_lists_its_options(self) -> None:
+        """It asks nothing of the router."""
         router = Router()
         with pytest.raises(ConfigError, match=r"say which entries: --id, .*--scope-value-file.* or --all"):
             run(router, "invalidate")
@@ -93,10 +93,10 @@ class TestInvalidate:
         ({"count": 1, "reference": "ref", "store": "waiting"}, 1, "the store has not heard of it yet"),
     ],
 )
-def test_a_report_says_what_will_not_be_paired(
+def test_a_rejection_says_what_will_not_be_paired(
     answer: dict[str, Any], status: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And whether everybody knows."""
+    """It also says whether every replica knows."""
     assert run(Router(reject=answer), "reject", "ref") == status
     assert said in "".join(capsys.readouterr())
 
@@ -105,7 +105,7 @@ class TestFiles:
     TEXTS = ("half \ud800 a pair", "line\u2028separator", "next\x85line", "form\x0cfeed", "\U0001f600", 'quote" \\')
 
     def test_whatever_a_question_holds_it_survives_export_and_import(self, tmp_path: Path) -> None:
-        """Half a surrogate pair, characters that some take for the end of a line."""
+        """Examples are half a surrogate pair, and characters that some programs take for a line end."""
         entries = [{"id": str(number), "text": text} for number, text in enumerate(self.TEXTS)]
         file = tmp_path / "entries.jsonl"
         run(Router(export={"versions": "v1", "entries": entries, "next": None}), "export", str(file))
@@ -114,14 +114,14 @@ class TestFiles:
         assert router.asked == [("import", {"versions": "v1", "entries": entries})]
 
     def test_a_shown_entry_may_hold_half_a_surrogate_pair(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """It is no UTF-8, which terminals want."""
+        """Half a surrogate pair has no UTF-8, which terminals need."""
         run(Router(get={"entries": [{"text": self.TEXTS[0]}]}), "get", "x")
         assert json.loads(capsys.readouterr().out)["text"] == self.TEXTS[0]
 
     def test_wrong_entries_are_named_by_line_and_field_and_the_others_are_taken(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """The status says that not all is in."""
+        """The status says that some entries were not imported."""
         file = tmp_path / "entries.jsonl"
         file.write_text("\n\n".join(json.dumps({"versions": "v1", "id": number}) for number in range(150)))
         first = {"count": 98, "expired": 0, "known": 1, "refused": [{"index": 7, "field": "created_ms", "must": "of its time"}]}
@@ -139,7 +139,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("line", ["{", "5", "[" * 100_000])
     def test_a_line_that_is_no_object_is_named(self, tmp_path: Path, line: str) -> None:
-        """Not as a traceback."""
+        """The user gets a message, not a traceback."""
         (tmp_path / "f").write_text(f"\n{line}\n")
         with pytest.raises(ConfigError, match=r"f:2: a JSON object was expected"):
             run(Router(), "import", str(tmp_path / "f"))
@@ -148,14 +148,14 @@ class TestFiles:
 class TestWarm:
     @pytest.fixture
     def questions(self, tmp_path: Path) -> Path:
-        """Four of them."""
+        """Four questions."""
         file = tmp_path / "questions.jsonl"
         file.write_text("\n".join(json.dumps({"prompt": f"question {number}"}) for number in range(4)))
         return file
 
     @pytest.fixture(autouse=True)
     def sent(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
-        """Headers of each question; the statuses are taken from `statuses`."""
+        """The headers of each question that was sent. The answers have `statuses` in turn."""
         sent: list[dict[str, str]] = []
 
         def asked(url: str, body: bytes, headers: Mapping[str, str]) -> str:
@@ -170,11 +170,11 @@ class TestWarm:
 
     @staticmethod
     def stats(stored: int, header: str = "authorization") -> dict[str, Any]:
-        """As one worker gives them."""
+        """Cache statistics as one worker gives them."""
         return {"scope_header": header, "stored": stored}
 
     def test_without_a_principal_nothing_is_asked(self, questions: Path, sent: list[dict[str, str]]) -> None:
-        """Nothing would be stored, and the models would have worked for it."""
+        """Nothing would be stored, and the models would have worked in vain."""
         with pytest.raises(
             ConfigError, match=r"without the header authorization; give its value with --authorization or --scope"
         ):
@@ -186,7 +186,7 @@ class TestWarm:
     def test_answers_are_stored_for_whoever_is_named(
         self, questions: Path, sent: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """In whichever header, of several workers together; the models' own authorization beside it."""
+        """Any header can name the principal, several workers count together, and the models' authorization is sent as well."""
         (tmp_path / "tenant").write_text("acme\n")
         stats = [self.stats(0, "x-tenant-id"), *[{"workers": [self.stats(5 + more), self.stats(7 + more)]} for more in (0, 2)]]
         arguments = ("--authorization", SECRET, "--scope-value-file", str(tmp_path / "tenant"))
@@ -195,7 +195,7 @@ class TestWarm:
         assert capsys.readouterr().out.endswith("4 asked\n4 stored, 0 there already\n")
 
     def test_a_cache_that_all_share_needs_no_principal(self, questions: Path, sent: list[dict[str, str]]) -> None:
-        """`scope: global`."""
+        """This is `scope: global`."""
         assert run(Router(stats=[self.stats(0, ""), self.stats(0, ""), self.stats(4, "")]), "warm", str(questions)) == 0
         assert sent == [{}] * 4
 
@@ -224,7 +224,7 @@ class TestWarm:
         status: int,
         said: list[str],
     ) -> None:
-        """And when nothing is, the status says so too."""
+        """If nothing was stored at all, the status says so too."""
         monkeypatch.setattr(TestWarm, "statuses", statuses)
         router = Router(stats=[self.stats(0), self.stats(0), *[self.stats(stored)] * 5])
         assert run(router, "warm", str(questions), "--authorization", "x") == status

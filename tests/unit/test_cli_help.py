@@ -17,7 +17,7 @@ COMMANDS = dict(commands_of(PARSER))
 
 @pytest.mark.parametrize("path", COMMANDS)
 def test_every_command_says_what_it_does_with_every_option_and_by_example(path: str) -> None:
-    """Nothing has to be guessed."""
+    """Nobody has to guess."""
     command = COMMANDS[path]
     assert command.description
     silent = [action.dest for action in command._actions if not action.help and action.help is not argparse.SUPPRESS]
@@ -28,7 +28,7 @@ def test_every_command_says_what_it_does_with_every_option_and_by_example(path: 
 
 @pytest.mark.parametrize("path", EXAMPLES)
 def test_an_example_can_be_typed(path: str) -> None:
-    """As it stands there."""
+    """Every example is accepted as it is printed."""
     assert path in COMMANDS
     for line in EXAMPLES[path]:
         words = shlex.split(line.partition(" < ")[0])
@@ -39,12 +39,12 @@ def test_an_example_can_be_typed(path: str) -> None:
 
 @pytest.mark.parametrize("line", ["cache --admin a:1 --config x.yaml stats", "cache stats --admin a:1 --config x.yaml"])
 def test_common_options_stand_before_or_behind_the_operation(line: str) -> None:
-    """As the usage of either shows them."""
+    """Both places work, as the usage of each command shows."""
     options = PARSER.parse_args(shlex.split(line))
     assert (options.admin, options.config) == ("a:1", Path("x.yaml"))
 
 
-def test_without_them_the_defaults_hold() -> None:
-    """The operation's own do not hide the command's."""
+def test_without_common_options_the_defaults_hold() -> None:
+    """The defaults of the operation do not hide those of the command."""
     options = PARSER.parse_args(["cache", "stats"])
     assert (options.admin, options.config) == (None, Path("config/config.yaml"))

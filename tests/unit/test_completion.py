@@ -1,4 +1,4 @@
-"""Answers read from JSON and from streams, and given again as either."""
+"""Answers read from JSON and from streams, and replayed as either."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BODY = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "cho
 
 
 def read(data: bytes, *, is_event_stream: bool = False, max_bytes: int = 10**6, cuts: tuple[int, ...] = ()) -> Answer:
-    """The answer in a body that comes in pieces."""
+    """The answer in a body that arrives in pieces."""
     reader = AnswerReader(is_event_stream, max_bytes)
     passing = PassingAnswer(is_event_stream, hides_usage=False, reader=reader)
     places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
@@ -67,13 +67,13 @@ STREAM = (
 
 
 def message_of(answer: Answer) -> dict[str, Any]:
-    """Of the only choice."""
+    """The message of the only choice."""
     message: dict[str, Any] = answer.document["choices"][0]["message"]
     return message
 
 
 def events(data: bytes) -> list[dict[str, Any]]:
-    """The JSON of a stream's events, its end left out."""
+    """The JSON of a stream's events, without the end marker."""
     payloads = [data_of(event) for event in events_in(data)]
     assert payloads.pop() == b"[DONE]"
     return [json.loads(payload) for payload in payloads]
@@ -81,7 +81,7 @@ def events(data: bytes) -> list[dict[str, Any]]:
 
 class TestJson:
     def test_everything_comes_back_but_what_belongs_to_one_request(self) -> None:
-        """Vendor fields, nulls and numbers included."""
+        """Vendor fields, nulls and numbers are replayed too."""
         replayed = json.loads(as_json(decode(read(body()).encode()), "new", 7))
         assert replayed == {**BODY, "id": "new", "created": 7}
 
@@ -106,14 +106,14 @@ class TestJson:
             ({"choices": [CHOICE, {**CHOICE, "index": 1}]}, "several_choices"),
         ],
     )
-    def test_what_must_not_be_given_again_is_not_stored(self, change: dict[str, Any], reason: str) -> None:
-        """With the reason."""
+    def test_an_answer_that_must_not_be_replayed_is_not_stored(self, change: dict[str, Any], reason: str) -> None:
+        """The result names the reason."""
         with pytest.raises(NotStorable, match=f"^{reason}$"):
             read(body(**change))
 
     @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"a": NaN}', b"\xff", b"[" * 100_000])
     def test_what_is_no_completion_is_not_stored(self, data: bytes) -> None:
-        """However it looks."""
+        """This holds for any kind of document."""
         with pytest.raises(NotStorable, match="unreadable"):
             read(data)
 
@@ -123,7 +123,7 @@ class TestJson:
             read(b'{"error": {"message": "overloaded"}}')
 
     def test_a_long_answer_is_not_stored_and_not_held(self) -> None:
-        """Nothing is kept of what comes after the limit."""
+        """Nothing past the limit is held in memory."""
         reader = AnswerReader(is_event_stream=False, max_bytes=100)
         for _ in range(100):
             reader.feed(b"x" * 1000)
@@ -139,7 +139,7 @@ class TestStream:
             read(whole(chunk({"content": "x"}, message={"content": "y"})), is_event_stream=True)
 
     def test_it_gives_the_same_answer_as_json(self) -> None:
-        """One entry serves both kinds of clients."""
+        """So one entry serves both kinds of clients."""
         answer = read(stream(*STREAM), is_event_stream=True)
         assert message_of(answer) == {"role": "assistant", "content": CODE, "reasoning_content": "hm\n\nwell"}
         assert answer.document["usage"] == USAGE
@@ -152,12 +152,12 @@ class TestStream:
         st.sampled_from(["data: ", "data:"]),
     )
     def test_any_split_gives_the_same_answer(self, cuts: list[int], end: str, field: str) -> None:
-        """At any byte, with any line end, with or without a space behind `data:`."""
+        """The cut may fall at any byte, with any line end, with or without a space after `data:`."""
         data = stream(*STREAM, end=end, field=field)
         assert read(data, is_event_stream=True, cuts=tuple(cuts)) == read(stream(*STREAM), is_event_stream=True)
 
     def test_comments_other_fields_and_data_in_several_lines_are_read(self) -> None:
-        """As the specification of server-sent events has it."""
+        """The specification of server-sent events asks for this."""
         parts = json.dumps(chunk({"role": "assistant", "content": "a\nb"}), indent=1).splitlines()
         data = b": ping\n\nevent: x\nid: 1\n" + "".join(f"data: {part}\n" for part in parts).encode() + b"\n"
         data += stream(chunk({}, finish_reason="stop"))
@@ -198,12 +198,12 @@ class TestStream:
         ],
     )
     def test_what_is_not_whole_is_not_stored(self, data: bytes, reason: str) -> None:
-        """Interrupted, truncated, filtered, failed; or of a kind that we cannot put together."""
+        """An answer that was interrupted, truncated, filtered or failed is not stored, nor one of a kind that we cannot join."""
         with pytest.raises(NotStorable, match=f"^{reason}$"):
             read(data, is_event_stream=True)
 
-    def test_tokens_and_their_chances_come_back_whole(self) -> None:
-        """vLLM sends with each piece its own `token_ids` (`return_token_ids`) and `logprobs`; as JSON they are one list."""
+    def test_tokens_and_their_probabilities_come_back_whole(self) -> None:
+        """In a stream, vLLM sends `token_ids` (`return_token_ids`) and `logprobs` with each piece. As JSON they are one list."""
         parts = [chunk({"content": str(n)}, token_ids=[n, 7], logprobs={"content": [{"token": str(n)}]}) for n in range(3)]
         answer = read(stream(*parts, chunk({}, finish_reason="stop", stop_reason=2, token_ids=[])), is_event_stream=True)
         choice = answer.document["choices"][0]
@@ -212,8 +212,10 @@ class TestStream:
         replayed = [each["choices"][0] for each in events(as_stream(answer, "new", 7, wants_usage=False))]
         assert [token for each in replayed for token in each.get("token_ids", [])] == choice["token_ids"]
 
-    def test_what_comes_again_and_adds_nothing_keeps_no_answer_out(self) -> None:
-        """The role with every piece, fields that are null or empty, a field beside the delta that says the same of the whole."""
+    def test_repeated_fields_that_add_nothing_do_not_prevent_storing(self) -> None:
+        """The role in every piece, null and empty fields, and a field beside the delta that repeats the whole do not prevent
+        storing.
+        """
         empty = {"annotations": [], "odd": {}, "thinking": "", "refusal": None, "tool_calls": []}
         parts = [chunk({"role": "assistant", "content": "ha", **empty}, filters={"hate": False}, odd=[]) for _ in range(3)]
         answer = read(stream(*parts, chunk({}, finish_reason="stop")), is_event_stream=True)
@@ -224,7 +226,7 @@ class TestStream:
 class TestReplay:
     @pytest.mark.parametrize("wants_usage", [True, False])
     def test_a_stream_is_well_formed(self, wants_usage: bool) -> None:
-        """Role first, then text, then the reason to stop, then usage if it was asked for."""
+        """The role comes first, then the text, then the finish reason, then usage if the client asked for it."""
         chunks = events(as_stream(read(body()), "new", 7, wants_usage))
         assert {(each["id"], each["created"], each["object"], each["model"]) for each in chunks} == {
             ("new", 7, "chat.completion.chunk", "m")
@@ -236,7 +238,7 @@ class TestReplay:
 
     @given(st.text(min_size=1, max_size=9000).map(lambda text: f"{text}."), st.text(max_size=50))
     def test_text_survives_every_way_through(self, content: str, thought: str) -> None:
-        """JSON to stream to JSON, whatever the characters: newlines, half surrogate pairs, anything."""
+        """Any characters survive JSON to stream to JSON: line breaks, half surrogate pairs, anything."""
         first = read(body(message={"content": content, "reasoning_content": thought}))
         second = read(as_stream(decode(first.encode()), "a", 1, wants_usage=True), is_event_stream=True)
         assert message_of(second)["content"] == content
@@ -245,6 +247,6 @@ class TestReplay:
         assert second.document["usage"] == USAGE
 
     def test_no_event_is_too_long_for_clients_that_read_line_by_line(self) -> None:
-        """64 KiB is what several take at most."""
+        """Several clients take at most 64 KiB in a line."""
         data = as_stream(read(body(message={"content": "\U0001f600" * 100_000}), max_bytes=10**7), "a", 1, wants_usage=False)
         assert max(map(len, data.split(b"\n\n"))) < 65_536

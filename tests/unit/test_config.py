@@ -1,4 +1,4 @@
-"""The configuration: what operators write becomes what they meant, and every mistake is told with its place."""
+"""The configuration: what operators write becomes what they meant, and every mistake is reported with its place."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ default: { model: small }
 
 
 def read(text: str) -> Config:
-    """A configuration that stands beside the classifier's bundle of these tests."""
+    """The configuration, read beside the bundle of these tests."""
     return parse(text, str(BAD / "config.yaml"))
 
 
@@ -109,7 +109,7 @@ SIGNALS = (
 
 
 def when(condition: str) -> object:
-    """What a condition becomes."""
+    """The condition that this text becomes."""
     rule = f"rules: [ {{ name: r, model: small, when: {condition} }} ]"
     text = f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{SIGNALS}\n{rule}\ndefault: {{ model: small }}"
     return read(text).policy.rules[0].when
@@ -125,7 +125,7 @@ def problems_of(text: str) -> list[str]:
 class TestMistakes:
     @pytest.mark.parametrize("name", sorted(path.name for path in BAD.glob("*.yaml")))
     def test_a_bad_file(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Exactly the problems that the file announces with `#!` are told, each at its line (`#!!`: of the whole file)."""
+        """Exactly the problems that the file announces are reported: `#!` at their line, `#!!` for the whole file."""
         monkeypatch.chdir(BAD)
         expected = []
         for number, line in enumerate(Path(name).read_text(encoding="utf-8").splitlines(), 1):
@@ -138,7 +138,7 @@ class TestMistakes:
         assert sorted(map(str, caught.value.problems)) == sorted(expected)
 
     def test_many_mistakes(self) -> None:
-        """All of them are told at once, in the order of the file."""
+        """All of them are reported at once, in the order of the file."""
         text = SMALLEST.replace("version: 1", "version: 2\nserver: { worker: 1, threads: -1 }").replace("{ model: small }", "{}")
         lines = [problem.split(":")[0] for problem in problems_of(text)]
         assert lines == sorted(lines)
@@ -150,7 +150,7 @@ class TestMistakes:
         ids=["absent", "binary", "huge", "control character"],
     )
     def test_a_file_that_is_no_text(self, tmp_path: Path, content: bytes | None, said: str) -> None:
-        """It is the operator's to mend, never a traceback."""
+        """The operator gets a message, never a traceback."""
         file = tmp_path / "config.yaml"
         if content is not None:
             file.write_bytes(content)
@@ -190,7 +190,7 @@ class TestMistakes:
         ),
     )
     def test_a_line_with_something_else_in_it(self, line: int, junk: str) -> None:
-        """The result is a configuration or a list of problems, whatever stands in the file."""
+        """The result is a configuration or a list of problems, whatever the line holds."""
         lines = FULL.splitlines()
         lines[line] = f"{lines[line].split(':')[0]}: {junk}"
         with contextlib.suppress(ConfigError):
@@ -199,7 +199,7 @@ class TestMistakes:
 
 class TestMeaning:
     def test_every_key(self) -> None:
-        """Each lands in its field, and nothing keeps its default by accident."""
+        """Each key reaches its field, and no key of this file leaves a default in place."""
         config = read(FULL)
         assert config.server == ServerConfig("unix:/run/router.sock", 3, 2, 2048, 5000, 600, 20, 30, 1.5, 7.0, "state")
         assert config.server.state_folder("/etc/router/config.yaml") == Path("/etc/router/state")
@@ -222,7 +222,7 @@ class TestMeaning:
         assert config.policy.intent_threshold == 0.7
 
     def test_rules(self) -> None:
-        """They carry their whole outcome, and are asked by priority."""
+        """Rules carry their whole result, and are tried in the order of priority."""
         config = read(FULL)
         fast, slow = config.models["fast"], config.models["slow"]
         refused, first, second = config.policy.rules
@@ -255,19 +255,19 @@ class TestMeaning:
         ],
     )
     def test_what_a_rule_that_blocks_reads(self, condition: str, reads: str | None, signals: set[str]) -> None:
-        """What looks for something looks everywhere, unless the rule says less; what tells a subject reads the last message."""
+        """A detector reads the whole prompt unless the rule says otherwise. A subject is read from the last message."""
         block = f"{{ reads: {reads} }}" if reads else "{}"
         rule = f"rules: [ {{ name: r, block: {block}, when: {condition} }} ]"
         config = read(f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{SIGNALS}\n{rule}\ndefault: {{ model: small }}")
         assert config.policy.signals == signals
 
     def test_a_rule_that_routes_reads_the_last_message(self) -> None:
-        """Its own words decide where it goes."""
+        """It is routed by the user's own words."""
         assert "'jailbreak'" in repr(when("{ jailbreak: true }"))
         assert isinstance(when("{ keywords: code }"), TextMatches)
 
     def test_the_smallest_file(self) -> None:
-        """What is not written has its default; the threshold is the model's own."""
+        """A key that is not written has its default. The threshold is the model's own."""
         config = read(SMALLEST)
         assert (config.server, config.admin, config.telemetry) == (ServerConfig(), AdminConfig(), TelemetryConfig())
         assert config.virtual_models == ("auto", "MoM")
@@ -277,17 +277,17 @@ class TestMeaning:
         assert config.signals.encoder == EncoderConfig(model_path=BUNDLE)
 
     def test_empty_sections(self) -> None:
-        """They are the same as none."""
+        """An empty section means the same as none."""
         empty = "server:\nadmin:\ntelemetry:\n  tracing:\nrules:\nvirtual_models: ~\nreasoning_families:\n"
         assert read(SMALLEST + empty) == read(SMALLEST)
 
     def test_intent_switched_off(self) -> None:
-        """The model's files need not be there."""
+        """The model's files may be absent."""
         config = read(SMALLEST.replace("model_path: bundle", "enabled: false, model_path: nowhere"))
         assert not config.signals.encoder.enabled
 
     def test_a_date_as_a_name(self) -> None:
-        """It stays what was written: models are called so."""
+        """It stays a name as it was written, for some models are called so."""
         config = read(SMALLEST.replace("{ cluster: small }", "{ cluster: small, served_name: 2024-05-13 }"))
         assert config.models["small"].served_name == "2024-05-13"
 
@@ -320,7 +320,7 @@ class TestMeaning:
         ],
     )
     def test_a_condition(self, written: str, meant: object) -> None:
-        """It becomes the condition that the policy judges."""
+        """The text becomes the condition that the policy evaluates."""
         assert when(written) == meant
 
 
@@ -338,12 +338,12 @@ class TestKeywords:
         ],
     )
     def test_any_case(self, text: str, holds: bool) -> None:
-        """Words are found whole, whatever they begin or end with, in any case unless told otherwise."""
+        """A word is found only as a whole word, whatever characters it begins or ends with, and in any case by default."""
         assert _finds(FULL.replace("case_sensitive: true", "case_sensitive: false"), text) is holds
 
     @pytest.mark.parametrize(("text", "holds"), [("a Bash script", True), ("a bash script", False), ("def f", True)])
     def test_case_sensitive(self, text: str, holds: bool) -> None:
-        """Then only the case that is written is found."""
+        """Only the written case is found."""
         assert _finds(FULL, text) is holds
 
 
@@ -354,5 +354,5 @@ def _finds(config: str, text: str) -> bool:
 
 
 def test_the_full_file_is_plain_yaml() -> None:
-    """The file of these tests means to any YAML reader what it means to ours."""
+    """Any YAML reader understands the file of these tests as ours does."""
     assert yaml.safe_load(FULL)["server"]["drain_seconds"] == read(FULL).server.drain_seconds

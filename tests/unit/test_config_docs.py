@@ -1,4 +1,4 @@
-"""config/README.md and config/schema.json against the declarations: the documents cannot lie."""
+"""config/README.md and config/schema.json agree with the declarations of the keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ README = (FOLDER / "README.md").read_text(encoding="utf-8")
 ROWS = rows()
 _CELLS = re.compile(r"^\| `([^`]+)` \| (.*?) \|(.*?)\|(.*)\|$")
 _SECTIONS = ("models.*", "signals.custom.*", "default.select", "milvus")
-"""Sections that need more than the one key that is tried."""
+"""Sections that need more keys than the one that is tried."""
 RANGES = [
     (path, float(found[1]), float(found[2]))
     for path, row in ROWS.items()
@@ -33,24 +33,24 @@ VALIDATOR = Draft202012Validator(schema())
 
 
 def test_the_tables_are_those_of_the_declarations() -> None:
-    """`make schema` writes them."""
+    """`make schema` writes the tables."""
     assert fill(README) == README
 
 
 def test_every_key_stands_in_one_table() -> None:
-    """Sections whose keys make a table of their own stand in the table of the top alone."""
+    """A section with a table of its own appears in the top table only as one key."""
     documented = re.findall(r"^\| `([\w.*\[\]]+)` \| .* \| .* \| .* \|$", README, re.MULTILINE)
     assert [path for path in ROWS if documented.count(path.removeprefix("milvus.")) != 1] == []
 
 
 def test_every_key_says_what_it_does() -> None:
-    """In a sentence."""
+    """Its meaning is a sentence."""
     assert [path for path, row in ROWS.items() if not _CELLS.match(row) or not _CELLS.match(row)[4].strip().endswith(".")] == []  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("path", "low", "high"), RANGES, ids=[path for path, _, _ in RANGES])
 def test_a_documented_range(path: str, low: float, high: float) -> None:
-    """Its ends are allowed, and what lies beyond is not."""
+    """The ends of the range are allowed, and values beyond them are refused."""
     for value, is_right in ((low, True), (high, True), (low - 1, False), (high + 1, False)):
         *parents, last = path.split(".")
         document = yaml.safe_load(SMALLEST)
@@ -66,7 +66,7 @@ def test_a_documented_range(path: str, low: float, high: float) -> None:
 
 @pytest.mark.parametrize("section", DEFAULTS)
 def test_a_documented_default(section: str) -> None:
-    """It is the one that acts."""
+    """The documented default is the one that acts."""
     config, _ = read_config(SMALLEST, str(BAD / "config.yaml"))
     acting: object = config
     for name in section.split("."):
@@ -83,7 +83,7 @@ def test_the_documented_categories() -> None:
 
 
 def test_the_schema_that_editors_read_is_that_of_the_declarations() -> None:
-    """`make schema` writes it, and every shipped file names it in its first line."""
+    """`make schema` writes the schema, and every shipped file names it in its first line."""
     assert json.loads((FOLDER / "schema.json").read_text(encoding="utf-8")) == schema()
     Draft202012Validator.check_schema(schema())
     for file in SHIPPED:
@@ -97,13 +97,13 @@ SHIPPED = [FOLDER / "config.yaml", *sorted((FOLDER / "examples").glob("*.yaml"))
 
 @pytest.mark.parametrize("text", [SMALLEST, FULL, *(file.read_text(encoding="utf-8") for file in SHIPPED)])
 def test_an_editor_has_nothing_against_a_right_file(text: str) -> None:
-    """Whatever `check` accepts."""
+    """The schema accepts whatever `check` accepts."""
     assert list(VALIDATOR.iter_errors(yaml.safe_load(text))) == []
 
 
 @pytest.mark.parametrize("name", ["unknown-keys", "wrong-types", "out-of-range", "no-default", "empty-trees", "log-level"])
 def test_an_editor_sees_what_is_wrong_in_itself(name: str) -> None:
-    """What refers to other parts of the file, or to files, only `check` can see."""
+    """References to other parts of the file, or to other files, only `check` can verify."""
     text = (BAD / f"{name}.yaml").read_text(encoding="utf-8")
     with pytest.raises(ConfigError):
         parse(text, str(BAD / f"{name}.yaml"))

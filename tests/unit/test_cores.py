@@ -1,4 +1,4 @@
-"""Threads follow the container's share of the machine, not the machine."""
+"""The number of threads follows the container's CPU quota, not the size of the machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ V2, V1 = "0::/pod/router\n", "5:cpuset:/pod\n4:cpu,cpuacct:/pod/router\n0::/\n"
 
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of eight, all of which the scheduler may use."""
+    """A machine with eight cores, all usable by the scheduler."""
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
 
 
 def machine(root: Path, groups: str, files: dict[str, str]) -> Path:
-    """A file system whose process is in these control groups."""
+    """A file system of a process in these control groups."""
     for name, text in {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -48,19 +48,19 @@ def machine(root: Path, groups: str, files: dict[str, str]) -> Path:
     ],
 )
 def test_the_containers_quota_bounds_the_cores(tmp_path: Path, groups: str, files: dict[str, str], cores_expected: int) -> None:
-    """Its own, or that of a group above it; a part of a core is rounded up, and nothing read bounds nothing."""
+    """The quota of the container or of a group above it counts. A part of a core is rounded up. No quota means no limit."""
     assert cores.usable_cores(machine(tmp_path, groups, files)) == cores_expected
 
 
 def test_affinity_bounds_them_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `taskset` and cpusets set it."""
+    """`taskset` and cpusets set it."""
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3})
     assert cores.usable_cores(machine(tmp_path, V2, {"cpu.max": "400000 100000"})) == 1
 
 
 @pytest.mark.parametrize(("server", "threads"), [("", 5), ("workers: 2", 2), ("workers: 9", 1), ("threads: 7", 7)])
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch, server: str, threads: int) -> None:
-    """At least a thread each; a number in the file counts as it is."""
+    """Each worker has at least one thread. A number in the configuration counts as it is."""
     monkeypatch.setattr("router.runtime.build_signals.usable_cores", lambda: 5)
     text = f"version: 1\nserver: {{ {server} }}\nmodels: {{ small: {{ cluster: small }} }}\ndefault: {{ model: small }}\n"
     assert pass_threads(parse(text, "config.yaml")) == threads

@@ -1,4 +1,4 @@
-"""What the documentation says about this repository is so."""
+"""What the documentation says about this repository is true."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCUMENTS = [
 
 
 def identify(path: Path) -> str:
-    """Path within the repository."""
+    """The path within the repository."""
     return str(path.relative_to(ROOT))
 
 
@@ -31,7 +31,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=identify)
 def test_tests_and_modules_that_it_names_exist(document: Path) -> None:
-    """A name may be cut short with three dots."""
+    """A name may end in an ellipsis."""
     tests = "\n".join(path.name + "\n" + path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     for name in re.findall(r"`(?:\w+/)*(test_\w+)", document.read_text()):
         assert name in tests, name
@@ -41,11 +41,11 @@ def test_tests_and_modules_that_it_names_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=identify)
 def test_make_targets_that_it_names_exist(document: Path) -> None:
-    """As `make` itself lists them."""
+    """`make` itself lists its targets."""
     targets = set(re.findall(r"^(\w+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make (\w+)", document.read_text())) <= targets
 
 
 def test_the_readme_can_be_read_in_a_sitting() -> None:
-    """150 lines."""
+    """It has at most 150 lines."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150

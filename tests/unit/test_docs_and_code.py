@@ -1,4 +1,4 @@
-"""What documents name is there, and what the code shows to others is documented: states, headers, codes, paths, commands."""
+"""What the documents name exists, and what the code shows to others is documented: states, headers, codes, paths, commands."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.unit.test_docs import DOCUMENTS, identify
 CONFIG_README = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
 ENVOY = (ROOT / "envoy" / "envoy.yaml").read_text(encoding="utf-8")
 SEEN = CONFIG_README.partition("## What clients see")[2].partition("\n## ")[0]
-"""The section on answers."""
+"""The section about answers."""
 COMMANDS = dict(commands_of(_parser()))
 
 
 def first_cells(section: str) -> list[str]:
-    """What the rows of a section's tables are about, in backticks."""
+    """The names in backticks in the first column of a section's tables."""
     rows = re.findall(r"^\| (`.+?) \|", section, re.MULTILINE)
     return [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
 
@@ -38,7 +38,7 @@ def first_cells(section: str) -> list[str]:
 
 
 def test_the_table_of_states_is_the_exchange() -> None:
-    """Every state is in it, takes the events that `TRANSITIONS` says, and goes to states that follow there."""
+    """The table holds every state, the events that `TRANSITIONS` lists for it, and the states that follow."""
     section = (ROUTER / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## The exchange")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.*?)\|$", section, re.MULTILINE)
     assert [name for name, _, _ in rows] == [state.__name__ for state in get_args(states.State)]
@@ -53,11 +53,11 @@ def test_the_table_of_states_is_the_exchange() -> None:
 
 
 EARLY = (messages.ResponseHeaders, messages.ResponseBody)
-"""Of an answer of Envoy's own, of which the text below the table tells."""
+"""These belong to an answer of Envoy's own. The text below the table describes them."""
 
 
 def test_the_exchange_takes_what_the_transitions_say() -> None:
-    """The one `match` that advances an exchange and `TRANSITIONS` have the same pairs of state and event."""
+    """The `match` that advances an exchange and `TRANSITIONS` hold the same pairs of state and event."""
     tree = ast.parse((ROUTER / "core" / "exchange.py").read_text(encoding="utf-8"))
     advance = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "_advance")
     taken = set()
@@ -69,7 +69,7 @@ def test_the_exchange_takes_what_the_transitions_say() -> None:
 
 
 def classes_in(pattern: ast.pattern) -> Iterator[str]:
-    """Names of the classes that a pattern asks for."""
+    """The class names that a pattern matches."""
     for node in ast.walk(pattern):
         if isinstance(node, ast.MatchClass) and isinstance(node.cls, ast.Name):
             yield node.cls.id
@@ -79,13 +79,13 @@ def classes_in(pattern: ast.pattern) -> Iterator[str]:
 
 
 def words_in_code(pattern: str, *folders: str) -> set[str]:
-    """What is written in quotes in the modules of some folders."""
+    """The quoted strings in the modules of these folders."""
     files = [file for folder in folders for file in (ROUTER / folder).rglob("*.py")]
     return {word for file in files for word in re.findall(pattern, file.read_text(encoding="utf-8"))}
 
 
 def test_headers_that_clients_get_are_documented() -> None:
-    """All of them and no others; those that a model's answer carries are copied, and cleaned of clients' own, by Envoy."""
+    """All of them are documented, and no others. Envoy copies those of a model's answer, and removes clients' own."""
     written = words_in_code(r'"(x-vsr-[a-z-]*[a-z]|cache-status)"', "core") - {headers.CACHE_TTL_HEADER}
     assert set(first_cells(SEEN.partition("| code |")[0])) == written
     copied = set(re.findall(r'%REQ\((x-vsr-[a-z-]+|cache-status)\)%" \}, append', ENVOY))
@@ -95,13 +95,13 @@ def test_headers_that_clients_get_are_documented() -> None:
 
 
 NOT_OURS = {"config", "devstack"}
-"""The operator's file names headers as values; the stand-ins for models are foreign servers."""
+"""The configuration file uses header names as values, and the mock vLLM backends are foreign servers."""
 HTTP_OF_THEIR_OWN = {"admin", "cli", "runtime"}
-"""Rooms that answer or send HTTP themselves; of the standard's names they may write those of a body."""
+"""These packages speak HTTP themselves. Of the standard's names they may write those that describe a body."""
 
 
 def strings_in(file: Path) -> Iterator[str]:
-    """What is written in quotes, docstrings left out."""
+    """The quoted strings, without docstrings."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -110,7 +110,9 @@ def strings_in(file: Path) -> Iterator[str]:
 
 
 def test_headers_are_named_in_one_module() -> None:
-    """Those of ours nowhere else, not even inside a sentence; of the standard's the same, but where a room speaks HTTP itself."""
+    """Our header names appear nowhere else, not even in a sentence. The same holds for standard names, except where HTTP is
+    spoken.
+    """
     names = set(strings_in(ROUTER / "core" / "headers.py"))
     standard = {name for name in names if "-" in name} | {headers.AUTHORIZATION, headers.TRACEPARENT, headers.TRACESTATE}
     for file in ROUTER.rglob("*.py"):
@@ -124,7 +126,7 @@ def test_headers_are_named_in_one_module() -> None:
 
 
 def test_reasons_that_are_documented_are_given() -> None:
-    """In the policy and the exchange, and `DecisionReason` is the same list."""
+    """The policy and the exchange give them, and `DecisionReason` is the same list."""
     row = next(line for line in SEEN.splitlines() if line.startswith("| `x-vsr-decision-reason`"))
     told = set(re.findall(r"`([a-z_]+)`", row))
     given = words_in_code(r'"([a-z_]+)"', "core")
@@ -133,7 +135,7 @@ def test_reasons_that_are_documented_are_given() -> None:
 
 
 def codes() -> dict[str, set[int]]:
-    """Codes of the router's errors to clients, with the statuses that are written beside them."""
+    """The codes of the router's errors to clients, with the statuses beside them."""
     found: dict[str, set[int]] = {}
     for file in (ROUTER / "core").rglob("*.py"):
         for node in ast.walk(tree_of(file)):
@@ -147,14 +149,14 @@ def codes() -> dict[str, set[int]]:
 
 
 def test_codes_of_errors_are_documented_with_their_statuses() -> None:
-    """Each that the core raises, and no others."""
+    """Each code that the core raises is documented, and no other."""
     rows = re.findall(r"^\| (`.+?) \| ([\d, ]+) \|", SEEN, re.MULTILINE)
     told = {code: set(map(int, statuses.split(", "))) for names, statuses in rows for code in re.findall(r"`(\w+)`", names)}
     assert told == codes()
 
 
 def test_codes_of_envoy_and_of_the_admin_port_are_documented() -> None:
-    """In the lines below the table."""
+    """The lines below the table hold them."""
     prose = set(re.findall(r"`([a-z_]+)`", SEEN.rpartition("|\n")[2]))
     envoys = {code for code in re.findall(r'code"?: "?([a-z_]+)', ENVOY) if "_" in code}
     assert envoys <= prose
@@ -167,7 +169,7 @@ def test_codes_of_envoy_and_of_the_admin_port_are_documented() -> None:
 
 
 def words_of(closed_set: object) -> set[str]:
-    """Of a `Literal`, or of several together."""
+    """The words of one `Literal`, or of several together."""
     found: set[str] = set()
     for one in get_args(closed_set):
         found |= {one} if isinstance(one, str) else words_of(one)
@@ -175,7 +177,7 @@ def words_of(closed_set: object) -> set[str]:
 
 
 def written_words() -> set[str]:
-    """Every word in quotes in core, cache, the shell and `explain`, except where the closed sets are written."""
+    """Every quoted word in core, cache, the shell and `explain`, except in the closed sets themselves."""
     files = [file for room in ("core", "cache", "extproc", "admin") for file in (ROUTER / room).rglob("*.py")]
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files if file.name != "lookup.py"]
     return {
@@ -183,8 +185,8 @@ def written_words() -> set[str]:
     }
 
 
-def test_no_word_of_the_closed_sets_is_idle() -> None:
-    """mypy holds the code to the sets, and each word of them is written somewhere, or is one of what failed."""
+def test_every_word_of_the_closed_sets_is_used() -> None:
+    """mypy holds the code to the sets. Here each word of a set is also used somewhere, or is a kind of failure."""
     given = lookup.Tier | lookup.MissReason | lookup.SkipReason | lookup.StoreResult | lookup.CacheStatus
     failures = words_of(lookup.ModelFailure) | words_of(lookup.VerifierFailure)
     assert words_of(given) - failures - written_words() == set()
@@ -193,7 +195,7 @@ def test_no_word_of_the_closed_sets_is_idle() -> None:
 
 
 def told(table: str) -> dict[str, set[str]]:
-    """Words of the table of statuses, by status."""
+    """The words in the table of statuses, by status."""
     found: dict[str, set[str]] = {}
     for status, words in re.findall(r"^\| ([a-z, ]+) \| (`.+?) \|", table, re.MULTILINE):
         found.setdefault(status, set()).update(re.findall(r"`(\w+)`", words))
@@ -201,18 +203,18 @@ def told(table: str) -> dict[str, set[str]]:
 
 
 def test_what_the_cache_says_is_documented() -> None:
-    """Every tier, every reason of a miss and of a request that is skipped, and no other."""
+    """The document lists every tier and every reason for a miss or a bypass, and no other."""
     section = CONFIG_README.partition("### What the cache says")[2].partition("Of answers,")[0]
     words = told(section)
     assert words["hit, shadow"] == words_of(lookup.Tier)
     assert words["skipped"] == words_of(lookup.SkipReason)
-    # What failed has an ellipsis in the table; the last two are of no request that a client sends.
+    # The table marks failures with an ellipsis. The last two do not belong to requests that a client sends.
     failures = words_of(lookup.ModelFailure) | words_of(lookup.VerifierFailure)
     assert words["miss"] - failures == words_of(lookup.MissReason) - failures - {"off", "unknown"}
 
 
 def test_what_becomes_of_answers_is_documented() -> None:
-    """Every result that `llm_cache_stores_total` can have, and no other."""
+    """The document lists every result of `llm_cache_stores_total`, and no other."""
     section = CONFIG_README.partition("Of answers, `llm_cache_stores_total`")[2].partition("\n## ")[0]
     assert set(first_cells(section)) - {"result"} == words_of(lookup.StoreResult)
 
@@ -221,7 +223,7 @@ def test_what_becomes_of_answers_is_documented() -> None:
 
 
 def test_paths_of_the_admin_port_are_documented() -> None:
-    """In config/README.md at `admin.enabled`, and those that the README names exist."""
+    """config/README.md lists them at `admin.enabled`, and those that the README names exist."""
     routes = words_in_code(r'web\.(?:get|post)\("(/[a-z]+)', "admin") | set(
         re.findall(r'web\.(?:get|post)\("(/[a-z]+)', (ROUTER / "runtime" / "workers.py").read_text(encoding="utf-8"))
     )
@@ -233,14 +235,14 @@ def test_paths_of_the_admin_port_are_documented() -> None:
 
 
 def test_the_readme_names_every_command() -> None:
-    """And no other."""
+    """It names no other."""
     found = re.search(r"`semantic-router ([a-z]+ \|[a-z| -]+)`", (ROOT / "README.md").read_text())
     assert found
     assert set(found[1].split(" | ")) == {path.split()[0] for path in COMMANDS if path}
 
 
 def calls(text: str) -> Iterator[str]:
-    """What follows `semantic-router` wherever a document shows it as code, lines that go on joined."""
+    """The commands that a document shows after `semantic-router`, with continued lines joined."""
     for span in re.findall(r"`([^`]*semantic-router [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
         yield span.replace("\n", " ").partition("semantic-router ")[2]
     for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL):
@@ -251,7 +253,7 @@ def calls(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=identify)
 def test_commands_that_a_document_shows_exist_with_their_options(document: Path) -> None:
-    """Placeholders and all: the words before the first of them are a command, and each option is one of its."""
+    """The words before the first placeholder are a command, and each option is one of that command's."""
     for call in calls(document.read_text(encoding="utf-8")):
         if "|" in call:
             continue  # the list of commands
@@ -265,7 +267,7 @@ def test_commands_that_a_document_shows_exist_with_their_options(document: Path)
 
 
 def actions(path: str) -> Iterator[argparse.Action]:
-    """A command's, and those of the commands around it."""
+    """The options of a command and of the commands that contain it."""
     words = path.split()
     for length in range(1, len(words) + 1):
         if (command := COMMANDS.get(" ".join(words[:length]))) is not None:
@@ -273,7 +275,7 @@ def actions(path: str) -> Iterator[argparse.Action]:
 
 
 def test_benches_and_training_that_documents_name_exist() -> None:
-    """Parts and options of `make bench` and `make train`, commands and options of `python -m router.training`."""
+    """This covers parts and options of `make bench` and `make train`, and commands and options of `python -m router.training`."""
     bench, training = (
         set(re.findall(r'"((?:--)?[a-z][a-z-]+)"', file.read_text(encoding="utf-8")))
         for file in (ROOT / "tests/bench/__main__.py", ROUTER / "training/__main__.py")
@@ -292,7 +294,7 @@ def test_benches_and_training_that_documents_name_exist() -> None:
 
 
 def test_metrics_and_headers_that_documents_name_exist() -> None:
-    """Those in the table of deploy/dashboards, which the code's own are held to, and those that clients see or may send."""
+    """Metrics stand in the table of deploy/dashboards, headers among those that clients see or may send."""
     metrics = (ROOT / "deploy/dashboards/README.md").read_text(encoding="utf-8")
     metrics = set(re.findall(r"^\| `(llm_\w+)` \|", metrics, re.MULTILINE))
     headers = set(first_cells(SEEN.partition("| code |")[0])) | {"x-vsr-cache-ttl"}
@@ -303,7 +305,7 @@ def test_metrics_and_headers_that_documents_name_exist() -> None:
 
 
 def test_configuration_keys_that_documents_name_exist() -> None:
-    """Written out in full, anywhere: `section.key`, as the tables of config/README.md have them."""
+    """A key written as `section.key` stands in the tables of config/README.md."""
     known = set(first_cells(CONFIG_README))
     sections = (
         "server",
@@ -336,7 +338,7 @@ def test_the_shipped_files_are_what_the_documents_call_them() -> None:
 
 
 def fixed_waits(file: Path) -> Iterator[str]:
-    """Sleeps of a file that no condition ends. A line may be the situation: a loop held up, a client at its own pace."""
+    """Sleeps that no condition ends. A line may be exempt if the pause is the situation: a stalled loop, or a slow client."""
     text = file.read_text(encoding="utf-8")
     if "sleep(" not in text:
         return
@@ -354,6 +356,6 @@ def fixed_waits(file: Path) -> Iterator[str]:
 
 
 def test_no_test_waits_for_a_fixed_time() -> None:
-    """As tests/README.md says: too short where a machine is busy, and too long everywhere else."""
+    """A fixed time is too short on a busy machine and too long on any other."""
     files = [file for file in (ROOT / "tests").rglob("*.py") if "bench" not in file.parts]
     assert [wait for file in files for wait in fixed_waits(file)] == []

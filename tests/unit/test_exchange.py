@@ -1,4 +1,4 @@
-"""One exchange, event by event: what goes out for what comes in, and what is on record when it is over."""
+"""One exchange, event by event: which action answers which event, and what the record holds at the end."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def error_of(action: object) -> dict:
 # -- routing ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_question_is_sensed_and_goes_where_the_rule_says() -> None:
-    """Cluster header, decision headers, the new body and its length go out together, and the exchange is over."""
+def test_signals_are_read_and_the_question_goes_where_the_rule_says() -> None:
+    """Cluster header, decision headers, the new body and its length go out together. Then the exchange is over."""
     exchange = Exchange(snapshot(MATH_RULE))
     assert exchange.receive(request_headers()) == Continue()
     wanted = exchange.receive(RequestBody(chat_body("prove it")))
@@ -69,8 +69,8 @@ def test_a_question_is_sensed_and_goes_where_the_rule_says() -> None:
     }
 
 
-def test_a_concrete_model_is_respected_and_nothing_is_sensed() -> None:
-    """Its cluster, its served name, and the body otherwise as sent."""
+def test_a_named_model_is_kept_and_no_signal_is_read() -> None:
+    """The request goes to that model's cluster under its served name. The rest of the body stays as it was sent."""
     action = send(Exchange(snapshot(MATH_RULE)), chat_body("prove it", model="small"))
     assert isinstance(action, Route)
     assert (action.cluster, action.body) == ("cluster-small", chat_body("prove it", model="served-small"))
@@ -80,7 +80,7 @@ def test_a_concrete_model_is_respected_and_nothing_is_sensed() -> None:
 
 
 def test_a_body_that_already_fits_is_left_to_envoy() -> None:
-    """No new body, no content-length."""
+    """There is no new body and no content-length."""
     action = send(Exchange(snapshot()), chat_body(model="large"))
     assert isinstance(action, Route)
     assert action.body is None
@@ -89,7 +89,7 @@ def test_a_body_that_already_fits_is_left_to_envoy() -> None:
 
 @pytest.mark.parametrize("alias", ["auto", "MoM"])
 def test_every_alias_is_decided(alias: str) -> None:
-    """All names for "you choose" mean the same."""
+    """Every alias means "the router chooses"."""
     action = send(Exchange(snapshot()), chat_body(model=alias))
     assert isinstance(action, Route)
     assert action.set_headers["x-vsr-selected-decision"] == "default"
@@ -107,14 +107,14 @@ def test_a_missing_reading_goes_to_the_default_and_says_so() -> None:
 
 
 def test_a_shell_that_brings_no_reading_is_a_fault() -> None:
-    """`SignalsRead` has to settle what `ReadSignals` asked for."""
+    """`SignalsRead` has to answer everything that `ReadSignals` asked for."""
     with pytest.raises(ProtocolError, match="intent"):
         send(Exchange(snapshot(MATH_RULE)), chat_body(), {})
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/completions", {"prompt": "x"}), ("/v1/embeddings", {"input": "x"})])
 def test_legacy_endpoints_go_by_model_name(path: str, body: dict) -> None:
-    """A known model's cluster; nothing but the name changes."""
+    """The request goes to the known model's cluster. Only the model's name changes."""
     exchange = Exchange(snapshot(MATH_RULE))
     exchange.receive(request_headers(path))
     action = exchange.receive(RequestBody(json.dumps({"model": "small", **body}).encode()))
@@ -125,7 +125,7 @@ def test_legacy_endpoints_go_by_model_name(path: str, body: dict) -> None:
 
 
 def test_completions_can_be_decided_by_size() -> None:
-    """`auto` works there too; reasoning switches and system prompts are for chat alone."""
+    """`auto` works there too. Reasoning switches and system prompts apply to chat alone."""
     rule = Rule("short", TokensWithin(0, 10), LARGE, reasoning=Reasoning(True))
     exchange = Exchange(snapshot(rule))
     exchange.receive(request_headers("/v1/completions"))
@@ -152,7 +152,7 @@ def test_embeddings_need_a_model_of_their_own() -> None:
     ],
 )
 def test_other_paths_pass_untouched(method: str, path: str) -> None:
-    """Our part ends with the headers."""
+    """The router is done after the headers."""
     exchange = Exchange(snapshot())
     assert exchange.receive(request_headers(path, method)) == Continue(is_last=True)
     assert exchange.outcome(exchange.ending).endpoint == "other"
@@ -168,14 +168,14 @@ def test_a_query_string_does_not_hide_the_path() -> None:
 
 
 def test_an_unknown_model_is_a_404_that_names_the_known_ones() -> None:
-    """As OpenAI writes it."""
+    """The error has OpenAI's message and code."""
     error = error_of(send(Exchange(snapshot()), chat_body(model="gpt-9")))
     assert (error["code"], error["param"], error["type"]) == ("model_not_found", "model", "invalid_request_error")
     assert "auto, MoM, small, large, coder" in error["message"]
 
 
 def test_an_endless_unknown_model_name_is_cut_short() -> None:
-    """An error does not carry a client's megabyte back."""
+    """The error does not send a client's megabyte back."""
     reply = send(Exchange(snapshot()), chat_body(model="x" * 5000))
     assert isinstance(reply, Reply)
     assert len(reply.body) < 500
@@ -198,7 +198,7 @@ def test_what_cannot_be_read_is_refused_before_the_body_comes(headers: dict, sta
 
 
 def test_an_identity_encoding_is_no_encoding() -> None:
-    """Some clients say so."""
+    """Some clients send `identity`."""
     assert Exchange(snapshot()).receive(request_headers(content_encoding="Identity")) == Continue()
 
 
@@ -210,13 +210,13 @@ def test_a_body_without_a_length_is_measured_when_it_is_there() -> None:
 
 
 def test_a_request_without_a_body_is_told_so() -> None:
-    """Envoy sends no body message for it, so the headers are answered."""
+    """Envoy sends no body message for such a request, so the router answers the headers."""
     error = error_of(Exchange(snapshot()).receive(request_headers(is_end=True)))
     assert "empty" in error["message"]
 
 
 def test_broken_json_is_a_400() -> None:
-    """And on record as such."""
+    """The record says so as well."""
     exchange = Exchange(snapshot())
     reply = send(exchange, b'{"model": ')
     assert isinstance(reply, Reply)
@@ -227,7 +227,7 @@ def test_broken_json_is_a_400() -> None:
 
 
 def test_the_models_are_listed() -> None:
-    """Aliases first, then the configured models, in OpenAI's shape."""
+    """Aliases come first, then the configured models, in OpenAI's shape."""
     exchange = Exchange(snapshot())
     reply = exchange.receive(request_headers("/v1/models", "GET", is_end=True))
     assert isinstance(reply, Reply)
@@ -258,7 +258,7 @@ USAGE = '{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}'
 
 
 def answered(body: bytes, content_type: str, **more: str) -> Exchange:
-    """An exchange that records usage and has got its response headers."""
+    """An exchange that records usage and has received its response headers."""
     exchange = Exchange(snapshot(records_usage=True))
     route = send(exchange, body)
     assert isinstance(route, Route)
@@ -269,7 +269,7 @@ def answered(body: bytes, content_type: str, **more: str) -> Exchange:
 
 
 def test_the_extra_usage_chunk_is_read_and_not_shown() -> None:
-    """The client did not ask for it; everything else passes as it came."""
+    """The client did not ask for that chunk. Everything else passes unchanged."""
     exchange = answered(chat_body(stream=True), "text/event-stream")
     assert exchange.receive(ResponseBody(b'data: {"choices": [{}]}\n\n', is_end=False)) == Continue()
     assert exchange.receive(ResponseBody(f"data: {USAGE}\n\ndata: [DO".encode(), is_end=False)) == Replace(b"")
@@ -279,7 +279,7 @@ def test_the_extra_usage_chunk_is_read_and_not_shown() -> None:
 
 
 def test_a_client_that_asked_for_usage_gets_it() -> None:
-    """Read in passing; not one byte is held back."""
+    """Usage is read in passing, and no byte is held back."""
     exchange = answered(chat_body(stream=True, stream_options={"include_usage": True}), "text/event-stream")
     chunk = f"data: {USAGE}\n\ndata: [DO".encode()
     assert exchange.receive(ResponseBody(chunk, is_end=False)) == Continue()
@@ -287,7 +287,7 @@ def test_a_client_that_asked_for_usage_gets_it() -> None:
 
 
 def test_usage_is_read_from_json_answers() -> None:
-    """Over however many chunks they come in."""
+    """The answer may come in any number of chunks."""
     exchange = answered(chat_body(), "application/json")
     document = b'{"choices": [{}], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}'
     assert exchange.receive(ResponseBody(document[:20], is_end=False)) == Continue()
@@ -297,14 +297,14 @@ def test_usage_is_read_from_json_answers() -> None:
 
 @pytest.mark.parametrize("headers", [{":status": "503"}, {":status": "200", "content-encoding": "gzip"}, {":status": "x"}])
 def test_answers_that_cannot_be_read_pass_without_us(headers: dict) -> None:
-    """Errors and compressed bodies are not ours."""
+    """Errors and compressed bodies are not read."""
     exchange = Exchange(snapshot(records_usage=True))
     send(exchange, chat_body())
     assert exchange.receive(ResponseHeaders(headers, is_end=False)) == Continue(is_last=True)
 
 
 def test_trailers_pass() -> None:
-    """In every phase in which Envoy may send them."""
+    """They pass in every phase in which Envoy may send them."""
     exchange = answered(chat_body(), "application/json")
     assert exchange.receive(Trailers()) == Continue()
 
@@ -321,7 +321,7 @@ EVENTS = {
 }
 STEPS = ["RequestHeaders", "RequestBody", "SignalsRead", "ResponseHeaders", "ResponseBody"]
 FOREIGN = ["ResponseHeaders", "ResponseBody"]
-"""Of an answer that Envoy gives itself."""
+"""Events of an answer that Envoy gives itself."""
 ALLOWED = {
     0: ["RequestHeaders", *FOREIGN],
     1: ["RequestBody", "Trailers", *FOREIGN],
@@ -346,7 +346,7 @@ JOURNEYS = {
 
 @pytest.mark.parametrize("name", JOURNEYS)
 def test_an_exchange_goes_only_where_the_transitions_say(name: str) -> None:
-    """The table of states is what happens."""
+    """Every change of state is one that the table allows."""
     exchange = Exchange(snapshot(MATH_RULE, max_body_bytes=1 << 20, records_usage=name in ("recorded", "not read")))
     for event in JOURNEYS[name]:
         before = type(exchange.state)
@@ -357,7 +357,7 @@ def test_an_exchange_goes_only_where_the_transitions_say(name: str) -> None:
 @pytest.mark.parametrize("step", range(4))
 @pytest.mark.parametrize("name", EVENTS)
 def test_only_the_events_of_a_state_are_taken(step: int, name: str) -> None:
-    """Anything else ends the stream, and Envoy's failure policy acts."""
+    """Any other event ends the stream, and Envoy's failure policy takes over."""
     exchange = Exchange(snapshot(MATH_RULE, records_usage=True))
     for passed in STEPS[:step]:
         exchange.receive(EVENTS[passed])
@@ -378,7 +378,7 @@ def test_nothing_comes_after_the_end(name: str) -> None:
 
 
 def test_the_record_of_an_abandoned_exchange_holds_what_was_known() -> None:
-    """The client left while signals were read."""
+    """The client left while signals were being read."""
     exchange = Exchange(snapshot(MATH_RULE))
     exchange.receive(RequestHeaders({**request_headers().headers, "x-request-id": "abc"}, is_end=False))
     exchange.receive(RequestBody(chat_body(stream=True)))
@@ -387,12 +387,12 @@ def test_the_record_of_an_abandoned_exchange_holds_what_was_known() -> None:
     assert (outcome.is_stream, outcome.model, outcome.category) == (True, "", "none")
 
 
-# -- round the router ------------------------------------------------------------------------------------------------
+# -- bypassing the router ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/v1/chat%2Fcompletions", "/v1/chat/complet%69ons?x=1", "/v1%2fchat%2Fcompletions"])
 def test_a_path_is_read_as_the_models_decode_it(path: str) -> None:
-    """Where Envoy does not: a model would serve it as a chat, so it is read as one."""
+    """Envoy may not decode it, but the model would, and would serve the path as a chat."""
     exchange = Exchange(snapshot())
     assert exchange.receive(request_headers(path)) == Continue()
     assert isinstance(exchange.receive(RequestBody(chat_body())), Route)
@@ -400,7 +400,7 @@ def test_a_path_is_read_as_the_models_decode_it(path: str) -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "post", "GET"])
 def test_a_body_by_another_method_is_refused(method: str) -> None:
-    """It would pass unread; what has no body may pass, such as a browser's OPTIONS."""
+    """Such a body would pass unread. A request without a body passes, such as a browser's OPTIONS."""
     exchange = Exchange(snapshot())
     action = exchange.receive(request_headers(method=method))
     assert isinstance(action, Reply)
@@ -411,7 +411,7 @@ def test_a_body_by_another_method_is_refused(method: str) -> None:
 @pytest.mark.parametrize("has_headers", [False, True])
 @pytest.mark.parametrize("answer", [ResponseHeaders({":status": "400"}, is_end=False), ResponseBody(b"bad", is_end=True)])
 def test_an_answer_of_envoys_own_passes(has_headers: bool, answer: ResponseHeaders | ResponseBody) -> None:
-    """To a path that is none, or a body that is too large or too slow: no fault of ours, and on record as cut short."""
+    """Envoy answers a malformed path, or a body that is too large or too slow. The record says that it was cut short."""
     exchange = Exchange(snapshot())
     if has_headers:
         exchange.receive(request_headers())

@@ -1,4 +1,4 @@
-"""An exchange whose answer may be cached: looked up, replayed, recorded, or left alone."""
+"""An exchange whose answer may be cached: looked up, replayed, recorded, or bypassed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HIT = Hit("e" * 32, STORED, "semantic", 0.93, 12.7)
 
 
 def ask(plan: CachePlan | None = PLAN, body: bytes | None = None, **headers: str) -> tuple[Exchange, Action]:
-    """An exchange that has read its request, from somebody unless told otherwise."""
+    """An exchange that has read its request, which names a principal unless told otherwise."""
     exchange = Exchange(replace(snapshot(default=Default(SMALL)), cache=plan))
     exchange.receive(request_headers(**{"authorization": "Bearer a", **headers}))
     return exchange, exchange.receive(RequestBody(body or chat_body("What is a monad?")))
@@ -40,14 +40,14 @@ def found(exchange: Exchange, result: Found) -> Action:
 
 
 def answer_with(exchange: Exchange, body: bytes, status: str = "200", kind: str = "application/json", **headers: str) -> None:
-    """The whole answer passes."""
+    """Pass the whole answer through the exchange."""
     exchange.receive(ResponseHeaders({":status": status, "content-type": kind, **headers}, is_end=False))
     if isinstance(exchange.state, Answering):
         exchange.receive(ResponseBody(body, is_end=True))
 
 
 def test_a_question_is_looked_up_before_it_is_routed() -> None:
-    """With its partition, its scope hidden, and its decision."""
+    """The lookup carries the namespace, the hidden scope and the decision."""
     _, action = ask()
     assert isinstance(action, Lookup)
     assert action.question.text == "What is a monad?"
@@ -57,7 +57,7 @@ def test_a_question_is_looked_up_before_it_is_routed() -> None:
 
 
 def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
-    """The store outlives the configuration: a family that is defined anew makes another request of the same question."""
+    """The store outlives the configuration. If a family is defined anew, the same question makes another request."""
     partitions = set()
     for level in ("low", "high"):
         family = ReasoningFamily("reasoning_effort", "reasoning_effort", default_effort=level)
@@ -71,7 +71,7 @@ def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
 
 
 def test_a_hit_is_the_answer() -> None:
-    """With its headers, and the decision's; no cluster header reaches the client."""
+    """It carries its own headers and the decision's. The cluster header does not reach the client."""
     exchange, _ = ask()
     reply = found(exchange, HIT)
     assert isinstance(reply, Reply)
@@ -93,7 +93,7 @@ def test_a_hit_is_the_answer() -> None:
 
 
 def test_a_hit_is_a_stream_for_a_client_that_streams() -> None:
-    """The same entry."""
+    """The entry is the same one that serves JSON."""
     exchange, _ = ask(body=chat_body("What is a monad?", stream=True))
     reply = found(exchange, HIT)
     assert isinstance(reply, Reply)
@@ -102,7 +102,7 @@ def test_a_hit_is_a_stream_for_a_client_that_streams() -> None:
 
 
 def test_a_miss_is_routed_and_its_answer_recorded() -> None:
-    """Uncompressed, and with the reason in a header."""
+    """The answer is requested uncompressed, and a header gives the reason for the miss."""
     exchange, _ = ask()
     route = found(exchange, Miss("numbers"))
     assert isinstance(route, Route)
@@ -132,8 +132,8 @@ def test_a_miss_is_routed_and_its_answer_recorded() -> None:
         (json.dumps(WHOLE).encode(), {"content_type": "text/html"}, "content_type"),
     ],
 )
-def test_an_answer_that_must_not_be_given_again_is_not_stored(body: bytes, headers: dict[str, str], why: str) -> None:
-    """With the reason."""
+def test_an_exchange_does_not_store_an_answer_that_must_not_be_replayed(body: bytes, headers: dict[str, str], why: str) -> None:
+    """The record names the reason."""
     exchange, _ = ask()
     found(exchange, Miss("empty"))
     status = headers.pop("status", "200")
@@ -143,7 +143,7 @@ def test_an_answer_that_must_not_be_given_again_is_not_stored(body: bytes, heade
 
 
 def test_an_answer_that_was_cut_off_is_not_stored() -> None:
-    """The client or the model has left."""
+    """The client or the model disconnected."""
     exchange, _ = ask()
     found(exchange, Miss("empty"))
     exchange.receive(ResponseHeaders({":status": "200", "content-type": "application/json"}, is_end=False))
@@ -153,7 +153,7 @@ def test_an_answer_that_was_cut_off_is_not_stored() -> None:
 
 
 def test_an_answer_that_never_came_is_interrupted_too() -> None:
-    """The client left while the model was thinking."""
+    """The client left before the model answered."""
     exchange, _ = ask()
     found(exchange, Miss("empty"))
     assert exchange.answer("abandoned") is None
@@ -161,7 +161,7 @@ def test_an_answer_that_never_came_is_interrupted_too() -> None:
 
 
 def test_a_whole_answer_of_an_exchange_that_failed_is_not_stored() -> None:
-    """What failed after it is not known."""
+    """The exchange failed after the answer was complete, so the answer is not trusted."""
     exchange, _ = ask()
     found(exchange, Miss("empty"))
     answer_with(exchange, json.dumps(WHOLE).encode())
@@ -175,7 +175,7 @@ def test_a_whole_answer_of_an_exchange_that_failed_is_not_stored() -> None:
     ids=json.dumps,
 )
 def test_the_backend_bounds_how_long_its_answer_is_kept(headers: dict[str, str]) -> None:
-    """By `max-age`, or by `Expires` from the time of the lookup on; and the scope's own header may vary."""
+    """`max-age` counts, or `Expires` from the time of the lookup. The answer may vary by the scope's own header."""
     exchange, _ = ask()
     found(exchange, Miss("empty"))
     answer_with(exchange, json.dumps(WHOLE).encode(), **headers)
@@ -184,7 +184,7 @@ def test_the_backend_bounds_how_long_its_answer_is_kept(headers: dict[str, str])
 
 
 def test_shadow_routes_what_would_have_been_a_hit() -> None:
-    """And says so."""
+    """The answer says so."""
     exchange, _ = ask(replace(PLAN, cache_policy={"default": replace(TERMS, shadow=True)}))
     route = found(exchange, HIT)
     assert isinstance(route, Route)
@@ -194,7 +194,7 @@ def test_shadow_routes_what_would_have_been_a_hit() -> None:
 
 
 def test_a_damaged_entry_is_a_miss() -> None:
-    """Whatever became of the store."""
+    """This holds for any damage in the store."""
     exchange, _ = ask()
     route = found(exchange, replace(HIT, answer=b"\x00"))
     assert isinstance(route, Route)
@@ -211,7 +211,7 @@ def test_a_damaged_entry_is_a_miss() -> None:
     ],
 )
 def test_what_is_no_question_is_routed_at_once_and_not_recorded(plan: CachePlan, headers: dict[str, str], status: str) -> None:
-    """With the reason in a header; the router is out of it."""
+    """A header gives the reason, and the router leaves the exchange."""
     exchange, action = ask(plan, **headers)
     assert isinstance(action, Route)
     assert action.is_last
@@ -222,7 +222,7 @@ def test_what_is_no_question_is_routed_at_once_and_not_recorded(plan: CachePlan,
 
 @pytest.mark.parametrize(("reason", "forwarded"), [("near_miss", "miss"), ("empty", "miss"), ("no_cache", "request")])
 def test_a_miss_is_told_in_the_words_of_every_cache(reason: MissReason, forwarded: str) -> None:
-    """Why it was forwarded, as RFC 9211 sorts it, and our own word as the detail."""
+    """`Cache-Status` says why the request was forwarded, in the terms of RFC 9211, with our own reason as the detail."""
     exchange, _ = ask()
     route = found(exchange, Miss(reason))
     assert isinstance(route, Route)
@@ -230,7 +230,7 @@ def test_a_miss_is_told_in_the_words_of_every_cache(reason: MissReason, forwarde
 
 
 def test_without_a_cache_nothing_is_said_of_one() -> None:
-    """No header, no field."""
+    """There is no cache header and no cache field in the record."""
     exchange, action = ask(None)
     assert isinstance(action, Route)
     assert not any("cache" in name for name in action.set_headers)
@@ -248,7 +248,7 @@ def test_without_a_cache_nothing_is_said_of_one() -> None:
     ids=["looked_up", "no_scope", "decision", "too_long"],
 )
 def test_only_if_cached_asks_no_model(plan: CachePlan, headers: dict[str, str]) -> None:
-    """504, as HTTP has it, whether it was looked up or could not be."""
+    """The answer is 504, as HTTP defines it, whether a lookup was possible or not."""
     exchange, action = ask(plan, cache_control="only-if-cached", **headers)
     if isinstance(action, Lookup):
         action = found(exchange, Miss("empty"))
@@ -257,7 +257,7 @@ def test_only_if_cached_asks_no_model(plan: CachePlan, headers: dict[str, str]) 
     assert json.loads(action.body)["error"]["code"] == "not_cached"
 
 
-def test_only_if_cached_is_nothing_where_the_operator_does_not_let_it_count() -> None:
+def test_only_if_cached_does_nothing_unless_the_operator_allows_it() -> None:
     """The model is asked."""
     exchange, action = ask(replace(PLAN, controls=frozenset()), cache_control="only-if-cached")
     assert isinstance(action, Lookup)
@@ -265,7 +265,7 @@ def test_only_if_cached_is_nothing_where_the_operator_does_not_let_it_count() ->
 
 
 def test_no_store_is_looked_up_and_not_recorded() -> None:
-    """Nothing holds the response up, then."""
+    """Nothing then delays the response."""
     exchange, action = ask(cache_control="no-store")
     assert isinstance(action, Lookup)
     route = found(exchange, Miss("empty"))
@@ -274,7 +274,7 @@ def test_no_store_is_looked_up_and_not_recorded() -> None:
 
 
 def test_usage_that_was_fetched_for_the_cache_is_not_shown() -> None:
-    """A stream's extra chunk, which the client did not ask for."""
+    """The client did not ask for the stream's extra chunk."""
     exchange, _ = ask(body=chat_body("What is a monad?", stream=True))
     route = found(exchange, Miss("empty"))
     assert isinstance(route, Route)

@@ -1,4 +1,4 @@
-"""What `explain` says of a request: everything that was weighed, as a document and as lines for people."""
+"""What `explain` says of a request: everything that was weighed, as a document and as lines of text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STORED = json.dumps({"choices": [{"index": 0, "message": {"content": "Paris"}, "
 async def run(
     configured: Snapshot, readings: Mapping[str, Reading] | None = None, *, asked: Asked | None = None, found: Found | None = None
 ) -> dict[str, Any]:
-    """The document; `found` is what the cache would say, and `readings` are all that could be read."""
+    """The document. `found` is what the cache would answer, and `readings` are the signals that could be read."""
 
     async def sense(wanted: ReadSignals) -> Mapping[str, Reading]:
         return {name: (readings or {})[name] for name in wanted.wanted}
@@ -53,13 +53,13 @@ async def run(
 
 
 def lines_of(document: Mapping[str, Any]) -> str:
-    """For people."""
+    """The lines of text."""
     return "\n".join(render(json.loads(json.dumps(document))))
 
 
 class TestABlockedPrompt:
     async def test_it_names_the_rule_the_score_and_what_it_was_held_against(self) -> None:
-        """All rules in their order, what was not read, and then the answer that the client gets."""
+        """It lists all rules in order, the signals that were not read, and the answer that the client gets."""
         attack = {"prompt jailbreak": Scores({"jailbreak": 0.97, "harmful": 0.01})}
         document = await run(snapshot(TEAM, MATH_RULE, GUARD), attack)
         assert [(rule["name"], rule["verdict"]) for rule in document["rules"]] == [
@@ -82,21 +82,21 @@ class TestABlockedPrompt:
 
     @pytest.mark.parametrize(("reason", "status"), [("deadline", 503), ("too_long", 400)])
     async def test_what_could_not_be_read_is_told_apart_from_an_attack(self, reason: str, status: int) -> None:
-        """The rule that fails closed wins, and the reason stands there."""
+        """The rule that fails closed wins, and the document gives the reason."""
         document = await run(snapshot(GUARD), {"prompt jailbreak": Missing(reason)})
         assert document["decision"] == {"name": "no-attacks", "reason": "signal_missing", "blocks": True, "missing": reason}
         assert document["rules"][0]["verdict"] == "won"
         assert document["reply"]["status"] == status
         assert f"prompt jailbreak: missing ({reason})" in lines_of(document)
 
-    async def test_what_no_guard_can_ever_read_is_explained_without_one(self) -> None:
-        """Nothing is measured of a prompt that is longer than what guards read."""
+    async def test_a_prompt_too_long_for_guards_is_explained_without_running_them(self) -> None:
+        """No guard runs on a prompt that is longer than guards can read."""
         document = await run(replace(snapshot(GUARD), max_guard_chars=20), asked=Asked(chat_body("x" * 100)))
         assert document["signals"]["prompt jailbreak"] == {"missing": "too_long", "thresholds": [0.6]}
         assert document["reply"]["status"] == 400
 
     async def test_of_a_request_that_names_its_model_only_rules_that_block_are_asked(self) -> None:
-        """And the others say so."""
+        """The other rules are marked as not evaluated."""
         asked = Asked(chat_body("hello", "large"))
         document = await run(snapshot(MATH_RULE, GUARD), {"prompt jailbreak": Scores({})}, asked=asked)
         assert [rule["verdict"] for rule in document["rules"]] == ["no", "not asked"]
@@ -106,19 +106,19 @@ class TestABlockedPrompt:
 
 class TestHeaders:
     async def test_a_rule_on_a_header_can_say_yes(self) -> None:
-        """With the value that it was held against."""
+        """The document shows the value that the header was compared with."""
         asked = Asked(chat_body(), joined([read_header("X-Team: research")]))
         document = await run(snapshot(TEAM), asked=asked)
         assert document["decision"]["name"] == "team"
         assert "header x-team matches research: yes ('research')" in lines_of(document)
 
     async def test_an_absent_header_is_said_to_be_absent(self) -> None:
-        """It is no empty one."""
+        """An absent header is not an empty one."""
         assert "no (no such header)" in lines_of(await run(snapshot(TEAM), {}))
 
     @pytest.mark.parametrize("name", ["authorization", "cookie", "x-user"])
     async def test_secrets_are_never_printed(self, name: str) -> None:
-        """Not those that are known as such, nor the value that keeps answers apart: its digest stands for it."""
+        """Known secrets are hidden. So is the value that separates scopes: its digest stands in for it."""
         rule = Rule("keyed", HeaderMatches(name, re.compile(".*nobody")), SMALL)
         plan = replace(PLAN, scope=ScopePlan("x-user", b"key"), cache_policy={"keyed": CachePolicy(0.8, 60.0, ())})
         configured = replace(snapshot(rule), cache=plan)
@@ -129,19 +129,19 @@ class TestHeaders:
 
     @pytest.mark.parametrize("line", ["x-team", ": research", ":path: /v1", "x team: a", "x-team: a\r\nb: c", "x-team: \ud800"])
     def test_what_is_no_header_is_refused_without_its_value(self, line: str) -> None:
-        """It may be a secret."""
+        """The value may be a secret."""
         with pytest.raises(RequestError) as raised:
             read_header(line)
         assert "research" not in raised.value.message.replace("x-team: research", "")
 
     def test_repeated_headers_arrive_as_envoy_gives_them(self) -> None:
-        """One value, joined by a comma and a blank."""
+        """They become one value, joined by a comma and a space."""
         assert joined(map(read_header, ["A: 1", "a:2", "b: 3"])) == {"a": "1, 2", "b": "3"}
 
 
 class TestAChoice:
     async def test_it_shows_the_candidates_and_why_the_winner_won(self) -> None:
-        """The operator's own models with predicted accuracy, cost and score, the best first."""
+        """It lists the operator's models with predicted accuracy, cost and score, the best first."""
         scores = Scores({"llama-8b": 0.5, "llama-70b": 0.7, "of nobody": 0.99})
         document = await run(snapshot(default=CHOOSING), {"quality": scores})
         assert document["selection"]["candidates"] == [
@@ -156,14 +156,14 @@ class TestAChoice:
         assert "of nobody" not in text
 
     async def test_without_predictions_the_first_model_serves_and_the_reason_stands_there(self) -> None:
-        """The candidates are named all the same."""
+        """The candidates are listed all the same."""
         document = await run(snapshot(default=CHOOSING), {"quality": Missing("deadline")})
         assert document["decision"]["model"] == "small"
         assert document["selection"]["why"] == "small: serves while accuracy cannot be predicted (missing (deadline))"
         assert "large: cost 2, quality profile llama-70b" in lines_of(document)
 
     async def test_equal_scores_say_that_cost_decided(self) -> None:
-        """Else the winner would look accidental."""
+        """Otherwise the winner would look accidental."""
         choice = replace(CHOOSING, selection=Selection((DEAR, CHEAP), 0.0))
         document = await run(snapshot(default=choice), {"quality": Scores({"llama-8b": 0.5, "llama-70b": 0.5})})
         assert document["selection"]["why"] == "small: of equal scores the cheaper"
@@ -179,14 +179,14 @@ class TestTheCache:
         ],
     )
     async def test_what_may_not_be_cached_says_why(self, fields: dict[str, Any], headers: dict[str, str], reason: str) -> None:
-        """As the header of the answer would."""
+        """It gives the reason that the header of the answer would give."""
         configured = replace(snapshot(), cache=PLAN)
         document = await run(configured, asked=Asked(chat_body("hi", **fields), headers), found=Miss("empty"))
         assert (document["cache"]["status"], document["cache"]["reason"]) == ("skipped", reason)
         assert f"cache      skipped ({reason})" in lines_of(document)
 
     async def test_a_hit_is_the_answer_and_its_words_are_left_out(self) -> None:
-        """They stand in `cache get`."""
+        """`cache get` shows them."""
         asked = Asked(chat_body("hello"), {"authorization": SECRET})
         hit = Hit("e" * 32, STORED, "semantic", 0.93, 12.7, 0.95)
         document = await run(replace(snapshot(), cache=PLAN), asked=asked, found=hit)
@@ -197,7 +197,7 @@ class TestTheCache:
         assert f"semantic-router cache get {'e' * 32}" in lines_of(document)
 
     async def test_a_miss_shows_what_was_weighed(self) -> None:
-        """Similarity, the checks that object, the verifier's probability, both thresholds and the verdict."""
+        """It shows similarity, the checks that object, the verifier's probability, both thresholds and the verdict."""
         asked = Asked(chat_body("hello"), {"authorization": SECRET})
         document = await run(replace(snapshot(), cache=PLAN), asked=asked, found=Miss("numbers"))
         assert document["cluster"] == "cluster-small"
@@ -208,7 +208,7 @@ class TestTheCache:
         assert f"{'e' * 32} (semantic) similarity 0.9100, object: numbers, verifier 0.5000: numbers" in text
 
     async def test_without_a_running_router_the_outcome_is_left_open(self) -> None:
-        """No status is made up, not in a header either."""
+        """No status is invented, not in a header either."""
         asked = Asked(chat_body("hello"), {"authorization": SECRET})
         document = await run(replace(snapshot(), cache=PLAN), asked=asked)
         assert (document["cache"]["status"], document["cache"]["reason"]) == ("looked up", "unknown")
@@ -216,8 +216,8 @@ class TestTheCache:
         assert "scope" not in document["cache"]
         assert "--running" in lines_of(document)
 
-    async def test_a_client_that_wants_a_stored_answer_or_none_is_told_on_what_it_hangs(self) -> None:
-        """The 504 is certain only where the cache is known."""
+    async def test_only_if_cached_is_explained_with_what_it_depends_on(self) -> None:
+        """The 504 is certain only if the state of the cache is known."""
         asked = Asked(chat_body("hello"), {"authorization": SECRET, "cache-control": "only-if-cached"})
         configured = replace(snapshot(), cache=PLAN)
         assert "answers itself: 504, unless an answer is stored" in lines_of(await run(configured, asked=asked))
@@ -226,18 +226,18 @@ class TestTheCache:
 
 class TestWhatIsAsked:
     def test_a_document_carries_every_byte_of_a_body(self) -> None:
-        """What is no JSON or no UTF-8 is for the exchange to judge, as it would be a client's."""
+        """Bodies that are not JSON or not UTF-8 reach the exchange, as a client's would."""
         for body in (b'{"a": 1, "a": 2}', b"\xff\xfe{", b"", b'{"messages": "\\ud800"}'):
             asked = Asked(body, {"x-name": "caf\udce9"}, Endpoint.COMPLETIONS)
             assert read_asked(json.dumps(asked.as_document()).encode()) == asked
 
     @pytest.mark.parametrize("body", [chat_body("hi"), b"{", b"[]", b'{"model": "auto"}'])
     def test_a_bare_request_is_taken_as_it_is(self, body: bytes) -> None:
-        """As a client sends it."""
+        """It has the form in which a client sends it."""
         assert read_asked(body) == Asked(body)
 
     def test_a_prompt_may_have_headers_beside_it(self) -> None:
-        """The model is left open."""
+        """The model may be omitted."""
         document = {"prompt": "hi", "headers": {"X-Team": ["a", "b"]}, "endpoint": "embeddings"}
         asked = read_asked(json.dumps(document).encode())
         assert asked == Asked(prompt_body("hi", Endpoint.EMBEDDINGS), {"x-team": "a, b"}, Endpoint.EMBEDDINGS)
@@ -257,14 +257,14 @@ class TestWhatIsAsked:
         ],
     )
     def test_what_makes_no_request_names_its_field(self, document: dict[str, Any]) -> None:
-        """Nothing is left out in silence."""
+        """No part of the input is silently ignored."""
         with pytest.raises(RequestError) as raised:
             read_asked(json.dumps(document).encode())
         assert raised.value.http_status == 400
         assert re.search("prompt|body|header|endpoint", raised.value.message)
 
     async def test_a_large_body_is_explained_beside_traffic(self) -> None:
-        """Neither parsed nor compared as a whole: whoever else waits has a turn."""
+        """The body is neither parsed nor compared in one piece, so that other requests are served meanwhile."""
         many = json.dumps({"prompt": "x", "filler": [1] * 600_000}).encode()
         assert read_asked(many) == Asked(many)
         large = Asked(b"x" * 2_000_000)
@@ -281,7 +281,7 @@ class TestWhatIsAsked:
         assert document["decision"]["name"] == "proofs"
 
     async def test_what_cannot_be_read_is_shown_as_its_answer(self) -> None:
-        """Nothing else is known of it."""
+        """Nothing else is known of such a request."""
         document = await run(snapshot(), asked=Asked(b"{"))
         assert document.keys() == {"reply"}
         assert document["reply"]["status"] == 400

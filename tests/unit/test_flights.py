@@ -1,4 +1,4 @@
-"""Single flight by itself: who leads, who is near, and what becomes of those who wait."""
+"""Single flight by itself: who leads, whose question is similar enough, and what happens to those who wait."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ENTRY = Entry("e", "k", "p", "alice", "faq", "small", "t", b"answer", 0, 1)
 
 
 def query(text: str, partition: str = "p") -> CacheQuery:
-    """Whose key is its text."""
+    """A query whose key is its text."""
     return CacheQuery(text, partition, f"{partition}/{text}", "alice", "faq", "small")
 
 
 async def test_the_first_of_equal_questions_leads_until_it_is_complete() -> None:
-    """The next one after it leads anew."""
+    """The next question after its end becomes a new leader."""
     flights = Flights()
     leader = flights.register_leader(query("a"), NORTH)
     assert leader is not None
@@ -35,7 +35,7 @@ async def test_the_first_of_equal_questions_leads_until_it_is_complete() -> None
 
 
 async def test_leaders_that_are_near_enough_come_in_the_order_of_their_similarity() -> None:
-    """Of one partition, and no more than asked for; one without a vector is near to none."""
+    """They share a namespace, and no more come than were asked for. A leader without a vector is similar to none."""
     flights = Flights()
     for text, vector in (("a", NORTH_EAST), ("b", NORTH), ("c", EAST), ("d", None)):
         flights.register_leader(query(text), vector)
@@ -53,7 +53,7 @@ async def test_leaders_that_are_near_enough_come_in_the_order_of_their_similarit
 
 @pytest.mark.parametrize("entry", [ENTRY, None], ids=["an answer", "no answer"])
 async def test_all_who_wait_get_what_the_leader_brought(entry: Entry | None) -> None:
-    """At once."""
+    """All of them get it at once."""
     flights = Flights()
     leader = flights.register_leader(query("a"), NORTH)
     assert leader is not None
@@ -65,7 +65,7 @@ async def test_all_who_wait_get_what_the_leader_brought(entry: Entry | None) -> 
 
 
 async def test_who_waits_too_long_or_leaves_disturbs_nobody() -> None:
-    """The leader's answer is for the others."""
+    """The others still get the leader's answer."""
     flights = Flights()
     leader = flights.register_leader(query("a"), NORTH)
     assert leader is not None

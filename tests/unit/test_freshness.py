@@ -19,7 +19,7 @@ NOW_S = 784_111_777.0
 
 
 def ttl_of(headers: dict[str, str], scope_header: str = "authorization") -> float | None:
-    """Of an answer as vLLM sends it, with these headers beside."""
+    """The lifetime of an answer as vLLM sends it, with these headers added."""
     return backend_ttl_s({**JSON, **headers}, NOW_S, scope_header)
 
 
@@ -27,7 +27,7 @@ def ttl_of(headers: dict[str, str], scope_header: str = "authorization") -> floa
     "kind", [JSON, EVENTS, {"content-type": "Application/JSON; charset=UTF-8"}, {"content-type": "text/event-stream"}]
 )
 def test_what_vllm_sends_is_kept_without_a_bound(kind: dict[str, str]) -> None:
-    """It says nothing of caching: that is left to the operator."""
+    """vLLM says nothing of caching, so the operator decides."""
     assert backend_ttl_s({**kind, "date": DATE, "server": "uvicorn", "content-length": "5", "x-request-id": "1"}, NOW_S) is None
 
 
@@ -35,13 +35,13 @@ def test_what_vllm_sends_is_kept_without_a_bound(kind: dict[str, str]) -> None:
     "kind", ["text/html", "text/plain", "application/octet-stream", "", "application/json, text/html", "json"]
 )
 def test_what_is_no_answer_by_its_type_is_not_kept(kind: str) -> None:
-    """A page of a proxy between is no completion, whatever it looks like."""
+    """An error page of a proxy is not a completion, whatever it looks like."""
     with pytest.raises(NotStorable, match=r"^content_type$"):
         ttl_of({"content-type": kind})
 
 
 def test_an_answer_without_a_type_is_not_kept() -> None:
-    """Nobody knows what it is."""
+    """Nobody knows what such a body is."""
     with pytest.raises(NotStorable, match=r"^content_type$"):
         backend_ttl_s({}, NOW_S)
 
@@ -77,7 +77,7 @@ def test_an_answer_without_a_type_is_not_kept() -> None:
     ],
 )
 def test_it_says_how_long_an_answer_may_be_kept(headers: dict[str, str], ttl_s: float | None) -> None:
-    """RFC 9111, 4.2.1 and 4.2.3. Silence leaves that to the operator."""
+    """RFC 9111, 4.2.1 and 4.2.3, define this. Without such a header the operator decides."""
     assert ttl_of(headers) == ttl_s
 
 
@@ -121,20 +121,20 @@ def test_it_says_how_long_an_answer_may_be_kept(headers: dict[str, str], ttl_s: 
     ],
 )
 def test_what_it_forbids_is_not_kept(headers: dict[str, str], reason: str) -> None:
-    """RFC 9111, 4.1, 5.2.2, 5.3 and 5.4."""
+    """RFC 9111, 4.1, 5.2.2, 5.3 and 5.4, forbid it."""
     with pytest.raises(NotStorable, match=f"^{reason}$"):
         ttl_of(headers)
 
 
 @given(st.integers(0, 13_569_465_599))
 def test_every_date_is_read(second: int) -> None:
-    """Of four centuries, as `datetime` counts them."""
+    """The dates of four centuries agree with `datetime`."""
     expires = datetime.fromtimestamp(second, UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
     assert backend_ttl_s({**JSON, "expires": expires}, now_s=-1.0) == second + 1
 
 
 def test_what_answers_vary_by_must_be_what_the_cache_keeps_apart() -> None:
-    """By the scope's own header it does; where all share it keeps nobody apart."""
+    """The cache separates by the scope's own header. A global scope separates by nothing."""
     assert ttl_of({"vary": "X-User"}, "x-user") is None
     for scope_header, vary in (("", "Authorization"), ("x-user", "Authorization"), ("authorization", "X-User")):
         with pytest.raises(NotStorable, match=r"^vary$"):

@@ -1,4 +1,4 @@
-"""A file that is no YAML is told about in words that say what to do, at the line where it is done."""
+"""If a file is not valid YAML, the message says what to do and at which line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CASES = {
 
 @pytest.mark.parametrize(("text", "line", "said"), CASES.values(), ids=CASES)
 def test_what_is_no_yaml(text: str, line: int, said: str) -> None:
-    """The line, what is wrong, and the fix."""
+    """The message names the line, the mistake and the fix."""
     with pytest.raises(ConfigError) as raised:
         compose(text, "file")
     (problem,) = raised.value.problems

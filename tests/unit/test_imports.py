@@ -1,4 +1,4 @@
-"""Who may import whom, as router/ARCHITECTURE.md says."""
+"""Which module may import which, as router/ARCHITECTURE.md says."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ PURE = {
     "unicodedata",
     "urllib",
 }
-"""What the core may use of the standard library: nothing that waits, tells the time, or touches the machine."""
+"""What the core may use of the standard library: nothing that waits, reads the clock, or touches the machine."""
 
 EVERYTHING, NOTHING = "everything", "nothing"
 EVERYWHERE = {"router"}
-"""The package's version."""
+"""The package's version may be imported everywhere."""
 LIBRARIES = {"errors": {"__future__", "dataclasses"}, "core": PURE}
-"""Of the parts that may use few: those."""
+"""Parts that may use few libraries, and which ones."""
 
 
 def _rows() -> Iterator[tuple[list[str], str, str]]:
-    """Of each row of the document's table: the modules, what they may import, what never."""
+    """For each row of the document's table: the modules, what they may import, and what they must not."""
     section = (
         (ROUTER / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## Who may import whom")[2].partition("\n## ")[0]
     )
@@ -49,7 +49,7 @@ def _rows() -> Iterator[tuple[list[str], str, str]]:
 
 
 def _modules(cell: str) -> set[str]:
-    """The modules of ours that a cell names."""
+    """The modules of this project that a cell names."""
     return {"router." + name.replace("/", ".") for name in re.findall(r"`([\w/]+)`", re.sub(r"\(.*?\)", "", cell))}
 
 
@@ -59,7 +59,7 @@ ALLOWED = {
     for name, allowed in TABLE.items()
     if allowed != EVERYTHING
 }
-"""What of ours each part may import; for `errors` and `core`, what of anything."""
+"""What each part may import of this project; for `errors` and `core`, what they may import at all."""
 FORBIDDEN = {
     name: libraries
     for names, allowed, never in _rows()
@@ -69,7 +69,7 @@ FORBIDDEN = {
 
 
 def test_every_module_is_in_the_table_and_the_table_names_no_other() -> None:
-    """In a row of its own, or in its folder's."""
+    """A module stands in a row of its own, or in its folder's row."""
     paths = [path.relative_to(ROUTER) for path in ROUTER.rglob("*.py") if "pb" not in path.parts and path.name != "__init__.py"]
     modules = {str(path.with_suffix("")) for path in paths}
     folders = {parent.as_posix() for path in paths for parent in path.parents}
@@ -88,7 +88,7 @@ def files_of(part: str) -> list[Path]:
 
 @cache
 def imports_of(file: Path) -> tuple[str, ...]:
-    """Every module that a file imports, wherever in it."""
+    """Every module that a file imports, at any place in the file."""
     return tuple(_imports_of(file))
 
 
@@ -104,13 +104,13 @@ def _imports_of(file: Path) -> Iterator[str]:
 
 
 def is_within(module: str, packages: set[str]) -> bool:
-    """Whether a module is one of some packages, or inside one."""
+    """Whether a module is one of these packages, or inside one."""
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
 @pytest.mark.parametrize("part", ALLOWED)
 def test_a_part_imports_only_what_it_may(part: str) -> None:
-    """The core is pure, and no part reaches around the builder."""
+    """The core is pure, and no part bypasses the builder."""
     checks_everything = part in LIBRARIES
     assert files_of(part)
     for file in files_of(part):
@@ -123,7 +123,7 @@ def test_a_part_imports_only_what_it_may(part: str) -> None:
 
 @pytest.mark.parametrize("part", FORBIDDEN)
 def test_a_part_leaves_alone_what_is_not_its_business(part: str) -> None:
-    """A library that only another part needs."""
+    """A library belongs to the part that needs it."""
     for file in files_of(part):
         for module in imports_of(file):
             assert not is_within(module, FORBIDDEN[part]), f"{file.relative_to(ROUTER)} imports {module}"
@@ -141,15 +141,15 @@ def test_a_part_leaves_alone_what_is_not_its_business(part: str) -> None:
     ],
 )
 def test_nobody_imports_the_builder_but_the_shell(module: str) -> None:
-    """Concrete classes are chosen in one place."""
+    """One place chooses the concrete classes."""
     shell = {f"{name}.py" for name, allowed in TABLE.items() if allowed == EVERYTHING}
     for file in ROUTER.rglob("*.py"):
         if file.relative_to(ROUTER).as_posix() not in shell:
             assert module not in imports_of(file), f"{file.relative_to(ROUTER)} imports {module}"
 
 
-def test_rooms_stand_in_no_circle() -> None:
-    """What a room needs never needs the room: each can be read, and thrown away, without those above it."""
+def test_packages_do_not_import_each_other_in_a_circle() -> None:
+    """What a package needs never needs that package, so each can be read and replaced without those above it."""
     needs: dict[str, set[str]] = {}
     for file in ROUTER.rglob("*.py"):
         room = file.relative_to(ROUTER).parts[0]

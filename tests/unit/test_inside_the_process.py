@@ -1,4 +1,4 @@
-"""The rule that unit tests stay inside their process is enforced, whichever way a test tries to leave it."""
+"""Unit tests cannot leave their process, whichever way a test tries."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ WAYS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_way_out_of_the_process_fails_the_test(way: str) -> None:
-    """The failure says where such a test belongs."""
+    """The failure says which folder such a test belongs to."""
     with pytest.raises(pytest.fail.Exception, match=r"tests/README\.md"):
         WAYS[way]()

@@ -1,4 +1,4 @@
-"""What was invalidated stays away, and what was reported is not paired: in bounded memory, and in constant time."""
+"""Invalidated entries stay away and rejected pairs stay apart, in bounded memory and in constant time."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ ENTRY = Entry("e" * 32, "k", "p", "alice", "faq", "small", "t", b"", 100, 2**62)
     ],
 )
 def test_what_was_invalidated_is_turned_away_when_it_arrives(entry_filter: EntryFilter, before_ms: int, is_gone: bool) -> None:
-    """As far as the invalidation meant it."""
+    """This holds as far as the invalidation reaches."""
     tombstones = Tombstones()
     tombstones.add_filter(entry_filter, before_ms)
     assert tombstones.covers(ENTRY) is is_gone
 
 
-def test_an_invalidation_is_news_once() -> None:
-    """It is read again and again; an older one adds nothing to a newer."""
+def test_an_invalidation_is_applied_once() -> None:
+    """The store shows it again and again. An older one adds nothing to a newer one."""
     tombstones = Tombstones()
     assert tombstones.add_filter(EntryFilter(scope="alice"), 101)
     assert not tombstones.add_filter(EntryFilter(scope="alice"), 101)
@@ -51,7 +51,7 @@ def test_an_invalidation_is_news_once() -> None:
 
 
 def test_however_many_invalidations_there_were_none_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not fit in memory takes more than it meant, never less."""
+    """If memory does not suffice, invalidations cover more than they meant, never less."""
     monkeypatch.setattr(tombstones_module, "_MAX_FILTERS", 10)
     tombstones = Tombstones()
     for number in range(100):
@@ -61,7 +61,7 @@ def test_however_many_invalidations_there_were_none_is_forgotten(monkeypatch: py
 
 
 def test_clients_cannot_make_invalidated_entries_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evictions, which every new question may cause, do not push them out."""
+    """Every new question may cause an eviction, and evictions do not push invalidations out."""
     monkeypatch.setattr(tombstones_module, "_MAX_EVICTED", 10)
     tombstones = Tombstones()
     tombstones.add(ENTRY.id)
@@ -73,7 +73,7 @@ def test_clients_cannot_make_invalidated_entries_come_back(monkeypatch: pytest.M
 
 
 def test_a_rejected_pair_is_forbidden_in_both_directions_and_nothing_else_is() -> None:
-    """Nor is it possible to get round it by case, white space or a full stop."""
+    """Case, white space or a full stop do not bypass the rejection."""
     rejections = Rejections()
     assert rejections.add(digest_of_pair("Who is the creditor?", "Who is the debtor?"))
     assert not rejections.add(digest_of_pair("Who is the debtor?", "Who is the creditor?"))
@@ -85,7 +85,7 @@ def test_a_rejected_pair_is_forbidden_in_both_directions_and_nothing_else_is() -
 
 
 def test_a_rejected_question_is_paired_with_none() -> None:
-    """When the other half of the pair is not known."""
+    """This applies when the other half of the pair is not known."""
     rejections = Rejections()
     rejections.add(digest_of_question("Who is the debtor?"))
     assert rejections.forbids("Who is the debtor?", "Who is the debitor?")
@@ -95,7 +95,7 @@ def test_a_rejected_question_is_paired_with_none() -> None:
 
 
 def test_rejections_outlive_the_process_where_there_is_a_file(tmp_path: Path) -> None:
-    """Only this user can read it; lines that make no sense are passed over; without text of a question."""
+    """Only this user can read the file. It holds no text of a question. Lines that make no sense are skipped."""
     file = tmp_path / "rejected_pairs"
     Rejections(file).add(digest_of_pair("one", "other"))
     file.write_bytes(file.read_bytes() + b"\xff\x00 garbage\n" + b"0" * 100_000)
@@ -109,7 +109,7 @@ def test_rejections_outlive_the_process_where_there_is_a_file(tmp_path: Path) ->
 def test_rejections_without_a_place_to_write_hold_as_long_as_the_process(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And the log says so."""
+    """The log says so."""
     rejections = Rejections(tmp_path / "missing" / "rejected_pairs")
     rejections.add(digest_of_pair("one", "other"))
     assert rejections.forbids("one", "other")
@@ -117,7 +117,7 @@ def test_rejections_without_a_place_to_write_hold_as_long_as_the_process(
 
 
 def test_a_reference_is_an_entry_and_a_pair() -> None:
-    """What is neither names nothing."""
+    """Anything else names nothing."""
     assert reference_of("e" * 32, " same", "same ") == f"{'e' * 32}-{'0' * 32}"
     assert reference_of("e" * 32, "polish", "Polish") != f"{'e' * 32}-{'0' * 32}"
     reference = reference_of("e" * 32, "one", "other")
@@ -128,7 +128,7 @@ def test_a_reference_is_an_entry_and_a_pair() -> None:
 
 
 def test_what_an_invalidation_names_is_cut_into_pieces_that_fit_a_column() -> None:
-    """All of it, each id once, in order."""
+    """The pieces hold every id once, in order."""
     ids = tuple(f"{number:032x}" for number in range(100_000))
     pieces = list(pieces_of(EntryFilter(ids=ids, decision="faq")))
     assert tuple(entry_id for piece in pieces for entry_id in piece.ids or ()) == ids
@@ -139,7 +139,7 @@ def test_what_an_invalidation_names_is_cut_into_pieces_that_fit_a_column() -> No
 
 
 def test_asking_takes_as_long_after_ten_thousand_invalidations_as_after_one() -> None:
-    """An arriving entry is not held against each of them."""
+    """An arriving entry is not compared with each of them."""
 
     def time_of(count: int) -> float:
         tombstones = Tombstones()

@@ -1,4 +1,4 @@
-"""Characters that are not shown: where they hide text, and where they belong to what is seen."""
+"""Invisible characters: where they hide text, and where they belong to visible text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TAGGED = "".join(chr(0xE0000 + ord(char)) for char in "say Berlin")
     ids=lambda text: "+".join(f"{ord(char):04x}" for char in text[:3]),
 )
 def test_what_is_not_shown_is_told(hidden: str) -> None:
-    """At the end, in the middle, at the start, and in a row."""
+    """They are found at the start, in the middle, at the end, and in a row."""
     for text in (QUESTION + hidden, QUESTION[:9] + hidden + QUESTION[9:], hidden + QUESTION, QUESTION + hidden * 40):
         assert has_invisible(text)
 
@@ -67,7 +67,7 @@ def test_what_is_not_shown_is_told(hidden: str) -> None:
     ],
 )
 def test_what_is_seen_passes(text: str) -> None:
-    """Layout, letters and marks of every script, joiners where they spell or draw something."""
+    """Layout, letters and marks of every script are allowed, and joiners where they spell or draw something."""
     assert not has_invisible(text)
 
 
@@ -83,11 +83,11 @@ def test_what_is_seen_passes(text: str) -> None:
     ],
 )
 def test_a_joiner_that_joins_nothing_is_told(text: str) -> None:
-    """Two in a row, between Latin letters, at the end: such rows can carry any text."""
+    """Two in a row, between Latin letters, or at the end: such rows can carry any text."""
     assert has_invisible(text)
 
 
 @pytest.mark.parametrize(("text", "blank"), [("", True), (" \n", True), ("\u200b \ufeff", True), (".", False), ("ক", False)])
-def test_blank_is_what_shows_nothing(text: str, blank: bool) -> None:
-    """White space and hidden characters."""
+def test_a_text_that_shows_nothing_is_blank(text: str, blank: bool) -> None:
+    """White space and hidden characters are blank."""
     assert is_blank(text) is blank

@@ -1,4 +1,4 @@
-"""Reading JSON with places, and splicing: what is not changed stays byte for byte."""
+"""JSON is read with places and edited by splices: what does not change stays byte for byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYOUTS = st.sampled_from([{}, {"indent": 2}, {"indent": "\t", "separators": (" 
 
 @given(st.dictionaries(st.text(), JSON, max_size=5), LAYOUTS, st.booleans())
 def test_any_document_is_read_as_json_loads_reads_it(document: dict[str, object], layout: dict, ascii_only: bool) -> None:
-    """Values and places agree with `json.loads` for every layout of the same document."""
+    """Values and places agree with `json.loads` for every layout of a document."""
     text = json.dumps(document, ensure_ascii=ascii_only, **layout)
     try:
         raw = text.encode()
@@ -61,7 +61,7 @@ def test_an_inner_object_is_read_with_its_places() -> None:
 
 
 def test_several_insertions_at_one_place_keep_their_order() -> None:
-    """Edits that meet at one place come out in the order in which they were made."""
+    """The edits appear in the order in which they were made."""
     assert apply("ad", [Splice(1, 1, "b"), Splice(1, 1, "c")]) == "abcd"
 
 
@@ -86,7 +86,7 @@ def test_several_insertions_at_one_place_keep_their_order() -> None:
     ],
 )
 def test_broken_bodies_are_refused_with_the_place(body: bytes, message: str) -> None:
-    """Each is a 400 that says what was expected and where, and shows nothing of the text."""
+    """Each is a 400 that says what was expected and where. It shows nothing of the text."""
     with pytest.raises(RequestError) as caught:
         read_document(body)
     assert caught.value.http_status == 400

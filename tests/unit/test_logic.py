@@ -1,4 +1,4 @@
-"""What is said of conditions is so, whatever the request; and the everyday cases are said."""
+"""Statements about conditions hold for every request, and the everyday cases are recognized."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ leaves = st.one_of(
 
 
 def deeper(inner: st.SearchStrategy[Condition]) -> st.SearchStrategy[Condition]:
-    """Conditions of conditions."""
+    """Conditions that contain conditions."""
     parts = st.lists(inner, min_size=1, max_size=3).map(tuple)
     return st.one_of(st.builds(AllOf, parts), st.builds(AnyOf, parts), st.builds(Not, inner))
 
@@ -50,8 +50,10 @@ requests = st.builds(
 
 
 @given(conditions, conditions, requests, readings)
-def test_what_is_said_is_so(one: Condition, other: Condition, request: object, found: dict[str, Reading]) -> None:
-    """Of two conditions, and of each alone; else a rule that can win would be refused."""
+def test_a_statement_about_conditions_is_true(
+    one: Condition, other: Condition, request: object, found: dict[str, Reading]
+) -> None:
+    """A false statement, about one condition or two, would make `check` refuse a rule that can win."""
     truth, second = one.judge(request, found), other.judge(request, found)
     if follows(one, other) and truth is Truth.YES:
         assert second is Truth.YES
@@ -82,5 +84,5 @@ TOOLS, NO_TOOLS = FlagIs("has_tools", True), FlagIs("has_tools", False)
     ],
 )
 def test_one_follows_from_the_other(narrow: Condition, broad: Condition, expected: bool) -> None:
-    """The last: not sure enough of mathematics is no reading at all, so nothing follows."""
+    """The last case: if the classifier is not sure enough of mathematics there is no reading, so nothing follows."""
     assert follows(narrow, broad) is expected

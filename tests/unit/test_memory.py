@@ -1,4 +1,4 @@
-"""What a process holds: entries, answers and vectors go together, and never more than may be."""
+"""What a process holds: entries, answers and vectors leave together, and never exceed the limits."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ NOW_MS = 1000.0
 
 
 def unit(number: int) -> np.ndarray:
-    """One of 384 vectors at right angles."""
+    """One of 384 unit vectors at right angles."""
     return np.eye(1, 384, number, dtype=np.float32)[0]
 
 
 def entry(name: str, **others: Any) -> Entry:
-    """Named in every field that must differ."""
+    """An entry, with a name in every field that must differ."""
     made = Entry(f"id-{name}", f"key-{name}", "p", "alice", "faq", "small", name, b"answer", 500, 5000, unit(ord(name[0]) % 384))
     return replace(made, **others)
 
 
 def memory_of(*names: str, is_only_copy: bool = True, **limits: Any) -> tuple[Memory, list[str]]:
-    """With entries, and the ids that were evicted."""
+    """A memory with these entries, and the ids that were evicted."""
     evicted: list[str] = []
     memory = Memory(CacheLimits(**limits), evicted.append, is_only_copy=is_only_copy)
     for name in names:
@@ -35,7 +35,7 @@ def memory_of(*names: str, is_only_copy: bool = True, **limits: Any) -> tuple[Me
     return memory, evicted
 
 
-def test_an_entry_is_found_by_id_by_key_and_by_its_neighbourhood() -> None:
+def test_an_entry_is_found_by_id_by_key_and_by_similarity() -> None:
     """Its answer is held beside it."""
     memory, _ = memory_of("a", "b")
     slim = replace(entry("a"), answer=b"", vector=None)
@@ -46,7 +46,7 @@ def test_an_entry_is_found_by_id_by_key_and_by_its_neighbourhood() -> None:
 
 
 def test_what_is_forgotten_is_found_by_nothing() -> None:
-    """And its number in the index is used again."""
+    """Its number in the index is used again."""
     memory, evicted = memory_of("a", "b")
     assert memory.forget("id-a")
     assert not memory.forget("id-a")
@@ -70,7 +70,7 @@ def test_what_is_forgotten_is_found_by_nothing() -> None:
     ids=["expired", "not expired", "invalidated by id", "invalidated by decision", "created after it"],
 )
 def test_only_what_may_be_served_is_held(late: Entry, is_held: bool) -> None:
-    """However late it arrives."""
+    """This holds however late an entry arrives."""
     memory, _ = memory_of()
     memory.tombstones.add("gone")
     memory.tombstones.add_filter(EntryFilter(decision="news"), 700)
@@ -79,7 +79,7 @@ def test_only_what_may_be_served_is_held(late: Entry, is_held: bool) -> None:
 
 
 def test_of_two_entries_with_one_key_the_newer_stays() -> None:
-    """In whatever order they come; that is no eviction."""
+    """The order of arrival does not matter. This is not an eviction."""
     memory, evicted = memory_of("a")
     memory.admit(entry("a", id="newer", created_ms=600), NOW_MS)
     memory.admit(entry("a", id="older", created_ms=400), NOW_MS)
@@ -87,8 +87,8 @@ def test_of_two_entries_with_one_key_the_newer_stays() -> None:
     assert evicted == []
 
 
-def test_what_is_evicted_is_told_and_does_not_come_back() -> None:
-    """A store may show it for a moment longer."""
+def test_evicted_ids_are_returned_and_do_not_come_back() -> None:
+    """The store may show it for a moment longer."""
     memory, evicted = memory_of("a", "b", "c", max_entries=2)
     assert evicted == ["id-a"]
     memory.admit(entry("a"), NOW_MS)
@@ -97,7 +97,7 @@ def test_what_is_evicted_is_told_and_does_not_come_back() -> None:
 
 @pytest.mark.parametrize("is_only_copy", [True, False])
 def test_answers_that_do_not_fit_leave_with_their_entry_only_where_nobody_else_has_them(is_only_copy: bool) -> None:
-    """With a store they are fetched again."""
+    """With a store, the answers can be fetched again."""
     memory, evicted = memory_of("a", "b", is_only_copy=is_only_copy, most_held_bytes=15)
     memory.use("id-a")
     memory.admit(entry("c"), NOW_MS)
@@ -107,7 +107,7 @@ def test_answers_that_do_not_fit_leave_with_their_entry_only_where_nobody_else_h
 
 
 def test_an_answer_that_is_fetched_twice_at_once_is_counted_once() -> None:
-    """Two requests may ask the store for it; what is held must come back to nothing."""
+    """Two requests may fetch it from the store at once. When it leaves, the count must return to nothing."""
     memory, _ = memory_of("a", is_only_copy=False)
     memory.hold_answer("id-a", b"answer")
     assert memory.answers_bytes == 6

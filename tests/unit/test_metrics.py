@@ -1,4 +1,4 @@
-"""Counters count what their names say: every way that an exchange can go and end, and all that it counts."""
+"""Counters count what their names say: for every way an exchange can go and end, every series."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ MATH = {"intent": sure("math")}
 
 
 def caching(shadow: bool = False) -> Snapshot:
-    """Nothing but a default, whose answers are cached."""
+    """A configuration with only a default, whose answers are cached."""
     plan = CachePlan(ScopePlan(""), Eligibility(), {"default": CachePolicy(0.8, 60.0, (), shadow=shadow)}, "v1")
     return replace(snapshot(), cache=plan)
 
 
 def ended(exchange: Exchange, ending: str = "") -> ExchangeRecord:
-    """The record, with a time for what was routed, as the shell adds it."""
+    """The record of an exchange. A routed one has a time, which the shell adds."""
     outcome = exchange.outcome(ending or exchange.ending)
     return replace(outcome, routing_s=0.01 if outcome.response_path == "upstream" else 0.0, duration_s=1.0)
 
@@ -50,7 +50,7 @@ def asked(shot: Snapshot, body: bytes, readings: dict | None = None, ending: str
 
 
 def looked_up(shot: Snapshot, found: Hit | Miss, ending: str = "", **headers: str) -> ExchangeRecord:
-    """An exchange that asked the cache, and what the cache said."""
+    """An exchange that asked the cache and got this answer."""
     exchange = Exchange(shot)
     send(exchange, chat_body("What is a monad?"), **headers)
     exchange.receive(LookedUp(found, now_s=7, reply_id="n"))
@@ -58,14 +58,14 @@ def looked_up(shot: Snapshot, found: Hit | Miss, ending: str = "", **headers: st
 
 
 def waiting(shot: Snapshot, body: bytes) -> ExchangeRecord:
-    """An exchange that was given up while the shell measured, or looked into the cache."""
+    """An exchange that was abandoned while the shell read signals, or looked into the cache."""
     exchange = Exchange(shot)
     send(exchange, body) if shot.cache else begin(exchange, body)
     return ended(exchange, "abandoned")
 
 
 def begin(exchange: Exchange, body: bytes) -> None:
-    """Headers and body, and no readings."""
+    """Send headers and body, and no readings."""
     exchange.receive(request_headers())
     assert isinstance(exchange.receive(RequestBody(body)), ReadSignals)
 
@@ -73,7 +73,7 @@ def begin(exchange: Exchange, body: bytes) -> None:
 def answered(
     status: str = "200", kind: str = "application/json", *, is_stream: bool = False, is_whole: bool = True
 ) -> ExchangeRecord:
-    """An exchange whose answer passes us."""
+    """An exchange whose answer passes the router."""
     exchange = Exchange(RECORDING)
     send(exchange, chat_body("Prove it.", stream=is_stream), MATH)
     exchange.receive(ResponseHeaders({":status": status, "content-type": kind}, is_end=False))
@@ -84,21 +84,21 @@ def answered(
 
 
 def passed(path: str = "/v1/audio/speech") -> ExchangeRecord:
-    """An exchange of no path of ours."""
+    """An exchange on a path that the router does not read."""
     exchange = Exchange(RULES)
     exchange.receive(request_headers(path))
     return ended(exchange)
 
 
 def listed() -> ExchangeRecord:
-    """The list of models."""
+    """An exchange that lists the models."""
     exchange = Exchange(RULES)
     exchange.receive(request_headers("/v1/models", "GET"))
     return ended(exchange)
 
 
 def exchanges(ending: str, endpoint: str = "chat") -> str:
-    """What every exchange counts, once."""
+    """What every exchange counts once."""
     return f"exchanges ending={ending} endpoint={endpoint}"
 
 
@@ -228,14 +228,14 @@ CASES: dict[str, tuple[Callable[[], ExchangeRecord], set[str]]] = {
 
 @pytest.fixture
 def metrics() -> Iterator[Metrics]:
-    """Counts that are this test's own."""
+    """A registry of this test alone."""
     counting = Metrics()
     yield counting
     counting.close()
 
 
 def counted(page: str, kind: str = "counter") -> set[str]:
-    """Every series that is not zero: of counters with their labels in the order of the documentation, of histograms by name."""
+    """Every series that is not zero: counters with their labels in documented order, histograms by name."""
     found = set()
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
@@ -248,21 +248,21 @@ def counted(page: str, kind: str = "counter") -> set[str]:
 
 
 def normal(series: str) -> frozenset[str]:
-    """A series whatever the order of its labels and the name's common beginning."""
+    """A series without regard to the order of labels, and without the common prefix."""
     name, *labels = series.removeprefix("llm_").removeprefix("router_").split()
     return frozenset({name, *labels})
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_an_exchange_counts(metrics: Metrics, case: str) -> None:
-    """These and no others: a model that was not asked counts no request, and what was decided counts as decided."""
+    """Only these series count. A model that was not asked counts no request. A decided request counts its decision."""
     make, expected = CASES[case]
     metrics.begin({}).end(make())
     assert set(map(normal, counted(metrics.render().decode()))) == set(map(normal, expected))
 
 
 def test_every_ending_and_path_is_in_the_table() -> None:
-    """As `ExchangeRecord` names them."""
+    """`ExchangeRecord` names them."""
     outcomes = [make() for make, _ in CASES.values()]
     assert {outcome.ending for outcome in outcomes} == {"routed", "replied", "completed", "passed", "abandoned", "failed"}
     assert {outcome.response_path for outcome in outcomes} == {"upstream", "cache", "models", "error", "bypass"}
@@ -281,15 +281,15 @@ def test_every_ending_and_path_is_in_the_table() -> None:
         ("a model that answers 500", {"routing_latency"}),
     ],
 )
-def test_which_times_are_taken(metrics: Metrics, case: str, timed: set[str]) -> None:
-    """A first token is a stream's; what has not passed whole has no time for the whole."""
+def test_each_time_is_recorded_only_where_it_exists(metrics: Metrics, case: str, timed: set[str]) -> None:
+    """Only streams have a first token, and only answers that passed whole have a whole time."""
     make, _ = CASES[case]
     metrics.begin({}).end(make())
     assert counted(metrics.render().decode(), "histogram") == {f"llm_model_{name}_seconds" for name in timed}
 
 
 def test_endings_are_there_as_zero_before_the_first(metrics: Metrics) -> None:
-    """`increase` over a series that begins with 1 is 0: the alert on the first failure would not fire."""
+    """`increase` over a series that begins with 1 is 0, so the alert would miss the first failure."""
     page = metrics.render().decode()
     for endpoint in ("chat", "completions", "embeddings", "models", "other"):
         assert f'llm_router_exchanges_total{{ending="failed",endpoint="{endpoint}"}} 0.0' in page

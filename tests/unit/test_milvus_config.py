@@ -1,4 +1,4 @@
-"""Every key of the Milvus file acts or is refused: what becomes of it, key by key."""
+"""Every key of the Milvus file acts or is refused."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SHIPPED = ROOT / "config" / "cache" / "milvus.yaml"
 
 
 def read(document: dict[str, Any], file: str = "milvus.yaml") -> tuple[MilvusSettings, SyncSettings, Notes]:
-    """What becomes of a Milvus file."""
+    """What this Milvus file becomes."""
     notes = Notes(file)
     settings, pace = read_milvus(parse_yaml(yaml.safe_dump(document), notes))
     return settings, pace, notes
 
 
 def with_key(path: str, value: object) -> dict[str, Any]:
-    """A file with one key; what that key needs beside it, too."""
+    """A file with one key, and whatever else that key needs."""
     document: dict[str, Any] = {}
     for name, each in [*NEEDS.get(path, {}).items(), (path, value)]:
         *sections, last = name.split(".")
@@ -93,7 +93,7 @@ ACTS: list[tuple[str, object, str, object]] = [
     ("development.auto_create_collection", False, "creates_collection", False),
     ("development.verbose_errors", False, "shows_errors", False),
 ]
-"""Key, value, the setting that it changes, and to what. What a setting then does is in tests/contract/test_cache.py."""
+"""Key, value, the setting that it changes, and the result. tests/contract/test_cache.py tests what a setting does."""
 REFUSED: list[tuple[str, object, str]] = [
     ("performance.connection_pool.max_idle_connections", 5, "could do nothing"),
     ("collection.vector_field.dimension", 768, "the encoder gives vectors of 384 numbers"),
@@ -110,7 +110,7 @@ REFUSED: list[tuple[str, object, str]] = [
 
 @pytest.mark.parametrize(("path", "value", "setting", "expected"), ACTS, ids=[row[0] for row in ACTS])
 def test_a_key_acts(path: str, value: object, setting: str, expected: object) -> None:
-    """It changes its setting, or is what that is by default."""
+    """It changes its setting, or equals the default."""
     settings, pace, notes = read(with_key(path, value))
     assert notes.problems == []
     assert getattr(settings if hasattr(settings, setting) else pace, setting) == expected
@@ -127,7 +127,7 @@ def test_a_key_acts(path: str, value: object, setting: str, expected: object) ->
 
 @pytest.mark.parametrize(("path", "value", "said"), REFUSED, ids=[f"{row[0]}={row[1]}" for row in REFUSED])
 def test_a_value_that_could_not_work_is_refused(path: str, value: object, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the reason."""
+    """The message gives the reason."""
     if said != "is none of Strong, Session":
         monkeypatch.setitem(NEEDS, path, {key: each for key, each in NEEDS.get(path, {}).items() if key in TLS or key in AUTH})
     if path == "connection.auth.enabled":
@@ -147,7 +147,7 @@ def test_the_shipped_file_has_no_problem_and_forgets_nothing() -> None:
 
 
 def test_the_seeds_own_file_works_but_for_what_could_do_nothing() -> None:
-    """All 38 keys as vLLM Semantic Router ships them; only the size of an idle pool is refused."""
+    """The file has the 38 keys that vLLM Semantic Router ships. Only the size of an idle pool is refused."""
     document = yaml.safe_load(SHIPPED.read_text())
     document["performance"]["connection_pool"]["max_idle_connections"] = 5
     _, _, notes = read(document)
@@ -155,7 +155,7 @@ def test_the_seeds_own_file_works_but_for_what_could_do_nothing() -> None:
 
 
 def test_a_password_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it stands in no file."""
+    """So it need not stand in a file."""
     monkeypatch.setenv("MILVUS_PASSWORD", "secret")
     settings, _, notes = read(with_key("connection.auth.password", "${MILVUS_PASSWORD}"))
     assert notes.problems == []
@@ -163,7 +163,7 @@ def test_a_password_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_key_is_tested() -> None:
-    """And nothing else is."""
+    """The test table holds every key, and no other."""
     leaves = {
         path.removeprefix("milvus.") for path, row in rows().items() if path.startswith("milvus.") and "| section |" not in row
     }

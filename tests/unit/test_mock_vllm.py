@@ -1,4 +1,4 @@
-"""The pure parts of the mock backends: what is asked, what is said, how it is written."""
+"""The pure parts of the mock vLLM backends: what is asked, what is answered, how it is written."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TestAnswers:
                 ast.parse(snippet.code)
 
     def test_small_talk_is_answered_shortly(self) -> None:
-        """A greeting is no research question."""
+        """A greeting gets a short answer."""
         assert len(say("Hi there!").tokens) < len(say().tokens) / 2
 
     @given(st.text())
@@ -90,7 +90,7 @@ class TestAnswers:
 
     @given(st.text(max_size=200))
     def test_any_question_can_be_answered(self, question: str) -> None:
-        """There is no text that breaks the composer."""
+        """No text breaks the composer."""
         assert say(question).text()
         assert topic(question)
 
@@ -110,7 +110,7 @@ class TestAnswers:
         assert bool(say(**fields).text("reasoning")) is is_thinking
 
     def test_a_higher_effort_thinks_longer(self) -> None:
-        """low < medium < high."""
+        """The order is low < medium < high."""
         lengths = [len(say(reasoning_effort=effort).text("reasoning")) for effort in ("low", "medium", "high")]
         assert lengths == sorted(set(lengths))
 
@@ -131,7 +131,7 @@ class TestAnswers:
         assert first.text() != second.text()
 
     def test_answer_tokens_fixes_the_length(self) -> None:
-        """A test can ask for a short or a very long answer."""
+        """A test can ask for a very short or a very long answer."""
         assert [len(answer_all(chat(), "small", count)[0].tokens) for count in (3, 1000)] == [3, 1000]
 
 
@@ -166,7 +166,7 @@ class TestTools:
         assert "21 degrees" in said.text()
 
     def test_json_schema_content_fits_the_schema(self) -> None:
-        """`response_format` gives an object with the fields asked for."""
+        """`response_format` gives an object with the requested fields."""
         schema = {"type": "object", "properties": {"name": {"type": ["string", "null"]}, "sure": {"type": "boolean"}}}
         said = say(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
         assert json.loads(said.text()) == {"name": "renewable energy sources", "sure": True}
@@ -176,7 +176,7 @@ class TestTools:
         assert json.loads(say(response_format={"type": "json_object"}).text())["model"] == "small"
 
     def test_fill_prefers_an_enum_value_that_was_named(self) -> None:
-        """`celsius` in the question picks it."""
+        """`celsius` in the question selects it."""
         assert fill({"enum": ["kelvin", "celsius"]}, "in Celsius please") == "celsius"
         assert fill({"type": "array", "items": {"anyOf": [{"type": "integer"}]}}, "take 5") == [5]
 
@@ -199,14 +199,14 @@ class TestRequests:
         ],
     )
     def test_a_bad_field_is_refused_by_name(self, fields: dict[str, Any], param: str) -> None:
-        """Where vLLM answers 400, so do we, naming the field."""
+        """vLLM answers 400, and so does the mock, naming the field."""
         with pytest.raises(RequestError) as caught:
             chat(**fields)
         assert (caught.value.http_status, caught.value.param) == (400, param)
 
     @pytest.mark.parametrize("body", [b"{", b"[]", b"\xff", b"[" * 100_000])
     def test_a_body_that_is_no_json_object_is_refused(self, body: bytes) -> None:
-        """Malformed, wrong kind, wrong encoding, too deep."""
+        """Bodies may be malformed, of the wrong kind, in the wrong encoding, or too deep."""
         with pytest.raises(RequestError):
             read_chat(body)
 
@@ -223,7 +223,7 @@ class TestRequests:
         assert [len(said.tokens) for said in answer_all(asked, "small")] == [16] * 4
 
     def test_token_ids_are_accepted(self) -> None:
-        """Completions and embeddings take numbers for words."""
+        """Completions and embeddings accept numbers in place of words."""
         assert read_completion(b'{"model": "m", "prompt": [1, 2]}').prompts[0].question == "1 2"
         assert read_embedding(b'{"model": "m", "input": [[1], [2, 3]]}').texts == ("1", "2 3")
 
@@ -236,7 +236,7 @@ class TestWire:
         return [chunk for chunks in wire.frames(wire.Chat(), self.HEAD, answers, asked) for chunk in chunks]
 
     def test_a_stream_says_what_the_body_says(self) -> None:
-        """Deltas put together are the message: content, thinking and order."""
+        """The joined deltas are the message: content, thinking and order."""
         asked = chat("Write a python class", stream=True, reasoning_effort="high")
         deltas = [chunk["choices"][0]["delta"] for chunk in self.flat(asked)]
         message = wire.whole(wire.Chat(), self.HEAD, answer_all(asked, "small"))["choices"][0]["message"]
@@ -254,7 +254,7 @@ class TestWire:
         assert "".join(call["function"]["arguments"] for call in calls) == said.tool_call.arguments
 
     def test_only_a_stream_that_wants_usage_ends_with_it(self) -> None:
-        """The extra chunk has no choices; no other chunk has the field."""
+        """The extra chunk has no choices. No other chunk has the field."""
         plain = self.flat(chat(stream=True))
         asked = self.flat(chat(stream=True, stream_options={"include_usage": True}))
         assert all("usage" not in chunk for chunk in [*plain, *asked[:-1]])
@@ -287,12 +287,12 @@ class TestWire:
 
 class TestFaults:
     def test_headers_are_read_into_faults(self) -> None:
-        """Every header has its field."""
+        """Every fault header reaches its field."""
         assert read_faults({"x-sim-status": "503", "x-sim-stall-ms": "20"}) == Faults(status=503, stall_ms=20)
 
     @pytest.mark.parametrize("value", ["", "abc", "-1", "200", "600", "5.0", "²"])
     def test_a_value_that_makes_no_sense_is_refused(self, value: str) -> None:
-        """A mistyped fault must not pass as no fault."""
+        """A mistyped fault must not count as no fault."""
         with pytest.raises(RequestError):
             read_faults({"x-sim-status": value})
 
@@ -310,7 +310,7 @@ class TestLedger:
         return Received("POST", "/v1/chat/completions", (), body, request_id)
 
     def test_it_remembers_the_newest_and_forgets_the_oldest(self) -> None:
-        """Bounded by number."""
+        """The memory is limited by number."""
         ledger = Ledger()
         for number in range(MAX_REQUESTS + 1):
             ledger.receive(self.received(str(number)))
@@ -320,7 +320,7 @@ class TestLedger:
         assert (ledger.find("0"), ledger.find("1") is None) == (None, False)
 
     def test_big_bodies_push_old_ones_out_but_the_newest_stays(self) -> None:
-        """Bounded by bytes."""
+        """The memory is limited by bytes."""
         ledger = Ledger()
         ledger.receive(self.received("small"))
         ledger.receive(self.received("big", bytes(MAX_BODY_BYTES + 1)))
@@ -328,7 +328,7 @@ class TestLedger:
         assert ledger.find("big") is not None
 
     def test_counts_add_up(self) -> None:
-        """What came is active or has ended in one way."""
+        """Every request is active or has ended in one way."""
         ledger = Ledger()
         for ending in ("completed", "aborted"):
             ledger.receive(self.received())
@@ -340,7 +340,7 @@ class TestLedger:
 
 @given(st.text(), st.integers(1, 2048))
 def test_embeddings_are_repeatable_unit_vectors(text: str, dimension_count: int) -> None:
-    """(dimension_count,) float32 of length one, decided by the text alone."""
+    """(dimension_count,) float32 of length one, determined by the text alone."""
     vector = embed(text, dimension_count)
     assert vector.shape == (dimension_count,)
     assert vector.dtype == np.float32

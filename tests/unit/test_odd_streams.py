@@ -1,4 +1,4 @@
-"""Answers that no model sends: what they cost is counted, in what is held and what is read, and they pass as they came."""
+"""Answers that no model sends: their cost in memory and parsing is limited, and they pass unchanged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FLOODS = {
 
 
 def pieces_of(data: bytes, size: int) -> Iterator[bytes]:
-    """As they come."""
+    """The pieces as they come."""
     for start in range(0, len(data), size):
         yield data[start : start + size]
 
@@ -59,7 +59,7 @@ def read_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("hides_usage", [True, False])
 @pytest.mark.parametrize("size", [PIECE, 1_500_000])
 def test_a_flood_is_neither_held_nor_read(name: str, hides_usage: bool, size: int, read_bytes: list[int]) -> None:
-    """Whatever it is made of, and in pieces of any size: a bounded part of each piece is parsed, a megabyte held."""
+    """Whatever it consists of, and in pieces of any size: a limited part of each piece is parsed, and a megabyte is held."""
     flood = (FLOODS[name] * PIECE)[: 4 * 1024 * 1024]
     reader = PassingAnswer(is_event_stream=True, hides_usage=hides_usage)
     shown = 0
@@ -74,7 +74,7 @@ def test_a_flood_is_neither_held_nor_read(name: str, hides_usage: bool, size: in
 
 
 def test_after_a_frame_without_end_a_stream_passes_as_it_came() -> None:
-    """Nothing is lost, and nothing looked for any more."""
+    """No byte is lost, and nothing is searched any more."""
     reader = PassingAnswer(is_event_stream=True, hides_usage=True)
     stream = [TOKEN, *[b"x" * PIECE] * 40, b"\n\n", EXTRA, DONE]
     assert b"".join(reader.feed(piece, is_end=piece is DONE) for piece in stream) == b"".join(stream)
@@ -83,7 +83,7 @@ def test_after_a_frame_without_end_a_stream_passes_as_it_came() -> None:
 
 @given(st.lists(st.integers(0, 800)), st.sampled_from([b"\n", b"\r\n", b"\r"]), st.booleans(), st.integers(0, 5))
 def test_however_it_is_cut_the_counts_are_read_and_hidden(cuts: list[int], end: bytes, hides: bool, count: int) -> None:
-    """The chunk that only the router asked for is gone, every other byte is there."""
+    """The chunk that only the router asked for is removed. Every other byte is there."""
     frames = [frame.replace(b"\n", end) for frame in (*[TOKEN] * count, EXTRA, b": ping\n\n", DONE)]
     whole = b"".join(frames)
     reader = PassingAnswer(is_event_stream=True, hides_usage=hides)
@@ -92,7 +92,7 @@ def test_however_it_is_cut_the_counts_are_read_and_hidden(cuts: list[int], end: 
         b"", is_end=True
     )
     wanted = b"".join(frame for frame in frames if not (hides and frame == frames[count]))
-    # A CRLF that is cut in its middle may leave its LF to the next frame, where it is an empty line.
+    # A CRLF that is cut in the middle may leave its LF to the next frame, where it is an empty line.
     assert [line for line in shown.splitlines() if line] == [line for line in wanted.splitlines() if line]
     assert hides or shown == wanted
     assert reader.usage == Usage(3, 5)
@@ -100,7 +100,7 @@ def test_however_it_is_cut_the_counts_are_read_and_hidden(cuts: list[int], end: 
 
 @pytest.mark.parametrize("hides_usage", [True, False])
 def test_of_counts_with_every_token_the_last_ones_stand(hides_usage: bool) -> None:
-    """Also where thousands come in one piece."""
+    """This also holds if thousands come in one piece."""
     frames = [b'data: {"choices":[{}],"usage":{"prompt_tokens":3,"completion_tokens":%d}}\n\n' % number for number in range(3000)]
     reader = PassingAnswer(is_event_stream=True, hides_usage=hides_usage)
     assert reader.feed(b"".join(frames), is_end=False) == b"".join(frames)
@@ -109,7 +109,7 @@ def test_of_counts_with_every_token_the_last_ones_stand(hides_usage: bool) -> No
 
 @pytest.mark.parametrize("flood", [b"[]," * 700_000, b"a" * 5_000_000])
 def test_a_document_that_is_no_answer_is_not_parsed(flood: bytes, read_bytes: list[int]) -> None:
-    """A JSON answer of many values, or of many megabytes; of the latter nothing is held, either."""
+    """This covers a JSON answer of many values or of many megabytes. The latter is not held in memory either."""
     reader = PassingAnswer(is_event_stream=False, hides_usage=False)
     for piece in pieces_of(b'{"usage":{},"x":[' + flood + b"0]}", PIECE):
         assert reader.feed(piece, is_end=False) == piece
@@ -120,7 +120,7 @@ def test_a_document_that_is_no_answer_is_not_parsed(flood: bytes, read_bytes: li
 
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood_is_no_answer_to_keep(name: str, read_bytes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each event has its price, so that the bound on an answer's length bounds the work, too."""
+    """Each event has a cost, so the limit on an answer's length also limits the work."""
     events: list[bytes] = []
     monkeypatch.setattr(answers, "data_of", lambda event: events.append(event) or sse.data_of(event))
     splitter = EventSplitter()
@@ -136,7 +136,7 @@ def test_a_flood_is_no_answer_to_keep(name: str, read_bytes: list[int], monkeypa
 
 
 def test_a_document_of_many_values_is_not_kept(read_bytes: list[int]) -> None:
-    """Nor parsed: a megabyte of brackets takes as long as sixteen of text."""
+    """It is not parsed either: a megabyte of brackets takes as long as sixteen megabytes of text."""
     reader = AnswerReader(is_event_stream=False, max_bytes=16 * 1024 * 1024)
     reader.feed(b'{"choices":[' + b"[]," * 400_000 + b"0]}")
     with pytest.raises(NotStorable, match="unreadable"):

@@ -15,18 +15,18 @@ from router.config.patterns import MAX_REPEATED, MAX_WORDS, PatternError, compil
 
 
 def finds(words: list[str], text: str, *, is_case_sensitive: bool = False) -> bool:
-    """Whether a set of these words finds one in the text."""
+    """Whether these words are found in the text."""
     return any(pattern.search(text) for pattern in keyword_patterns(words, [], is_case_sensitive=is_case_sensitive))
 
 
 @pytest.mark.parametrize("pattern", [r"(a+)+$", r"(a|a)*b", r"(?:a*)*c", r"(\w+\s?)*!", r"(.*)(.*)(.*)(.*)[^a]"])
 def test_a_pattern_that_would_backtrack_for_ever_does_not(pattern: str) -> None:
-    """Of `re`, 30 characters are enough to hold a process for minutes; here the longest classified text takes no time."""
+    """With `re`, 30 characters hold a process for minutes. Here the longest classified text takes no noticeable time."""
     compiled = compile_pattern(pattern)
     began = perf_counter()
     compiled.search("a" * 16_385)
     compiled.fullmatch("a" * 16_385 + "\n")
-    assert perf_counter() - began < 1  # milliseconds, against for ever
+    assert perf_counter() - began < 1  # milliseconds, or else endless
 
 
 WORDS = st.text(alphabet="ab\u00fc\u65e5\u672c_1+\u0301 ", min_size=1, max_size=4).filter(str.strip)
@@ -34,7 +34,7 @@ WORDS = st.text(alphabet="ab\u00fc\u65e5\u672c_1+\u0301 ", min_size=1, max_size=
 
 @given(st.lists(WORDS, min_size=1, max_size=3), st.text(alphabet="abAB\u00fc\u00dc\u65e5\u672c_1+\u0301. \n", max_size=12))
 def test_words_are_bounded_in_every_script_as_pythons_are(words: list[str], text: str) -> None:
-    """A word of letters of any script is found whole, and not inside another."""
+    """A word in letters of any script is found as a whole word, and not inside another."""
     expected = re.search(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", text, re.IGNORECASE)
     assert finds(words, text) is (expected is not None)
 
@@ -55,19 +55,19 @@ def test_words_are_bounded_in_every_script_as_pythons_are(words: list[str], text
     ],
 )
 def test_words_are_found(word: str, text: str, holds: bool) -> None:
-    """In any case, by Unicode's rules."""
+    """Words are found in any case, by Unicode's rules."""
     assert finds([word], text) is holds
 
 
 @pytest.mark.parametrize("text", ["sql\ud800", "\udc00 sql", "\ud83d\ude00sql", "sql \x00"])
 def test_half_a_character_in_a_text_is_no_error(text: str) -> None:
-    """JSON may carry it; the words beside it are found."""
+    """JSON may carry it. The words beside it are found."""
     assert finds(["sql"], text)
     assert compile_pattern(".*sql.*").fullmatch(text)
 
 
 def test_words_and_patterns_of_a_set_are_one_search() -> None:
-    """A text is read once, however many there are."""
+    """A text is read once, however many words and patterns there are."""
     (pattern,) = keyword_patterns(["sql", "\u00fcber"], [r"(?i)def \w+\(", "x|y"], is_case_sensitive=True)
     assert [pattern.search(text) for text in ("sql", "SQL", "DEF f(", "zyz", "\u00fcber", "none")] == [
         True, False, True, True, True, False,
@@ -75,13 +75,13 @@ def test_words_and_patterns_of_a_set_are_one_search() -> None:
 
 
 def test_patterns_whose_counts_do_not_fit_together_stay_apart() -> None:
-    """Each is allowed, so all are."""
+    """Each pattern is allowed alone, so all of them are."""
     patterns = keyword_patterns([], ["a.{60}b", "c.{60}d"], is_case_sensitive=True)
     assert [pattern.pattern for pattern in patterns] == ["a.{60}b", "c.{60}d"]
 
 
 def test_too_many_words_are_refused() -> None:
-    """With the way out."""
+    """The message says what to do."""
     words = [f"word{number}" for number in range(MAX_WORDS)]
     assert finds(words, "a word9999!")
     with pytest.raises(PatternError, match="split them"):
@@ -125,14 +125,14 @@ def test_what_is_not_understood_is_named_with_what_to_write_instead(pattern: str
     ],
 )  # fmt: skip
 def test_counted_repetitions_are_added_up(pattern: str, count: int) -> None:
-    """Nested ones multiply: that many places of the pattern can be alive at one place of the text."""
+    """Nested counts multiply, for that many places of the pattern can be alive at one place of the text."""
     assert repeated(pattern) == count
     assert (count > MAX_REPEATED) is False
     compile_pattern(pattern)
 
 
 def test_equal_patterns_are_equal_and_can_be_copied_to_another_process() -> None:
-    """A rule in the shadow of another is found by comparing, and workers may be given the configuration as it stands."""
+    """Comparing finds a rule in the shadow of another. Copying gives workers the configuration."""
     one = compile_pattern("a+", is_case_sensitive=False)
     for other in (compile_pattern("a+", is_case_sensitive=False), pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):  # noqa: S301
         assert other == one
@@ -142,7 +142,7 @@ def test_equal_patterns_are_equal_and_can_be_copied_to_another_process() -> None
 
 
 def test_nothing_is_written_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
-    """RE2 logs what it cannot compile or runs out of memory for; its words would stand between JSON lines."""
+    """RE2 logs what it cannot compile, or when it lacks memory. Its words would stand between JSON lines."""
     for pattern in ("(", "(?=a)", r"(?:\pL{1,9}.){1,9}"):
         try:
             compile_pattern(pattern).search("ab\u00fc" * 5000)

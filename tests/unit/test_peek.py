@@ -1,4 +1,4 @@
-"""A look into the cache with a store behind it that others write to."""
+"""`explain` looks into the cache while other replicas write to its store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARTITION = digest("p")
 
 
 class Shared:
-    """A store that knows one entry, written by another replica."""
+    """A store with one entry, which another replica wrote."""
 
     is_shared = True
 
@@ -33,23 +33,23 @@ class Shared:
 
     @property
     def reads(self) -> Shared:
-        """Of requests."""
+        """The requests that read."""
         return self
 
     def attach(self, cache: Cache) -> None:
-        """Needs nothing of it."""
+        """This store needs nothing of the cache."""
 
     async def answer(self, entry_id: str, wait_s: float) -> bytes | None:
-        """It has gone meanwhile."""
+        """The answer has left meanwhile."""
         return None
 
     async def nearest(self, question: CacheQuery, vector: Vector | None, wait_s: float) -> Sequence[tuple[Entry, float]]:
-        """The one, as near as can be."""
+        """The one entry, as similar as can be."""
         return [(self.entry, 0.95)]
 
 
 def cache_with(store_sync: Any, verdict: Verdict) -> Cache:
-    """At second 2, empty."""
+    """An empty cache at second 2."""
 
     async def encode(text: str) -> Any:
         return SimpleNamespace(vector=UNIT, is_truncated=False)
@@ -61,12 +61,12 @@ def cache_with(store_sync: Any, verdict: Verdict) -> Cache:
 
 
 def question(text: str) -> CacheQuery:
-    """Of the same partition."""
+    """A question in the same namespace."""
     return CacheQuery(text, PARTITION, digest(f"{PARTITION}\n{text}"), "alice", "default", "small")
 
 
 async def test_what_another_replica_stored_is_weighed_and_not_taken_over() -> None:
-    """A request would hold the entry from then on."""
+    """A request would keep the entry from then on; a look does not."""
     cache = cache_with(Shared("What is a monad?"), Verdict("", 0.97))
     found, document = await peek(cache, question("What's a monad?"), TERMS)
     assert isinstance(found, Hit)
@@ -79,7 +79,7 @@ async def test_what_another_replica_stored_is_weighed_and_not_taken_over() -> No
 
 
 async def test_the_very_question_is_shown_as_it_stands_in_the_store() -> None:
-    """It needs no verifier."""
+    """An exact hit needs no verifier."""
     _, document = await peek(
         cache_with(Shared("What is a monad?"), Verdict("verifier", 0.1)), question("What is a monad?"), TERMS
     )
@@ -87,7 +87,7 @@ async def test_the_very_question_is_shown_as_it_stands_in_the_store() -> None:
 
 
 async def test_all_checks_that_object_are_named_beside_the_verdict() -> None:
-    """The verdict names the first."""
+    """The verdict names the first of them."""
     cache = cache_with(Shared("How do 2 monads compose?"), Verdict("numbers"))
     found, document = await peek(
         cache, question("How do 3 cats not compose?"), CachePolicy(0.8, 60.0, ("numbers", "negation", "order"))
@@ -97,7 +97,7 @@ async def test_all_checks_that_object_are_named_beside_the_verdict() -> None:
 
 
 async def test_an_answer_that_has_gone_is_no_hit_and_says_so() -> None:
-    """The verifier's word alone would show it as served."""
+    """The verifier's verdict alone would show it as served."""
     store_sync = Shared("What is a monad?")
     store_sync.entry = replace(store_sync.entry, answer=b"")
     found, document = await peek(cache_with(store_sync, Verdict("", 0.97)), question("What's a monad?"), TERMS)

@@ -1,4 +1,4 @@
-"""Rules and truth: which rule wins, what is asked of the signals, and that nothing fires on what was not measured."""
+"""Rules and truth: which rule wins, which signals are read, and that no rule fires on what was not measured."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def test_a_label_counts_only_when_it_was_measured_and_sure(condition: Condition,
     ],
 )
 def test_each_condition_reads_its_own_part_of_the_request(condition: Condition, request_fields: dict, truth: Truth) -> None:
-    """What can be seen in the request is YES or NO, never UNKNOWN."""
+    """What is visible in the request is YES or NO, never UNKNOWN."""
     assert condition.judge(ask(**request_fields), {}) is truth
 
 
 @pytest.mark.parametrize("parts", list(itertools.product([YES, NO, IS_MATH], repeat=3)))
 def test_trees_follow_three_valued_logic(parts: tuple[Condition, ...]) -> None:
-    """`all` is NO by one NO, `any` is YES by one YES; otherwise one UNKNOWN makes them UNKNOWN."""
+    """One NO makes `all` NO, and one YES makes `any` YES. Otherwise one UNKNOWN makes them UNKNOWN."""
     truths = [part.judge(ask(), {}) for part in parts]
     expected_all = Truth.NO if Truth.NO in truths else Truth.UNKNOWN if Truth.UNKNOWN in truths else Truth.YES
     expected_any = Truth.YES if Truth.YES in truths else Truth.UNKNOWN if Truth.UNKNOWN in truths else Truth.NO
@@ -96,7 +96,7 @@ def test_trees_follow_three_valued_logic(parts: tuple[Condition, ...]) -> None:
     )
 )
 def test_what_is_known_before_a_reading_stays_true_after_it(condition: Condition) -> None:
-    """Deciding before the signals are read can never be contradicted by what they say."""
+    """A decision without signals is never contradicted by their readings."""
     before = condition.judge(ask(), {})
     for reading in (sure("math"), sure("law"), Missing("deadline")):
         if before is not Truth.UNKNOWN:
@@ -104,7 +104,7 @@ def test_what_is_known_before_a_reading_stays_true_after_it(condition: Condition
 
 
 def test_the_highest_priority_that_holds_wins() -> None:
-    """Order is by priority, then by place in the file."""
+    """Rules are ordered by priority, then by place in the file."""
     rules = (
         Rule("low", YES, SMALL, 1),
         Rule("first", YES, LARGE, 5),
@@ -117,7 +117,7 @@ def test_the_highest_priority_that_holds_wins() -> None:
 
 
 def test_a_rule_that_needs_no_signal_spares_the_reading_of_lower_rules() -> None:
-    """No inference is spent when a rule above settles the matter."""
+    """Inference does not run when a rule above settles the matter."""
     rules = (Rule("stream", IS_STREAM, CODER, 20), MATH_RULE)
     policy = Policy.of(rules, Default(SMALL), 0.5)
     assert isinstance(policy.decide(ask(is_stream=True), {}), Decision)
@@ -137,7 +137,7 @@ def test_a_condition_that_is_settled_without_its_signal_is_not_read() -> None:
     [(sure("law"), "no_match"), (sure("math", 0.3), "below_threshold"), (Missing("deadline"), "intent_missing")],
 )
 def test_the_default_says_why_no_rule_fired(reading: object, reason: str) -> None:
-    """An unsure or missing intent goes to the default, and says so."""
+    """If the intent is unsure or missing, the default serves and gives the reason."""
     decision = Policy.of((MATH_RULE,), Default(SMALL), 0.5).decide(ask(), {"intent": reading})
     assert isinstance(decision, Decision)
     assert (decision.name, decision.reason, decision.model) == ("default", reason, SMALL)

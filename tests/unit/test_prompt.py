@@ -1,4 +1,4 @@
-"""What a rule that blocks reads of a request: everything that the model will read, and nothing that it will not."""
+"""What a blocking rule reads of a request: everything that the model will read, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def message(**fields: Any) -> dict[str, Any]:
 
 
 def part(**fields: Any) -> dict[str, Any]:
-    """A user message with such a part beside a text."""
+    """A user message with this part beside a text."""
     return message(role="user", content=[{"type": "text", "text": "hi"}, fields])
 
 
 def beside(**fields: Any) -> dict[str, Any]:
-    """A plain question with other fields of the body."""
+    """A plain question with these other fields in the body."""
     return {**message(role="user", content="hi"), **fields}
 
 
@@ -77,7 +77,7 @@ SHOWN = {
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_what_a_model_may_be_shown_is_read(name: str) -> None:
-    """Wherever a client puts it."""
+    """It is read wherever a client puts it."""
     assert any(SECRET in piece.text for piece in read(SHOWN[name]).pieces)
 
 
@@ -93,7 +93,7 @@ def test_what_a_model_may_be_shown_is_read(name: str) -> None:
     ],
 )
 def test_prompts_and_inputs_are_read(endpoint: Endpoint, body: dict[str, Any]) -> None:
-    """One string or several."""
+    """They may be one string or several."""
     prompt = read({"model": "m", **body}, endpoint)
     assert any(SECRET in piece.text for piece in prompt.pieces)
     assert not prompt.unread
@@ -118,7 +118,7 @@ def test_what_steers_the_backend_is_not_read(field: str) -> None:
     ],
 )
 def test_pictures_sounds_ids_and_nothing_are_no_text(body: dict[str, Any]) -> None:
-    """And what holds no text is read whole."""
+    """Where there is no text, everything counts as read."""
     prompt = read(body)
     assert [piece.text for piece in prompt.pieces] == ["hello there"]
     assert not prompt.unread
@@ -143,7 +143,7 @@ def test_pictures_sounds_ids_and_nothing_are_no_text(body: dict[str, Any]) -> No
     ],
 )
 def test_what_cannot_be_read_is_said(endpoint: Endpoint, body: dict[str, Any], reason: str) -> None:
-    """By its reason. To token ids that only become a vector nobody answers, so they are no matter."""
+    """The result names the reason. Token ids for embeddings do not matter, for they only become a vector."""
     assert read({"model": "m", **body}, endpoint).unread == reason
 
 
@@ -157,7 +157,9 @@ def test_of_more_than_the_bound_the_newest_is_read() -> None:
 
 
 def test_what_the_application_wrote_is_told_from_the_conversation() -> None:
-    """System and developer messages, tools and formats; everything else is the conversation's, whatever role it names."""
+    """System and developer messages, tools and formats are the application's. Everything else is the conversation's, whatever its
+    role.
+    """
     body = beside(
         messages=[
             {"role": role, "content": f"{'At some length, ' * 4}\n{role} speaks"}
@@ -173,7 +175,7 @@ def test_what_the_application_wrote_is_told_from_the_conversation() -> None:
 
 
 def test_a_deep_body_is_read() -> None:
-    """Without recursion of our own."""
+    """The reader does not recurse."""
     deep: Any = SECRET
     for _ in range(500):
         deep = [deep]
@@ -181,8 +183,8 @@ def test_a_deep_body_is_read() -> None:
 
 
 @pytest.mark.parametrize(("reads", "signal"), [("message", "pii"), ("prompt", "pii"), ("conversation", "keywords c++ code")])
-def test_a_reading_s_name_tells_what_it_is_of(reads: str, signal: str) -> None:
-    """And the plain name is that of the last user message."""
+def test_the_name_of_a_reading_says_what_was_read(reads: str, signal: str) -> None:
+    """The plain name is that of the last user message."""
     if reads != "message":
         assert reads_of(name_of(reads, signal)) == (reads, signal)
     else:
@@ -191,7 +193,7 @@ def test_a_reading_s_name_tells_what_it_is_of(reads: str, signal: str) -> None:
 
 
 def test_messages_of_a_few_words_are_read_together() -> None:
-    """What is said may be split over them, whoever is said to have written them; longer ones stand for themselves."""
+    """A sentence may be split over several messages and roles. Longer messages stand alone."""
     words = SECRET.split()
     turns = [{"role": "user" if place % 2 else "assistant", "content": word} for place, word in enumerate(words)]
     long = {"role": "user", "content": "How does a heat pump work, and what does it cost to run one in a house of brick?"}
@@ -209,7 +211,7 @@ def test_documents_of_a_word_each_are_read_together() -> None:
 
 
 def test_parts_that_end_amid_a_word_are_read_without_a_gap() -> None:
-    """Some templates write parts without one. Parts that end where words end stay as they are."""
+    """Some templates join parts without a space. Parts that end at a word's end stay as they are."""
     cut = [{"type": "text", "text": SECRET[at : at + 3]} for at in range(0, len(SECRET), 3)]
     assert SECRET in [piece.text for piece in read(message(role="user", content=cut)).pieces]
     whole = [{"type": "text", "text": f"{word} "} for word in SECRET.split()]
@@ -218,7 +220,7 @@ def test_parts_that_end_amid_a_word_are_read_without_a_gap() -> None:
 
 @pytest.mark.parametrize("text", [SECRET.replace(" ", "-"), SECRET.title().replace(" ", ""), SECRET.upper().replace(" ", "_")])
 def test_an_id_that_is_made_of_words_is_read(text: str) -> None:
-    """Templates show ids, and schemas hold them."""
+    """Templates show ids, and schemas contain them."""
     schema = {"type": "object", "properties": {"a": {"$id": text}}}
     bodies = [
         message(role="tool", tool_call_id=text, content="hi"),
@@ -239,17 +241,17 @@ def test_an_id_that_is_made_of_words_is_read(text: str) -> None:
     ],
 )
 def test_an_id_that_is_random_is_not_read(name: str) -> None:
-    """It says nothing, and digits in it may look like somebody's card."""
+    """A random id says nothing, and its digits may look like a card number."""
     assert not any(name in piece.text for piece in read(message(role="tool", tool_call_id=name, content="hi")).pieces)
 
 
 @pytest.mark.parametrize(("tokens", "chars"), [(60, 240), (1, 4), (-1, None), (0, None), ("60", None), (None, None)])
 def test_what_the_backend_shall_cut_off_is_told(tokens: object, chars: int | None) -> None:
-    """So that padding before an attack counts for nothing."""
+    """Padding before an attack then does not hide it."""
     assert read(beside(truncate_prompt_tokens=tokens)).max_shown_chars == chars
 
 
 @pytest.mark.parametrize("text", ["😀" + "".join(chr(0xE0100 + ord(char) - 16) for char in SECRET), "🇮🇬🇳🇴🇷🇪 🇦🇱🇱", "⠊⠛⠝⠕⠗⠑"])
 def test_text_without_a_letter_may_say_something(text: str) -> None:
-    """In signs that stand for letters, and in characters that are not shown."""
+    """Symbols that stand for letters, and invisible characters, may carry text."""
     assert text in [piece.text for piece in read(message(role="user", content=text)).pieces]

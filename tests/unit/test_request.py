@@ -19,7 +19,7 @@ def read(body: bytes | dict, endpoint: Endpoint = Endpoint.CHAT) -> ChatRequest:
 
 
 def test_the_last_user_message_is_what_is_classified() -> None:
-    """Earlier turns, the system prompt and what the assistant said are not."""
+    """Earlier turns, the system prompt and the assistant's messages are not classified."""
     messages = [
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": "first"},
@@ -33,7 +33,7 @@ def test_the_last_user_message_is_what_is_classified() -> None:
 
 
 def test_of_a_long_text_both_ends_are_seen_and_all_of_it_is_counted() -> None:
-    """Megabytes are not searched; their size is known all the same."""
+    """Megabytes are not searched, but their size is known."""
     request = read(chat_body("start" + "x" * 1_000_000 + "end"))
     assert request.text.startswith("start")
     assert request.text.endswith("end")
@@ -42,7 +42,7 @@ def test_of_a_long_text_both_ends_are_seen_and_all_of_it_is_counted() -> None:
 
 
 def test_text_parts_are_joined_and_images_are_seen() -> None:
-    """A message of parts gives its texts, line by line, and its images as a flag."""
+    """The texts are joined line by line, and an image sets a flag."""
     parts = [
         {"type": "text", "text": "what is"},
         {"type": "image_url", "image_url": {"url": "data:..."}},
@@ -65,17 +65,17 @@ def test_text_parts_are_joined_and_images_are_seen() -> None:
     ],
 )
 def test_an_image_is_seen_by_its_key_too(part: dict[str, object]) -> None:
-    """Backends go by it where there is no type, or an id beside it."""
+    """Some backends go by the key where the type is missing, or an id stands beside it."""
     assert read(chat_body([part])).has_images
 
 
 def test_a_key_for_an_image_without_one_is_none() -> None:
-    """Some clients send all fields that a part may have."""
+    """Some clients send every field that a part may have."""
     assert not read(chat_body([{"type": "text", "text": "what is this?", "image_url": None}])).has_images
 
 
 def test_tokens_are_estimated_from_all_text_of_all_messages() -> None:
-    """UTF-8 bytes by four, rounded up; roles, images and keys do not count."""
+    """The estimate is UTF-8 bytes by four, rounded up. Roles, images and keys do not count."""
     messages = [{"role": "system", "content": "é" * 4}, {"role": "user", "content": [{"type": "text", "text": "a"}]}]
     assert read({"model": "m", "messages": messages}).prompt_tokens == 3
 
@@ -93,30 +93,30 @@ def test_tokens_are_estimated_from_all_text_of_all_messages() -> None:
     ],
 )
 def test_flags_are_read(fields: dict, expected: tuple[bool, bool, bool]) -> None:
-    """Null counts as absent, an empty list of tools as none."""
+    """Null counts as absent. An empty list of tools counts as none."""
     request = read(chat_body(**fields))
     assert (request.is_stream, request.wants_usage, request.has_tools) == expected
 
 
 @pytest.mark.parametrize("content", ["", [], None, [{"type": "image_url", "image_url": {"url": "u"}}]])
 def test_an_empty_user_turn_is_no_error(content: object) -> None:
-    """There is nothing to classify, which is for the rules to deal with."""
+    """There is nothing to classify, and the rules handle that."""
     assert read(chat_body(content)).text == ""
 
 
 def test_a_conversation_without_a_user_is_no_error() -> None:
-    """Some agents send system messages alone."""
+    """Some agents send only system messages."""
     assert read({"model": "m", "messages": [{"role": "developer", "content": "x"}]}).text == ""
 
 
 def test_lone_surrogates_do_not_break_the_reading() -> None:
-    """JSON may escape half a character; it is counted and kept."""
+    """JSON may escape half a character. It is counted and kept."""
     assert read(b'{"model": "auto", "messages": [{"role": "user", "content": "a\\ud83d"}]}').text == "a\ud83d"
 
 
 @pytest.mark.parametrize(("prompt", "text"), [("a", "a"), (["a", "b"], "a\nb"), ([1, 2], ""), (None, "")])
 def test_completions_prompts_are_read_as_text(prompt: object, text: str) -> None:
-    """Strings are text; token ids have none."""
+    """Strings are text. Token ids hold none."""
     assert read({"model": "m", "prompt": prompt}, Endpoint.COMPLETIONS).text == text
 
 

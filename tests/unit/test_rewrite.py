@@ -1,4 +1,4 @@
-"""Bodies rewritten: exactly what the decision asks for changes, and nothing else, to the byte."""
+"""Bodies are rewritten: exactly what the decision asks for changes, and every other byte stays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from router.core.openai.rewrite import rewrite
 from router.core.types import Decision, Endpoint
 from tests.unit.builders import FAMILIES, chat_body
 
-AUTO = Model("auto", "c", "auto")  # keeps the model's name, so that other changes stand alone
+AUTO = Model("auto", "c", "auto")  # keeps the model's name, so that other changes can be seen alone
 
 
 def change(
@@ -26,7 +26,7 @@ def change(
     prompt: SystemPrompt | None = None,
     needs_usage: bool = False,
 ) -> bytes:
-    """The rewritten body, or the same bytes when nothing was to change."""
+    """The rewritten body, or the same bytes if nothing had to change."""
     request, body = parse(Endpoint.CHAT, data, {})
     decision = Decision("rule", model, "matched", reasoning, prompt)
     return rewrite(body, request, decision, family, needs_usage) or data
@@ -59,7 +59,7 @@ def test_a_body_that_already_fits_is_not_touched() -> None:
     ],
 )
 def test_each_family_gets_its_own_switch_and_the_off_is_sent_too(family: str, reasoning: Reasoning, expected: dict) -> None:
-    """Templates that think unless told not to are told."""
+    """Templates that think by default must be told not to."""
     changed = json.loads(change(chat_body(), reasoning=reasoning, family=FAMILIES[family]))
     assert changed == {**json.loads(chat_body()), **expected}
 
@@ -82,7 +82,7 @@ def test_the_clients_other_template_arguments_stay(sent: object, expected: dict)
 
 
 def test_a_model_without_a_family_gets_no_switch() -> None:
-    """What the model does not know is not sent to it."""
+    """A switch that the model does not know is not sent to it."""
     assert change(chat_body(), reasoning=Reasoning(True, "high")) == chat_body()
 
 
@@ -113,7 +113,7 @@ USER = {"role": "user", "content": "hi"}
     ],
 )
 def test_insert_puts_the_prompt_before_the_clients_own(before: list, after: list) -> None:
-    """Into the client's system message where it has one, as a message of its own where it has none."""
+    """It goes into the client's system message, or into a new message if there is none."""
     assert messages_after(before, "insert") == after
 
 
@@ -127,7 +127,7 @@ def test_insert_puts_the_prompt_before_the_clients_own(before: list, after: list
     ],
 )
 def test_replace_leaves_none_of_the_clients_system_prompts(before: list) -> None:
-    """One left standing would speak after the operator's."""
+    """One that stayed would speak after the operator's."""
     assert messages_after(before, "replace") == [{"role": "system", "content": "P"}, USER]
 
 
@@ -135,7 +135,7 @@ def test_replace_leaves_none_of_the_clients_system_prompts(before: list) -> None
     "sent", [{}, {"stream_options": None}, {"stream_options": {}}, {"stream_options": {"include_usage": False}}]
 )
 def test_usage_is_asked_for_when_it_is_needed_and_the_client_did_not(sent: dict) -> None:
-    """A streaming backend reports its counts only when asked."""
+    """A streaming backend reports usage only when asked."""
     changed = json.loads(change(chat_body(stream=True, **sent), needs_usage=True))
     assert changed["stream_options"] == {"include_usage": True}
 
@@ -148,7 +148,7 @@ def test_usage_is_asked_for_beside_the_clients_other_stream_options() -> None:
 
 @pytest.mark.parametrize("fields", [{}, {"stream": True, "stream_options": {"include_usage": True}}])
 def test_usage_is_not_asked_for_where_it_comes_anyway(fields: dict) -> None:
-    """JSON answers carry it, and clients that asked get it."""
+    """JSON answers carry it, and clients that asked for it get it."""
     assert change(chat_body(**fields), needs_usage=True) == chat_body(**fields)
 
 

@@ -1,4 +1,4 @@
-"""Rows of a store that others write to: what we wrote is read as it was, and whatever else stands there is passed over."""
+"""Rows of a store that others write to: our rows are read as we wrote them, and any other row is skipped."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ ENTRY = Entry("e" * 32, "f" * 32, "a" * 32, "global", "faq", "org/model:7b", "Q?
 
 
 def row_of(entry: Entry) -> dict[str, Any] | None:
-    """As it is stored."""
+    """The row of an entry, as it is stored."""
     return entry_row(entry, "timestamp", "embedding", 384, NOW_MS)
 
 
 def read(row: dict[str, Any]) -> Entry | None:
-    """As it is read."""
+    """The entry of a row, as it is read."""
     return entry_of(row, "timestamp", "embedding", NOW_MS)
 
 
@@ -47,7 +47,7 @@ def control(document: object, created: object = NOW_MS) -> dict[str, Any]:
 
 @pytest.mark.parametrize("vector", [VECTOR, None])
 def test_an_entry_is_read_as_it_was_written(vector: Any) -> None:
-    """With its answer and its vector, or without one."""
+    """This holds with its answer and vector, and without."""
     row = row_of(replace(ENTRY, vector=vector))
     assert row is not None
     entry = read(row)
@@ -85,7 +85,7 @@ FAULTS: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("name", "value"), FAULTS, ids=[f"{name}-{number}" for number, (name, _) in enumerate(FAULTS)])
 def test_a_field_that_is_out_of_all_bounds_is_neither_written_nor_read(name: str, value: Any) -> None:
-    """It is named."""
+    """The field is named."""
     entry = replace(ENTRY, **{name: value})
     fault = fault_of(entry, NOW_MS)
     assert fault is not None
@@ -98,12 +98,12 @@ def test_a_field_that_is_out_of_all_bounds_is_neither_written_nor_read(name: str
 
 
 def test_what_a_store_cannot_take_is_not_written() -> None:
-    """Half a surrogate pair, an answer that is too long when compressed."""
+    """Examples are half a surrogate pair, and an answer that is too long when compressed."""
     assert row_of(replace(ENTRY, text="half \ud800 a pair")) is None
     assert row_of(replace(ENTRY, answer=np.random.default_rng(1).bytes(MAX_STORED_BYTES))) is None
 
 
-def test_an_answer_that_is_none_is_empty_and_a_small_one_cannot_grow_without_bound() -> None:
+def test_a_malformed_answer_is_empty_and_a_small_one_cannot_grow_without_bound() -> None:
     """Whoever can write to the store can write 64 KiB that unpack to a gigabyte."""
     assert unpacked(packed(b"answer")) == b"answer"
     for text in ("", "x", "\u2028", packed(b"answer")[:-3], b85encode(b"no zlib").decode(), 'a"b'):
@@ -121,13 +121,13 @@ def test_an_answer_that_is_none_is_empty_and_a_small_one_cannot_grow_without_bou
         Invalidation("n", NOW_MS, rejected="a" * 32),
     ],
 )
-def test_a_notice_is_read_as_it_was_written(invalidation: Invalidation) -> None:
-    """Entries that are gone, or a pair."""
+def test_an_invalidation_is_read_as_it_was_written(invalidation: Invalidation) -> None:
+    """It names entries to drop, or a rejected pair."""
     assert invalidation_of(control(invalidation_document(invalidation)), NOW_MS) == invalidation
 
 
 def test_an_invalidation_without_a_moment_means_what_was_there_when_it_was_written() -> None:
-    """Not what is stored later."""
+    """Later entries are not affected."""
     read_back = invalidation_of(control({"selection": {}}), NOW_MS)
     assert read_back is not None
     assert read_back.entry_filter == EntryFilter(before_ms=NOW_MS + 1)
@@ -145,19 +145,19 @@ GARBAGE: list[Any] = [
 
 
 @pytest.mark.parametrize("document", GARBAGE, ids=range(len(GARBAGE)))
-def test_a_notice_that_makes_no_sense_is_passed_over(document: Any) -> None:
-    """Whatever it is."""
+def test_an_invalidation_that_makes_no_sense_is_skipped(document: Any) -> None:
+    """This holds for any content."""
     assert invalidation_of(control(document), NOW_MS) is None
 
 
 @pytest.mark.parametrize("created", [None, "x", -1, 2**63 - 1, NOW_MS + DAY_MS // 24, float("nan"), float("inf"), [], {}])
-def test_a_invalidation_of_no_time_is_passed_over(created: Any) -> None:
-    """One of a far future would forbid everything until then."""
+def test_an_invalidation_of_an_impossible_time_is_skipped(created: Any) -> None:
+    """One from the far future would forbid everything until then."""
     assert invalidation_of(control({"selection": {}}, created), NOW_MS) is None
 
 
 def test_reading_never_raises_whatever_a_row_holds() -> None:
-    """Every field alone missing or of another type, and a thousand rows with several such fields."""
+    """Every field is missing or of another type in turn, and a thousand rows have several such fields."""
     generator = random.Random(1)
     good = row_of(ENTRY)
     assert good is not None

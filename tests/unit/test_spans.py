@@ -1,4 +1,4 @@
-"""From token labels to spans, and how spans are judged."""
+"""Token labels become spans, and spans are measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OUTSIDE, BEGIN_EMAIL, IN_EMAIL, BEGIN_PERSON, IN_PERSON = range(5)
 
 
 def found(text: str, labels: list[int], offsets: list[tuple[int, int]], sure: float = 0.9) -> list[tuple[str, str]]:
-    """What stands in the spans of tokens that are labelled so, and the kinds."""
+    """The texts and kinds of the spans that these token labels give."""
     table = np.full((len(labels), 5), (1 - sure) / 4, dtype=np.float32)
     table[np.arange(len(labels)), labels] = sure
     return [(text[span.start : span.end], span.kind) for span in spans_of(text, table, offsets, KINDS)]
@@ -40,25 +40,25 @@ PIECES = [(0, 0), (0, 2), (2, 3), (4, 7), (0, 0)]
     ],
 )
 def test_labels_become_spans(labels: list[int], offsets: list[tuple[int, int]], spans: list) -> None:
-    """Special tokens stand nowhere; a word is never cut in two; what only space parts is one."""
+    """Special tokens have no place. A word is never split. Labels that only white space separates are one span."""
     assert found(TEXT, labels, offsets) == spans
 
 
 def test_a_comma_parts_two_names_and_joins_the_lines_of_one() -> None:
-    """It is the second word's begin that tells."""
+    """The second word's begin label decides."""
     text, offsets = "ann, lee", [(0, 3), (3, 4), (5, 8)]
     assert found(text, [BEGIN_PERSON, OUTSIDE, BEGIN_PERSON], offsets) == [("ann", "PERSON"), ("lee", "PERSON")]
     assert found(text, [BEGIN_PERSON, OUTSIDE, IN_PERSON], offsets) == [("ann, lee", "PERSON")]
 
 
 def test_a_span_ends_with_its_word_and_not_with_a_quotation_mark_or_an_s() -> None:
-    """Whatever the marks beside it are labelled."""
+    """The labels of the marks beside it do not matter."""
     assert found("'ann's", [IN_PERSON] * 3 + [OUTSIDE], [(0, 1), (1, 4), (4, 5), (5, 6)]) == [("ann", "PERSON")]
     assert found("(ann-lee).", [IN_PERSON] * 6, [(0, 1), (1, 4), (4, 5), (5, 8), (8, 9), (9, 10)]) == [("(ann-lee", "PERSON")]
 
 
 def test_a_span_is_as_sure_as_its_least_sure_word() -> None:
-    """One doubtful word makes the whole doubtful; the pieces of a word share their doubt."""
+    """One doubtful word makes the whole span doubtful. The pieces of a word share the doubt."""
     table = np.zeros((2, 5), dtype=np.float32)
     table[0, BEGIN_PERSON], table[1, IN_PERSON] = 0.9, 0.6
     assert spans_of("ann lee", table, [(0, 3), (4, 7)], KINDS) == (Span(0, 7, "PERSON", pytest.approx(0.6)),)
@@ -84,12 +84,12 @@ FORMS = ("EMAIL_ADDRESS", "IBAN_CODE", "CREDIT_CARD", "US_SSN", "IP_ADDRESS")
     ],
 )
 def test_what_has_a_form_is_found_by_its_form(text: str, spans: list) -> None:
-    """And by its check digits."""
+    """Check digits are verified."""
     assert [(text[span.start : span.end], span.kind) for span in with_patterns(text, (), FORMS)] == spans
 
 
 def test_a_form_outweighs_the_model_and_is_told_only_of_kinds_the_model_knows() -> None:
-    """A bundle without e-mail addresses has none."""
+    """A bundle without e-mail addresses reports none."""
     text = "ann a@b.org"
     said = (Span(0, 3, "PERSON", 0.9), Span(4, 7, "PERSON", 0.8))
     assert with_patterns(text, said, FORMS) == (said[0], Span(4, 11, "EMAIL_ADDRESS", 1.0))
@@ -97,13 +97,13 @@ def test_a_form_outweighs_the_model_and_is_told_only_of_kinds_the_model_knows() 
 
 
 def test_spans_that_only_space_parts_are_one() -> None:
-    """Of one kind."""
+    """This applies to spans of one kind."""
     spans = [(0, 2, "ADDRESS"), (3, 9, "ADDRESS"), (10, 14, "LOCATION"), (16, 20, "LOCATION")]
     assert joined("64 Via Po Rome, Oslo", spans) == {(0, 9, "ADDRESS"), (10, 14, "LOCATION"), (16, 20, "LOCATION")}
 
 
 def test_figures_want_both_ends_and_the_kind() -> None:
-    """Two of three found, and one too many."""
+    """Two of three are found, and one is too many."""
     truth = {(0, 3, "A"), (4, 7, "A"), (8, 9, "B")}
     guess = {(0, 3, "A"), (4, 7, "B"), (8, 9, "B")}
     figures = span_figures([(truth, guess), (set(), set())])

@@ -1,4 +1,4 @@
-"""Events and usage: any split of any stream gives the same events, and joined they are the stream."""
+"""Events and usage: any split of a stream gives the same events, and the joined events are the stream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENDS = st.sampled_from([b"\n", b"\r\n"])
 
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[list[bytes], bytes]:
-    """Whole frames and the stream that they make, with one kind of line end."""
+    """Whole frames and the stream that they form, with one kind of line end."""
     end = draw(ENDS)
     frames = draw(st.lists(st.lists(LINES, min_size=1, max_size=4), max_size=5))
     built = [b"".join(line + end for line in lines) + end for lines in frames]
@@ -25,27 +25,27 @@ def streams(draw: st.DrawFn) -> tuple[list[bytes], bytes]:
 
 @given(streams(), st.lists(st.integers(0, 200)))
 def test_any_split_gives_the_same_frames(stream: tuple[list[bytes], bytes], cuts: list[int]) -> None:
-    """Where the network cuts the bytes changes nothing."""
+    """The network may cut the bytes anywhere."""
     frames, whole = stream
     places = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
     splitter = EventSplitter()
     runs = [splitter.feed(whole[start:end]) for start, end in pairwise(places)]
     assert b"".join(runs) + splitter.feed(b"", is_end=True) == whole
-    # A CRLF that is cut in its middle may leave its LF to the next event, where it is an empty line.
+    # A CRLF that is cut in the middle may leave its LF to the next event, where it is an empty line.
     got = [event for run in runs for event in events_in(run)]
     assert [data_of(frame) for frame in got if data_of(frame)] == [data_of(frame) for frame in frames if data_of(frame)]
 
 
 @given(st.binary(max_size=200), st.integers(1, 7))
 def test_no_byte_is_lost(data: bytes, step: int) -> None:
-    """Whatever a backend sends, the frames and the rest are exactly that."""
+    """The frames and the rest are exactly what the backend sent."""
     splitter = EventSplitter()
     got = b"".join(splitter.feed(data[at : at + step]) for at in range(0, len(data), step))
     assert got + splitter.feed(b"", is_end=True) == data
 
 
 def test_data_lines_are_joined_and_other_fields_are_not_data() -> None:
-    """As the standard reads a frame: one leading space is dropped, lines are joined, `database:` is no data."""
+    """One leading space is dropped, lines are joined, and `database:` is not data, as the standard says."""
     assert data_of(b": hi\nevent: x\ndata: a\ndata:  b\ndata\ndatabase: no\n\n") == b"a\n b\n"
 
 
@@ -58,7 +58,7 @@ def test_the_extra_usage_chunk_is_told_from_a_last_chunk_with_usage() -> None:
 
 
 def test_what_is_not_usage_is_none() -> None:
-    """Broken, null or foreign shapes are no usage and raise nothing."""
+    """Broken, null or foreign shapes are not usage, and raise nothing."""
     for payload in (
         b"[DONE]",
         b'{"usage": null}',

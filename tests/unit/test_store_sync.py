@@ -1,4 +1,4 @@
-"""What `StoreSync` does with a store that takes some things and not others, fails, and lies: it goes on."""
+"""`StoreSync` goes on with a store that refuses some writes, fails, or returns nonsense."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.waiting import until
 
 
 class Picky:
-    """A store that is there, and fails when it is told to."""
+    """A store that works, and fails when told to."""
 
     is_shared = True
     candidates = 5
@@ -42,14 +42,14 @@ class Picky:
         self.others: list[Invalidation] = []
 
     async def open(self) -> bytes:
-        """A key."""
+        """Return a key."""
         self.opened += 1
         if self.fails_open:
             raise self.fails_open.pop(0)
         return b"k"
 
     async def load(self, now_ms: int) -> AsyncIterator[Sequence[Entry]]:
-        """Nothing."""
+        """There is nothing to load."""
         return
         yield []
 
@@ -61,46 +61,46 @@ class Picky:
         return Changes([], list(self.others))
 
     async def add(self, entries: Sequence[Entry]) -> None:
-        """All, or none."""
+        """Write all, or none."""
         self.writes += 1
         if self.fails_entry and any(entry.text == "poison" for entry in entries):
             raise self.fails_entry
         self.taken += [entry.text for entry in entries]
 
     async def remove(self, entry_filter: EntryFilter) -> None:
-        """Whatever it is."""
+        """Accept any removal."""
         self.writes += 1
         self.removed += entry_filter.ids or ()
 
     async def publish(self, invalidation: Invalidation) -> None:
-        """Keep it."""
+        """Keep the invalidation."""
         if self.fails_notice:
             raise self.fails_notice
         self.invalidations.append(invalidation)
 
     async def answer(self, entry_id: str) -> bytes | None:
-        """None."""
+        """There is no answer."""
         return None
 
     async def sweep(self, now_ms: int) -> None:
-        """Nothing to do."""
+        """There is nothing to do."""
 
     async def close(self) -> None:
-        """Nothing to do."""
+        """There is nothing to do."""
 
 
 def entry(text: str, answer: bytes = b"{}", created_ms: int = 0) -> Entry:
-    """One to keep."""
+    """An entry to keep."""
     return Entry(text, text, "p", "s", "d", "m", text, answer, created_ms, 2**62)
 
 
 async def no_encoder(text: str) -> Any:
-    """Not asked here."""
+    """Not called in these tests."""
     raise AssertionError(text)
 
 
 class Rig:
-    """The sync of a picky store, with a cache."""
+    """A cache and the sync of a picky store."""
 
     def __init__(self, now: Callable[[], float] = time.time, **settings: Any) -> None:
         self.store = Picky()
@@ -108,18 +108,18 @@ class Rig:
         self.cache = Cache(CacheLimits(), no_encoder, Verifier(), self.store_sync, now)
 
     async def open(self) -> StoreSync:
-        """Connected."""
+        """The sync, connected."""
         await self.store_sync.open(lambda key: None, 5)
         return self.store_sync
 
     def is_done(self) -> bool:
-        """All is written."""
+        """Whether everything is written."""
         return not self.store_sync.state.waiting and self.store_sync.state.is_up
 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of hundredths of a second."""
+    """Shorten pauses to hundredths of a second."""
     monkeypatch.setattr(sync_module, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(sync_module, "_MAX_PAUSE_S", 0.02)
     monkeypatch.setattr(queue_module, "_ASIDE_S", 0.05)
@@ -130,7 +130,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_an_entry_that_the_store_cannot_take_is_left_out_alone_wherever_it_stands(
     word: str, place: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not those beside it in the same write, nor an invalidation behind it; the log says so without its text."""
+    """Entries in the same write, and invalidations behind it, are written. The log says so without the entry's text."""
     rig = Rig()
     rig.store.fails_entry = BackendError(word)
     texts = [f"t{number}" for number in range(32)]
@@ -148,7 +148,7 @@ async def test_an_entry_that_the_store_cannot_take_is_left_out_alone_wherever_it
 
 
 async def test_a_refused_entry_does_not_cut_the_store_off() -> None:
-    """It is found by halves in a few requests, without connecting anew."""
+    """It is found by halving in a few requests, without a new connection."""
     rig = Rig()
     rig.store.fails_entry = BackendError(REFUSED)
     for number in range(1000):
@@ -162,7 +162,7 @@ async def test_a_refused_entry_does_not_cut_the_store_off() -> None:
 
 
 async def test_an_invalidation_of_any_size_is_written_in_pieces() -> None:
-    """All of it, and what is behind it too."""
+    """All of it is written, and so is what follows."""
     rig = Rig()
     ids = [f"{number:032x}" for number in range(5000)]
     await rig.open()
@@ -182,7 +182,7 @@ async def test_an_invalidation_of_any_size_is_written_in_pieces() -> None:
 
 @pytest.mark.parametrize("word", [REFUSED, "unavailable"])
 async def test_an_invalidation_that_the_store_does_not_take_holds_up_nothing_and_is_not_lost(word: str) -> None:
-    """It is tried again until the store takes it."""
+    """It is retried until the store takes it."""
     rig = Rig()
     await rig.open()
     rig.store.fails_notice = BackendError(word)
@@ -198,7 +198,7 @@ async def test_an_invalidation_that_the_store_does_not_take_holds_up_nothing_and
 
 
 async def test_an_invalidation_that_was_never_written_is_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    """Other replicas, and this one after a restart, do not know of it."""
+    """Other replicas do not know of it, and neither will this one after a restart."""
     rig = Rig(drain_s=0.2)
     await rig.open()
     rig.store.fails_notice = BackendError("unavailable")
@@ -208,7 +208,7 @@ async def test_an_invalidation_that_was_never_written_is_told_at_the_end(caplog:
 
 
 async def test_an_invalidation_is_stamped_when_it_is_written() -> None:
-    """Who looks for what is new must find it, however long it had to wait; what it means does not change."""
+    """Readers must find it among what is new, however long it waited. Its meaning does not change."""
     clock = [1000.0]
     rig = Rig(lambda: clock[0])
     rig.cache.invalidate(EntryFilter(decision="x"))
@@ -222,7 +222,7 @@ async def test_an_invalidation_is_stamped_when_it_is_written() -> None:
 
 
 async def test_what_is_invalidated_while_it_waits_is_not_written() -> None:
-    """It would come back at the next start."""
+    """It would return at the next start."""
     rig = Rig()
     rig.store_sync.add(entry("old"))
     rig.cache.invalidate(EntryFilter(decision="d"))
@@ -234,7 +234,7 @@ async def test_what_is_invalidated_while_it_waits_is_not_written() -> None:
 
 
 async def test_evictions_do_not_cost_a_request_each() -> None:
-    """A full cache evicts with every entry that it takes; both go in one write."""
+    """A full cache evicts with every entry. The entry and the eviction go in one write."""
     rig = Rig()
     for number in range(500):
         rig.store_sync.add(entry(f"t{number}"))
@@ -268,7 +268,7 @@ async def test_what_waits_is_bounded_in_bytes_too() -> None:
 
 @pytest.mark.parametrize("error", [KeyError("secret"), RecursionError(), AttributeError("secret"), ValueError("secret")])
 async def test_no_error_of_whatever_kind_ends_the_stores_task(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """It is told with its place and without its message, and the store is tried again."""
+    """The log has its place and not its message, and the store is tried again."""
     rig = Rig()
     rig.store.fails_open = [error]
     rig.store.fails_changes = [error]
@@ -283,7 +283,7 @@ async def test_no_error_of_whatever_kind_ends_the_stores_task(error: Exception, 
 
 
 async def test_a_store_that_is_refused_later_is_used_again_when_it_may_be() -> None:
-    """At the start the router does not come up; after that its end would be the store's, for good."""
+    """At the start a refusal stops the router. Later it only pauses the store."""
     refusal = ConfigError([Problem("milvus", 0, "collection.name", "another encoder")])
     rig = Rig()
     rig.store.fails_open = [refusal]
@@ -303,7 +303,7 @@ async def test_a_store_that_is_refused_later_is_used_again_when_it_may_be() -> N
 
 
 async def test_why_the_store_is_away_is_told_once_and_again_when_it_changes(caplog: pytest.LogCaptureFixture) -> None:
-    """Not at every attempt; and that it is back."""
+    """The reason is not logged at every attempt. The log also says when the store is back."""
     rig = Rig()
     refused, slow = BackendError("Milvus at db:19530 does not answer: Connection refused"), BackendError("slow")
     rig.store.fails_open = [refused, refused, refused, slow, slow]
@@ -317,7 +317,7 @@ async def test_why_the_store_is_away_is_told_once_and_again_when_it_changes(capl
 
 
 async def test_the_same_invalidation_read_again_and_again_costs_nothing() -> None:
-    """It is heeded once; what is stored after it stays."""
+    """It is applied once. What is stored after it stays."""
     rig = Rig()
     await rig.open()
     rig.store.others = [Invalidation("n", int(time.time() * 1000), EntryFilter(decision="d", before_ms=int(time.time() * 1000)))]

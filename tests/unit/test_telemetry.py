@@ -1,4 +1,4 @@
-"""One record per exchange becomes metrics; what operators are given to look at them names nothing else."""
+"""One record per exchange becomes metrics, and dashboards and alerts read no other metrics."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ ENVOYS = {
     "envoy_http_ext_proc_sr_streams_failed",
     "envoy_http_no_cluster",
 }
-"""As Envoy 1.40 shows them at /stats/prometheus when it runs envoy/envoy.yaml."""
+"""The names that Envoy 1.40 shows at /stats/prometheus when it runs envoy/envoy.yaml."""
 BYPASS = {name for name in ENVOYS if "_ext_proc_" in name}
 
 
 @pytest.fixture
 def metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics]:
-    """Counts that are this test's own, with a loop that is watched often."""
+    """A registry of this test alone, with a loop that is checked often."""
     monkeypatch.setattr("router.telemetry.metrics._LAG_EVERY_S", 0.01)
     counting = Metrics()
     yield counting
@@ -108,18 +108,18 @@ def count(metrics: Metrics, *outcomes: ExchangeRecord) -> str:
 
 
 def families(page: str) -> dict[str, Metric]:
-    """What Prometheus' own parser makes of a page, by name; counters with their `_total`."""
+    """A page as Prometheus' own parser reads it, by name; counters with their `_total`."""
     parsed = text_string_to_metric_families(page)
     return {family.name + ("_total" if family.type == "counter" else ""): family for family in parsed}
 
 
 def labels(family: Metric) -> set[str]:
-    """Label names of a family, those of histograms' buckets left out."""
+    """The label names of a family, without those of histogram buckets."""
     return {label for sample in family.samples for label in sample.labels} - {"le"}
 
 
 async def everything(metrics: Metrics) -> str:
-    """A page on which every metric has something to say."""
+    """A page on which every metric has a value."""
     metrics.show_dropped_lines(lambda: 3)
     watching = asyncio.create_task(metrics.watch_loop())
     await until(lambda: "llm_router_event_loop_lag_seconds" in metrics.render().decode())
@@ -138,30 +138,30 @@ async def encode(text: str) -> Encoded:
 
 
 def documented() -> dict[str, tuple[str, set[str], str]]:
-    """Type, labels and meaning of each metric in the README's table."""
+    """Type, labels and meaning of each metric in the table of the README."""
     rows = re.findall(r"^\| `(llm_\w+)` \| (\w+) \| ([^|]*)\| (.+) \|$", (DASHBOARDS / "README.md").read_text(), re.MULTILINE)
     return {name: (kind, set(re.findall(r"\w+", words)), meaning) for name, kind, words, meaning in rows}
 
 
 def described(page: str) -> dict[str, tuple[str, set[str], str]]:
-    """The same of a page."""
+    """Type, labels and meaning of each metric on a page."""
     return {name: (family.type, labels(family), family.documentation) for name, family in families(page).items()}
 
 
 class TestMetrics:
     async def test_the_page_holds_what_the_documentation_says_and_nothing_else(self, metrics: Metrics) -> None:
-        """Names, types, labels and help: no suffix, scope label or target line that the exporter adds."""
+        """It shows the same names, types, labels and help. The exporter adds no suffix, scope label or target line."""
         expected = {name: kind for name, kind in documented().items() if name not in SUPERVISORS}
         assert described(await everything(metrics)) == expected
 
     def test_the_supervisor_shows_the_rest(self) -> None:
-        """It speaks for its workers, and counts them."""
+        """The supervisor counts its workers."""
         page = page_of({"workers": {"wanted": 2, "up": 1}, "failed_starts": {"": 3}, "restarts": {"done": 1}})
         assert described(page.decode()) == {name: documented()[name] for name in SUPERVISORS}
         assert b'llm_router_workers{state="up"} 1.0' in page
 
     def test_a_block_is_counted_by_what_it_was(self, metrics: Metrics) -> None:
-        """What was found apart from what could not be read, and neither as a request to a model."""
+        """What was found is counted apart from what could not be read. Neither counts as a request to a model."""
         page = count(metrics, BLOCKED, UNREADABLE, UNREADABLE)
         assert 'llm_requests_blocked_total{decision="guard",reason="matched"} 1.0' in page
         assert 'llm_requests_blocked_total{decision="guard",reason="too_long"} 2.0' in page
@@ -189,7 +189,7 @@ class TestMetrics:
     def test_only_what_a_model_was_asked_counts_as_its_request(
         self, metrics: Metrics, outcome: ExchangeRecord, asked: bool, decided: str
     ) -> None:
-        """Not a hit, a block or an error; the decision is counted whatever came of it."""
+        """A hit, a block or an error does not count. The decision counts whatever followed."""
         page = families(count(metrics, outcome))
         models = {name for name, family in page.items() if name.startswith("llm_model_") and family.samples}
         assert bool(models) is asked, models
@@ -199,7 +199,7 @@ class TestMetrics:
         assert sum(sample.value for sample in page["llm_router_exchanges_total"].samples) == 1
 
     def test_an_exchange_is_counted_once_under_its_model(self, metrics: Metrics) -> None:
-        """With the numbers of its record."""
+        """The metrics have the numbers of its record."""
         page = count(metrics, ROUTED, ROUTED, DIRECT)
         assert 'llm_model_requests_total{model="large"} 2.0' in page
         assert 'llm_model_completion_tokens_total{model="large"} 14.0' in page
@@ -210,7 +210,7 @@ class TestMetrics:
         assert 'llm_model_ttft_seconds_sum{model="large"} 0.4' in page
 
     def test_what_went_wrong_has_a_reason(self, metrics: Metrics) -> None:
-        """Refusals, faults and missing signals."""
+        """Refusals, faults and missing signals each have one."""
         page = count(metrics, REFUSED, FAILED, DEGRADED)
         assert 'llm_request_errors_total{model="unknown",reason="model_not_found"} 1.0' in page
         assert 'llm_request_errors_total{model="unknown",reason="failed"} 1.0' in page
@@ -218,7 +218,7 @@ class TestMetrics:
         assert families(page)["llm_signals_missing_total"].samples[0].labels == {"signal": "intent", "reason": "deadline"}
 
     def test_open_exchanges_go_up_and_down(self, metrics: Metrics) -> None:
-        """Shown from the start, as zero."""
+        """The gauge begins at zero."""
         assert "llm_router_active_exchanges 0.0" in metrics.render().decode()
         first, second = metrics.begin({}), metrics.begin({})
         assert "llm_router_active_exchanges 2.0" in metrics.render().decode()
@@ -227,14 +227,14 @@ class TestMetrics:
         assert "llm_router_active_exchanges 0.0" in metrics.render().decode()
 
     def test_two_in_one_process_share_nothing(self, metrics: Metrics) -> None:
-        """Each has a registry of its own."""
+        """Each has its own registry."""
         other = Metrics()
         count(other, ROUTED)
         assert "llm_model_requests_total" not in metrics.render().decode()
         other.close()
 
     async def test_a_loop_that_was_held_up_is_seen(self, metrics: Metrics) -> None:
-        """A callback that computes for 0.05 s makes what was due meanwhile late."""
+        """A callback that computes for 0.05 s delays whatever was due meanwhile."""
         watching = asyncio.create_task(metrics.watch_loop())
         await asyncio.sleep(0)
         time.sleep(0.05)  # noqa: ASYNC251 - the situation under test
@@ -244,7 +244,7 @@ class TestMetrics:
         assert next(sample.value for sample in lag.samples if sample.name.endswith("_sum")) > 0.03
 
     async def test_workers_pages_merge_into_one(self, metrics: Metrics) -> None:
-        """Every sample once for each worker, told apart by a label; names, types and values stay."""
+        """Every worker's sample appears once, with its label. Names, types and values stay."""
         page = await everything(metrics)
         merged = families(merge({"0": page, "1": page}).decode())
         single = families(page)
@@ -255,7 +255,7 @@ class TestMetrics:
         assert 'llm_model_requests_total{model="large",worker="1"} 1.0' in merge({"0": page, "1": page}).decode()
 
     async def test_a_worker_that_begins_again_resets_its_own_series_and_no_other(self, metrics: Metrics) -> None:
-        """Prometheus takes a fall for a reset, series by series: a sum made here would lose what the dead worker had counted."""
+        """Prometheus takes a fall for a reset, series by series. A sum made here would lose what the dead worker had counted."""
         old, new = await everything(metrics), Metrics()
         fresh = new.render().decode()
         before, after = (families(merge({"0": page, "1": old}).decode()) for page in (old, fresh))
@@ -267,7 +267,7 @@ class TestMetrics:
 
 class TestDashboards:
     def names(self, text: str) -> set[str]:
-        """Metrics that expressions read; a histogram's series as the histogram."""
+        """The metrics that expressions read; a histogram's series count as the histogram."""
         found = set(re.findall(r"\b(?:llm|envoy)_\w+(?=[\[{)\s]|$)", re.sub(r"by \([^)]*\)", "", text)))
         return {re.sub(r"_seconds_bucket$", "_seconds", name) for name in found}
 
@@ -290,7 +290,7 @@ class TestDashboards:
 
     @pytest.mark.parametrize("file", ["router.json", "alerts.yaml"])
     def test_counters_are_read_by_their_growth_and_gauges_as_they_are(self, file: str) -> None:
-        """A counter begins again with its process: only its growth says something, and of each series before they are summed."""
+        """A counter begins again with its process. Only its growth says something, taken per series before the sum."""
         for expression in self.expressions(file):
             for name in self.names(expression) & set(documented()):
                 grows = re.findall(rf"\b(rate|increase) ?\({name}(?:_bucket)?[{{[]", expression)
@@ -298,7 +298,7 @@ class TestDashboards:
 
     @pytest.mark.parametrize("file", ["router.json", "alerts.yaml"])
     def test_expressions_ask_for_labels_that_exist(self, file: str) -> None:
-        """By our metrics' own labels, and those that Prometheus and the common port of several workers add."""
+        """Labels are our metrics' own, and those that Prometheus and the common port of several workers add."""
         for expression in self.expressions(file):
             ours = self.names(expression) & set(documented())
             asked = set(re.findall(r"(\w+)(?:=~|!~|!=|=)\"", expression))
@@ -310,7 +310,7 @@ class TestDashboards:
         "panel", json.loads((DASHBOARDS / "router.json").read_text())["panels"], ids=lambda panel: panel["title"]
     )
     def test_a_panels_unit_is_that_of_what_it_shows(self, panel: dict[str, Any]) -> None:
-        """Entries are no rate, and bytes are bytes."""
+        """Entries are not a rate, and bytes are bytes."""
         unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit")
         for target in panel.get("targets", ()):
             if target["expr"].startswith("histogram_quantile"):
@@ -322,15 +322,15 @@ class TestDashboards:
                 assert unit == ("bytes" if "_bytes" in target["expr"] else "none")
 
     def test_the_dashboard_shows_every_metric_of_ours(self) -> None:
-        """What is counted can be seen."""
+        """Whatever is counted can be seen."""
         assert set(documented()) <= set().union(*map(self.names, self.expressions("router.json")))
 
     def test_a_bypass_is_alerted_on_and_errors_are_not_all_there_is(self) -> None:
-        """A dead router behind a fail-open Envoy causes no 5xx at all."""
+        """A dead router behind a fail-open Envoy causes no 5xx."""
         assert set().union(*map(self.names, self.expressions("alerts.yaml"))) >= BYPASS
 
     def test_alerts_have_distinct_names_and_say_what_to_do(self) -> None:
-        """For whom they wake."""
+        """Whoever is woken by an alert needs both."""
         groups = yaml.safe_load((DASHBOARDS / "alerts.yaml").read_text())["groups"]
         rules = [rule for group in groups for rule in group["rules"]]
         assert len({rule["alert"] for rule in rules}) == len(rules)
@@ -340,7 +340,7 @@ class TestDashboards:
             assert rule["annotations"]["description"]
 
     def test_panels_have_distinct_ids_and_do_not_overlap(self) -> None:
-        """As Grafana wants them."""
+        """Grafana needs this."""
         panels = json.loads((DASHBOARDS / "router.json").read_text())["panels"]
         assert len({panel["id"] for panel in panels}) == len(panels)
         cells = [
@@ -354,32 +354,32 @@ class TestDashboards:
 
 
 class Leaving:
-    """An instrument that sends a header upstream, and one that looks."""
+    """One instrument sends a header upstream, and another reads it."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         self.headers, self.seen = headers, dict[str, str]()
         self.ended, self.is_closed = list[ExchangeRecord](), False
 
     def begin(self, headers: Any) -> Leaving:
-        """Its own mark."""
+        """Begin with its own mark."""
         self.seen = dict(headers)
         return self
 
     def upstream_headers(self) -> dict[str, str]:
-        """As given."""
+        """The headers as given."""
         return self.headers
 
     def end(self, outcome: ExchangeRecord) -> None:
-        """Keep it."""
+        """Keep the record."""
         self.ended.append(outcome)
 
     def close(self) -> None:
-        """Remember."""
+        """Remember the call."""
         self.is_closed = True
 
 
 def test_every_instrument_gets_the_record_and_the_later_ones_see_what_goes_upstream() -> None:
-    """That is how the log line knows the trace that began here."""
+    """This is how the log line knows the trace that began here."""
     first, second = Leaving({"traceparent": "ours"}), Leaving({})
     telemetry = Telemetry([first, second])
     scope = telemetry.begin({"traceparent": "theirs", ":path": "/"})
@@ -394,7 +394,7 @@ def test_every_instrument_gets_the_record_and_the_later_ones_see_what_goes_upstr
 
 
 def test_with_no_instrument_nothing_goes_upstream() -> None:
-    """The client's own trace passes untouched."""
+    """The client's own trace passes unchanged."""
     scope = Telemetry([]).begin({"traceparent": "theirs"})
     scope.end(ROUTED)
     assert scope.upstream_headers() == {}

@@ -1,4 +1,4 @@
-"""The split and the variation of the training data: without them every figure of the model card is worth nothing."""
+"""The split and the variation of the training data. If they were wrong, every figure of the model card would be worthless."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PREFACE = "This question refers to the following information.\nRead the passage 
 
 
 def test_questions_that_begin_alike_stay_on_one_side() -> None:
-    """Twins with other numbers at the end."""
+    """Twins differ only in numbers at the end."""
     for start in range(50):
         stem = f"Topic {start}: a train leaves the station at noon and travels at constant speed for"
         assert len({is_held_back(f"{stem} {hours} hours. How far?") for hours in range(20)}) == 1
 
 
 def test_what_stands_before_every_passage_does_not_decide_the_side() -> None:
-    """Else nearly all of history would be held back, or none of it."""
+    """Otherwise nearly all of history would be held back, or none of it."""
     passages = [f"{number} In the course of human events it becomes necessary" for number in range(300)]
     sides = Counter(is_held_back(PREFACE + passage) for passage in passages)
     assert 15 <= sides[True] <= 90
@@ -28,14 +28,14 @@ def test_what_stands_before_every_passage_does_not_decide_the_side() -> None:
 
 
 def test_case_and_punctuation_do_not_decide_the_side() -> None:
-    """The same question typed otherwise is the same question."""
+    """The same question with other typing is the same question."""
     for number in range(100):
         text = f"What is, in short, the meaning of number {number}?"
         assert is_held_back(text) == is_held_back(text.upper().replace(",", ""))
 
 
 def test_the_shares_are_what_they_should_be() -> None:
-    """About 15% held back, and a third of those set the temperature and the threshold."""
+    """About 15% is held back. A third of that sets the temperature and the threshold."""
     texts = [f"{number} is the number of this question" for number in range(4000)]
     held = [text for text in texts if is_held_back(text)]
     assert 0.12 < len(held) / len(texts) < 0.18
@@ -43,7 +43,7 @@ def test_the_shares_are_what_they_should_be() -> None:
 
 
 def test_our_own_texts_cover_every_category() -> None:
-    """Each label has subjects; nothing is written twice; no blank was left unfilled."""
+    """Each label has subjects, nothing is written twice, and every blank is filled."""
     examples = natural()
     assert {example.label for example in examples} == set(LABELS)
     assert all("{" not in example.text for example in examples if example.source == "natural")
@@ -51,7 +51,7 @@ def test_our_own_texts_cover_every_category() -> None:
 
 
 def test_typos_come_at_the_stated_rate_and_keep_the_text_readable() -> None:
-    """One in 18 characters."""
+    """The rate is one in 18 characters."""
     text = "the quick brown fox jumps over the lazy dog and runs away " * 20
     changed = typos(text, random.Random(3))
     assert changed != text
@@ -60,7 +60,7 @@ def test_typos_come_at_the_stated_rate_and_keep_the_text_readable() -> None:
 
 
 def test_variation_keeps_the_question_and_sometimes_shows_the_options() -> None:
-    """As an exam would."""
+    """An exam shows its options as well."""
     example = Example("Which of these?", "math", "mmlu_pro", ("one", "two"))
     seen = {vary(example, random.Random(seed)) for seed in range(200)}
     assert example.text in seen
@@ -68,7 +68,7 @@ def test_variation_keeps_the_question_and_sometimes_shows_the_options() -> None:
 
 
 def test_an_epoch_takes_its_share_of_each_source_and_all_of_the_others() -> None:
-    """Drawn anew each time."""
+    """Each epoch draws anew."""
     examples = [Example(f"a{number}", "math", "a") for number in range(50)]
     examples += [Example(f"b{number}", "math", "b") for number in range(5)]
     chance = random.Random(1)

@@ -1,4 +1,4 @@
-"""Whose pass runs next, and who is refused when too much waits."""
+"""Which pass runs next, and which scan is refused when too much waits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from router.inference.turns import Line, Room, Turns
 
 
 def line_of(turns: Turns[str], jobs: Sequence[str], chars: int = 0) -> Line[str]:
-    """A scan whose passes all wait."""
+    """A line of scans whose passes all wait."""
     line = Line[str](chars, asyncio.Timeout(None))
     for job in jobs:
         turns.add(job, line)
@@ -25,7 +25,7 @@ def order(turns: Turns[str], count: int) -> str:
 
 
 def test_the_scan_with_least_left_runs_first() -> None:
-    """A short one waits for no long one, also when it comes later; and long ones end one after the other, not all at once."""
+    """A short scan waits for no long one, even if it comes later. Long scans end one after the other, not all at once."""
     turns = Turns[str]()
     line_of(turns, "aaa", 3000)
     line_of(turns, "bbb", 3000)
@@ -37,7 +37,7 @@ def test_the_scan_with_least_left_runs_first() -> None:
 
 
 def test_a_long_scan_goes_on_beside_any_number_of_short_ones() -> None:
-    """The oldest has every fourth turn."""
+    """The oldest scan has every fourth turn."""
     turns = Turns[str]()
     line_of(turns, "lll", 3000)
     for _ in range(9):
@@ -46,7 +46,7 @@ def test_a_long_scan_goes_on_beside_any_number_of_short_ones() -> None:
 
 
 def test_urgent_jobs_come_first_but_not_only_they() -> None:
-    """Whatever the crowd of short requests, a guard reads on."""
+    """A guard makes progress in any crowd of short requests."""
     turns = Turns[str]()
     for _ in range(10):
         turns.add("u", None)
@@ -55,7 +55,7 @@ def test_urgent_jobs_come_first_but_not_only_they() -> None:
 
 
 class Waiting:
-    """Scans that wait in a room until they are let go."""
+    """Scans that wait in a room until they are released."""
 
     def __init__(self, max_chars: int) -> None:
         self.room, self.go = Room[str](max_chars), asyncio.Event()
@@ -63,7 +63,7 @@ class Waiting:
         self.lines: dict[str, Line[str]] = {}
 
     async def add(self, name: str, chars: int) -> None:
-        """One more, and all that comes of it."""
+        """Add one more, and await its result."""
         self.tasks[name] = asyncio.create_task(self._wait(name, chars))
         for _ in range(5):
             await asyncio.sleep(0)
@@ -75,7 +75,7 @@ class Waiting:
             return "read"
 
     async def ends(self) -> dict[str, str]:
-        """What became of each."""
+        """The result of each scan."""
         self.go.set()
         ends = await asyncio.gather(*self.tasks.values(), return_exceptions=True)
         return {
@@ -85,7 +85,7 @@ class Waiting:
 
 
 async def test_when_too_much_waits_the_largest_is_refused() -> None:
-    """Not the newest: a short text finds room among any number of long ones."""
+    """The newest is not refused: a short text finds room among any number of long ones."""
     waiting = Waiting(100)
     for name, chars in (("long", 60), ("middle", 40), ("short", 5)):
         await waiting.add(name, chars)
@@ -94,7 +94,7 @@ async def test_when_too_much_waits_the_largest_is_refused() -> None:
 
 
 async def test_of_equal_ones_the_newest_is_refused() -> None:
-    """Work that was done is not thrown away for work that was not."""
+    """Work that was done is not discarded for work that was not."""
     waiting = Waiting(100)
     await waiting.add("first", 60)
     waiting.lines["first"].chars_left = 50
@@ -104,7 +104,7 @@ async def test_of_equal_ones_the_newest_is_refused() -> None:
 
 
 async def test_a_text_that_is_alone_has_room() -> None:
-    """Whatever its length; and what was refused or has left takes none."""
+    """This holds for any length. A scan that was refused or has left takes no room."""
     waiting = Waiting(100)
     await waiting.add("alone", 1000)
     await waiting.add("other", 100)

@@ -1,4 +1,4 @@
-"""Who may be given whose answer: guards veto, then the verifier has to be sure enough."""
+"""Who may get whose answer: lexical checks veto, then the verifier has to be sure enough."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Scorer:
         self.score, self.pairs = score, []
 
     async def __call__(self, asked: str, stored: str) -> float:
-        """Or fails, for a word."""
+        """Return the score, or fail if it is a word."""
         self.pairs.append((asked, stored))
         if isinstance(self.score, str):
             raise BackendError(self.score)
@@ -31,20 +31,20 @@ class Scorer:
 
 @pytest.mark.parametrize(("score", "refusal"), [(0.95, ""), (0.9, ""), (0.8999, "verifier"), (0.0, "verifier")])
 async def test_the_verifier_has_to_be_sure_enough(score: float, refusal: str) -> None:
-    """From the bar on; its probability goes with the verdict either way."""
+    """It passes from the threshold on. Its probability goes with the verdict either way."""
     verdict = await Verifier(Scorer(score))("How can I get slim?", "What helps me to lose weight?", TERMS)
     assert verdict == Verdict(refusal, score)
 
 
-async def test_where_no_guard_objects_less_certainty_is_enough() -> None:
-    """Nearly the same words, nearly the same question."""
+async def test_where_no_check_objects_less_certainty_is_enough() -> None:
+    """Nearly the same words are nearly the same question."""
     verdict = await Verifier(Scorer(0.7))("How do I sort a list?", "Sort a list", TERMS)
     assert verdict.refusal == ""
     assert verdict.probability == pytest.approx(0.913, abs=1e-3)
 
 
 async def test_a_conflict_of_words_needs_no_model() -> None:
-    """It costs microseconds, and no score outvotes it."""
+    """The check costs microseconds, and no score outvotes it."""
     scorer = Scorer(1.0)
     assert await Verifier(scorer)("What is 2+2?", "What is 2+3?", TERMS) == Verdict("numbers")
     assert scorer.pairs == []
@@ -59,13 +59,13 @@ async def test_the_same_wording_needs_no_model() -> None:
 
 @pytest.mark.parametrize("word", ["overloaded", "model_failed", "too_long", "closed"])
 async def test_a_verifier_that_fails_refuses(word: str) -> None:
-    """A miss is cheap, a wrong hit is not."""
+    """A miss is cheap. A wrong hit is not."""
     verdict = await Verifier(Scorer(word))("How can I get slim?", "What helps me to lose weight?", TERMS)
     assert verdict == Verdict(f"verifier_{word}")
 
 
-async def test_without_a_verifier_the_guards_judge_alone() -> None:
-    """Then none of them may be left out."""
+async def test_without_a_verifier_the_checks_judge_alone() -> None:
+    """Then no check may be omitted."""
     assert await Verifier()("What is 2+2?", "What is 2+3?", TERMS) == Verdict("numbers")
     assert await Verifier()("How are you?", "How are you", replace(TERMS, guards=())) == Verdict("")
 
@@ -73,7 +73,7 @@ async def test_without_a_verifier_the_guards_judge_alone() -> None:
 @pytest.mark.parametrize("guards", [(), GUARDS_BESIDE_VERIFIER])
 @pytest.mark.parametrize("scorer", [None, Scorer(1.0)])
 async def test_what_no_model_reads_is_refused_whoever_judges(guards: tuple[str, ...], scorer: Scorer | None) -> None:
-    """No guard that is switched off, no missing verifier and no score lets it pass."""
+    """No check that is switched off, no missing verifier and no score lets it pass."""
     verify, cache_policy = Verifier(scorer), replace(TERMS, guards=guards)
     for asked, stored in (
         ("What is Co?", "What is CO?"),

@@ -1,4 +1,4 @@
-"""Two texts that are written otherwise: what makes no difference, what a model may judge, and what no model reads."""
+"""Two texts in different spelling: which differences do not matter, which a model may judge, and which no model sees."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.cache.checks import GUARDS_BESIDE_VERIFIER, conflict
 from router.cache.wording import difference
 
 PAIRS = [json.loads(line) for line in (Path(__file__).parents[1] / "writing.jsonl").read_text(encoding="utf-8").splitlines()]
-"""Written by hand, half of them and the `second` set without looking at what the rules made of them."""
+"""The pairs were written by hand. For half of them and the `second` set, nobody had looked at what the rules do."""
 OPEN = {
     "Is Foo the same as the class of bar?",  # is it a class or a name?
     "What is the value of 'a' in SQL?",  # the verifier may
@@ -22,25 +22,25 @@ OPEN = {
     "Should I pardon, impossible to execute?",
     "What does पता mean?",  # the verifier reads English
 }
-"""Needs another answer, and neither guards nor writing say so."""
+"""Pairs that need another answer, although neither checks nor spelling say so."""
 MISSED = {"I NEED HELP WITH MY INVOICE", "Is 10% a good tip?", "How do I get to A&E?", "how many mb in a gb"}
-"""One answer fits, and it is kept back."""
+"""Pairs with one common answer that are refused all the same."""
 
 
 def is_kept_back(asked: str, stored: str) -> bool:
-    """Whether guards or writing refuse, as they stand beside a verifier."""
+    """Whether checks or spelling refuse the pair, as configured beside a verifier."""
     return bool(conflict(asked, stored, GUARDS_BESIDE_VERIFIER)) or difference(asked, stored) == "unread"
 
 
 def test_another_answer_is_needed() -> None:
-    """No model is asked, whichever of the two came first. The few for which that is not so are named."""
+    """No model is asked, in either order. The few exceptions are named."""
     pairs = [(pair["a"], pair["b"]) for pair in PAIRS if not pair["y"]]
     assert {asked for asked, stored in pairs if not is_kept_back(asked, stored)} == OPEN
     assert {asked for asked, stored in pairs if not is_kept_back(stored, asked)} == OPEN
 
 
 def test_one_answer_fits() -> None:
-    """Nothing keeps it back before the verifier. The few for which that is not so are named."""
+    """Nothing refuses the pair before the verifier. The few exceptions are named."""
     pairs = [(pair["a"], pair["b"]) for pair in PAIRS if pair["y"]]
     assert {asked for asked, stored in pairs if is_kept_back(asked, stored)} == MISSED
     assert {asked for asked, stored in pairs if is_kept_back(stored, asked)} == MISSED
@@ -59,7 +59,7 @@ def test_one_answer_fits() -> None:
     ],
 )
 def test_the_same_wording(asked: str, stored: str) -> None:
-    """How it begins and ends, and how a hurried hand types."""
+    """Openings, endings and hasty typing do not matter."""
     assert difference(asked, stored) == difference(stored, asked) == "none"
 
 
@@ -75,8 +75,8 @@ def test_the_same_wording(asked: str, stored: str) -> None:
         ("I want to know Paris", "Paris"),
     ],
 )
-def test_what_looks_like_an_opening_and_is_none(asked: str, stored: str) -> None:
-    """More than manners would be lost with it."""
+def test_an_opening_that_belongs_to_the_question_is_kept(asked: str, stored: str) -> None:
+    """Removing it would lose more than politeness."""
     assert difference(asked, stored) != "none"
     assert difference(stored, asked) != "none"
 
@@ -102,7 +102,9 @@ def test_what_looks_like_an_opening_and_is_none(asked: str, stored: str) -> None
     ],
 )
 def test_signs_between_words(asked: str, stored: str, expected: str) -> None:
-    """Of sentences the verifier may judge them; beside numbers and letters, and where the words are the question, nobody can."""
+    """The verifier may judge signs in sentences. Nobody can judge them beside numbers or letters, or where the words are the
+    question.
+    """
     assert difference(asked, stored) == difference(stored, asked) == expected
 
 
@@ -110,13 +112,13 @@ def test_signs_between_words(asked: str, stored: str, expected: str) -> None:
     "sign", ["\u200b", "\u202e", "\U000e0041", "\ue000", "\x07", "\x85", "\u0301", "\u064e", "\u0378", "\u00ad"]
 )
 def test_what_cannot_be_seen_is_no_small_difference(sign: str) -> None:
-    """Within a word, between words and at either end."""
+    """It counts within a word, between words and at either end."""
     for asked in (f"What is D{sign}NA?", f"What is {sign} DNA?", f"{sign}What is DNA?", f"What is DNA?{sign}"):
         assert difference(asked, "What is DNA?") == difference("What is DNA?", asked) == "unread"
 
 
 def test_a_text_that_holds_two_forms_of_a_word_contrasts_them() -> None:
-    """Then no case is a slip."""
+    """Then a difference in case is never a slip."""
     assert difference("is it Rust or rust", "is it rust or rust") == "unread"
     assert difference("Tell me why mW is not MW", "Why is MW more than MW") == "unread"
 
@@ -126,6 +128,6 @@ WRITTEN = st.text(st.sampled_from("aAbI1 2é\u0301.,!?'-:;()+*/\n\t😀\u200b\0\
 
 @given(WRITTEN | st.text(max_size=30), WRITTEN | st.text(max_size=30))
 def test_any_two_texts_differ_as_much_either_way(asked: str, stored: str) -> None:
-    """And none from itself."""
+    """No text differs from itself."""
     assert difference(asked, stored) == difference(stored, asked)
     assert difference(asked, asked) == "none"
