@@ -14,10 +14,11 @@ from router.cache.index import VectorIndex
 from router.cache.settings import POLICIES
 from router.cache.wording import difference
 from router.core.cache_key import Eligibility, Ineligible
+from router.core.cache_policy import ScopePlan
 from router.core.lookup import CacheQuery
 from router.core.messages import Reply
 from tests.unit.builders import chat_body
-from tests.unit.test_exchange_cache import HIT, WHOLE, found
+from tests.unit.test_exchange_cache import HIT, PLAN, TERMS, WHOLE, found
 from tests.unit.test_exchange_cache import ask as ask_exchange
 from tests.unit.test_flights import EAST, NORTH, query
 from tests.unit.test_memory import NOW_MS, entry, memory_of, unit
@@ -167,3 +168,20 @@ def test_a_hit_says_how_sure_the_verifier_was_and_what_it_is() -> None:
 def test_capitals_and_blanks_that_a_sentence_asks_for_make_no_difference(asked: str, stored: str, expected: str) -> None:
     """A capital where a sentence begins is no name, whichever sentence of the text it is; amid one it may be."""
     assert difference(asked, stored) == difference(stored, asked) == expected
+
+
+@pytest.mark.parametrize(("one", "other"), [("Xaver", "aver"), ("annX", "ann"), ("Bearer a-", "Bearer a")])
+def test_no_letter_of_a_name_is_taken_for_white_space(one: str, other: str) -> None:
+    """Two users whose names differ at an end share nothing."""
+    scope = ScopePlan("x-user", b"key")
+    assert scope.of({"x-user": one}) != scope.of({"x-user": other})
+
+
+@pytest.mark.parametrize("is_shadow", [False, True])
+def test_the_record_of_a_hit_says_which_entry_it_was_and_how_sure_the_verifier_was(is_shadow: bool) -> None:
+    """Also of one that is only compared: the operator judges the cache by these before it serves anything."""
+    exchange, _ = ask_exchange(replace(PLAN, cache_policy={"default": replace(TERMS, shadow=is_shadow)}))
+    found(exchange, replace(HIT, verified=0.98))
+    outcome = exchange.outcome(exchange.ending)
+    assert outcome.cache == ("shadow" if is_shadow else "hit")
+    assert (outcome.cache_entry, outcome.cache_verified, outcome.cache_similarity) == (HIT.entry_id, 0.98, 0.93)

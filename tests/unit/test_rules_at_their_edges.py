@@ -9,14 +9,14 @@ import pytest
 
 from router.config.logic import contradiction, in_words, never_holds
 from router.core.choice import Choice
-from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, Not, TextMatches, TokensWithin
+from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TextMatches, TokensWithin
 from router.core.exchange import Exchange
 from router.core.messages import Reply, Route
 from router.core.openai.request import END_CHARS, excerpt, parse
-from router.core.policy import Rule
+from router.core.policy import Default, NeedsSignals, Policy, Rule
 from router.core.types import Block, Endpoint, Scores
-from tests.unit.builders import SMALL, chat_body, request_headers, send, snapshot
-from tests.unit.test_choice_and_block import CHEAP, DEAR
+from tests.unit.builders import SMALL, ask, chat_body, request_headers, send, snapshot
+from tests.unit.test_choice_and_block import CHEAP, DEAR, GUARD
 
 
 @pytest.mark.parametrize("model", ["auto", "large"])
@@ -123,3 +123,12 @@ def test_a_list_of_models_says_that_it_is_the_routers_own(path: str) -> None:
     assert isinstance(reply, Reply)
     assert (reply.headers["x-vsr-response-path"], reply.details) == ("models", "sr_models")
     assert exchange.outcome("replied").response_path == "models"
+
+
+@pytest.mark.parametrize(("text", "needed"), [("what is sql?", {"jailbreak", "pii"}), ("what is it?", {"jailbreak"})])
+def test_of_the_guards_only_those_are_read_that_the_request_leaves_open(text: str, needed: set[str]) -> None:
+    """All in one go; a guard for texts about SQL costs nothing where there is none."""
+    leak = LabelIs("pii", frozenset({"email"}), 0.5)
+    about_sql = Rule("no-leaks", AllOf((TextMatches("sql", (re.compile("sql"),)), leak)), SMALL, block=Block("not here"))
+    policy = Policy.of((GUARD, about_sql), Default(SMALL), 0.5)
+    assert policy.decide(ask(text), {}) == NeedsSignals(frozenset(needed))
