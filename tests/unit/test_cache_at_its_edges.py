@@ -15,14 +15,18 @@ from router.cache.settings import POLICIES
 from router.cache.wording import difference
 from router.core.cache_key import Eligibility, Ineligible
 from router.core.cache_policy import ScopePlan
-from router.core.lookup import CacheQuery
-from router.core.messages import Reply
-from tests.unit.builders import chat_body
-from tests.unit.test_exchange_cache import HIT, PLAN, TERMS, WHOLE, found
+from router.core.exchange import Exchange
+from router.core.lookup import CacheQuery, Miss
+from router.core.messages import Continue, Lookup, Reply, RequestBody, ResponseHeaders, Route
+from router.core.models import Reasoning, SystemPrompt
+from router.core.outcome import Usage
+from router.core.types import Decision
+from tests.unit.builders import FAMILIES, LARGE, chat_body, request_headers, snapshot
+from tests.unit.test_exchange_cache import HIT, PLAN, TERMS, WHOLE, answer_with, found
 from tests.unit.test_exchange_cache import ask as ask_exchange
 from tests.unit.test_flights import EAST, NORTH, query
 from tests.unit.test_memory import NOW_MS, entry, memory_of, unit
-from tests.unit.test_question import BASE, TEXT, ask, user
+from tests.unit.test_question import BASE, TEXT, ask, partition, user
 
 
 @pytest.mark.parametrize(("policy", "evicted"), [("fifo", "a"), ("lru", "b"), ("lfu", "b")])
@@ -185,3 +189,66 @@ def test_the_record_of_a_hit_says_which_entry_it_was_and_how_sure_the_verifier_w
     outcome = exchange.outcome(exchange.ending)
     assert outcome.cache == ("shadow" if is_shadow else "hit")
     assert (outcome.cache_entry, outcome.cache_verified, outcome.cache_similarity) == (HIT.entry_id, 0.98, 0.93)
+
+
+def test_an_upgrade_of_the_router_keeps_stored_answers_in_reach() -> None:
+    """The store outlives a release: what a partition and a key are made of stays, to the byte, or `versions` has to change."""
+    decision = Decision("math", LARGE, "matched", Reasoning(enabled=True, effort="high"), SystemPrompt("Think.", "insert"))
+    asked = ask(user("What is a monad? é \U0001f600", name="ann"), decision, family=FAMILIES["gpt-oss"])
+    assert isinstance(asked, CacheQuery)
+    assert (asked.partition, asked.key) == ("de8889b32093886ab95cdcedc3b43947", "20e7e9709434bce25dad757d8b783c64")
+    in_parts = ask(user([{"type": "text", "text": "What is"}, {"type": "text", "text": "a monad?"}]))
+    assert isinstance(in_parts, CacheQuery)
+    assert (in_parts.text, in_parts.partition) == ("What is\na monad?", "0de715bfee5d45c695e8f57f5122dfe0")
+
+
+def test_half_a_character_is_no_error() -> None:
+    """JSON can hold one half of a surrogate pair: in the question it is hidden text, before it each is another partition."""
+    assert ask(user("What is \ud83d?")) == Ineligible("invisible_text")
+    partitions = {
+        partition({"messages": [{"role": "system", "content": half}, BASE["messages"][1]]}) for half in ("\ud83d", "\ud83e")
+    }
+    assert len(partitions) == 2
+
+
+def test_a_text_of_exactly_the_longest_length_is_a_question() -> None:
+    """The limit belongs to what is allowed."""
+    assert isinstance(ask(user("x" * 20), limits=Eligibility(max_text_chars=20)), CacheQuery)
+    assert ask(user("x" * 21), limits=Eligibility(max_text_chars=20)) == Ineligible("too_long")
+
+
+@pytest.mark.parametrize(("asked_s", "ttl_s"), [("60", 60.0), ("999999999", 100.0), ("", TERMS.ttl_s)])
+def test_the_lifetime_that_a_client_asks_for_reaches_the_lookup_within_the_operators_bound(asked_s: str, ttl_s: float) -> None:
+    """What is stored for this question lives that long."""
+    _, action = ask_exchange(replace(PLAN, max_ttl_s=100.0), x_vsr_cache_ttl=asked_s)
+    assert isinstance(action, Lookup)
+    assert action.cache_policy.ttl_s == ttl_s
+
+
+def test_an_answer_that_is_read_for_its_usage_alone_is_not_stored() -> None:
+    """The client forbids to store it; that the operator counts tokens does not change that."""
+    exchange = Exchange(replace(snapshot(records_usage=True), cache=PLAN))
+    exchange.receive(request_headers(authorization="Bearer a", cache_control="no-store"))
+    exchange.receive(RequestBody(chat_body("What is a monad?")))
+    route = found(exchange, Miss("empty"))
+    assert isinstance(route, Route)
+    assert not route.is_last
+    answer_with(exchange, json.dumps(WHOLE).encode())
+    assert exchange.answer() is None
+    outcome = exchange.outcome(exchange.ending)
+    assert (outcome.usage, outcome.stored) == (Usage(1, 2), "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_end", "why", "status"), [({":status": "200"}, True, "empty", 200), ({}, False, "not_ok", 0)]
+)
+def test_an_answer_without_a_body_or_a_status_is_not_stored(headers: dict[str, str], is_end: bool, why: str, status: int) -> None:
+    """The record says why; a status that nobody sent is 0."""
+    exchange, _ = ask_exchange()
+    found(exchange, Miss("empty"))
+    action = exchange.receive(ResponseHeaders(headers, is_end=is_end))
+    assert isinstance(action, Continue)
+    assert action.is_last
+    assert exchange.answer() is None
+    outcome = exchange.outcome(exchange.ending)
+    assert (outcome.stored, outcome.http_status) == (why, status)

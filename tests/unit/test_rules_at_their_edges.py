@@ -14,8 +14,8 @@ from router.core.exchange import Exchange
 from router.core.messages import Reply, Route
 from router.core.openai.request import END_CHARS, excerpt, parse
 from router.core.policy import Default, NeedsSignals, Policy, Rule
-from router.core.types import Block, Endpoint, Scores
-from tests.unit.builders import SMALL, ask, chat_body, request_headers, send, snapshot
+from router.core.types import Block, Decision, Endpoint, Scores
+from tests.unit.builders import LARGE, MATH_RULE, SMALL, ask, chat_body, request_headers, send, snapshot, sure
 from tests.unit.test_choice_and_block import CHEAP, DEAR, GUARD
 
 
@@ -132,3 +132,19 @@ def test_of_the_guards_only_those_are_read_that_the_request_leaves_open(text: st
     about_sql = Rule("no-leaks", AllOf((TextMatches("sql", (re.compile("sql"),)), leak)), SMALL, block=Block("not here"))
     policy = Policy.of((GUARD, about_sql), Default(SMALL), 0.5)
     assert policy.decide(ask(text), {}) == NeedsSignals(frozenset(needed))
+
+
+def test_all_that_a_rule_says_is_in_its_decision() -> None:
+    """Model, reasoning and system prompt: what the request is rewritten by."""
+    policy = Policy.of((MATH_RULE,), Default(SMALL), 0.5)
+    assert policy.decide(ask(), {"intent": sure("math")}) == Decision(
+        "proofs", LARGE, "matched", MATH_RULE.reasoning, MATH_RULE.system_prompt
+    )
+
+
+@pytest.mark.parametrize(("confidence", "reason"), [(0.49, "below_threshold"), (0.5, "no_match")])
+def test_an_intent_is_known_from_its_threshold_on(confidence: float, reason: str) -> None:
+    """The default says which of the two it was: unsure, or a subject without a rule."""
+    decision = Policy.of((MATH_RULE,), Default(SMALL), 0.5).decide(ask(), {"intent": sure("law", confidence)})
+    assert isinstance(decision, Decision)
+    assert decision.reason == reason
