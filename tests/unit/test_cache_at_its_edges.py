@@ -66,11 +66,11 @@ def test_the_nearest_of_all_partitions_come_first_and_no_partition_gives_more_th
     """An invalidation by text looks everywhere; one crowded partition does not hide the others."""
     near = {"p": ("a", 0.9), "q": ("b", 0.95), "r": ("c", 0.5)}
     memory, _ = memory_of()
-    for partition, (name, similarity) in near.items():
+    for place, (name, similarity) in near.items():
         for number in range(3):
             share = similarity - number / 100
             vector = (share * unit(0) + (1 - share * share) ** 0.5 * unit(9)).astype(np.float32)
-            memory.admit(entry(f"{name}{number}", partition=partition, vector=vector), NOW_MS)
+            memory.admit(entry(f"{name}{number}", partition=place, vector=vector), NOW_MS)
     assert list(memory.nearest_anywhere(unit(0), 3, 1)) == ["id-b0", "id-a0", "id-c0"]
     found_two = memory.nearest_anywhere(unit(0), 3, 2)
     assert list(found_two) == ["id-b0", "id-b1", "id-a0"]
