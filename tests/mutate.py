@@ -31,7 +31,7 @@ Z_95 = 1.96
 
 
 def sample(names: Collection[str], size: int, seed: str) -> frozenset[str]:
-    """The same names for the same seed; a change in one function exchanges that function's mutants alone."""
+    """The same names for the same seed; a change in one function exchanges few but its own mutants."""
     order = sorted(names, key=lambda name: hashlib.blake2b(f"{seed}:{name}".encode()).digest())
     return frozenset(order[:size])
 
@@ -82,7 +82,7 @@ def report(chosen: dict[str, Any]) -> None:
     found = {name: status_by_exit_code[file.exit_code_by_key[name]] for name, file in chosen.items()}
     count = Counter(found.values())
     noticed = sum(count[each] for each in NOTICED)
-    least, most = interval(noticed, len(found))
+    low, high = interval(noticed, len(found))
     print("\nsurvivors by place")
     missed = [name for name, status in found.items() if status not in NOTICED]
     for path, line, where, lines, status in sorted((chosen[n].path, *place(chosen[n].path, n), found[n]) for n in missed):
@@ -96,7 +96,7 @@ def report(chosen: dict[str, Any]) -> None:
     print(
         f"\nmutants {len(found)} in {functions} functions, {', '.join(f'{status} {of}' for status, of in sorted(count.items()))}"
     )
-    print(f"score {noticed / len(found):.1%} (95 % interval {least:.1%} to {most:.1%})")
+    print(f"score {noticed / len(found):.1%} (95 % interval {low:.1%} to {high:.1%})")
 
 
 def main() -> None:

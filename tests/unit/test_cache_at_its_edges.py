@@ -192,14 +192,15 @@ def test_the_record_of_a_hit_says_which_entry_it_was_and_how_sure_the_verifier_w
 
 
 def test_an_upgrade_of_the_router_keeps_stored_answers_in_reach() -> None:
-    """The store outlives a release: what a partition and a key are made of stays, to the byte, or `versions` has to change."""
+    """The store outlives a release: what partitions, keys and scopes are made of stays the same to the byte."""
     decision = Decision("math", LARGE, "matched", Reasoning(enabled=True, effort="high"), SystemPrompt("Think.", "insert"))
-    asked = ask(user("What is a monad? é \U0001f600", name="ann"), decision, family=FAMILIES["gpt-oss"])
+    asked = ask(user("What is a monad? é \U0001f600", name="André"), decision, family=FAMILIES["gpt-oss"])
     assert isinstance(asked, CacheQuery)
-    assert (asked.partition, asked.key) == ("de8889b32093886ab95cdcedc3b43947", "20e7e9709434bce25dad757d8b783c64")
+    assert (asked.partition, asked.key) == ("3b0eedab21b2893715effaf861372014", "420864fecbc09a316bf83c2619a86c53")
     in_parts = ask(user([{"type": "text", "text": "What is"}, {"type": "text", "text": "a monad?"}]))
     assert isinstance(in_parts, CacheQuery)
     assert (in_parts.text, in_parts.partition) == ("What is\na monad?", "0de715bfee5d45c695e8f57f5122dfe0")
+    assert ScopePlan("authorization", b"key").of({"authorization": "Bearer a"}) == "2edecbb8e06b6cdb6f59a3420f5474b5"
 
 
 def test_half_a_character_is_no_error() -> None:

@@ -1,4 +1,4 @@
-"""Streams that are whole, long or hostile: what passes at once, what is given again, and what is not even parsed."""
+"""Streams and bodies that are whole, long or hostile: what passes at once, what is given again, what is not even parsed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from router.core.openai.bodysize import DIGITS_A_VALUE, BodyBounds, is_within
 from router.core.openai.completion import as_stream, decode
 from router.core.openai.sse import MAX_EVENT_BYTES, EventSplitter, data_of, events_in, usage_in
 from router.core.outcome import Usage
@@ -47,3 +48,12 @@ def test_each_piece_of_a_replayed_answer_names_its_choice(logprobs: object) -> N
     assert [piece["index"] for piece in pieces] == [3] * len(pieces)
     assert pieces[-1]["finish_reason"] == "stop"
     assert pieces[-1].get("logprobs") == logprobs
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_digits_are_counted_to_the_last_one_and_nothing_else_is_taken_for_one(extra: int) -> None:
+    """A body that holds as many as it may is read, whatever brackets, commas and colons it holds; one more is too many."""
+    bounds = BodyBounds(max_values=8, max_keys=3, max_depth=5)
+    digits = DIGITS_A_VALUE * bounds.max_values
+    body = f'{{"a": [{"1" * (digits - 5 + extra)}, 22, [[33]]], "b": {{"c": 4}}}}'.encode()
+    assert is_within(body, bounds) is not bool(extra)
