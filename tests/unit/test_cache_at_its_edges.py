@@ -166,6 +166,7 @@ def test_a_hit_says_how_sure_the_verifier_was_and_what_it_is() -> None:
         ("I saw Rust in Rome", "I saw rust in Rome", "unread"),
         ("Does it cost £ 5 there?", "Does it cost £5 there?", "none"),
         ("Does it cost $ 5 there?", "Does it cost $5 there?", "none"),
+        ("Is 5 % enough in Rome?", "Is 5% enough in Rome?", "none"),
         ("is salt & pepper hot in Rome", "is salt and pepper hot in Rome", "none"),
     ],
 )

@@ -17,6 +17,7 @@ from router.core.policy import Default, NeedsSignals, Policy, Rule
 from router.core.types import Block, Decision, Endpoint, Scores
 from tests.unit.builders import LARGE, MATH_RULE, SMALL, ask, chat_body, request_headers, send, snapshot, sure
 from tests.unit.test_choice_and_block import CHEAP, DEAR, GUARD
+from tests.unit.test_config import SIGNALS, read
 
 
 @pytest.mark.parametrize("model", ["auto", "large"])
@@ -148,3 +149,12 @@ def test_an_intent_is_known_from_its_threshold_on(confidence: float, reason: str
     decision = Policy.of((MATH_RULE,), Default(SMALL), 0.5).decide(ask(), {"intent": sure("law", confidence)})
     assert isinstance(decision, Decision)
     assert decision.reason == reason
+
+
+@pytest.mark.parametrize(("written", "threshold"), [("", 0.9), (", threshold: 0.3", 0.3)])
+def test_a_rule_takes_the_threshold_of_the_operators_own_signal_unless_it_has_one(written: str, threshold: float) -> None:
+    """What is written once, at the signal, holds in every rule that asks for it."""
+    signals = SIGNALS.replace("../tiny_models/tone", "../tiny_models/tone, threshold: 0.9")
+    rule = f"rules: [ {{ name: r, model: small, when: {{ signal: {{ name: tone, labels: [rude]{written} }} }} }} ]"
+    config = read(f"version: 1\nmodels: {{ small: {{ cluster: small }} }}\n{signals}\n{rule}\ndefault: {{ model: small }}")
+    assert config.policy.rules[0].when == LabelIs("tone", frozenset({"rude"}), threshold)

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from router.core.openai.bodysize import DIGITS_A_VALUE, BodyBounds, is_within
-from router.core.openai.completion import as_stream, decode
+from router.core.openai.completion import AnswerReader, as_json, as_stream, decode
+from router.core.openai.replies import unreadable
 from router.core.openai.sse import MAX_EVENT_BYTES, EventSplitter, data_of, events_in, usage_in
 from router.core.outcome import Usage
 
@@ -57,3 +58,27 @@ def test_digits_are_counted_to_the_last_one_and_nothing_else_is_taken_for_one(ex
     digits = DIGITS_A_VALUE * bounds.max_values
     body = f'{{"a": [{"1" * (digits - 5 + extra)}, 22, [[33]]], "b": {{"c": 4}}}}'.encode()
     assert is_within(body, bounds) is not bool(extra)
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_an_answer_that_was_read_from_a_stream_keeps_the_number_of_its_choice(index: int) -> None:
+    """Given again as JSON it is what the backend would have sent as JSON."""
+    parts = [
+        {"index": index, "delta": {"role": "assistant", "content": "Hi"}},
+        {"index": index, "delta": {}, "finish_reason": "stop"},
+    ]
+    reader = AnswerReader(is_event_stream=True, max_bytes=10_000)
+    for part in parts:
+        reader.feed(f"data: {json.dumps({'model': 'm', 'choices': [part]})}\n\n".encode())
+    reader.feed(b"data: [DONE]\n\n")
+    choice = json.loads(as_json(reader.finish(), "a", 1))["choices"][0]
+    assert (choice["index"], choice["message"]["content"]) == (index, "Hi")
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "param"), [("too_long", 400, "messages"), ("token_ids", 400, "prompt"), ("closed", 503, None)]
+)
+def test_a_request_that_no_guard_can_read_names_the_field_at_fault(reason: str, status: int, param: str | None) -> None:
+    """Where the router is at fault there is none."""
+    error = unreadable(reason)
+    assert (error.http_status, error.param, error.code) == (status, param, "unreadable")
