@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python3.12 chooses the interpreter. ARGS="..." is passed on, as in: make test ARGS="tests/unit -x"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench train schema proto lock clean
+.PHONY: help run test check coverage mutate bench train schema proto lock clean
 MAKEFLAGS += --no-print-directory
 export PYTHON
 
@@ -10,6 +10,8 @@ bin     := .venv/bin
 for_run := @sh deploy/setup.sh requirements.lock
 for_dev := @sh deploy/setup.sh requirements-dev.lock
 code    := router tests proto
+rooms   := core config inference signals cache extproc telemetry admin runtime envoy devstack cli evaluation training
+untimed := not time_grows and not takes_long    # measuring slows every line down
 DATA    ?= ../shared/data
 OUT     ?= router/models
 
@@ -29,6 +31,19 @@ check:  ## check lint, format and types
 	$(bin)/ruff check $(code)
 	$(bin)/ruff format --check $(code)
 	$(bin)/mypy $(ARGS)
+
+coverage:  ## lines and branches of router/ that the unit tests run: make coverage ARGS="tests/unit tests/contract"
+	$(for_dev)
+	$(bin)/python -m pip install --quiet --no-build-isolation --editable '.[measure]'
+	$(bin)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report= -k "$(untimed)" $(or $(ARGS),tests/unit)
+	@$(bin)/python -m coverage report --skip-covered --sort=cover
+	@for room in $(rooms); do printf '%-12s %6s %%\n' $$room \
+	  $$($(bin)/python -m coverage report --include="router/$$room/*" --format=total --precision=1); done
+
+mutate:  ## changes of the pure modules that the unit tests notice, of a fixed sample: make mutate ARGS="--sample 100"
+	$(for_dev)
+	$(bin)/python -m pip install --quiet --no-build-isolation --editable '.[measure]'
+	@exec $(bin)/python -m tests.mutate $(ARGS)
 
 bench:  ## measure what the router costs: latency, requests per second, CPU
 	$(for_dev)
@@ -60,5 +75,5 @@ lock:  ## write requirements.lock and requirements-dev.lock from pyproject.toml
 	$(builders) | $(compile) $(if $(UPGRADE),--upgrade) pyproject.toml - --extra dev -c requirements.lock -o requirements-dev.lock
 
 clean:  ## remove .venv and everything generated
-	rm -rf .venv .run dist build bench-results router/extproc/pb .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .run dist build bench-results mutants .coverage router/extproc/pb .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(code) -name __pycache__ -type d -prune -exec rm -rf {} +
