@@ -11,7 +11,7 @@ for_run := @sh deploy/setup.sh requirements.lock
 for_dev := @sh deploy/setup.sh requirements-dev.lock
 code    := router tests proto
 rooms   := core config inference signals cache extproc telemetry admin runtime envoy devstack cli evaluation training
-untimed := not time_grows and not takes_long    # measuring slows every line down
+untimed := not time_grows    # measuring slows every line down
 DATA    ?= ../shared/data
 OUT     ?= router/models
 

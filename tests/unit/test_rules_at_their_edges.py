@@ -45,7 +45,7 @@ def test_a_rule_blocks_by_what_it_sees_whoever_names_the_model(
 def test_a_model_without_a_prediction_counts_as_never_right() -> None:
     """It is not chosen for its accuracy, and the others are weighed as ever."""
     scores = Scores({"llama-70b": 0.1})
-    assert [candidate.chance for candidate in Selection((CHEAP, DEAR), 0.0).weigh(scores)] == [0.0, 0.1]
+    assert [candidate.accuracy for candidate in Selection((CHEAP, DEAR), 0.0).weigh(scores)] == [0.0, 0.1]
     assert Selection((CHEAP, DEAR), 0.0).among(scores) is DEAR
 
 
