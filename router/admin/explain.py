@@ -290,7 +290,7 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, obje
     document["terms"] = {
         "min_similarity": cache_policy.similarity_threshold,
         "min_probability": cache_policy.verifier_threshold,
-        "lexical_checks": list(cache_policy.guards),
+        "lexical_checks": list(cache_policy.lexical_checks),
         "ttl_s": cache_policy.ttl_s,
         "max_age_s": cache_policy.max_age_s,
         "is_shadow": cache_policy.shadow,

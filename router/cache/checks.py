@@ -118,7 +118,7 @@ _POLITE = _words(
     "through show wondering advance much urgent urgently asap"
 )
 """Words that may stand before or behind a question and add nothing to it, beside plain words."""
-_LEAST_WORDS = 3  # of the shorter question: below that the other guards see every word
+_LEAST_WORDS = 3  # of the shorter question: below that the other checks see every word
 _SUFFIXES = ("ies", "ing", "ed", "es", "s", "ly")
 
 
@@ -305,7 +305,7 @@ def _kind(one: _Words, other: _Words) -> bool:
     return "what" in (other if "how" in one.kind else one).tokens
 
 
-GUARDS: Mapping[Check, Callable[[_Words, _Words], bool]] = {
+CHECKS: Mapping[Check, Callable[[_Words, _Words], bool]] = {
     "numbers": _numbers,
     "negation": _negation,
     "opposites": _opposites,
@@ -318,12 +318,12 @@ GUARDS: Mapping[Check, Callable[[_Words, _Words], bool]] = {
     "unasked": _unasked,
 }
 """By the name that operators use; each is true when the answer to the second question must not be given to the first."""
-_BY_NAME: Mapping[str, Check] = {check: check for check in GUARDS}
-GUARDS_ALONE = tuple(name for name in GUARDS if name != "unasked")
+_BY_NAME: Mapping[str, Check] = {check: check for check in CHECKS}
+CHECKS_ALONE = tuple(name for name in CHECKS if name != "unasked")
 """The default without a verifier. Of two questions that pass `content`, each names what the other names."""
-GUARDS_BESIDE_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order", "addition")
+CHECKS_WITH_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order", "addition")
 """The default with a verifier: what it does not see every time. The other checks cost more right answers than they save."""
-AMONG_STRANGERS = ("unasked",)
+CHECKS_AMONG_STRANGERS = ("unasked",)
 """Added where all clients share answers. A verifier does not stop a client that looks for words it overlooks: of 2,280
 paraphrases with an order such as "(joke)" in them, 57% were served to whoever asked without it; with this check none was.
 It costs right answers: of question pairs 11% are served in place of 20%, of prompts that a model wrote 22% in place of 68%.
@@ -341,20 +341,20 @@ natural pairs.
 
 def with_agreement(probability: float, asked: str, stored: str) -> float:
     """A verifier's probability, 0 to 1, raised where no check objects."""
-    if conflict(asked, stored, GUARDS_ALONE):
+    if conflict(asked, stored, CHECKS_ALONE):
         return probability
     return AGREEMENT * probability / (AGREEMENT * probability + 1 - probability)
 
 
-def conflict(asked: str, stored: str, guards: Iterable[str]) -> Check | Literal[""]:
+def conflict(asked: str, stored: str, checks: Iterable[str]) -> Check | Literal[""]:
     """The first of the named checks that objects to giving the answer to `stored` to `asked`; empty when none does."""
     one, other = _taken_apart(asked), _taken_apart(stored)
-    return next(_firing(one, other, guards), "")
+    return next(_firing(one, other, checks), "")
 
 
-def conflicts(asked: str, stored: str, guards: Iterable[str]) -> list[Check]:
+def conflicts(asked: str, stored: str, checks: Iterable[str]) -> list[Check]:
     """All of the named checks that object."""
-    return list(_firing(_taken_apart(asked), _taken_apart(stored), guards))
+    return list(_firing(_taken_apart(asked), _taken_apart(stored), checks))
 
 
 @lru_cache(maxsize=1024)
@@ -363,5 +363,5 @@ def _taken_apart(text: str) -> _Words:
     return _Words(without_dots(levelled(text)))
 
 
-def _firing(one: _Words, other: _Words, guards: Iterable[str]) -> Iterator[Check]:
-    return (check for check in map(_BY_NAME.__getitem__, guards) if GUARDS[check](one, other))
+def _firing(one: _Words, other: _Words, checks: Iterable[str]) -> Iterator[Check]:
+    return (check for check in map(_BY_NAME.__getitem__, checks) if CHECKS[check](one, other))

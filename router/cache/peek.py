@@ -27,7 +27,7 @@ def _candidate(asked: str, cache_policy: CachePolicy, weighed: Weighed) -> dict[
         "id": entry.id,
         "tier": weighed.tier,
         "similarity": round(min(weighed.similarity, 1.0), 4),
-        "objections": conflicts(asked, entry.text, cache_policy.guards)
+        "objections": conflicts(asked, entry.text, cache_policy.lexical_checks)
         if weighed.similarity >= cache_policy.near_miss_threshold
         else [],
         "probability": None if probability is None else round(probability, 4),

@@ -9,7 +9,7 @@ from router.cache.wording import UNREAD, difference
 from router.core.lookup import CachePolicy, Verdict, verifier_failure
 from router.errors import BackendError
 
-GUARDS_VERSION = "guards-4"
+CHECKS_VERSION = "checks-4"
 """Raised whenever a check changes what it lets pass: answers that were stored before are then out of reach."""
 
 Score = Callable[[str, str], Awaitable[float]]
@@ -24,7 +24,7 @@ class Verifier:
 
     async def __call__(self, asked: str, stored: str, cache_policy: CachePolicy) -> Verdict:
         """Whether the answer to `stored` may be given to `asked`. A failure refuses: a miss is cheap, a wrong hit is not."""
-        if refusal := conflict(asked, stored, cache_policy.guards):
+        if refusal := conflict(asked, stored, cache_policy.lexical_checks):
             return Verdict(refusal)
         written = difference(asked, stored)
         if written == "unread":

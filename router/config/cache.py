@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from router.cache.checks import AMONG_STRANGERS, GUARDS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
+from router.cache.checks import CHECKS, CHECKS_ALONE, CHECKS_AMONG_STRANGERS, CHECKS_WITH_VERIFIER
 from router.cache.settings import POLICIES, CacheLimits, MilvusSettings, SyncSettings
 from router.config.calibration import CALIBRATION, CalibrationTable, read_calibration
 from router.config.keys import (
@@ -55,8 +55,8 @@ class PolicyKeys:
     )
     ttl_seconds: float = key(Number(1, _MAX_SECONDS), "How long an answer may be served.", 3600.0)
     lexical_checks: tuple[str, ...] | None = key(
-        Texts("checks", "list of checks", tuple(GUARDS), may_be_empty=True),
-        f"Which differences in wording keep an answer back: {', '.join(GUARDS)} (see below). What no model reads keeps it back "
+        Texts("checks", "list of checks", tuple(CHECKS), may_be_empty=True),
+        f"Which differences in wording keep an answer back: {', '.join(CHECKS)} (see below). What no model reads keeps it back "
         "in any case (`unread_difference`).",
         shown="all but kind, content and unasked, without a verifier all but unasked; unasked, too, where all share",
     )
@@ -221,7 +221,7 @@ class CacheConfig:
     milvus: MilvusSettings = field(default_factory=MilvusSettings)
     limits: CacheLimits = field(default_factory=CacheLimits)
     sync: SyncSettings = field(default_factory=SyncSettings)
-    default: CachePolicy = field(default_factory=lambda: CachePolicy(0.8, 3600.0, GUARDS_ALONE))
+    default: CachePolicy = field(default_factory=lambda: CachePolicy(0.8, 3600.0, CHECKS_ALONE))
     """Of decisions that say nothing of their own."""
     verifier: Path | None = None
     """The bundle of the model that confirms candidates; None when the lexical checks judge alone."""
@@ -297,7 +297,7 @@ def _keys_of(cache: CacheConfig) -> DecisionCacheKeys:
     usual = cache.default
     return DecisionCacheKeys(
         ttl_seconds=usual.ttl_s,
-        lexical_checks=usual.guards,
+        lexical_checks=usual.lexical_checks,
         coalesce_timeout_seconds=usual.wait_s,
         shadow=usual.shadow,
         exact_only=not usual.is_semantic,
@@ -308,8 +308,8 @@ def _keys_of(cache: CacheConfig) -> DecisionCacheKeys:
 def _default_policy(section: Section, keys: CacheKeys, calibration: CalibrationTable, *, shares_with_all: bool) -> CachePolicy:
     checks = keys.lexical_checks
     if checks is None:
-        usual = GUARDS_BESIDE_VERIFIER if calibration.has_verifier else GUARDS_ALONE
-        checks = (*usual, *AMONG_STRANGERS) if shares_with_all else usual
+        usual = CHECKS_WITH_VERIFIER if calibration.has_verifier else CHECKS_ALONE
+        checks = (*usual, *CHECKS_AMONG_STRANGERS) if shares_with_all else usual
     default = CachePolicy(
         calibration.similarity, 3600.0, checks, calibration.verifier_threshold, false_hit_budget=calibration.default_rate
     )

@@ -124,7 +124,7 @@ class CachePolicy:
     similarity_threshold: float
     """Smallest cosine similarity of a candidate, 0 to 1; necessary, not sufficient."""
     ttl_s: float
-    guards: tuple[str, ...]
+    lexical_checks: tuple[str, ...]
     """Names of the checks that can refuse a candidate; see `Check`."""
     verifier_threshold: float = 0.0
     """Smallest probability, by the verifier, that one answer fits both questions; unused without a verifier."""

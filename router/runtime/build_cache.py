@@ -52,7 +52,7 @@ def build_cache(config: CacheConfig, models: Models) -> Caching:
     from router.cache.operations import CacheOperations
     from router.cache.rejections import Rejections
     from router.cache.stores.sync import StoreSync
-    from router.cache.verifier import GUARDS_VERSION, Verifier
+    from router.cache.verifier import CHECKS_VERSION, Verifier
     from router.inference.bundle import MODEL
 
     second = score = None
@@ -64,7 +64,7 @@ def build_cache(config: CacheConfig, models: Models) -> Caching:
         second = Bundle.load(config.verifier)
         score = CrossEncoder(second, models.passes).score
     _check_calibration(config, bundle.sha256[MODEL], second.sha256[MODEL] if second else None)
-    versions = f"{bundle.name}-{bundle.sha256[MODEL][:16]}/{GUARDS_VERSION}"
+    versions = f"{bundle.name}-{bundle.sha256[MODEL][:16]}/{CHECKS_VERSION}"
     store = _store(config, versions)
     store_sync, requests = (StoreSync(store, config.sync), store.requests) if store else (None, None)
     rejections = Rejections(config.rejections_file)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from router.cache.cache import Cache
-from router.cache.checks import GUARDS
+from router.cache.checks import CHECKS
 from router.cache.entries import Entry
 from router.cache.settings import CacheLimits
 from router.cache.verifier import Verifier
@@ -30,7 +30,7 @@ from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import Rig, make_rig
 
 CHAT = "/v1/chat/completions"
-TERMS = CachePolicy(0.8, 3600.0, tuple(GUARDS))
+TERMS = CachePolicy(0.8, 3600.0, tuple(CHECKS))
 _fresh = itertools.count(1)
 
 

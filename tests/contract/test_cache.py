@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from router.cache.cache import Cache
-from router.cache.checks import GUARDS
+from router.cache.checks import CHECKS
 from router.cache.entries import Entry, EntryFilter
 from router.cache.rejections import Rejections
 from router.cache.settings import CacheLimits, MilvusSettings, SyncSettings
@@ -31,7 +31,7 @@ from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from tests.contract.milvus_server import PROGRAM, Door, shared
 
-TERMS = CachePolicy(0.8, 3600.0, tuple(GUARDS))
+TERMS = CachePolicy(0.8, 3600.0, tuple(CHECKS))
 ANSWER = json.dumps({"choices": [{"message": {"content": "Paris.\n"}, "finish_reason": "stop"}]}).encode()
 CAPITAL = "What is the capital of France?"
 SAME = "What's the capital of France?"

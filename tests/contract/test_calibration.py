@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cache.checks import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
+from router.cache.checks import CHECKS_ALONE, CHECKS_WITH_VERIFIER
 from router.cli.main import main
 from router.config.calibration import read_table
 from router.config.load import parse
@@ -47,7 +47,7 @@ def mine(pairs: Path) -> Path:
 
 
 def test_a_served_pair_has_passed_all_three() -> None:
-    """Similarity, guards, verifier; where the verifier is not asked, the wording is the same."""
+    """Similarity, checks, verifier; where the verifier is not asked, the wording is the same."""
     assert pair(0.8, 0.9, is_same=True).is_served(0.8, 0.9)
     assert not pair(0.79, 0.9, is_same=True).is_served(0.8, 0.9)
     assert not pair(0.8, 0.89, is_same=True).is_served(0.8, 0.9)
@@ -79,9 +79,9 @@ def test_an_operators_table_is_one_that_the_router_reads(mine: Path) -> None:
     """With the models and the data that it was made from."""
     document = json.loads(mine.read_text())
     assert {"encoder_sha256", "verifier_sha256", "data_sha256", "different_pairs", "same_pairs"} <= document.keys()
-    for has_verifier, guards in ((True, GUARDS_BESIDE_VERIFIER), (False, GUARDS_ALONE)):
+    for has_verifier, checks in ((True, CHECKS_WITH_VERIFIER), (False, CHECKS_ALONE)):
         bars = read_table(mine, has_verifier=has_verifier)
-        assert bars.checks == guards
+        assert bars.checks == checks
         rates = [point.max_false_hit_rate for point in bars.points]
         assert rates == sorted(rates, reverse=True)
 
@@ -97,7 +97,7 @@ def test_the_report_tells_how_often_a_hit_is_wrong(pairs: Path, mine: Path, caps
 
 
 def test_without_a_verifier_the_similarity_is_the_bar(pairs: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """And all guards judge."""
+    """And all checks judge."""
     asked = ["eval", "cache", str(pairs), "--calibration", str(mine), "--max-false-hit-rate", "0.2", "--no-verifier"]
     assert main(asked) == 0
     said = capsys.readouterr().out

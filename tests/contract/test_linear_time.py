@@ -15,8 +15,7 @@ from time import thread_time
 import numpy as np
 import pytest
 
-from router.cache import checks as guards
-from router.cache import wording
+from router.cache import checks, wording
 from router.config.patterns import compile_pattern, keyword_patterns
 from router.config.signals import SHIPPED_BUNDLE
 from router.core.cache_key import Eligibility, question_of
@@ -68,13 +67,13 @@ def body_of(document: object) -> Body:
 
 
 def judge_wording(text: str) -> None:
-    """Every guard and the writing, on two questions that were not taken apart before."""
-    guards._taken_apart.cache_clear()
+    """Every check and the writing, on two questions that were not taken apart before."""
+    checks._taken_apart.cache_clear()
     wording._taken_apart.cache_clear()
     other = f"{text}x"
     wording.difference(text, other)
-    for name in guards.GUARDS:
-        guards.conflict(text, other, [name])
+    for name in checks.CHECKS:
+        checks.conflict(text, other, [name])
 
 
 def ask_cache(text: str) -> None:
@@ -100,7 +99,7 @@ def heed(text: str) -> None:
 
 
 OF_TEXT: dict[str, Callable[[str], object]] = {
-    "guards": judge_wording,
+    "checks": judge_wording,
     "question": ask_cache,
     "cache control": lambda text: read_client_controls(PLAN, {"cache-control": text, "x-vsr-cache-ttl": text}),
     "a backend's headers": heed,

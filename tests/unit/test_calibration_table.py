@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from router.cache.checks import AMONG_STRANGERS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
+from router.cache.checks import CHECKS_ALONE, CHECKS_AMONG_STRANGERS, CHECKS_WITH_VERIFIER
 from router.config.calibration import CALIBRATION, CalibrationTable, OperatingPoint, read_table
 from router.config.load import parse
 from router.core.lookup import CachePolicy
 from router.errors import ConfigError
 
 POINTS = (OperatingPoint(0.5, 0.2, 0.6), OperatingPoint(0.8, 0.02, 0.4), OperatingPoint(0.95, 0.004, 0.2))
-BARS = CalibrationTable(True, CALIBRATION, GUARDS_BESIDE_VERIFIER, POINTS)
+BARS = CalibrationTable(True, CALIBRATION, CHECKS_WITH_VERIFIER, POINTS)
 
 
 TINY = Path(__file__).parents[1] / "tiny_models"
@@ -49,7 +49,7 @@ def test_beside_a_verifier_the_bound_sets_its_bar() -> None:
     """And the similarity says which candidates it sees."""
     found = cache_policy(ON + "max_false_hit_rate: 0.02, similarity_threshold: 0.85")
     assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget) == (0.8, 0.85, 0.02)
-    assert found.guards == GUARDS_BESIDE_VERIFIER
+    assert found.lexical_checks == CHECKS_WITH_VERIFIER
 
 
 def test_one_percent_is_promised_unless_another_bound_is_named() -> None:
@@ -72,25 +72,27 @@ def test_where_strangers_share_nothing_unasked_is_served(scope: str) -> None:
     shared = f"scope: {scope}, "
     for rule in ("", ", cache: { ttl_seconds: 5 }"):
         found = cache_policy(ON + shared + "max_false_hit_rate: 0.02", rule)
-        assert (found.guards, found.verifier_threshold, found.false_hit_budget) == (
-            (*GUARDS_BESIDE_VERIFIER, *AMONG_STRANGERS),
+        assert (found.lexical_checks, found.verifier_threshold, found.false_hit_budget) == (
+            (*CHECKS_WITH_VERIFIER, *CHECKS_AMONG_STRANGERS),
             0.8,
             0.02,
         )
-    assert cache_policy(shared + "verifier: { enabled: false }").guards == (*GUARDS_ALONE, *AMONG_STRANGERS)
-    assert cache_policy(ON + shared + f"lexical_checks: [{', '.join(GUARDS_BESIDE_VERIFIER)}]").guards == GUARDS_BESIDE_VERIFIER
-    assert cache_policy(ON + "scope: { header: x-team }").guards == GUARDS_BESIDE_VERIFIER
+    assert cache_policy(shared + "verifier: { enabled: false }").lexical_checks == (*CHECKS_ALONE, *CHECKS_AMONG_STRANGERS)
+    assert (
+        cache_policy(ON + shared + f"lexical_checks: [{', '.join(CHECKS_WITH_VERIFIER)}]").lexical_checks == CHECKS_WITH_VERIFIER
+    )
+    assert cache_policy(ON + "scope: { header: x-team }").lexical_checks == CHECKS_WITH_VERIFIER
 
 
 def test_without_a_verifier_the_bound_sets_the_similarity() -> None:
     """One of the two, not both."""
     off = "verifier: { enabled: false }"
     found = cache_policy(f"{off}, max_false_hit_rate: 0.01")
-    assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget, found.guards) == (
+    assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget, found.lexical_checks) == (
         0.0,
         0.9,
         0.01,
-        GUARDS_ALONE,
+        CHECKS_ALONE,
     )
     plain = cache_policy(off)
     assert (plain.verifier_threshold, plain.similarity_threshold, plain.false_hit_budget) == (0.0, 0.8, None)

@@ -1,4 +1,4 @@
-"""Who may be given whose answer: guards veto, then the verifier has to be sure enough."""
+"""Who may be given whose answer: the checks refuse first, then the verifier has to be sure enough."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from router.cache.checks import GUARDS_BESIDE_VERIFIER
+from router.cache.checks import CHECKS_WITH_VERIFIER
 from router.cache.verifier import Verifier
 from router.cache.wording import UNREAD
 from router.core.lookup import CachePolicy, Verdict
 from router.errors import BackendError
 
-TERMS = CachePolicy(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, verifier_threshold=0.9)
+TERMS = CachePolicy(0.75, 3600.0, CHECKS_WITH_VERIFIER, verifier_threshold=0.9)
 
 
 class Scorer:
@@ -64,17 +64,17 @@ async def test_a_verifier_that_fails_refuses(word: str) -> None:
     assert verdict == Verdict(f"verifier_{word}")
 
 
-async def test_without_a_verifier_the_guards_judge_alone() -> None:
+async def test_without_a_verifier_the_checks_judge_alone() -> None:
     """Then none of them may be left out."""
     assert await Verifier()("What is 2+2?", "What is 2+3?", TERMS) == Verdict("numbers")
-    assert await Verifier()("How are you?", "How are you", replace(TERMS, guards=())) == Verdict("")
+    assert await Verifier()("How are you?", "How are you", replace(TERMS, lexical_checks=())) == Verdict("")
 
 
-@pytest.mark.parametrize("guards", [(), GUARDS_BESIDE_VERIFIER])
+@pytest.mark.parametrize("checks", [(), CHECKS_WITH_VERIFIER])
 @pytest.mark.parametrize("scorer", [None, Scorer(1.0)])
-async def test_what_no_model_reads_is_refused_whoever_judges(guards: tuple[str, ...], scorer: Scorer | None) -> None:
-    """No guard that is switched off, no missing verifier and no score lets it pass."""
-    verify, cache_policy = Verifier(scorer), replace(TERMS, guards=guards)
+async def test_what_no_model_reads_is_refused_whoever_judges(checks: tuple[str, ...], scorer: Scorer | None) -> None:
+    """No check that is switched off, no missing verifier and no score lets it pass."""
+    verify, cache_policy = Verifier(scorer), replace(TERMS, lexical_checks=checks)
     for asked, stored in (
         ("What is Co?", "What is CO?"),
         ("I failed :)", "I failed :("),
