@@ -59,7 +59,7 @@ class Cache:
         pending = PendingLookup(query, cache_policy, self._invalidator.stamp_ms())
         found = await self._find(pending)
         if pending.leader:
-            return Waiting(cache_policy.wait_s), pending
+            return Waiting(cache_policy.coalesce_timeout_s), pending
         if isinstance(found, Miss) and cache_policy.may_store:
             pending.leads = self._flights.register_leader(query, pending.vector)
         return self._counted(found), pending
@@ -75,7 +75,7 @@ class Cache:
 
     async def _find(self, pending: PendingLookup) -> Found:
         cache_policy = pending.cache_policy
-        may_wait = cache_policy.may_store and cache_policy.may_look_up and cache_policy.wait_s > 0
+        may_wait = cache_policy.may_store and cache_policy.may_look_up and cache_policy.coalesce_timeout_s > 0
         try:
             async with asyncio.timeout(self.limits.lookup_s):
                 found = await self.tiers.find(pending)
@@ -102,7 +102,7 @@ class Cache:
         if pending.leader is None:
             return self._counted(Miss("leader_failed"))
         try:
-            entry = await pending.leader.await_answer(pending.cache_policy.wait_s)
+            entry = await pending.leader.await_answer(pending.cache_policy.coalesce_timeout_s)
         except TimeoutError:
             return self._counted(Miss("coalesce_timeout"))
         if entry is None or not self.tiers.is_fresh(entry, pending.cache_policy):

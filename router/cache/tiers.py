@@ -142,7 +142,7 @@ class Tiers:
 
     async def _encode_query(self, pending: PendingLookup) -> Vector | MissReason:
         """The query's vector, or why there is none."""
-        if not pending.cache_policy.is_semantic:
+        if pending.cache_policy.exact_only:
             return "exact_only"
         try:
             encoding = await self._encode(pending.query.text)

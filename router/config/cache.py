@@ -298,9 +298,9 @@ def _keys_of(cache: CacheConfig) -> DecisionCacheKeys:
     return DecisionCacheKeys(
         ttl_seconds=usual.ttl_s,
         lexical_checks=usual.lexical_checks,
-        coalesce_timeout_seconds=usual.wait_s,
+        coalesce_timeout_seconds=usual.coalesce_timeout_s,
         shadow=usual.shadow,
-        exact_only=not usual.is_semantic,
+        exact_only=usual.exact_only,
         enabled=cache.enabled,
     )
 
@@ -311,7 +311,7 @@ def _default_policy(section: Section, keys: CacheKeys, calibration: CalibrationT
         usual = CHECKS_WITH_VERIFIER if calibration.has_verifier else CHECKS_ALONE
         checks = (*usual, *CHECKS_AMONG_STRANGERS) if shares_with_all else usual
     default = CachePolicy(
-        calibration.similarity, 3600.0, checks, calibration.verifier_threshold, false_hit_budget=calibration.default_rate
+        calibration.similarity, 3600.0, checks, calibration.verifier_threshold, max_false_hit_rate=calibration.default_rate
     )
     return _policy(section, replace(keys, lexical_checks=checks), calibration, default)
 
@@ -326,8 +326,8 @@ def _policy(section: Section, keys: PolicyKeys, calibration: CalibrationTable, d
         thresholds.verifier,
         keys.coalesce_timeout_seconds,
         keys.shadow,
-        not keys.exact_only,
-        false_hit_budget=thresholds.max_false_hit_rate,
+        keys.exact_only,
+        max_false_hit_rate=thresholds.max_false_hit_rate,
     )
 
 

@@ -128,18 +128,18 @@ class CachePolicy:
     """Names of the checks that can refuse a candidate; see `Check`."""
     verifier_threshold: float = 0.0
     """Smallest probability, by the verifier, that one answer fits both questions; unused without a verifier."""
-    wait_s: float = 0.0
-    """How long to wait for an equal question that is under way."""
+    coalesce_timeout_s: float = 0.0
+    """How long to wait for the answer to an equal question that is under way; 0 does not wait."""
     shadow: bool = False
     """Decide and count, and serve nothing."""
-    is_semantic: bool = True
-    """False: the exact tier alone."""
+    exact_only: bool = False
+    """Look in the exact tier alone."""
     may_look_up: bool = True
     may_store: bool = True
     only_if_cached: bool = False
     """The client wants a stored answer or none."""
     max_age_s: float | None = None
-    false_hit_budget: float | None = None
+    max_false_hit_rate: float | None = None
     """Share of wrong hits, 0 to 1, that `verifier_threshold` was chosen for; None when the operator chose the probability."""
 
     @property
@@ -185,7 +185,7 @@ class Miss:
 class Waiting:
     """An equal question is under way, and its answer is worth waiting for."""
 
-    wait_s: float
+    timeout_s: float
 
 
 Found = Hit | Miss

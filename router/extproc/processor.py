@@ -69,7 +69,7 @@ class Processor:
                 if isinstance(action, Lookup):
                     found = await run.lookup.look_up(action)
                     if isinstance(found, Waiting):
-                        yield wire.more_time(found.wait_s + _WAITING_ROOM_S)
+                        yield wire.more_time(found.timeout_s + _WAITING_ROOM_S)
                         found = await run.lookup.await_leader()
                     action = await self._turns.past_pauses(exchange, exchange.receive(looked_up(found)))
                 action = run.note(event, action)

@@ -84,7 +84,7 @@ def _store(config: CacheConfig, versions: str) -> Store | None:
 def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) -> None:
     """A table made with other models says nothing about these. `encoder` and `verifier` are SHA-256."""
     if not config.calibration.has_verifier and all(
-        cache_policy.false_hit_budget is None for cache_policy in config.policies.values()
+        cache_policy.max_false_hit_rate is None for cache_policy in config.policies.values()
     ):
         return
     table = json.loads(read_text(config.calibration.file))

@@ -316,7 +316,7 @@ class TestSingleFlight:
         """In memory."""
         return await Site(encoder, None).open()
 
-    WAITING = replace(TERMS, wait_s=5.0)
+    WAITING = replace(TERMS, coalesce_timeout_s=5.0)
 
     async def lead(self, cache: Cache, text: str = CAPITAL) -> Any:
         """A question under way."""
@@ -359,7 +359,7 @@ class TestSingleFlight:
     async def test_waiting_has_an_end(self, cache: Cache) -> None:
         """The request then goes on by itself."""
         pending = await self.lead(cache)
-        assert await ask(cache, cache_policy=replace(self.WAITING, wait_s=0.1)) == Miss("coalesce_timeout")
+        assert await ask(cache, cache_policy=replace(self.WAITING, coalesce_timeout_s=0.1)) == Miss("coalesce_timeout")
         cache.complete(pending, None)
 
     async def test_other_questions_do_not_wait(self, cache: Cache) -> None:

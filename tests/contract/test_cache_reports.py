@@ -128,7 +128,7 @@ async def test_a_reported_pair_does_not_share_an_answer_under_way_either(encoder
     cache = await Site(encoder, None).open()
     hit = await wrong_hit(cache)
     cache.report(hit.entry_id)
-    waiting = replace(TERMS, wait_s=5.0)
+    waiting = replace(TERMS, coalesce_timeout_s=5.0)
     _, pending = await cache.look_up(question(CAPITAL, "under way"), waiting)
     async with asyncio.timeout(2):
         found, other = await cache.look_up(question(SAME, "under way"), waiting)

@@ -79,7 +79,7 @@ def _rules(prompt: SystemPrompt | None) -> Iterator[Rule]:
 
 def _snapshot(prompt: SystemPrompt | None, *, caches: bool, records_usage: bool, limits: Eligibility) -> Snapshot:
     policy = Policy.of(tuple(_rules(prompt)), Default(SMALL, Reasoning(enabled=False), prompt), 0.5)
-    cache_policy = CachePolicy(0.8, 60.0, (), wait_s=1.0)
+    cache_policy = CachePolicy(0.8, 60.0, (), coalesce_timeout_s=1.0)
     named = ("default", "explicit_model", *(rule.name for rule in policy.rules))
     plan = CachePlan(ScopePlan("authorization", b"key"), limits, dict.fromkeys(named, cache_policy), "v1") if caches else None
     models = {model.name: model for model in (SMALL, LARGE)}

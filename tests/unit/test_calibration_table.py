@@ -48,20 +48,20 @@ def test_what_no_bar_keeps_has_no_bar() -> None:
 def test_beside_a_verifier_the_bound_sets_its_bar() -> None:
     """And the similarity says which candidates it sees."""
     found = cache_policy(ON + "max_false_hit_rate: 0.02, similarity_threshold: 0.85")
-    assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget) == (0.8, 0.85, 0.02)
+    assert (found.verifier_threshold, found.similarity_threshold, found.max_false_hit_rate) == (0.8, 0.85, 0.02)
     assert found.lexical_checks == CHECKS_WITH_VERIFIER
 
 
 def test_one_percent_is_promised_unless_another_bound_is_named() -> None:
     """A default that nobody has to know."""
     found = cache_policy(ON)
-    assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget) == (0.95, 0.75, 0.01)
+    assert (found.verifier_threshold, found.similarity_threshold, found.max_false_hit_rate) == (0.95, 0.75, 0.01)
 
 
 def test_other_guards_than_the_measured_promise_nothing() -> None:
     """The bar stays; the bound is not claimed, and cannot be asked for."""
     found = cache_policy(ON + "lexical_checks: [numbers]")
-    assert (found.verifier_threshold, found.false_hit_budget) == (0.95, None)
+    assert (found.verifier_threshold, found.max_false_hit_rate) == (0.95, None)
     with pytest.raises(ConfigError, match="was calibrated with the lexical checks"):
         cache_policy(ON + "lexical_checks: [numbers], max_false_hit_rate: 0.02")
 
@@ -72,7 +72,7 @@ def test_where_strangers_share_nothing_unasked_is_served(scope: str) -> None:
     shared = f"scope: {scope}, "
     for rule in ("", ", cache: { ttl_seconds: 5 }"):
         found = cache_policy(ON + shared + "max_false_hit_rate: 0.02", rule)
-        assert (found.lexical_checks, found.verifier_threshold, found.false_hit_budget) == (
+        assert (found.lexical_checks, found.verifier_threshold, found.max_false_hit_rate) == (
             (*CHECKS_WITH_VERIFIER, *CHECKS_AMONG_STRANGERS),
             0.8,
             0.02,
@@ -88,14 +88,14 @@ def test_without_a_verifier_the_bound_sets_the_similarity() -> None:
     """One of the two, not both."""
     off = "verifier: { enabled: false }"
     found = cache_policy(f"{off}, max_false_hit_rate: 0.01")
-    assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget, found.lexical_checks) == (
+    assert (found.verifier_threshold, found.similarity_threshold, found.max_false_hit_rate, found.lexical_checks) == (
         0.0,
         0.9,
         0.01,
         CHECKS_ALONE,
     )
     plain = cache_policy(off)
-    assert (plain.verifier_threshold, plain.similarity_threshold, plain.false_hit_budget) == (0.0, 0.8, None)
+    assert (plain.verifier_threshold, plain.similarity_threshold, plain.max_false_hit_rate) == (0.0, 0.8, None)
     with pytest.raises(ConfigError, match="remove one of them"):
         cache_policy(f"{off}, max_false_hit_rate: 0.01, similarity_threshold: 0.9")
 
@@ -103,7 +103,7 @@ def test_without_a_verifier_the_bound_sets_the_similarity() -> None:
 def test_a_rule_has_bounds_of_its_own() -> None:
     """The rest is as the cache has it."""
     found = cache_policy(ON + "max_false_hit_rate: 0.02", ", cache: { max_false_hit_rate: 0.3 }")
-    assert (found.verifier_threshold, found.false_hit_budget, found.similarity_threshold) == (0.5, 0.3, 0.75)
+    assert (found.verifier_threshold, found.max_false_hit_rate, found.similarity_threshold) == (0.5, 0.3, 0.75)
 
 
 def test_a_bound_that_nothing_keeps_is_refused() -> None:
