@@ -92,7 +92,7 @@ class Cache:
             return same
         if vector is None:
             return None
-        for leader in self._flights.nearest(query.partition, vector, MAX_VERIFIED, pending.cache_policy.similarity_threshold):
+        for leader in self._flights.nearest(query.namespace, vector, MAX_VERIFIED, pending.cache_policy.similarity_threshold):
             if not (await self.tiers.judge(pending, leader.query.text)).refusal:
                 return leader if self._flights.leader_of(leader.query.key) else None
         return None
@@ -136,7 +136,7 @@ class Cache:
         return Entry(
             id=uuid.uuid4().hex,
             key=query.key,
-            partition=query.partition,
+            namespace=query.namespace,
             scope=query.scope,
             decision=query.decision,
             model=query.model,
@@ -180,7 +180,7 @@ class Cache:
         return replace(entry, answer=self.memory.answer(entry_id) or await self.tiers.fetch(entry_id) or b"")
 
     async def similar(self, text: str, count: int) -> dict[str, float]:
-        """The entries, of any partition, that are nearest to a text, with their similarities."""
+        """The entries, of any namespace, that are nearest to a text, with their similarities."""
         try:
             vector = (await self._encode(text)).vector
         except BackendError:

@@ -15,8 +15,8 @@ class Entry:
     id: str
     """32 hex digits, its own."""
     key: str
-    """`CacheQuery.key`: partition and text."""
-    partition: str
+    """`CacheQuery.key`: namespace and text."""
+    namespace: str
     scope: str
     decision: str
     model: str

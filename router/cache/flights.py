@@ -37,7 +37,7 @@ class Flights:
 
     def __init__(self) -> None:
         self._by_key: dict[str, Leader] = {}
-        self._by_partition: dict[str, list[Leader]] = {}
+        self._by_namespace: dict[str, list[Leader]] = {}
 
     def register_leader(self, query: CacheQuery, vector: Vector | None) -> Leader | None:
         """Let a question lead; None when one with the same key leads already."""
@@ -45,16 +45,16 @@ class Flights:
             return None
         leader = Leader(query, vector, asyncio.get_running_loop().create_future())
         self._by_key[query.key] = leader
-        self._by_partition.setdefault(query.partition, []).append(leader)
+        self._by_namespace.setdefault(query.namespace, []).append(leader)
         return leader
 
     def leader_of(self, key: str) -> Leader | None:
         """Who leads the questions with this key."""
         return self._by_key.get(key)
 
-    def nearest(self, partition: str, vector: Vector, count: int, threshold: float) -> list[Leader]:
-        """Up to `count` leaders of a partition whose similarity reaches `threshold`, the nearest first."""
-        leaders = self._by_partition.get(partition)
+    def nearest(self, namespace: str, vector: Vector, count: int, threshold: float) -> list[Leader]:
+        """Up to `count` leaders of a namespace whose similarity reaches `threshold`, the nearest first."""
+        leaders = self._by_namespace.get(namespace)
         if not leaders:
             return []
         near = [
@@ -65,10 +65,10 @@ class Flights:
     def complete(self, leader: Leader, entry: Entry | None) -> None:
         """Give the leader's answer to all who wait for it, and let the next equal question lead."""
         del self._by_key[leader.query.key]
-        leaders = self._by_partition[leader.query.partition]
+        leaders = self._by_namespace[leader.query.namespace]
         leaders.remove(leader)
         if not leaders:
-            del self._by_partition[leader.query.partition]
+            del self._by_namespace[leader.query.namespace]
         leader.answer.set_result(entry)
 
     def __len__(self) -> int:

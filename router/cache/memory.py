@@ -60,14 +60,14 @@ class Memory:
         held = self._held.get(self._ids_by_key.get(key, ""))
         return held.entry if held else None
 
-    def nearest(self, partition: str, vector: Vector, count: int) -> list[tuple[Entry, float]]:
-        """Up to `count` entries of a partition with their cosine similarities, the nearest first."""
-        found = self._index.search(partition, vector, count)
+    def nearest(self, namespace: str, vector: Vector, count: int) -> list[tuple[Entry, float]]:
+        """Up to `count` entries of a namespace with their cosine similarities, the nearest first."""
+        found = self._index.search(namespace, vector, count)
         return [(self._held[self._ids_by_number[number]].entry, similarity) for number, similarity in found]
 
     def nearest_anywhere(self, vector: Vector, count: int, count_each: int) -> dict[str, float]:
-        """Ids and similarities of up to `count` entries, the nearest first; of each partition at most `count_each`."""
-        found = [hit for partition in self._index.sizes for hit in self._index.search(partition, vector, count_each)]
+        """Ids and similarities of up to `count` entries, the nearest first; of each namespace at most `count_each`."""
+        found = [hit for namespace in self._index.sizes for hit in self._index.search(namespace, vector, count_each)]
         best = sorted(found, key=lambda hit: -hit[1])[:count]
         return {self._ids_by_number[number]: similarity for number, similarity in best}
 
@@ -113,7 +113,7 @@ class Memory:
         number = None
         if entry.vector is not None:
             number = self._number(entry.id)
-            self._index.add(entry.partition, number, entry.vector)
+            self._index.add(entry.namespace, number, entry.vector)
         if entry.answer:
             self.hold_answer(entry.id, entry.answer)
         self._held[entry.id] = _Held(_slim(entry), number)
@@ -146,7 +146,7 @@ class Memory:
         self._policy.remove(entry_id)
         del self._held[entry_id]
         if held.number is not None:
-            self._index.remove(held.entry.partition, held.number)
+            self._index.remove(held.entry.namespace, held.number)
             self._ids_by_number[held.number] = ""
             self._free.append(held.number)
         if self._ids_by_key.get(held.entry.key) == entry_id:
@@ -184,7 +184,7 @@ def _slim(entry: Entry) -> Entry:
         entry,
         answer=b"",
         vector=None,
-        partition=sys.intern(entry.partition),
+        namespace=sys.intern(entry.namespace),
         scope=sys.intern(entry.scope),
         decision=sys.intern(entry.decision),
         model=sys.intern(entry.model),

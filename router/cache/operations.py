@@ -24,7 +24,7 @@ _WORD = re.compile(r"[\w.:/@+ -]{1,256}")
 _SCOPE = re.compile(r"[0-9a-f]{32}|global")
 _WRITE_WAIT_S = 1.0
 """How long an operation waits for the store at most; the admin port of several workers waits two seconds."""
-_EXPORTED = ("id", "key", "partition", "scope", "decision", "model", "text", "created_ms", "expires_ms")
+_EXPORTED = ("id", "key", "namespace", "scope", "decision", "model", "text", "created_ms", "expires_ms")
 
 
 class CacheOperations:
@@ -171,7 +171,7 @@ class CacheOperations:
         return "count" if await self._cache.import_entry(entry) else "known"
 
     def _shown(self, entry: Entry) -> dict[str, object]:
-        return {name: getattr(entry, name) for name in _EXPORTED if name not in ("key", "partition")}
+        return {name: getattr(entry, name) for name in _EXPORTED if name not in ("key", "namespace")}
 
 
 def _answer_of(entry: Entry) -> object:

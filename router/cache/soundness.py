@@ -21,7 +21,7 @@ _SCOPE = re.compile(r"[\w.:/@+ -]{0,64}", re.ASCII)
 _PATTERNS = {
     "id": (_HEX, "32 hex digits"),
     "key": (_HEX, "32 hex digits"),
-    "partition": (_HEX, "32 hex digits"),
+    "namespace": (_HEX, "32 hex digits"),
     "scope": (_SCOPE, "at most 64 letters, digits, blanks and ._:/@+-"),
     "decision": (_NAME, "at most 256 letters, digits, blanks and ._:/@+-"),
     "model": (_NAME, "at most 256 letters, digits, blanks and ._:/@+-"),

@@ -2,8 +2,8 @@
 
 | tier | finds | costs |
 |---|---|---|
-| exact | the same text in the same partition | a dictionary lookup |
-| semantic | a question of the same partition that the verifier accepts | the encoder pass, which routing has often paid |
+| exact | the same text in the same namespace | a dictionary lookup |
+| semantic | a question of the same namespace that the verifier accepts | the encoder pass, which routing has often paid |
 | store | what another replica stored a moment ago | a round trip, bounded by `CacheLimits.store_wait_s` |
 """
 
@@ -137,7 +137,7 @@ class Tiers:
         vector = await self._encode_query(pending)
         if isinstance(vector, str):
             return await self._ask_store(pending, Miss(vector))
-        found = await self._nearest(pending, self._memory.nearest(query.partition, vector, MAX_CANDIDATES))
+        found = await self._nearest(pending, self._memory.nearest(query.namespace, vector, MAX_CANDIDATES))
         return found if isinstance(found, Hit) else await self._ask_store(pending, found)
 
     async def _encode_query(self, pending: PendingLookup) -> Vector | MissReason:

@@ -1,6 +1,6 @@
 """Which question a cached answer belongs to, and which requests ask no question that may be cached.
 
-The partition is a digest of everything besides the last user message that an answer depends on. It is a hard filter: no
+The namespace is a digest of everything besides the last user message that an answer depends on. It is a hard filter: no
 similarity, however high, reaches across it.
 """
 
@@ -20,7 +20,7 @@ from router.core.text.invisible import has_invisible
 from router.core.types import ChatRequest, Decision, Endpoint
 
 _NOT_THE_QUESTION = frozenset({"messages", "model", "stream", "stream_options", "metadata"})
-"""Top-level fields that no answer depends on, or that are in the partition otherwise."""
+"""Top-level fields that no answer depends on, or that are in the namespace otherwise."""
 _USER_FIELDS = frozenset({"user", "safety_identifier"})
 _MARK = "cache_control"
 _MARKS = ({"type": "ephemeral"}, *({"type": "ephemeral", "ttl": ttl} for ttl in ("5m", "1h")))
@@ -77,7 +77,7 @@ class Eligibility:
     ignores_user_field: bool = False
     """Leave the request's own `user` and `safety_identifier` out of what has to be equal."""
     namespace: str = ""
-    """The operator's own word; a change puts every stored answer out of reach."""
+    """The operator's part of every namespace; a change puts every stored answer out of reach."""
 
 
 def question_of(
@@ -118,16 +118,16 @@ def question_of(
     about = {
         "scope": scope,
         "versions": versions,
-        "revision": limits.namespace,
+        "namespace": limits.namespace,
         "decision": _described(decision, family),
         "request": rest,
         "earlier": earlier,
         "last": {key: value for key, value in last.items() if key != "content"},
         **_splits(last),
     }
-    partition = digest(_canonical(about))
+    namespace = digest(_canonical(about))
     # No Unicode normal form: it makes one of characters that mean two things, such as the sign of kelvin and the letter K.
-    return CacheQuery(text, partition, digest(f"{partition}\n{text.strip(_SPACE)}"), scope, decision.name, decision.model.name)
+    return CacheQuery(text, namespace, digest(f"{namespace}\n{text.strip(_SPACE)}"), scope, decision.name, decision.model.name)
 
 
 def _why_not(request: ChatRequest, body: Body, limits: Eligibility) -> SkipReason | None:

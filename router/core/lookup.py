@@ -106,10 +106,10 @@ class CacheQuery:
 
     text: str
     """The last user message, whole."""
-    partition: str
+    namespace: str
     """32 hex digits: everything else that the answer depends on."""
     key: str
-    """32 hex digits: the partition and the text, for the exact tier."""
+    """32 hex digits: the namespace and the text, for the exact tier."""
     scope: str
     """Whose answers these are: a keyed digest, or `global`."""
     decision: str

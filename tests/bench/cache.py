@@ -127,7 +127,7 @@ def _pass(encoder: Encoder) -> float:
 
 
 async def growth(sizes: list[int]) -> None:
-    """In the process: lookups among entries of one partition, and what an entry takes. Vectors are clustered, as questions."""
+    """In the process: lookups among entries of one namespace, and what an entry takes. Vectors are clustered, as questions."""
     random = np.random.default_rng(1)
     vectors: dict[str, np.ndarray] = {}
 
@@ -137,7 +137,7 @@ async def growth(sizes: list[int]) -> None:
 
     cache = Cache(CacheLimits(max_entries=10**9, most_held_bytes=2**60), encode, Verifier(), None)
     part = digest("bench")
-    print("\nThe cache in the process, one partition      by key p50   by meaning p50      p99 us   bytes an entry")
+    print("\nThe cache in the process, one namespace      by key p50   by meaning p50      p99 us   bytes an entry")
     centres = unit(random.standard_normal((5_000, 384)))
     gc.collect()
     before, stored = memory(), 0

@@ -40,11 +40,11 @@ PACE = SyncSettings(follow_s=0.1, sweep_s=3600)
 needs_server = pytest.mark.skipif(PROGRAM is None, reason="the Milvus server's wheel is not made for this machine")
 
 
-def question(text: str = CAPITAL, partition: str = "p", **others: str) -> CacheQuery:
-    """In a partition by its short name."""
-    part = digest(partition)
+def question(text: str = CAPITAL, namespace: str = "p", **others: str) -> CacheQuery:
+    """In a namespace by its short name."""
+    hashed = digest(namespace)
     values = {"scope": "alice", "decision": "default", "model": "small", **others}
-    return CacheQuery(text, part, digest(f"{part}\n{text}"), **values)
+    return CacheQuery(text, hashed, digest(f"{hashed}\n{text}"), **values)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -54,9 +54,9 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
             await asyncio.sleep(0.02)
 
 
-async def ask(cache: Cache, text: str = CAPITAL, partition: str = "p", cache_policy: CachePolicy = TERMS) -> Found:
+async def ask(cache: Cache, text: str = CAPITAL, namespace: str = "p", cache_policy: CachePolicy = TERMS) -> Found:
     """Look a question up, as a request that comes to nothing."""
-    found, pending = await cache.look_up(question(text, partition), cache_policy)
+    found, pending = await cache.look_up(question(text, namespace), cache_policy)
     if isinstance(found, Waiting):
         found = await cache.await_leader(pending)
     cache.complete(pending, None)
@@ -66,13 +66,13 @@ async def ask(cache: Cache, text: str = CAPITAL, partition: str = "p", cache_pol
 async def store(
     cache: Cache,
     text: str = CAPITAL,
-    partition: str = "p",
+    namespace: str = "p",
     cache_policy: CachePolicy = TERMS,
     answer: bytes = ANSWER,
     **others: str,
 ) -> None:
     """Ask, miss, and store the answer."""
-    _, pending = await cache.look_up(question(text, partition, **others), replace(cache_policy, may_look_up=False))
+    _, pending = await cache.look_up(question(text, namespace, **others), replace(cache_policy, may_look_up=False))
     cache.complete(pending, answer)
 
 
@@ -195,12 +195,12 @@ class TestEveryStore:
         await store(cache, "How do I enable dark mode?")
         assert await ask(cache, "How do I disable dark mode?") == Miss("opposites")
 
-    async def test_partitions_never_meet(self, site: Site) -> None:
+    async def test_namespaces_never_meet(self, site: Site) -> None:
         """Not even for the same text."""
         cache = await site.open()
         await store(cache)
-        assert await ask(cache, partition="other") == Miss("empty")
-        assert await ask(cache, SAME, partition="other") == Miss("empty")
+        assert await ask(cache, namespace="other") == Miss("empty")
+        assert await ask(cache, SAME, namespace="other") == Miss("empty")
 
     async def test_below_the_threshold_is_a_near_miss(self, site: Site) -> None:
         """Counted, not served."""
@@ -363,11 +363,11 @@ class TestSingleFlight:
         cache.complete(pending, None)
 
     async def test_other_questions_do_not_wait(self, cache: Cache) -> None:
-        """Nor those of another partition, nor those that do not want to."""
+        """Nor those of another namespace, nor those that do not want to."""
         pending = await self.lead(cache)
         async with asyncio.timeout(1):
             assert isinstance(await ask(cache, "What is the capital of Germany?", cache_policy=self.WAITING), Miss)
-            assert isinstance(await ask(cache, partition="other", cache_policy=self.WAITING), Miss)
+            assert isinstance(await ask(cache, namespace="other", cache_policy=self.WAITING), Miss)
             assert isinstance(await ask(cache, cache_policy=TERMS), Miss)
             assert isinstance(await ask(cache, cache_policy=replace(self.WAITING, may_look_up=False)), Miss)
         cache.complete(pending, None)
@@ -549,7 +549,7 @@ class TestReplicas:
         await until(lambda: written(cache))
         assert cache.store_sync is not None
         store_itself = cache.store_sync._store
-        stale = await store_itself.nearest(question().partition, await vector_of(replicas), 5, 0)
+        stale = await store_itself.nearest(question().namespace, await vector_of(replicas), 5, 0)
         assert stale
         cache.invalidate(EntryFilter())
 

@@ -28,7 +28,7 @@ WHOLE = json.dumps(
 
 
 WRONG: list[tuple[str, Any]] = [
-    ("id", "x"), ("id", 5), ("key", ""), ("partition", "p"), ("scope", "s" * 1000), ("scope", None), ("decision", "d" * 257),
+    ("id", "x"), ("id", 5), ("key", ""), ("namespace", "p"), ("scope", "s" * 1000), ("scope", None), ("decision", "d" * 257),
     ("model", 'x" or id != "'), ("text", ""), ("text", "x" * 100_000), ("text", 5), ("created_ms", -1), ("created_ms", 2**63),
     ("created_ms", 1.5), ("created_ms", True), ("expires_ms", "soon"), ("expires_ms", 2**70), ("answer", ""), ("answer", "%"),
     ("answer", None), ("answer", base64.b64encode(b"[" * 50_000).decode()), ("answer", base64.b64encode(b"{}").decode()),

@@ -56,11 +56,11 @@ async def wrong_hit(cache: Cache) -> Hit:
 async def assert_not_paired(site: Site, cache: Cache) -> None:  # noqa: F811
     """In neither direction, though both are stored anew and found by their own text."""
     for stored, asked in ((CAPITAL, SAME), (SAME, CAPITAL)):
-        partition = f"of its own {stored} {time.time()}"
+        namespace = f"of its own {stored} {time.time()}"
         site.clock.ahead_s += 1
-        await store(cache, stored, partition)
-        assert isinstance(await ask(cache, stored, partition), Hit)
-        assert await ask(cache, asked, partition) == Miss("rejected")
+        await store(cache, stored, namespace)
+        assert isinstance(await ask(cache, stored, namespace), Hit)
+        assert await ask(cache, asked, namespace) == Miss("rejected")
 
 
 async def test_both_directions(site: Site) -> None:  # noqa: F811
@@ -146,7 +146,7 @@ async def test_a_million_hits_leave_no_trace_in_memory(encoder: Encoder) -> None
     for rounds in (100, 3000):
         began = time.process_time()
         for number in range(rounds):
-            asked = CacheQuery(f"{CAPITAL} {number}", entry.partition, "k", "alice", "default", "small")
+            asked = CacheQuery(f"{CAPITAL} {number}", entry.namespace, "k", "alice", "default", "small")
             assert await cache.tiers.hit(entry, PendingLookup(asked, TERMS), "semantic", 0.9)
         sizes.append((time.process_time() - began) / rounds)
     assert sizes[1] < 3 * sizes[0] + 50e-6

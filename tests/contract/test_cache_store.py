@@ -135,7 +135,7 @@ async def test_rows_that_others_wrote_do_not_stop_a_router_from_following_what_i
 
 
 BAD_FIELDS: list[dict[str, Any]] = [
-    {"key": 'x"'}, {"part": ""}, {"scope": "\U0001f600"}, {"decision": "\n"}, {"question": ""}, {"timestamp": -1},
+    {"key": 'x"'}, {"namespace": ""}, {"scope": "\U0001f600"}, {"decision": "\n"}, {"question": ""}, {"timestamp": -1},
     {"timestamp": LATER_MS}, {"expires": LATER_MS},
     {"embedding": np.zeros(384, np.float32)}, {"embedding": np.full(384, 1e30, np.float32)},
 ]  # fmt: skip

@@ -101,7 +101,7 @@ def counts(router: Router) -> Mapping[str, object]:
 
 
 async def test_explain_and_traffic_share_one_snapshot(router: Router) -> None:
-    """What a client's question hits, `explain` hits: the same scope, the same partition, the same plan."""
+    """What a client's question hits, `explain` hits: the same scope, the same namespace, the same plan."""
     await router.store(CAPITAL)
     document = await router.explain(CAPITAL)
     assert (document["cache"]["status"], document["cache"]["reason"]) == ("hit", "exact")

@@ -77,7 +77,7 @@ def judge_wording(text: str) -> None:
 
 
 def ask_cache(text: str) -> None:
-    """The question's own patterns, key and partition."""
+    """The question's own patterns, key and namespace."""
     body = body_of({"model": "auto", "messages": [{"role": "system", "content": text}, {"role": "user", "content": text}]})
     limits = Eligibility(max_text_chars=100_000)
     question_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", limits, "v1")

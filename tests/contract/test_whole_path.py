@@ -412,7 +412,7 @@ class Stored:
 
     async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, object]:
         """A question that can be encoded, as a store would."""
-        json.dumps([question.text, question.partition, question.key, question.scope])
+        json.dumps([question.text, question.namespace, question.key, question.scope])
         return self.found, "ticket"
 
     async def await_leader(self, pending: object) -> Found:

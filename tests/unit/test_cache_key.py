@@ -1,4 +1,4 @@
-"""What a cached answer may answer: the partition, and which requests are no question at all."""
+"""What a cached answer may answer: the namespace, and which requests are no question at all."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def user(text: object, **message: Any) -> dict[str, Any]:
     return {"messages": [BASE["messages"][0], {"role": "user", "content": text, **message}]}
 
 
-def partition(*args: Any, **kwargs: Any) -> str:
+def namespace(*args: Any, **kwargs: Any) -> str:
     """Of an eligible request."""
     asked = ask(*args, **kwargs)
     assert isinstance(asked, CacheQuery), asked
-    return asked.partition
+    return asked.namespace
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -74,9 +74,9 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=json.dumps)
-def test_whatever_may_change_the_answer_is_another_partition(changes: dict[str, Any]) -> None:
+def test_whatever_may_change_the_answer_is_another_namespace(changes: dict[str, Any]) -> None:
     """System prompt, earlier turns, sampling, format, unknown fields."""
-    assert partition(changes) != partition()
+    assert namespace(changes) != namespace()
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_whatever_may_change_the_answer_is_another_partition(changes: dict[str, 
     ],
     ids=repr,
 )
-def test_whatever_the_operator_decided_is_another_partition(other: dict[str, Any]) -> None:
+def test_whatever_the_operator_decided_is_another_namespace(other: dict[str, Any]) -> None:
     """Decision, model, reasoning, system prompt, scope, encoder, namespace."""
-    assert partition(**other) != partition()
+    assert namespace(**other) != namespace()
 
 
 FAMILY = ReasoningFamily("reasoning_effort", "reasoning_effort")
@@ -111,18 +111,18 @@ FAMILY = ReasoningFamily("reasoning_effort", "reasoning_effort")
     ],
     ids=repr,
 )
-def test_what_the_family_makes_of_the_switch_is_in_the_partition(other: ReasoningFamily | None) -> None:
+def test_what_the_family_makes_of_the_switch_is_in_the_namespace(other: ReasoningFamily | None) -> None:
     """Another family of the model, or one defined anew, makes another request: what the model said before answers that one."""
     thinking = Decision("default", MODEL, "no_match", Reasoning(enabled=True))
-    assert partition(decision=thinking, family=other) != partition(decision=thinking, family=FAMILY)
+    assert namespace(decision=thinking, family=other) != namespace(decision=thinking, family=FAMILY)
 
 
-def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_partition() -> None:
+def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_namespace() -> None:
     """Where no switch is set, and where the rule names the effort itself: what was stored stays in reach."""
-    assert partition(family=FAMILY) == partition()
+    assert namespace(family=FAMILY) == namespace()
     named = Decision("default", MODEL, "no_match", Reasoning(enabled=True, effort="high"))
     other = ReasoningFamily("reasoning_effort", "reasoning_effort", default_effort="low")
-    assert partition(decision=named, family=other) == partition(decision=named, family=FAMILY)
+    assert namespace(decision=named, family=other) == namespace(decision=named, family=FAMILY)
 
 
 @pytest.mark.parametrize(
@@ -138,24 +138,24 @@ def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_partition() 
 def test_what_cannot_change_the_answer_does_not(changes: dict[str, Any]) -> None:
     """JSON and streaming clients share entries; why a decision was taken does not matter either."""
     assert ask(changes) == ask()
-    assert partition(decision=Decision("default", MODEL, "intent_missing")) == partition()
+    assert namespace(decision=Decision("default", MODEL, "intent_missing")) == namespace()
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.integers(), st.text(max_size=3)), min_size=1, max_size=4))
 def test_the_order_of_keys_does_not_matter_and_values_do(values: dict[str, Any]) -> None:
-    """Partitions are equal exactly when the fields are."""
+    """Namespaces are equal exactly when the fields are."""
     given_values = {key: value for key, value in values.items() if value is not None}
     backwards = dict(reversed(list(values.items())))
-    assert partition(values) == partition(backwards)
-    assert (partition(values) == partition()) == (not given_values)
+    assert namespace(values) == namespace(backwards)
+    assert (namespace(values) == namespace()) == (not given_values)
 
 
-def test_the_text_is_not_in_the_partition_and_is_in_the_key() -> None:
+def test_the_text_is_not_in_the_namespace_and_is_in_the_key() -> None:
     """Or nothing would ever be found by meaning."""
     one, other = ask(), ask(user("Explain monads."))
     assert isinstance(one, CacheQuery)
     assert isinstance(other, CacheQuery)
-    assert one.partition == other.partition
+    assert one.namespace == other.namespace
     assert one.key != other.key
 
 
@@ -213,7 +213,7 @@ def test_where_a_text_is_split_is_part_of_the_question(one: list[str], other: li
     first, second = (ask(user([{"type": "text", "text": text} for text in texts])) for texts in (one, other))
     assert isinstance(first, CacheQuery)
     assert isinstance(second, CacheQuery)
-    assert first.partition != second.partition
+    assert first.namespace != second.namespace
     assert first.key != second.key
 
 
@@ -335,4 +335,4 @@ def test_a_model_that_the_client_named_is_left_alone_unless_the_operator_says_ot
 def test_users_of_one_key_may_share_if_the_operator_says_so() -> None:
     """The request's own `user`."""
     limits = Eligibility(ignores_user_field=True)
-    assert partition({"user": "alice"}, limits=limits) == partition({"user": "bob"}, limits=limits)
+    assert namespace({"user": "alice"}, limits=limits) == namespace({"user": "bob"}, limits=limits)

@@ -47,7 +47,7 @@ def answer_with(exchange: Exchange, body: bytes, status: str = "200", kind: str 
 
 
 def test_a_question_is_looked_up_before_it_is_routed() -> None:
-    """With its partition, its scope hidden, and its decision."""
+    """With its namespace, its scope hidden, and its decision."""
     _, action = ask()
     assert isinstance(action, Lookup)
     assert action.question.text == "What is a monad?"
@@ -58,7 +58,7 @@ def test_a_question_is_looked_up_before_it_is_routed() -> None:
 
 def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
     """The store outlives the configuration: a family that is defined anew makes another request of the same question."""
-    partitions = set()
+    namespaces = set()
     for level in ("low", "high"):
         family = ReasoningFamily("reasoning_effort", "reasoning_effort", default_effort=level)
         default = Default(replace(SMALL, reasoning_family="mine"), Reasoning(enabled=True))
@@ -66,8 +66,8 @@ def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
         exchange.receive(request_headers(authorization="Bearer a"))
         action = exchange.receive(RequestBody(chat_body("What is a monad?")))
         assert isinstance(action, Lookup)
-        partitions.add(action.question.partition)
-    assert len(partitions) == 2
+        namespaces.add(action.question.namespace)
+    assert len(namespaces) == 2
 
 
 def test_a_hit_is_the_answer() -> None:

@@ -16,9 +16,9 @@ NORTH_EAST = ((NORTH + EAST) / 2**0.5).astype(np.float32)
 ENTRY = Entry("e", "k", "p", "alice", "faq", "small", "t", b"answer", 0, 1)
 
 
-def query(text: str, partition: str = "p") -> CacheQuery:
+def query(text: str, namespace: str = "p") -> CacheQuery:
     """Whose key is its text."""
-    return CacheQuery(text, partition, f"{partition}/{text}", "alice", "faq", "small")
+    return CacheQuery(text, namespace, f"{namespace}/{text}", "alice", "faq", "small")
 
 
 async def test_the_first_of_equal_questions_leads_until_it_is_complete() -> None:
@@ -35,7 +35,7 @@ async def test_the_first_of_equal_questions_leads_until_it_is_complete() -> None
 
 
 async def test_leaders_that_are_near_enough_come_in_the_order_of_their_similarity() -> None:
-    """Of one partition, and no more than asked for; one without a vector is near to none."""
+    """Of one namespace, and no more than asked for; one without a vector is near to none."""
     flights = Flights()
     for text, vector in (("a", NORTH_EAST), ("b", NORTH), ("c", EAST), ("d", None)):
         flights.register_leader(query(text), vector)

@@ -19,7 +19,7 @@ from router.core.lookup import CachePolicy, CacheQuery, Hit, Verdict
 
 TERMS = CachePolicy(0.8, 60.0, ("numbers",))
 UNIT = np.eye(1, 384, dtype=np.float32)[0]
-PARTITION = digest("p")
+NAMESPACE = digest("p")
 
 
 class Shared:
@@ -28,8 +28,8 @@ class Shared:
     is_shared = True
 
     def __init__(self, text: str) -> None:
-        key = digest(f"{PARTITION}\n{text}")
-        self.entry = Entry("e" * 32, key, PARTITION, "alice", "default", "small", text, b"answer", 1000, 60_000, UNIT)
+        key = digest(f"{NAMESPACE}\n{text}")
+        self.entry = Entry("e" * 32, key, NAMESPACE, "alice", "default", "small", text, b"answer", 1000, 60_000, UNIT)
 
     @property
     def reads(self) -> Shared:
@@ -61,8 +61,8 @@ def cache_with(store_sync: Any, verdict: Verdict) -> Cache:
 
 
 def question(text: str) -> CacheQuery:
-    """Of the same partition."""
-    return CacheQuery(text, PARTITION, digest(f"{PARTITION}\n{text}"), "alice", "default", "small")
+    """Of the same namespace."""
+    return CacheQuery(text, NAMESPACE, digest(f"{NAMESPACE}\n{text}"), "alice", "default", "small")
 
 
 async def test_what_another_replica_stored_is_weighed_and_not_taken_over() -> None:

@@ -60,7 +60,7 @@ FAULTS: list[tuple[str, Any]] = [
     ("id", 'x" or id != "'),
     ("id", "e" * 33),
     ("key", ""),
-    ("partition", "A" * 32),
+    ("namespace", "A" * 32),
     ("scope", "s" * 65),
     ("decision", "d" * 257),
     ("decision", "näme"),
@@ -91,7 +91,7 @@ def test_a_field_that_is_out_of_all_bounds_is_neither_written_nor_read(name: str
     assert fault is not None
     assert fault[0] == name or (name, fault[0]) == ("created_ms", "expires_ms")
     assert row_of(entry) is None
-    column = {"partition": "part", "text": "question", "created_ms": "timestamp", "expires_ms": "expires", "vector": "embedding"}
+    column = {"text": "question", "created_ms": "timestamp", "expires_ms": "expires", "vector": "embedding"}
     row = row_of(ENTRY)
     assert row is not None
     assert read({**row, column.get(name, name): value}) is None

@@ -82,8 +82,8 @@ class Store(Protocol):
         """The answer of an entry, or None when the entry is gone."""
         ...
 
-    async def nearest(self, partition: str, vector: Vector, count: int, now_ms: int) -> Sequence[tuple[Entry, float]]:
-        """Entries of a partition with their cosine similarities, the nearest first."""
+    async def nearest(self, namespace: str, vector: Vector, count: int, now_ms: int) -> Sequence[tuple[Entry, float]]:
+        """Entries of a namespace with their cosine similarities, the nearest first."""
         ...
 
     async def find(self, key: str, now_ms: int) -> Entry | None:

@@ -42,7 +42,7 @@ class MilvusStore:
         self._log.setLevel(settings.log_level.upper())
         self._milvus = Connection(settings, self._log)
         self._name, self._control = self._collections.name, self._collections.control
-        self._columns = ["id", "key", "scope", "decision", "model", "question", "expires", settings.timestamp_field, "part"]
+        self._columns = ["id", "key", "scope", "decision", "model", "question", "expires", settings.timestamp_field, "namespace"]
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ class MilvusStore:
         rows = await self._milvus.do("get", self._name, ids=[_literal(entry_id)], output_fields=["answer"])
         return unpacked(str(rows[0].get("answer"))) if rows else None
 
-    async def nearest(self, partition: str, vector: Vector, count: int, now_ms: int) -> Sequence[tuple[Entry, float]]:
+    async def nearest(self, namespace: str, vector: Vector, count: int, now_ms: int) -> Sequence[tuple[Entry, float]]:
         """See `Store.nearest`."""
         settings = self._settings
         found = await self._milvus.do(
@@ -81,7 +81,7 @@ class MilvusStore:
             data=[vector],
             anns_field=settings.vector_field,
             limit=count,
-            filter=f'part == "{_literal(partition)}" and expires > {now_ms} and has_vector == true',
+            filter=f'namespace == "{_literal(namespace)}" and expires > {now_ms} and has_vector == true',
             output_fields=[*self._columns, "answer"],
             search_params={"metric_type": settings.metric_type, "params": dict(settings.search_params)},
         )

@@ -43,7 +43,7 @@ class StoreReads:
         async def look() -> Sequence[tuple[Entry, float]]:
             now_ms = int(self._now() * 1000)
             if vector is not None:
-                return await self._store.nearest(query.partition, vector, self._store.candidates, now_ms)
+                return await self._store.nearest(query.namespace, vector, self._store.candidates, now_ms)
             same = await self._store.find(query.key, now_ms)
             return [(same, 1.0)] if same else []
 

@@ -35,7 +35,7 @@ def entry_of(row: Row, timestamp_field: str, vector_field: str, now_ms: int) -> 
         entry = Entry(
             row["id"],
             row["key"],
-            row["part"],
+            row["namespace"],
             row["scope"],
             row["decision"],
             row["model"],
@@ -58,7 +58,7 @@ def entry_row(entry: Entry, timestamp_field: str, vector_field: str, dimension: 
     return {
         "id": entry.id,
         "key": entry.key,
-        "part": entry.partition,
+        "namespace": entry.namespace,
         "scope": entry.scope,
         "decision": entry.decision,
         "model": entry.model,

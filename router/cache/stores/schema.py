@@ -89,7 +89,8 @@ class Collections:
         settings = self._settings
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=settings.description)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
-        for name, length in (("key", 32), ("part", 32), ("scope", 64), ("decision", 256), ("model", 256), ("question", 16_384)):
+        lengths = {"key": 32, "namespace": 32, "scope": 64, "decision": 256, "model": 256, "question": 16_384}
+        for name, length in lengths.items():
             schema.add_field(name, DataType.VARCHAR, max_length=length)
         schema.add_field("answer", DataType.VARCHAR, max_length=MAX_STORED_BYTES)
         schema.add_field(settings.timestamp_field, DataType.INT64)
