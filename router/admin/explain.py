@@ -64,7 +64,7 @@ async def explain(snapshot: Snapshot, read_signals: SignalReader, asked: Asked, 
         elif isinstance(action, ReadSignals):
             action = exchange.receive(SignalsRead(await read_signals(action)))
         else:
-            found, weighed = await peek(action.question, action.cache_policy) if peek else (_UNKNOWN, None)
+            found, weighed = await peek(action.query, action.cache_policy) if peek else (_UNKNOWN, None)
             lookup, action = action, exchange.receive(LookedUp(found, now_s=0, reply_id="explained"))
     is_cache_known = peek is not None or lookup is None
     return _weighing(exchange, lookup, weighed) | _result(action, asked.body, is_cache_known=is_cache_known)
@@ -285,7 +285,7 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, obje
     if weighed is None:
         document = {**document, "status": "looked up", "reason": "unknown"}
     elif scope.header:
-        document["scope"] = lookup.question.scope
+        document["scope"] = lookup.query.scope
     cache_policy = lookup.cache_policy
     document["terms"] = {
         "min_similarity": cache_policy.similarity_threshold,

@@ -10,14 +10,14 @@ from router.cache.tiers import Weighed
 from router.core.lookup import CachePolicy, CacheQuery, Found
 
 
-async def peek(cache: Cache, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
+async def peek(cache: Cache, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
     """What an exchange would get, and a document of the candidates without their texts."""
-    found, pending = await cache.peek(question, cache_policy)
+    found, pending = await cache.peek(query, cache_policy)
     once = {weighed.entry.id: weighed for weighed in reversed(pending.weighed or [])}
     shown = sorted(once.values(), key=lambda weighed: -weighed.similarity)
     return found, {
         "waits_for_equal_question": pending.leader is not None,
-        "candidates": [_candidate(question.text, cache_policy, weighed) for weighed in shown],
+        "candidates": [_candidate(query.text, cache_policy, weighed) for weighed in shown],
     }
 
 

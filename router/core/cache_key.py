@@ -80,7 +80,7 @@ class Eligibility:
     """The operator's part of every namespace; a change puts every stored answer out of reach."""
 
 
-def question_of(
+def query_of(
     request: ChatRequest,
     body: Body,
     decision: Decision,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.core.cache_key import Ineligible, question_of
+from router.core.cache_key import Ineligible, query_of
 from router.core.cache_policy import CachePlan, ClientControls, apply_client_controls
 from router.core.decision_headers import decision_headers
 from router.core.headers import (
@@ -44,7 +44,7 @@ def lookup_for(
     if cache_policy is None or scope is None:
         return Ineligible("decision" if cache_policy is None else "no_scope")
     cache_policy = apply_client_controls(cache_policy, controls, plan.max_ttl_s)
-    asked = question_of(request, body, decision, scope, plan.limits, plan.versions, family)
+    asked = query_of(request, body, decision, scope, plan.limits, plan.versions, family)
     if isinstance(asked, Ineligible):
         return asked
     return Lookup(asked, cache_policy) if cache_policy.may_look_up or cache_policy.may_store else Ineligible("client")

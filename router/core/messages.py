@@ -106,7 +106,7 @@ class ReadSignals:
 class Lookup:
     """Look for a stored answer and come back with `LookedUp`. Never leaves the process."""
 
-    question: CacheQuery
+    query: CacheQuery
     cache_policy: CachePolicy
 
 

@@ -19,7 +19,7 @@ Pending = TypeVar("Pending")
 class Answers(Protocol[Pending]):
     """The cache."""
 
-    async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, Pending]:
+    async def look_up(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, Pending]:
         """A hit, a miss, or word of an equal question under way. Never raises for what fails."""
         ...
 
@@ -44,7 +44,7 @@ class OwnLookup(Generic[Pending]):
         # Not by its truth, here and below: an empty cache is false, and the first of equal questions come to an empty one.
         if self.answers is None:
             return Miss("off")
-        found, self._pending = await self.answers.look_up(action.question, action.cache_policy)
+        found, self._pending = await self.answers.look_up(action.query, action.cache_policy)
         return found
 
     async def await_leader(self) -> Found:

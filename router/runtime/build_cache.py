@@ -35,11 +35,11 @@ class Caching:
         """For `Snapshot.cache`."""
         return self.config.plan(key, self.versions)
 
-    async def peek(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
+    async def peek(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
         """For `explain`: what would be found, and what would be weighed, without a trace in the cache."""
         from router.cache.peek import peek
 
-        return await peek(self.cache, question, cache_policy)
+        return await peek(self.cache, query, cache_policy)
 
 
 def build_cache(config: CacheConfig, models: Models) -> Caching:

@@ -40,7 +40,7 @@ PACE = SyncSettings(follow_s=0.1, sweep_s=3600)
 needs_server = pytest.mark.skipif(PROGRAM is None, reason="the Milvus server's wheel is not made for this machine")
 
 
-def question(text: str = CAPITAL, namespace: str = "p", **others: str) -> CacheQuery:
+def query(text: str = CAPITAL, namespace: str = "p", **others: str) -> CacheQuery:
     """In a namespace by its short name."""
     hashed = digest(namespace)
     values = {"scope": "alice", "decision": "default", "model": "small", **others}
@@ -56,7 +56,7 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 async def ask(cache: Cache, text: str = CAPITAL, namespace: str = "p", cache_policy: CachePolicy = TERMS) -> Found:
     """Look a question up, as a request that comes to nothing."""
-    found, pending = await cache.look_up(question(text, namespace), cache_policy)
+    found, pending = await cache.look_up(query(text, namespace), cache_policy)
     if isinstance(found, Waiting):
         found = await cache.await_leader(pending)
     cache.complete(pending, None)
@@ -72,7 +72,7 @@ async def store(
     **others: str,
 ) -> None:
     """Ask, miss, and store the answer."""
-    _, pending = await cache.look_up(question(text, namespace, **others), replace(cache_policy, may_look_up=False))
+    _, pending = await cache.look_up(query(text, namespace, **others), replace(cache_policy, may_look_up=False))
     cache.complete(pending, answer)
 
 
@@ -234,7 +234,7 @@ class TestEveryStore:
         """`no-store`, a failed request."""
         cache = await site.open()
         await store(cache, cache_policy=replace(TERMS, may_store=False))
-        _, pending = await cache.look_up(question(), TERMS)
+        _, pending = await cache.look_up(query(), TERMS)
         cache.complete(pending, None)
         assert len(cache) == 0
 
@@ -320,7 +320,7 @@ class TestSingleFlight:
 
     async def lead(self, cache: Cache, text: str = CAPITAL) -> Any:
         """A question under way."""
-        found, pending = await cache.look_up(question(text), self.WAITING)
+        found, pending = await cache.look_up(query(text), self.WAITING)
         assert isinstance(found, Miss)
         return pending
 
@@ -549,7 +549,7 @@ class TestReplicas:
         await until(lambda: written(cache))
         assert cache.store_sync is not None
         store_itself = cache.store_sync._store
-        stale = await store_itself.nearest(question().namespace, await vector_of(replicas), 5, 0)
+        stale = await store_itself.nearest(query().namespace, await vector_of(replicas), 5, 0)
         assert stale
         cache.invalidate(EntryFilter())
 

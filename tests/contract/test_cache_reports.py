@@ -34,7 +34,7 @@ from tests.contract.test_cache import (  # noqa: F401 - fixtures
     ask,
     encoder,
     needs_server,
-    question,
+    query,
     server,
     settings_of,
     site,
@@ -129,9 +129,9 @@ async def test_a_reported_pair_does_not_share_an_answer_under_way_either(encoder
     hit = await wrong_hit(cache)
     cache.report(hit.entry_id)
     waiting = replace(TERMS, coalesce_timeout_s=5.0)
-    _, pending = await cache.look_up(question(CAPITAL, "under way"), waiting)
+    _, pending = await cache.look_up(query(CAPITAL, "under way"), waiting)
     async with asyncio.timeout(2):
-        found, other = await cache.look_up(question(SAME, "under way"), waiting)
+        found, other = await cache.look_up(query(SAME, "under way"), waiting)
     assert isinstance(found, Miss)
     cache.complete(pending, None)
     cache.complete(other, None)
@@ -208,8 +208,8 @@ class TestInvalidations:
 
     async def test_an_answer_that_was_under_way_is_not_stored_after_it(self, cache: Cache) -> None:
         """It was asked for before: what it says may be what had to go."""
-        _, pending = await cache.look_up(question(), TERMS)
-        _, other = await cache.look_up(question(decision="faq"), replace(TERMS, may_look_up=False))
+        _, pending = await cache.look_up(query(), TERMS)
+        _, other = await cache.look_up(query(decision="faq"), replace(TERMS, may_look_up=False))
         asked_ms = int(time.time() * 1000)
         await until(lambda: int(time.time() * 1000) > asked_ms)
         cache.invalidate(EntryFilter(decision="default"))

@@ -47,13 +47,13 @@ class Router:
     async def store(self, text: str) -> None:
         """As traffic does: ask, miss, answer."""
         action = self._lookup(text)
-        _, pending = await self.cache.look_up(action.question, action.cache_policy)
+        _, pending = await self.cache.look_up(action.query, action.cache_policy)
         self.cache.complete(pending, ANSWER)
 
     async def finds(self, text: str) -> bool:
         """Whether a client's question is a hit."""
         action = self._lookup(text)
-        found, pending = await self.cache.look_up(action.question, action.cache_policy)
+        found, pending = await self.cache.look_up(action.query, action.cache_policy)
         self.cache.complete(pending, None)
         return isinstance(found, Hit)
 
@@ -170,7 +170,7 @@ async def test_nobody_waits_for_a_question_that_was_only_explained(router: Route
     document = await router.explain(CAPITAL)
     assert document["cache"]["waits_for_equal_question"] is False
     action = router._lookup(CAPITAL)
-    found, pending = await router.cache.look_up(action.question, action.cache_policy)
+    found, pending = await router.cache.look_up(action.query, action.cache_policy)
     assert not isinstance(found, Waiting)
     async with asyncio.timeout(10):
         document = await router.explain(CAPITAL)

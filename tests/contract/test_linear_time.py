@@ -18,7 +18,7 @@ import pytest
 from router.cache import checks, wording
 from router.config.patterns import compile_pattern, keyword_patterns
 from router.config.signals import SHIPPED_BUNDLE
-from router.core.cache_key import Eligibility, question_of
+from router.core.cache_key import Eligibility, query_of
 from router.core.cache_policy import CachePlan, ScopePlan, read_client_controls
 from router.core.freshness import backend_ttl_s
 from router.core.models import Reasoning, SystemPrompt
@@ -80,7 +80,7 @@ def ask_cache(text: str) -> None:
     """The question's own patterns, key and namespace."""
     body = body_of({"model": "auto", "messages": [{"role": "system", "content": text}, {"role": "user", "content": text}]})
     limits = Eligibility(max_text_chars=100_000)
-    question_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", limits, "v1")
+    query_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", limits, "v1")
 
 
 def find_spans(text: str) -> None:
@@ -169,7 +169,7 @@ def read_chat(data: bytes) -> None:
     for decision in (DECISION, INSERT):
         rewrite(body, request, decision, FAMILIES["qwen3"], needs_usage=True)
     limits = Eligibility(10**9, 10**9, True, True, True)
-    question_of(request, body, DECISION, "scope", limits, "v1")
+    query_of(request, body, DECISION, "scope", limits, "v1")
 
 
 def read_places(data: bytes) -> None:

@@ -410,9 +410,9 @@ class Stored:
     found: Found | Waiting
     kept: list[bytes | None] = field(default_factory=list)
 
-    async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, object]:
+    async def look_up(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, object]:
         """A question that can be encoded, as a store would."""
-        json.dumps([question.text, question.namespace, question.key, question.scope])
+        json.dumps([query.text, query.namespace, query.key, query.scope])
         return self.found, "ticket"
 
     async def await_leader(self, pending: object) -> Found:

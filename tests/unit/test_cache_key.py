@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.cache_key import Eligibility, Ineligible, question_of
+from router.core.cache_key import Eligibility, Ineligible, query_of
 from router.core.lookup import CacheQuery
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.openai.request import parse
@@ -35,7 +35,7 @@ def ask(
     """The question of a request that differs from the usual one."""
     data = json.dumps({**BASE, **(changes or {})}).encode()
     request, body = parse(Endpoint.CHAT, data, {})
-    return question_of(request, body, decision, scope, limits, versions, family)
+    return query_of(request, body, decision, scope, limits, versions, family)
 
 
 def user(text: object, **message: Any) -> dict[str, Any]:

@@ -50,9 +50,9 @@ def test_a_question_is_looked_up_before_it_is_routed() -> None:
     """With its namespace, its scope hidden, and its decision."""
     _, action = ask()
     assert isinstance(action, Lookup)
-    assert action.question.text == "What is a monad?"
-    assert (action.question.decision, action.question.model) == ("default", "small")
-    assert action.question.scope != "Bearer a"
+    assert action.query.text == "What is a monad?"
+    assert (action.query.decision, action.query.model) == ("default", "small")
+    assert action.query.scope != "Bearer a"
     assert action.cache_policy == TERMS
 
 
@@ -66,7 +66,7 @@ def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
         exchange.receive(request_headers(authorization="Bearer a"))
         action = exchange.receive(RequestBody(chat_body("What is a monad?")))
         assert isinstance(action, Lookup)
-        namespaces.add(action.question.namespace)
+        namespaces.add(action.query.namespace)
     assert len(namespaces) == 2
 
 

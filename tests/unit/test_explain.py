@@ -44,7 +44,7 @@ async def run(
     async def sense(wanted: ReadSignals) -> Mapping[str, Reading]:
         return {name: (readings or {})[name] for name in wanted.wanted}
 
-    async def peek(question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, Any]]:
+    async def peek(query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, Any]]:
         assert found
         seen = {"id": "e" * 32, "tier": "semantic", "similarity": 0.91, "objections": ["numbers"]}
         return found, {"candidates": [{**seen, "probability": 0.5, "verdict": "numbers"}], "waits_for_equal_question": False}

@@ -237,7 +237,7 @@ def checked(document: Mapping[str, object]) -> Answer:
     if not isinstance(choices, list) or not choices:
         raise NotStorable("unreadable")
     if len(choices) > 1:
-        raise NotStorable("several_choices")  # one was asked for: see `question_of`
+        raise NotStorable("several_choices")  # one was asked for: see `query_of`
     for choice in choices:
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict):
