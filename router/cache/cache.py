@@ -204,9 +204,9 @@ class Cache:
         """Forget entries, here at once and everywhere within a second or two; how many were held here."""
         return self._invalidator.invalidate(entry_filter)
 
-    def report(self, reference: str) -> str:
-        """A hit was a wrong answer; see `Invalidator.report`."""
-        return self._invalidator.report(reference)
+    def reject(self, reference: str) -> str:
+        """A hit was a wrong answer; see `Invalidator.reject`."""
+        return self._invalidator.reject(reference)
 
     def apply_invalidation(self, invalidation: Invalidation) -> int:
         """Carry out what another replica invalidated. See `Sink`."""

@@ -1,4 +1,4 @@
-"""Invalidations and reports of wrong hits: carried out in this process at once, and in the others through the store."""
+"""Carries out invalidations and rejected hits: in this process at once, in the others through the store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Invalidator:
             entry_filter = replace(entry_filter, before_ms=min(entry_filter.before_ms or latest_ms, latest_ms))
         return self._spread(Invalidation(uuid.uuid4().hex, int(self._now() * 1000), entry_filter))
 
-    def report(self, reference: str) -> str:
+    def reject(self, reference: str) -> str:
         """A hit was a wrong answer: forget its entry, and never again let the two questions share an answer.
 
         `reference` is `Hit.entry_id`. An entry's id alone does not tell the other question; then the entry's question shares

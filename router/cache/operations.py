@@ -126,7 +126,7 @@ class CacheOperations:
         other from then on. `reference` in the result is for other workers, which may not know the entry.
         """
         _check(document, "id")
-        reference = self._cache.report(_text(document, "id"))
+        reference = self._cache.reject(_text(document, "id"))
         return {"count": int(bool(reference)), "reference": reference, "store": await self._delivered()}
 
     async def export(self, document: Document) -> Document:

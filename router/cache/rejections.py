@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 NO_PAIR = "0" * 32
 """In the reference of a question that got the answer to its own text: there is no pair to reject."""
 _MAX_REJECTIONS = 100_000
-"""They take 17 MB; each is one report by an operator."""
+"""They take 17 MB. An operator made each of them by hand."""
 _REFERENCE = re.compile(r"([0-9a-f]{32})(?:-([0-9a-f]{32}))?")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 

@@ -286,13 +286,13 @@ class TestEveryStore:
         await store(cache, "c")
         assert isinstance(await ask(cache, "c"), Hit)
 
-    async def test_a_wrong_answer_that_is_reported_is_not_given_again(self, site: Site) -> None:
+    async def test_a_wrong_answer_that_is_rejected_is_not_given_again(self, site: Site) -> None:
         """The entry goes, and the two questions are not paired any more, even when the answer is stored anew."""
         cache = await site.open()
         await store(cache)
         wrong = await ask(cache, SAME)
         assert isinstance(wrong, Hit)
-        assert cache.report(wrong.entry_id)
+        assert cache.reject(wrong.entry_id)
         assert isinstance(await ask(cache), Miss)
         site.clock.ahead_s = 1
         await store(cache)
@@ -405,7 +405,7 @@ class TestStoresThatLast:
         assert len(stored.keys[0]) == 32
 
     async def test_what_was_forgotten_stays_forgotten(self, stored: Site) -> None:
-        """Expired, invalidated, reported."""
+        """Expired, invalidated, rejected."""
         cache = await stored.open()
         await store(cache, "a", cache_policy=replace(TERMS, ttl_s=1))
         await store(cache, "b", decision="faq")
@@ -413,7 +413,7 @@ class TestStoresThatLast:
         await store(cache, "d")
         wrong = await ask(cache, SAME)
         assert isinstance(wrong, Hit)
-        cache.report(wrong.entry_id)
+        cache.reject(wrong.entry_id)
         cache.invalidate(EntryFilter(decision="faq"))
         await stored.close(cache)
         stored.clock.ahead_s = 2
@@ -561,14 +561,14 @@ class TestReplicas:
         assert isinstance(await ask(cache, SAME), Miss)
 
     async def test_an_invalidation_reaches_all(self, replicas: Site) -> None:
-        """And a report: entries go, and pairs are known."""
+        """And a rejection: entries go, and pairs are known."""
         one, other = await replicas.open(), await replicas.open()
         for text in (CAPITAL, "a", "b"):
             await store(one, text)
         await until(lambda: len(other) == 3)
         wrong = await ask(other, SAME)
         assert isinstance(wrong, Hit)
-        other.report(wrong.entry_id)
+        other.reject(wrong.entry_id)
         await until(lambda: len(one) == 2)
         other.invalidate(EntryFilter())
         await until(lambda: len(one) == 0)

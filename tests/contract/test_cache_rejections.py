@@ -1,4 +1,4 @@
-"""A wrong answer that is reported is forgotten and its questions are not paired again: any store and replica, after a restart."""
+"""A wrong answer that is rejected is forgotten and its questions are not paired again: any store and replica, after a restart."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_both_directions(site: Site) -> None:  # noqa: F811
     """And nothing else: another wording is still served."""
     cache = await site.open()
     hit = await wrong_hit(cache)
-    assert cache.report(hit.entry_id) == hit.entry_id
+    assert cache.reject(hit.entry_id) == hit.entry_id
     assert isinstance(await ask(cache), Miss)
     await assert_not_paired(site, cache)
     await store(cache, CAPITAL, "again")
@@ -75,10 +75,10 @@ async def test_both_directions(site: Site) -> None:  # noqa: F811
 
 
 async def test_after_a_restart(site: Site) -> None:  # noqa: F811
-    """What was reported before it, and what was given before it and is reported after it."""
+    """What was rejected before it, and what was given before it and is rejected after it."""
     cache = await site.open()
     hit = await wrong_hit(cache)
-    cache.report(hit.entry_id)
+    cache.reject(hit.entry_id)
     await until(lambda: written(cache))
     await site.close(cache)
     again = await site.open()
@@ -86,14 +86,14 @@ async def test_after_a_restart(site: Site) -> None:  # noqa: F811
     await assert_not_paired(site, again)
 
 
-async def test_what_was_given_before_a_restart_is_reported_after_it(site: Site) -> None:  # noqa: F811
+async def test_what_was_given_before_a_restart_is_rejected_after_it(site: Site) -> None:  # noqa: F811
     """The hit's own name says all that is needed; nobody has to remember it, nor to hold the entry."""
     cache = await site.open()
     hit = await wrong_hit(cache)
     await until(lambda: written(cache))
     await site.close(cache)
     again = await site.open()
-    assert again.report(hit.entry_id) == hit.entry_id
+    assert again.reject(hit.entry_id) == hit.entry_id
     assert isinstance(await ask(again), Miss)
     await assert_not_paired(site, again)
 
@@ -102,12 +102,12 @@ async def test_an_entrys_id_alone_takes_its_question_out_of_pairing(site: Site) 
     """Whom it was given to is not known, so it is matched with none, in both directions; by its own text it is found."""
     cache = await site.open()
     hit = await wrong_hit(cache)
-    full = cache.report(hit.entry_id.partition("-")[0])
+    full = cache.reject(hit.entry_id.partition("-")[0])
     assert full.partition("-")[0] == hit.entry_id.partition("-")[0]
     assert full != hit.entry_id
     await assert_not_paired(site, cache)
-    assert cache.report("0" * 32) == ""
-    assert cache.report("no reference") == ""
+    assert cache.reject("0" * 32) == ""
+    assert cache.reject("no reference") == ""
 
 
 async def test_an_answer_to_its_own_question_is_forgotten_and_nothing_is_kept_apart(site: Site) -> None:  # noqa: F811
@@ -116,18 +116,18 @@ async def test_an_answer_to_its_own_question_is_forgotten_and_nothing_is_kept_ap
     await store(cache)
     hit = await ask(cache)
     assert isinstance(hit, Hit)
-    assert cache.report(hit.entry_id) == hit.entry_id
+    assert cache.reject(hit.entry_id) == hit.entry_id
     assert isinstance(await ask(cache), Miss)
     site.clock.ahead_s += 1
     await store(cache)
     assert isinstance(await ask(cache, SAME), Hit)
 
 
-async def test_a_reported_pair_does_not_share_an_answer_under_way_either(encoder: Encoder) -> None:  # noqa: F811
+async def test_a_rejected_pair_does_not_share_an_answer_under_way_either(encoder: Encoder) -> None:  # noqa: F811
     """Single flight pairs questions as well."""
     cache = await Site(encoder, None).open()
     hit = await wrong_hit(cache)
-    cache.report(hit.entry_id)
+    cache.reject(hit.entry_id)
     waiting = replace(TERMS, coalesce_timeout_s=5.0)
     _, pending = await cache.look_up(query(CAPITAL, "under way"), waiting)
     async with asyncio.timeout(2):
@@ -163,11 +163,11 @@ class TestReplicas:
         for cache in list(shared.caches):
             await shared.close(cache)
 
-    async def test_a_report_to_one_replica_holds_in_the_others_and_after_a_restart(self, replicas: Site) -> None:
-        """The hit was given by one, reported to a second that never saw it, and holds in a third that starts later."""
+    async def test_a_rejection_at_one_replica_holds_in_the_others_and_after_a_restart(self, replicas: Site) -> None:
+        """The hit was given by one, rejected at a second that never saw it, and holds in a third that starts later."""
         one, other = await replicas.open(), await replicas.open()
         hit = await wrong_hit(one)
-        other.report(hit.entry_id)
+        other.reject(hit.entry_id)
         await until(lambda: not len(one))
         await assert_not_paired(replicas, one)
         await assert_not_paired(replicas, other)
@@ -176,7 +176,7 @@ class TestReplicas:
         await assert_not_paired(replicas, third)
 
     async def test_a_replica_whose_store_was_away_hears_of_it_when_it_is_back(self, replicas: Site) -> None:
-        """A report waits in the queue; the moment that counts for others is when it was written."""
+        """A rejection waits in the queue; the moment that counts for others is when it was written."""
         one, other = await replicas.open(), await replicas.open()
         hit = await wrong_hit(one)
         store_sync: StoreSync | None = one.store_sync
@@ -184,7 +184,7 @@ class TestReplicas:
         await until(lambda: written(one) and len(other) == 1)
         store_itself = store_sync._store
         publish, store_itself.publish = store_itself.publish, _away  # type: ignore[method-assign]
-        one.report(hit.entry_id)
+        one.reject(hit.entry_id)
         replicas.clock.ahead_s += 60  # far beyond what a look goes back
         await until(lambda: store_sync.state.error != "")
         store_itself.publish = publish  # type: ignore[method-assign]

@@ -79,7 +79,7 @@ async def assert_loaded(milvus: MilvusStore, expected: set[str]) -> None:
 
 
 async def test_more_entries_than_a_page_are_all_read_after_a_restart(milvus: MilvusStore) -> None:
-    """Written in an order that is not that of their ids; and more notices than a page, a report among them."""
+    """Written in an order that is not that of their ids; and more notices than a page, a rejection among them."""
     names = [uuid.uuid4().hex for _ in range(2500)]
     for at in range(0, 2500, 500):
         await milvus.add([entry(0, id=name) for name in names[at : at + 500]])

@@ -270,7 +270,7 @@ def cli(stack: Stack, *arguments: str, status: int = 0) -> str:
 
 
 class TestOperators:
-    def test_a_wrong_hit_is_reported_and_not_given_again(self, cached: Stack, client: openai.OpenAI) -> None:
+    def test_a_wrong_hit_is_rejected_and_not_given_again(self, cached: Stack, client: openai.OpenAI) -> None:
         """By what the client has seen of it, in both directions."""
         ask(client, "What is the capital of Peru?")
         wrong = ask(client, "What's the capital of Peru?")

@@ -93,7 +93,7 @@ class TestInvalidate:
         ({"count": 1, "reference": "ref", "store": "waiting"}, 1, "the store has not heard of it yet"),
     ],
 )
-def test_a_report_says_what_will_not_be_paired(
+def test_a_rejection_says_what_will_not_be_paired(
     answer: dict[str, Any], status: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And whether everybody knows."""

@@ -1,4 +1,4 @@
-"""What was invalidated stays away, and what was reported is not paired: in bounded memory, and in constant time."""
+"""What was invalidated stays away, and what was rejected is not paired: in bounded memory, and in constant time."""
 
 from __future__ import annotations
 
