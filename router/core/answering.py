@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from router.core.admission import number_of
+from router.core.exchange_record import Ending
 from router.core.headers import STATUS
 from router.core.messages import Action, Continue, Replace, ResponseBody, ResponseHeaders
 from router.core.openai.completion import NotStorable
-from router.core.outcome import Ending
-from router.core.record import Record
+from router.core.progress import Progress
 from router.core.response import PassingAnswer, why_unread
 from router.core.states import Answering, AwaitingResponse, Done, Start, State
 
 
 @dataclass(slots=True)
-class AnsweredExchange(Record):
+class AnsweredExchange(Progress):
     """What an exchange does from the response's headers on."""
 
     state: State = field(default_factory=Start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from router.core.cache_key import Ineligible, query_of
 from router.core.cache_policy import CachePlan, ClientControls, apply_client_controls
 from router.core.decision_headers import decision_headers
+from router.core.exchange_record import CacheResult
 from router.core.headers import (
     CACHE_AGE_HEADER,
     CACHE_CONTROL,
@@ -24,7 +25,6 @@ from router.core.models import ReasoningFamily
 from router.core.openai.completion import Answer, NotStorable, as_json, as_stream
 from router.core.openai.completion import decode as decode_answer
 from router.core.openai.request import Body
-from router.core.outcome import CacheResult
 from router.core.types import ChatRequest, Decision, Readings
 
 _OK = 200

@@ -16,6 +16,7 @@ from router.core.cache_key import Ineligible
 from router.core.cache_policy import read_client_controls
 from router.core.cached import cache_headers, lookup_for, replay, result_of
 from router.core.decision_headers import decision_headers
+from router.core.exchange_record import CacheResult
 from router.core.headers import ACCEPT_ENCODING, CONTENT_LENGTH
 from router.core.messages import (
     Action,
@@ -40,7 +41,6 @@ from router.core.openai.bodysize import count as count_body
 from router.core.openai.replies import block_error, block_reply, error_reply, models_reply, not_cached, overloaded
 from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import rewrite
-from router.core.outcome import CacheResult
 from router.core.policy import NeedsSignals
 from router.core.signals_wanted import signals_wanted
 from router.core.states import Answering, AwaitingBody, AwaitingResponse, Done, LookingUp, Paused, ReadingSignals, Start

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from router.core.cache_policy import CachePlan
+from router.core.exchange_record import Usage
 from router.core.freshness import EVENT_STREAM, backend_ttl_s, media_type
 from router.core.headers import CONTENT_ENCODING
 from router.core.lookup import NotStoredReason
 from router.core.openai.completion import AnswerReader, NotStorable
 from router.core.openai.sse import EventSplitter
-from router.core.outcome import Usage
 from router.core.usage import UsageReader
 
 _OK = 200

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from router.core.exchange_record import Usage
 from router.core.openai.sse import data_of, end_of_first_event, end_of_last_event, usage_in
-from router.core.outcome import Usage
 
 _MAX_DOCUMENT_BYTES = 2 * 1024 * 1024
 """Bound on an answer that is one document; a longer one passes unread."""

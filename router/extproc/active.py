@@ -8,8 +8,8 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from router.core.exchange import Exchange
+from router.core.exchange_record import Ending, ExchangeRecord
 from router.core.messages import Action, Event, ResponseBody, Route
-from router.core.outcome import Ending, ExchangeRecord
 from router.extproc import wire
 from router.extproc.answers import OwnLookup
 

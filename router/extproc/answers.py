@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from router.core.exchange import Exchange
+from router.core.exchange_record import Ending
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss, Waiting
 from router.core.messages import LookedUp, Lookup
-from router.core.outcome import Ending
 
 Pending = TypeVar("Pending")
 """The pending lookup that the cache hands out; it comes back to it unread."""

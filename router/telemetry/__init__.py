@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from router.core.outcome import ExchangeRecord
+from router.core.exchange_record import ExchangeRecord
 
 
 class Instrument(Protocol):

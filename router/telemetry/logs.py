@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from router.core.exchange_record import ExchangeRecord, Usage
 from router.core.headers import TRACEPARENT
-from router.core.outcome import ExchangeRecord, Usage
 
 _MAX_WAITING = 10_000  # lines; at 500 bytes a line about 5 MB
 _CLOSE_S = 1.0

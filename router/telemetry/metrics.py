@@ -17,8 +17,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
+from router.core.exchange_record import Ending, ExchangeRecord
 from router.core.lookup import CacheStatus
-from router.core.outcome import Ending, ExchangeRecord
 from router.core.types import EndpointWord
 
 _FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from router.core.outcome import ExchangeRecord
+from router.core.exchange_record import ExchangeRecord
 
 _EXPORT_TIMEOUT_S = 2  # spans wait in a bounded queue of their own; a collector that is down costs spans, not requests
 _CLOSE_S = 3.0  # one batch sent in full, or given up

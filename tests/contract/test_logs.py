@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from router.core.outcome import ExchangeRecord, Usage
+from router.core.exchange_record import ExchangeRecord, Usage
 from router.telemetry import Telemetry
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
@@ -207,7 +207,7 @@ def test_a_reader_that_left_is_survived(pipe: Pipe) -> None:
 def test_a_process_whose_log_nobody_reads_still_exits(pipe: Pipe) -> None:
     """With its own status: no lock that the interpreter needs is held by the thread that waits."""
     code = (
-        "import logging; from router.telemetry.logs import Logs; from router.core.outcome import ExchangeRecord\n"
+        "import logging; from router.telemetry.logs import Logs; from router.core.exchange_record import ExchangeRecord\n"
         "logs = Logs('info', True); logging.getLogger('router').warning('x' * 100)\n"
         "logs.begin({}).end(ExchangeRecord('routed')); logs.close()"
     )

@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from router.core.exchange import Exchange
-from router.core.outcome import ExchangeRecord, Usage
+from router.core.exchange_record import ExchangeRecord, Usage
 from router.telemetry import Telemetry
 from router.telemetry.logs import Logs
 from router.telemetry.tracing import Tracing
@@ -280,7 +280,7 @@ def test_a_process_with_a_dead_collector_exits(collector: Collector) -> None:
     """In time, and with its own status."""
     collector.stop()
     code = (
-        "import sys; from router.telemetry.tracing import Tracing; from router.core.outcome import ExchangeRecord\n"
+        "import sys; from router.telemetry.tracing import Tracing; from router.core.exchange_record import ExchangeRecord\n"
         "tracing = Tracing(sys.argv[1], True, 1.0, 'x')\n"
         "for _ in range(3000): tracing.begin({}).end(ExchangeRecord('routed'))\n"
         "tracing.close()"

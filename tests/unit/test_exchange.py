@@ -8,6 +8,7 @@ import pytest
 
 from router.core.conditions import TokensWithin
 from router.core.exchange import Exchange
+from router.core.exchange_record import Usage
 from router.core.messages import (
     Continue,
     Overloaded,
@@ -24,7 +25,6 @@ from router.core.messages import (
     Trailers,
 )
 from router.core.models import Reasoning
-from router.core.outcome import Usage
 from router.core.policy import Default, Rule
 from router.core.states import TRANSITIONS
 from router.core.types import Missing

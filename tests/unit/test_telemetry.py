@@ -23,7 +23,7 @@ from router.cache.stores.base import Store
 from router.cache.stores.sync import StoreSync
 from router.cache.tiers import Encoded
 from router.cache.verifier import Verifier
-from router.core.outcome import ExchangeRecord, Usage
+from router.core.exchange_record import ExchangeRecord, Usage
 from router.telemetry import Telemetry
 from router.telemetry.merge import merge
 from router.telemetry.metrics import Metrics

@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from router.core.exchange_record import Usage
 from router.core.openai.bodysize import is_within
-from router.core.outcome import Usage
 
 # A blank line: two line ends, each CRLF, LF or CR. Atomic, so that one CRLF is never read as two ends.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")

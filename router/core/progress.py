@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from router.core.decision_headers import category_of, reasoning_word
+from router.core.exchange_record import CacheResult, Ending, ExchangeRecord
 from router.core.headers import REQUEST_ID
 from router.core.messages import Reply
 from router.core.openai.rewrite import effort_of
-from router.core.outcome import CacheResult, Ending, ExchangeRecord
 from router.core.response import PassingAnswer
 from router.core.snapshot import Snapshot
 from router.core.types import ChatRequest, Decision, EndpointWord, Missing, Readings, ResponsePath
@@ -17,7 +17,7 @@ from router.errors import RequestError
 
 
 @dataclass(slots=True)
-class Record:
+class Progress:
     """What is known of one exchange so far. The exchange writes it, everybody else reads."""
 
     snapshot: Snapshot
