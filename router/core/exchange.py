@@ -52,7 +52,7 @@ _END = object()
 
 @dataclass(slots=True)
 class Exchange(AnsweredExchange):
-    """The state of one exchange. Give it events in order with `receive`; ask `outcome` when it is over."""
+    """The state of one exchange. Give it events in order with `receive`; ask `record` when it is over."""
 
     def receive(self, event: Event) -> Action:
         """The one answer to an event.

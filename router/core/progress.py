@@ -67,7 +67,7 @@ class Progress:
             return self.reply.path
         return "upstream" if self.is_routed else "bypass"
 
-    def outcome(self, ending: Ending) -> ExchangeRecord:
+    def record(self, ending: Ending) -> ExchangeRecord:
         """What is known of the exchange now, without times: the shell adds those. `ending` as in `ExchangeRecord.ending`."""
         decision, request = self.decision, self.request
         model = decision.model if decision and not decision.block else None

@@ -21,7 +21,7 @@ class Observation(Protocol):
         """Headers that carry the trace to the backend; empty when tracing is off."""
         ...
 
-    def end(self, outcome: ExchangeRecord) -> None:
+    def end(self, record: ExchangeRecord) -> None:
         """Hand the record to every instrument. Called exactly once."""
         ...
 
@@ -60,11 +60,11 @@ class ActiveExchange:
     def finish(self) -> None:
         """Hand what may be stored to the cache, and the record, with its durations, to the instruments."""
         self.lookup.settle(self.exchange, self.ending)
-        outcome = replace(
-            self.exchange.outcome(self.ending),
+        record = replace(
+            self.exchange.record(self.ending),
             routing_s=self.routed - self.began if self.routed else 0.0,
             sensing_s=self.sensing_s,
             first_token_s=self.first_token - self.routed if self.first_token and self.exchange.is_streamed else None,
             duration_s=perf_counter() - self.began,
         )
-        self.observation.end(outcome)
+        self.observation.end(record)

@@ -151,7 +151,7 @@ def test_a_parents_choice_is_followed_and_the_ratio_is_for_traces_that_begin_her
 def test_the_span_tells_the_decision(trace: Trace, collector: Collector) -> None:
     """In OpenTelemetry's own words where it has some."""
     tracing = trace()
-    outcome = ExchangeRecord(
+    record = ExchangeRecord(
         "completed",
         endpoint="completions",
         requested_model="auto",
@@ -166,7 +166,7 @@ def test_the_span_tells_the_decision(trace: Trace, collector: Collector) -> None
         http_status=200,
         usage=Usage(11, 7),
     )
-    tracing.begin({}).end(outcome)
+    tracing.begin({}).end(record)
     tracing.close()
     span, _ = collector.span()
     assert attributes(span) == {
@@ -224,7 +224,7 @@ def test_no_text_of_a_request_is_in_the_span(trace: Trace, collector: Collector,
     mark = tracing.begin(headers)
     exchange = Exchange(snapshot(MATH_RULE))
     send(exchange, chat_body(SECRET, model=model), {"intent": sure("math")}, authorization=SECRET)
-    mark.end(exchange.outcome(exchange.ending))
+    mark.end(exchange.record(exchange.ending))
     tracing.close()
     _, batch = collector.span()
     assert SECRET.encode() not in batch.SerializeToString()
@@ -233,7 +233,7 @@ def test_no_text_of_a_request_is_in_the_span(trace: Trace, collector: Collector,
 def test_the_log_line_names_the_trace_that_began_here(trace: Trace, collector: Collector) -> None:
     """From the line to the trace and back."""
     reading, writing = os.pipe()
-    telemetry = Telemetry([trace(), Logs("info", outcomes=True, fd=writing)])
+    telemetry = Telemetry([trace(), Logs("info", access_log=True, fd=writing)])
     telemetry.begin({}).end(ROUTED)
     telemetry.close()
     line = json.loads(os.read(reading, 65536))

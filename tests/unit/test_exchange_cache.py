@@ -87,9 +87,9 @@ def test_a_hit_is_the_answer() -> None:
     }
     assert reply.headers["x-vsr-selected-decision"] == "default"
     assert "x-upstream-cluster" not in reply.headers
-    outcome = exchange.outcome(exchange.ending)
-    assert (outcome.ending, outcome.response_path) == ("replied", "cache")
-    assert (outcome.cache, outcome.cache_reason, outcome.cache_similarity) == ("hit", "semantic", 0.93)
+    record = exchange.record(exchange.ending)
+    assert (record.ending, record.response_path) == ("replied", "cache")
+    assert (record.cache, record.cache_reason, record.cache_similarity) == ("hit", "semantic", 0.93)
 
 
 def test_a_hit_is_a_stream_for_a_client_that_streams() -> None:
@@ -114,8 +114,8 @@ def test_a_miss_is_routed_and_its_answer_recorded() -> None:
     stored = exchange.answer()
     assert stored is not None
     assert json.loads(stored) == json.loads(STORED)
-    outcome = exchange.outcome(exchange.ending)
-    assert (outcome.cache, outcome.cache_reason, outcome.stored) == ("miss", "numbers", "stored")
+    record = exchange.record(exchange.ending)
+    assert (record.cache, record.cache_reason, record.stored) == ("miss", "numbers", "stored")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_an_answer_that_must_not_be_given_again_is_not_stored(body: bytes, heade
     status = headers.pop("status", "200")
     answer_with(exchange, body, status, **{name.replace("_", "-"): value for name, value in headers.items()})
     assert exchange.answer() is None
-    assert exchange.outcome(exchange.ending).stored == why
+    assert exchange.record(exchange.ending).stored == why
 
 
 def test_an_answer_that_was_cut_off_is_not_stored() -> None:
@@ -149,7 +149,7 @@ def test_an_answer_that_was_cut_off_is_not_stored() -> None:
     exchange.receive(ResponseHeaders({":status": "200", "content-type": "application/json"}, is_end=False))
     exchange.receive(ResponseBody(json.dumps(WHOLE).encode(), is_end=False))
     assert exchange.answer() is None
-    assert exchange.outcome("abandoned").stored == "interrupted"
+    assert exchange.record("abandoned").stored == "interrupted"
 
 
 def test_an_answer_that_never_came_is_interrupted_too() -> None:
@@ -157,7 +157,7 @@ def test_an_answer_that_never_came_is_interrupted_too() -> None:
     exchange, _ = ask()
     found(exchange, Miss("empty"))
     assert exchange.answer("abandoned") is None
-    assert exchange.outcome("abandoned").stored == "interrupted"
+    assert exchange.record("abandoned").stored == "interrupted"
 
 
 def test_a_whole_answer_of_an_exchange_that_failed_is_not_stored() -> None:
@@ -166,7 +166,7 @@ def test_a_whole_answer_of_an_exchange_that_failed_is_not_stored() -> None:
     found(exchange, Miss("empty"))
     answer_with(exchange, json.dumps(WHOLE).encode())
     assert exchange.answer("failed") is None
-    assert exchange.outcome("failed").stored == "interrupted"
+    assert exchange.record("failed").stored == "interrupted"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_without_a_cache_nothing_is_said_of_one() -> None:
     exchange, action = ask(None)
     assert isinstance(action, Route)
     assert not any("cache" in name for name in action.set_headers)
-    assert exchange.outcome(exchange.ending).cache == "off"
+    assert exchange.record(exchange.ending).cache == "off"
 
 
 @pytest.mark.parametrize(

@@ -100,10 +100,10 @@ def metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics]:
     counting.close()
 
 
-def count(metrics: Metrics, *outcomes: ExchangeRecord) -> str:
+def count(metrics: Metrics, *records: ExchangeRecord) -> str:
     """The page after these exchanges."""
-    for outcome in outcomes:
-        metrics.begin({}).end(outcome)
+    for record in records:
+        metrics.begin({}).end(record)
     return metrics.render().decode()
 
 
@@ -168,7 +168,7 @@ class TestMetrics:
         assert "llm_model_requests_total{" not in page
 
     @pytest.mark.parametrize(
-        ("outcome", "asked", "decided"),
+        ("record", "asked", "decided"),
         [
             (ROUTED, True, "proofs"),
             (replace(ROUTED, ending="abandoned"), True, "proofs"),
@@ -187,10 +187,10 @@ class TestMetrics:
         ],
     )
     def test_only_what_a_model_was_asked_counts_as_its_request(
-        self, metrics: Metrics, outcome: ExchangeRecord, asked: bool, decided: str
+        self, metrics: Metrics, record: ExchangeRecord, asked: bool, decided: str
     ) -> None:
         """Not a hit, a block or an error; the decision is counted whatever came of it."""
-        page = families(count(metrics, outcome))
+        page = families(count(metrics, record))
         models = {name for name, family in page.items() if name.startswith("llm_model_") and family.samples}
         assert bool(models) is asked, models
         decisions = [sample.labels["decision"] for sample in page["llm_decision_matches_total"].samples] if decided else []
@@ -369,9 +369,9 @@ class Leaving:
         """As given."""
         return self.headers
 
-    def end(self, outcome: ExchangeRecord) -> None:
+    def end(self, record: ExchangeRecord) -> None:
         """Keep it."""
-        self.ended.append(outcome)
+        self.ended.append(record)
 
     def close(self) -> None:
         """Remember."""
