@@ -85,7 +85,7 @@ def query_of(
     body: Body,
     decision: Decision,
     scope: str,
-    limits: Eligibility,
+    eligibility: Eligibility,
     versions: str,
     family: ReasoningFamily | None = None,
 ) -> CacheQuery | Ineligible:
@@ -94,8 +94,8 @@ def query_of(
     `versions` names the encoder and the guards, as `build` puts them together: answers stored by others are out of reach.
     `family` is the chosen model's reasoning family, as for `rewrite`.
     """
-    reason = _why_not(request, body, limits)
-    if decision.name == "explicit_model" and not limits.allows_explicit_models:
+    reason = _why_not(request, body, eligibility)
+    if decision.name == "explicit_model" and not eligibility.allows_explicit_models:
         reason = "explicit_model"
     if reason:
         return Ineligible(reason)
@@ -105,20 +105,20 @@ def query_of(
     text = "\n".join(_texts_of(last))
     if not text.strip():
         return Ineligible("no_text")
-    if len(text) > limits.max_text_chars:
+    if len(text) > eligibility.max_text_chars:
         return Ineligible("too_long")
     if has_invisible(text):
         return Ineligible("invisible_text")
-    if not limits.allows_time_dependent and _TIME_DEPENDENT.search(text):
+    if not eligibility.allows_time_dependent and _TIME_DEPENDENT.search(text):
         return Ineligible("time_dependent")
-    if not limits.allows_user_specific and _PERSONAL.search(text):
+    if not eligibility.allows_user_specific and _PERSONAL.search(text):
         return Ineligible("user_specific")
-    left_out = _NOT_THE_QUESTION | (_USER_FIELDS if limits.ignores_user_field else frozenset())
+    left_out = _NOT_THE_QUESTION | (_USER_FIELDS if eligibility.ignores_user_field else frozenset())
     rest = {key: placed.value for key, placed in body.members.items() if key not in left_out and placed.value is not None}
     about = {
         "scope": scope,
         "versions": versions,
-        "namespace": limits.namespace,
+        "namespace": eligibility.namespace,
         "decision": _described(decision, family),
         "request": rest,
         "earlier": earlier,
@@ -130,7 +130,7 @@ def query_of(
     return CacheQuery(text, namespace, digest(f"{namespace}\n{text.strip(_SPACE)}"), scope, decision.name, decision.model.name)
 
 
-def _why_not(request: ChatRequest, body: Body, limits: Eligibility) -> SkipReason | None:
+def _why_not(request: ChatRequest, body: Body, eligibility: Eligibility) -> SkipReason | None:
     if len(body.text) > MAX_BODY_CHARS:
         return "too_long"
     if request.endpoint is not Endpoint.CHAT:
@@ -138,7 +138,7 @@ def _why_not(request: ChatRequest, body: Body, limits: Eligibility) -> SkipReaso
     messages = body.value("messages")
     if not isinstance(messages, list) or not isinstance(messages[-1], dict) or messages[-1].get("role") != "user":
         return "no_question"
-    if request.has_tools and not limits.allows_tools:
+    if request.has_tools and not eligibility.allows_tools:
         return "tools"
     if any(message.get("role") in ("tool", "function") or message.get("tool_calls") for message in messages):
         return "tool_results"
@@ -147,9 +147,9 @@ def _why_not(request: ChatRequest, body: Body, limits: Eligibility) -> SkipReaso
     count, temperature = body.value("n"), body.value("temperature")
     if count not in (None, 1):
         return "several_choices"
-    if isinstance(temperature, int | float) and temperature > limits.max_temperature:
+    if isinstance(temperature, int | float) and temperature > eligibility.max_temperature:
         return "temperature"
-    if not limits.allows_multi_turn and any(message.get("role") in ("user", "assistant") for message in messages[:-1]):
+    if not eligibility.allows_multi_turn and any(message.get("role") in ("user", "assistant") for message in messages[:-1]):
         return "multi_turn"
     return None
 

@@ -49,8 +49,8 @@ class CachePlan:
     """The cache as exchanges see it."""
 
     scope: ScopePlan
-    limits: Eligibility
-    cache_policy: Mapping[str, CachePolicy]
+    eligibility: Eligibility
+    policies: Mapping[str, CachePolicy]
     """By the decision's name; a decision without an entry is not cached."""
     versions: str
     """The encoder and the guards, as `build` puts them together."""

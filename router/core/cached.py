@@ -40,11 +40,11 @@ def lookup_for(
     family: ReasoningFamily | None,
 ) -> Lookup | Ineligible:
     """What to look up, or why nothing is."""
-    cache_policy, scope = plan.cache_policy.get(decision.name), plan.scope.of(request.headers)
+    cache_policy, scope = plan.policies.get(decision.name), plan.scope.of(request.headers)
     if cache_policy is None or scope is None:
         return Ineligible("decision" if cache_policy is None else "no_scope")
     cache_policy = apply_client_controls(cache_policy, controls, plan.max_ttl_s)
-    asked = query_of(request, body, decision, scope, plan.limits, plan.versions, family)
+    asked = query_of(request, body, decision, scope, plan.eligibility, plan.versions, family)
     if isinstance(asked, Ineligible):
         return asked
     return Lookup(asked, cache_policy) if cache_policy.may_look_up or cache_policy.may_store else Ineligible("client")

@@ -40,7 +40,7 @@ class Snapshot:
     @property
     def longest_wait_s(self) -> float:
         """For a request whose guards take long: Envoy can be asked for more time once, so the cache's waiting is included."""
-        waits = [cache_policy.coalesce_timeout_s for cache_policy in self.cache.cache_policy.values()] if self.cache else []
+        waits = [cache_policy.coalesce_timeout_s for cache_policy in self.cache.policies.values()] if self.cache else []
         return self.guard_deadline_s + max(waits, default=0.0)
 
     @property

@@ -166,7 +166,7 @@ async def test_explaining_leaves_no_trace_in_the_cache(router: Router) -> None:
 
 async def test_nobody_waits_for_a_question_that_was_only_explained(router: Router) -> None:
     """And one that is under way is told, without a wait."""
-    terms_wait = [cache_policy.coalesce_timeout_s for cache_policy in router.processor.snapshot.cache.cache_policy.values()]  # type: ignore[union-attr]
+    terms_wait = [cache_policy.coalesce_timeout_s for cache_policy in router.processor.snapshot.cache.policies.values()]  # type: ignore[union-attr]
     document = await router.explain(CAPITAL)
     assert document["cache"]["waits_for_equal_question"] is False
     action = router._lookup(CAPITAL)

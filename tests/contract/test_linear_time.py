@@ -79,8 +79,8 @@ def judge_wording(text: str) -> None:
 def ask_cache(text: str) -> None:
     """The question's own patterns, key and namespace."""
     body = body_of({"model": "auto", "messages": [{"role": "system", "content": text}, {"role": "user", "content": text}]})
-    limits = Eligibility(max_text_chars=100_000)
-    query_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", limits, "v1")
+    eligibility = Eligibility(max_text_chars=100_000)
+    query_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", eligibility, "v1")
 
 
 def find_spans(text: str) -> None:
@@ -168,8 +168,8 @@ def read_chat(data: bytes) -> None:
     request, body = parse(Endpoint.CHAT, data, {}, WIDE)
     for decision in (DECISION, INSERT):
         rewrite(body, request, decision, FAMILIES["qwen3"], needs_usage=True)
-    limits = Eligibility(10**9, 10**9, True, True, True)
-    query_of(request, body, DECISION, "scope", limits, "v1")
+    eligibility = Eligibility(10**9, 10**9, True, True, True)
+    query_of(request, body, DECISION, "scope", eligibility, "v1")
 
 
 def read_places(data: bytes) -> None:

@@ -27,7 +27,7 @@ BASE: dict[str, Any] = {
 def ask(
     changes: dict[str, Any] | None = None,
     decision: Decision = DECISION,
-    limits: Eligibility = Eligibility(),  # noqa: B008 - frozen
+    eligibility: Eligibility = Eligibility(),  # noqa: B008 - frozen
     scope: str = "s",
     versions: str = "v1",
     family: ReasoningFamily | None = None,
@@ -35,7 +35,7 @@ def ask(
     """The question of a request that differs from the usual one."""
     data = json.dumps({**BASE, **(changes or {})}).encode()
     request, body = parse(Endpoint.CHAT, data, {})
-    return query_of(request, body, decision, scope, limits, versions, family)
+    return query_of(request, body, decision, scope, eligibility, versions, family)
 
 
 def user(text: object, **message: Any) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def test_whatever_may_change_the_answer_is_another_namespace(changes: dict[str, 
         {"decision": Decision("default", MODEL, "no_match", None, SystemPrompt("x"))},
         {"scope": "t"},
         {"versions": "v2"},
-        {"limits": Eligibility(namespace="2")},
+        {"eligibility": Eligibility(namespace="2")},
     ],
     ids=repr,
 )
@@ -251,10 +251,10 @@ def test_characters_that_differ_are_different_keys(one: str, other: str) -> None
 @pytest.mark.parametrize("hidden", ["\u200b", "\U000e0069\U000e0067", "\u202e", "\ue000", "\x07"])
 def test_hidden_text_is_neither_looked_up_nor_kept(hidden: str) -> None:
     """Who asks the plain question must not get the answer to the hidden one. Whatever the operator allows."""
-    limits = Eligibility(allows_tools=True, allows_time_dependent=True, allows_user_specific=True)
+    eligibility = Eligibility(allows_tools=True, allows_time_dependent=True, allows_user_specific=True)
     for text in (f"What is a monad?{hidden}", f"What is{hidden} a monad?"):
-        assert ask(user(text), limits=limits) == Ineligible("invisible_text")
-        assert ask(user([{"type": "text", "text": text}]), limits=limits) == Ineligible("invisible_text")
+        assert ask(user(text), eligibility=eligibility) == Ineligible("invisible_text")
+        assert ask(user([{"type": "text", "text": text}]), eligibility=eligibility) == Ineligible("invisible_text")
 
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -296,7 +296,7 @@ def test_a_question_like_any_other(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "limits"),
+    ("changes", "eligibility"),
     [
         ({"tools": TOOLS}, Eligibility(allows_tools=True)),
         (user("What is the weather in Paris?"), Eligibility(allows_time_dependent=True)),
@@ -305,23 +305,23 @@ def test_a_question_like_any_other(text: str) -> None:
         (user("x" * 2001), Eligibility(max_text_chars=4000)),
     ],
 )
-def test_the_operator_may_widen_it(changes: dict[str, Any], limits: Eligibility) -> None:
+def test_the_operator_may_widen_it(changes: dict[str, Any], eligibility: Eligibility) -> None:
     """Each on its own."""
-    assert isinstance(ask(changes, limits=limits), CacheQuery)
+    assert isinstance(ask(changes, eligibility=eligibility), CacheQuery)
 
 
 def test_tool_results_are_never_looked_up() -> None:
     """An agent's loop would get its first answer again and again."""
     messages = [BASE["messages"][1], CALL, RESULT, BASE["messages"][1]]
-    assert ask({"messages": messages, "tools": TOOLS}, limits=Eligibility(allows_tools=True)) == Ineligible("tool_results")
+    assert ask({"messages": messages, "tools": TOOLS}, eligibility=Eligibility(allows_tools=True)) == Ineligible("tool_results")
 
 
 def test_conversations_may_be_left_out() -> None:
     """And system prompts are no conversation."""
-    limits = Eligibility(allows_multi_turn=False)
-    assert isinstance(ask(limits=limits), CacheQuery)
+    eligibility = Eligibility(allows_multi_turn=False)
+    assert isinstance(ask(eligibility=eligibility), CacheQuery)
     assert ask(
-        {"messages": [*BASE["messages"], {"role": "assistant", "content": "A."}, BASE["messages"][1]]}, limits=limits
+        {"messages": [*BASE["messages"], {"role": "assistant", "content": "A."}, BASE["messages"][1]]}, eligibility=eligibility
     ) == Ineligible("multi_turn")
 
 
@@ -329,10 +329,10 @@ def test_a_model_that_the_client_named_is_left_alone_unless_the_operator_says_ot
     """It asked for that model's answer."""
     named = Decision("explicit_model", MODEL, "explicit_model")
     assert ask(decision=named) == Ineligible("explicit_model")
-    assert isinstance(ask(decision=named, limits=Eligibility(allows_explicit_models=True)), CacheQuery)
+    assert isinstance(ask(decision=named, eligibility=Eligibility(allows_explicit_models=True)), CacheQuery)
 
 
 def test_users_of_one_key_may_share_if_the_operator_says_so() -> None:
     """The request's own `user`."""
-    limits = Eligibility(ignores_user_field=True)
-    assert namespace({"user": "alice"}, limits=limits) == namespace({"user": "bob"}, limits=limits)
+    eligibility = Eligibility(ignores_user_field=True)
+    assert namespace({"user": "alice"}, eligibility=eligibility) == namespace({"user": "bob"}, eligibility=eligibility)

@@ -185,7 +185,7 @@ def test_the_backend_bounds_how_long_its_answer_is_kept(headers: dict[str, str])
 
 def test_shadow_routes_what_would_have_been_a_hit() -> None:
     """And says so."""
-    exchange, _ = ask(replace(PLAN, cache_policy={"default": replace(TERMS, shadow=True)}))
+    exchange, _ = ask(replace(PLAN, policies={"default": replace(TERMS, shadow=True)}))
     route = found(exchange, HIT)
     assert isinstance(route, Route)
     assert route.set_headers["x-vsr-cache-status"] == "shadow:semantic"
@@ -205,9 +205,9 @@ def test_a_damaged_entry_is_a_miss() -> None:
     ("plan", "headers", "status"),
     [
         (PLAN, {"authorization": ""}, "skipped:no_scope"),
-        (replace(PLAN, cache_policy={}), {}, "skipped:decision"),
+        (replace(PLAN, policies={}), {}, "skipped:decision"),
         (PLAN, {"cache_control": "no-cache, no-store"}, "skipped:client"),
-        (replace(PLAN, limits=Eligibility(max_text_chars=3)), {}, "skipped:too_long"),
+        (replace(PLAN, eligibility=Eligibility(max_text_chars=3)), {}, "skipped:too_long"),
     ],
 )
 def test_what_is_no_question_is_routed_at_once_and_not_recorded(plan: CachePlan, headers: dict[str, str], status: str) -> None:
@@ -242,8 +242,8 @@ def test_without_a_cache_nothing_is_said_of_one() -> None:
     [
         (PLAN, {}),
         (PLAN, {"authorization": ""}),
-        (replace(PLAN, cache_policy={}), {}),
-        (replace(PLAN, limits=Eligibility(max_text_chars=3)), {}),
+        (replace(PLAN, policies={}), {}),
+        (replace(PLAN, eligibility=Eligibility(max_text_chars=3)), {}),
     ],
     ids=["looked_up", "no_scope", "decision", "too_long"],
 )

@@ -120,7 +120,7 @@ class TestHeaders:
     async def test_secrets_are_never_printed(self, name: str) -> None:
         """Not those that are known as such, nor the value that keeps answers apart: its digest stands for it."""
         rule = Rule("keyed", HeaderMatches(name, re.compile(".*nobody")), SMALL)
-        plan = replace(PLAN, scope=ScopePlan("x-user", b"key"), cache_policy={"keyed": CachePolicy(0.8, 60.0, ())})
+        plan = replace(PLAN, scope=ScopePlan("x-user", b"key"), policies={"keyed": CachePolicy(0.8, 60.0, ())})
         configured = replace(snapshot(rule), cache=plan)
         document = await run(configured, asked=Asked(chat_body(), {"x-user": SECRET, name: SECRET}), found=Miss("empty"))
         assert document["decision"]["name"] == "keyed"
