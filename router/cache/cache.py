@@ -77,7 +77,7 @@ class Cache:
         cache_policy = pending.cache_policy
         may_wait = cache_policy.may_store and cache_policy.may_look_up and cache_policy.coalesce_timeout_s > 0
         try:
-            async with asyncio.timeout(self.limits.lookup_s):
+            async with asyncio.timeout(self.limits.lookup_timeout_s):
                 found = await self.tiers.find(pending)
                 if may_wait and isinstance(found, Miss):
                     pending.leader = await self._leader_of(pending)

@@ -118,7 +118,7 @@ _POLITE = _words(
     "through show wondering advance much urgent urgently asap"
 )
 """Words that may stand before or behind a question and add nothing to it, beside plain words."""
-_LEAST_WORDS = 3  # of the shorter question: below that the other checks see every word
+_MIN_WORDS = 3  # of the shorter question: below that the other checks see every word
 _SUFFIXES = ("ies", "ing", "ed", "es", "s", "ly")
 
 
@@ -271,7 +271,7 @@ def _order(one: _Words, other: _Words) -> bool:
 def _addition(one: _Words, other: _Words) -> bool:
     """Whether one question is the other with words before or behind it: "(wrong answers only)" is an order to the model."""
     short, long = sorted((one.tokens, other.tokens), key=len)
-    if len(short) < _LEAST_WORDS or len(short) == len(long):
+    if len(short) < _MIN_WORDS or len(short) == len(long):
         return False
     is_behind, is_before = long[: len(short)] == short, long[-len(short) :] == short
     more = long[len(short) :] if is_behind else long[: -len(short)] if is_before else ()

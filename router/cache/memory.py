@@ -125,7 +125,7 @@ class Memory:
         self._drop_answer(entry_id)  # two requests may have fetched it at once
         self._answers[entry_id] = answer
         self.answers_bytes += len(answer)
-        while self.answers_bytes > self._limits.most_held_bytes and len(self._answers) > 1:
+        while self.answers_bytes > self._limits.max_memory_bytes and len(self._answers) > 1:
             oldest, dropped = self._answers.popitem(last=False)
             self.answers_bytes -= len(dropped)
             if self._is_only_copy:

@@ -17,11 +17,11 @@ class CacheLimits:
 
     max_entries: int = 1000
     eviction_policy: str = "fifo"
-    most_held_bytes: int = 64 * 1024 * 1024
+    max_memory_bytes: int = 64 * 1024 * 1024
     """Bytes of answers in this process; the store has the others."""
-    lookup_s: float = 0.1
+    lookup_timeout_s: float = 0.1
     """Seconds for a lookup, without the wait for another request; a lookup that takes longer is a miss."""
-    store_wait_s: float = 0.05
+    store_timeout_s: float = 0.05
     """Seconds for one answer of the store."""
 
 
@@ -35,7 +35,7 @@ class SyncSettings:
     """Writes that may wait in the queue."""
     queue_bytes: int = 64 * 1024 * 1024
     """Bytes that they may take."""
-    follow_s: float = 1.0
+    poll_interval_s: float = 1.0
     """Seconds between two polls for what other replicas wrote."""
     sweep_s: float = 60.0
     """Seconds between two sweeps of what has expired."""

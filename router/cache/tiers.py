@@ -4,7 +4,7 @@
 |---|---|---|
 | exact | the same text in the same namespace | a dictionary lookup |
 | semantic | a question of the same namespace that the verifier accepts | the encoder pass, which routing has often paid |
-| store | what another replica stored a moment ago | a round trip, bounded by `CacheLimits.store_wait_s` |
+| store | what another replica stored a moment ago | a round trip, bounded by `CacheLimits.store_timeout_s` |
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Tiers:
     async def _ask_store(self, pending: PendingLookup, miss: Miss) -> Found:
         if self._store is None or not self._store.is_shared:
             return miss
-        found = await self._store.nearest(pending.query, pending.vector, self._limits.store_wait_s)
+        found = await self._store.nearest(pending.query, pending.vector, self._limits.store_timeout_s)
         if not found:
             return miss
         if not pending.peeks:
@@ -233,7 +233,7 @@ class Tiers:
         """An entry's answer from the store; with `holds` it is kept here from then on."""
         if self._store is None:
             return None
-        answer = await self._store.answer(entry_id, self._limits.store_wait_s)
+        answer = await self._store.answer(entry_id, self._limits.store_timeout_s)
         if answer and holds and entry_id in self._memory:
             self._memory.hold_answer(entry_id, answer)
         return answer

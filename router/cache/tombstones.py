@@ -20,7 +20,7 @@ class Tombstones:
         self._evicted: OrderedDict[str, None] = OrderedDict()
         self._before_ms: OrderedDict[_Key, int] = OrderedDict()
         """By decision, model and scope, each None for any: entries created before this moment are gone."""
-        self._floor_ms = 0
+        self._all_before_ms = 0
         """All entries created before it are gone: what remains of filters that had to make room."""
 
     def add(self, entry_id: str) -> None:
@@ -43,12 +43,12 @@ class Tombstones:
         self._before_ms[key] = before_ms
         self._before_ms.move_to_end(key)
         if len(self._before_ms) > _MAX_FILTERS:
-            self._floor_ms = max(self._floor_ms, self._before_ms.popitem(last=False)[1])
+            self._all_before_ms = max(self._all_before_ms, self._before_ms.popitem(last=False)[1])
         return True
 
     def covers(self, entry: Entry) -> bool:
         """Whether an entry is gone, so that it must not come back."""
-        if entry.id in self._ids or entry.id in self._evicted or entry.created_ms < self._floor_ms:
+        if entry.id in self._ids or entry.id in self._evicted or entry.created_ms < self._all_before_ms:
             return True
         if not self._before_ms:
             return False

@@ -47,7 +47,7 @@ _OPENING = re.compile(
 )
 """Phrases of mere politeness that people put before a question."""
 _QUESTION = re.compile(r"(?:what|how|why|when|where|who|which|whose|is|are|do|does|did|can|could|should)\b", re.IGNORECASE)
-_LEAST_ASKED = 2  # words that stay behind an opening: "so what" has none
+_MIN_WORDS = 2  # words that stay behind an opening: "so what" has none
 
 _ALIKE = DASHES_AND_QUOTES | str.maketrans(
     {
@@ -282,7 +282,7 @@ def _parts_sentences(gap: str, sign: str, before: str, after: str) -> bool:
 def _without_opening(text: str) -> str:
     opening = _OPENING.match(text)
     asked = text[opening.end() :] if opening else text
-    return asked if len(asked.split()) >= _LEAST_ASKED else text
+    return asked if len(asked.split()) >= _MIN_WORDS else text
 
 
 def _with_letters_for_marks(text: str) -> str:

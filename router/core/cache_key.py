@@ -45,7 +45,7 @@ _OWN_THINGS = (
     "profile|purchase|refund|refunds|reservation|salary|shipment|statement|subscription|ticket|tickets|transaction|transactions|"
     "transfer|usage"
 )
-_PERSONAL = re.compile(
+_USER_SPECIFIC = re.compile(
     rf"\b(?:my|our|mine)\b(?: \w+){{0,2}} (?:{_OWN_THINGS})\b|\b(?:who am i|about me|do i have|did i|have i|am i|was i|"
     r"i (?:ordered|bought|paid|sent|received|called|asked|told|wrote|returned))\b",
     re.IGNORECASE,
@@ -111,7 +111,7 @@ def query_of(
         return Ineligible("invisible_text")
     if not eligibility.allows_time_dependent and _TIME_DEPENDENT.search(text):
         return Ineligible("time_dependent")
-    if not eligibility.allows_user_specific and _PERSONAL.search(text):
+    if not eligibility.allows_user_specific and _USER_SPECIFIC.search(text):
         return Ineligible("user_specific")
     left_out = _NOT_THE_QUESTION | (_USER_FIELDS if eligibility.ignores_user_field else frozenset())
     rest = {key: placed.value for key, placed in body.members.items() if key not in left_out and placed.value is not None}

@@ -11,7 +11,7 @@ from router.core.exchange import Exchange
 from router.core.exchange_record import Ending, ExchangeRecord
 from router.core.messages import Action, Event, ResponseBody, Route
 from router.extproc import wire
-from router.extproc.answers import OwnLookup
+from router.extproc.answers import ExchangeLookup
 
 
 class Observation(Protocol):
@@ -38,7 +38,7 @@ class ActiveExchange:
 
     exchange: Exchange
     observation: Observation
-    lookup: OwnLookup[Any]
+    lookup: ExchangeLookup[Any]
     """What it keeps for the cache is the cache's own."""
     began: float = field(default_factory=perf_counter)
     routed: float = 0.0
@@ -59,7 +59,7 @@ class ActiveExchange:
 
     def finish(self) -> None:
         """Hand what may be stored to the cache, and the record, with its durations, to the instruments."""
-        self.lookup.settle(self.exchange, self.ending)
+        self.lookup.complete(self.exchange, self.ending)
         record = replace(
             self.exchange.record(self.ending),
             routing_s=self.routed - self.began if self.routed else 0.0,

@@ -33,7 +33,7 @@ class Answers(Protocol[Pending]):
 
 
 @dataclass(slots=True)
-class OwnLookup(Generic[Pending]):
+class ExchangeLookup(Generic[Pending]):
     """The lookup of one exchange, from its question until the answer is stored or given up. Without a cache it misses."""
 
     answers: Answers[Pending] | None
@@ -51,7 +51,7 @@ class OwnLookup(Generic[Pending]):
         """Wait for the equal question that is under way."""
         return Miss("off") if self.answers is None or self._pending is None else await self.answers.await_leader(self._pending)
 
-    def settle(self, exchange: Exchange, ending: Ending) -> None:
+    def complete(self, exchange: Exchange, ending: Ending) -> None:
         """Keep the answer if it may be kept, after the client has its last byte; let go who waits for it in any case."""
         if self.answers is None or self._pending is None:
             return

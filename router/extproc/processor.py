@@ -23,7 +23,7 @@ from router.core.types import Readings
 from router.errors import ProtocolError
 from router.extproc import wire
 from router.extproc.active import ActiveExchange, Instruments
-from router.extproc.answers import Answers, OwnLookup, looked_up
+from router.extproc.answers import Answers, ExchangeLookup, looked_up
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.turns import BodyTurns
 
@@ -52,44 +52,44 @@ class Processor:
 
     async def process(self, messages: Messages, context: Context) -> AsyncIterator[pb.ProcessingResponse]:
         """One gRPC stream: the whole life of one exchange."""
-        run: ActiveExchange | None = None
+        active: ActiveExchange | None = None
         try:
             async for message in messages:
                 phase, event = wire.decode(message)
-                run = run or self._begin(event)
-                exchange = run.exchange
+                active = active or self._begin(event)
+                exchange = active.exchange
                 action = await self._turns.past_pauses(exchange, exchange.receive(event))
                 while isinstance(action, ReadSignals):
-                    async with self._reading(run, action) as readings:
-                        shot = exchange.snapshot
-                        if action.prompt and not await _is_done(readings, shot.guard_patience_s):
-                            yield wire.more_time(shot.longest_wait_s + _WAITING_ROOM_S)
+                    async with self._reading(active, action) as readings:
+                        snapshot = exchange.snapshot
+                        if action.prompt and not await _is_done(readings, snapshot.guard_patience_s):
+                            yield wire.more_time(snapshot.longest_wait_s + _WAITING_ROOM_S)
                         action = exchange.receive(SignalsRead(await readings))
                     action = await self._turns.past_pauses(exchange, action)
                 if isinstance(action, Lookup):
-                    found = await run.lookup.look_up(action)
+                    found = await active.lookup.look_up(action)
                     if isinstance(found, Waiting):
                         yield wire.more_time(found.timeout_s + _WAITING_ROOM_S)
-                        found = await run.lookup.await_leader()
+                        found = await active.lookup.await_leader()
                     action = await self._turns.past_pauses(exchange, exchange.receive(looked_up(found)))
-                action = run.note(event, action)
+                action = active.note(event, action)
                 yield wire.encode(phase, action)
                 if wire.is_last(action):
                     return
         except Exception as error:  # noqa: BLE001 - the shell's edge: a fault of ours must not take the process down
-            if run is not None:
-                run.ending = "failed"
+            if active is not None:
+                active.ending = "failed"
             await _abort(context, error)
         finally:
-            if run is not None:
-                run.finish()
+            if active is not None:
+                active.finish()
 
     def _begin(self, event: Event) -> ActiveExchange:
         headers = event.headers if isinstance(event, RequestHeaders) else {}
-        return ActiveExchange(Exchange(self.snapshot), self._instruments.begin(headers), OwnLookup(self._answers))
+        return ActiveExchange(Exchange(self.snapshot), self._instruments.begin(headers), ExchangeLookup(self._answers))
 
     @contextlib.asynccontextmanager
-    async def _reading(self, run: ActiveExchange, action: ReadSignals) -> AsyncIterator[Awaitable[Readings]]:
+    async def _reading(self, active: ActiveExchange, action: ReadSignals) -> AsyncIterator[Awaitable[Readings]]:
         """The readings under way, in a task of their own if they may take long; they never go on behind this."""
         began = perf_counter()
         readings = self._read_signals(action)
@@ -99,7 +99,7 @@ class Processor:
         finally:
             if task:
                 task.cancel()
-            run.sensing_s += perf_counter() - began
+            active.sensing_s += perf_counter() - began
 
 
 async def _is_done(work: Awaitable[object], within_s: float) -> bool:

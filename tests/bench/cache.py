@@ -135,7 +135,7 @@ async def growth(sizes: list[int]) -> None:
         nothing = np.empty(0, np.float32)
         return Encoding(vectors[text], nothing, nothing, nothing, nothing, (), 10, is_truncated=False)
 
-    cache = Cache(CacheLimits(max_entries=10**9, most_held_bytes=2**60), encode, Verifier(), None)
+    cache = Cache(CacheLimits(max_entries=10**9, max_memory_bytes=2**60), encode, Verifier(), None)
     part = digest("bench")
     print("\nThe cache in the process, one namespace      by key p50   by meaning p50      p99 us   bytes an entry")
     centres = unit(random.standard_normal((5_000, 384)))

@@ -35,7 +35,7 @@ TERMS = CachePolicy(0.8, 3600.0, tuple(CHECKS))
 ANSWER = json.dumps({"choices": [{"message": {"content": "Paris.\n"}, "finish_reason": "stop"}]}).encode()
 CAPITAL = "What is the capital of France?"
 SAME = "What's the capital of France?"
-PACE = SyncSettings(follow_s=0.1, sweep_s=3600)
+PACE = SyncSettings(poll_interval_s=0.1, sweep_s=3600)
 
 needs_server = pytest.mark.skipif(PROGRAM is None, reason="the Milvus server's wheel is not made for this machine")
 
@@ -107,7 +107,7 @@ class Site:
     async def open(self, versions: str = "v1", **sizes: Any) -> Cache:
         """One more cache, ready."""
         store_sync = StoreSync(MilvusStore(self.settings, versions), PACE, self.clock) if self.settings else None
-        values = {"max_entries": 100, "lookup_s": 2.0, "store_wait_s": 1.0, **sizes}
+        values = {"max_entries": 100, "lookup_timeout_s": 2.0, "store_timeout_s": 1.0, **sizes}
         cache = Cache(CacheLimits(**values), self.encoder.encode, Verifier(), store_sync, self.clock, Rejections(self.rejections))
         if store_sync:
             await store_sync.open(self.keys.append, 60)
@@ -161,11 +161,11 @@ async def site(request: pytest.FixtureRequest, encoder: Encoder, tmp_path: Path)
 
 
 async def empty(settings: MilvusSettings) -> None:
-    """Delete every entry and every notice of a collection, and wait until nobody sees them any more."""
+    """Delete every entry and every invalidation of a collection, and wait until nobody sees them any more."""
     store = MilvusStore(settings, "v1")
     await store.open()
     await store.remove(EntryFilter())
-    await store._milvus.do("delete", f"{settings.collection}_control", filter='kind in ["notice", "rejection"]')
+    await store._milvus.do("delete", f"{settings.collection}_control", filter='kind in ["invalidation", "rejection"]')
     async with asyncio.timeout(20):
         while (await store.changes(1)).entries or (await store.changes(1)).invalidations:
             await asyncio.sleep(0.1)
@@ -424,7 +424,7 @@ class TestStoresThatLast:
 
     async def test_answers_that_are_not_held_are_fetched(self, stored: Site) -> None:
         """Memory for answers is bounded; the store has them all."""
-        cache = await stored.open(most_held_bytes=1)
+        cache = await stored.open(max_memory_bytes=1)
         for name in "abc":
             await store(cache, name, answer=ANSWER.replace(b"Paris", name.encode()))
         await until(lambda: written(cache))
@@ -532,7 +532,7 @@ class TestReplicas:
             followed.append(None)
 
         other.store_sync._poll_changes = noted  # type: ignore[method-assign]
-        other.store_sync._settings = replace(PACE, follow_s=3600)
+        other.store_sync._settings = replace(PACE, poll_interval_s=3600)
         other.store_sync._woken.set()
         await until(lambda: bool(followed))  # and not again within this hour
         await store(one)
@@ -632,7 +632,7 @@ class TestServerTroubles:
     async def test_a_server_that_hangs_costs_a_bounded_wait_and_soon_none(self, encoder: Encoder, door: Door) -> None:
         """After a few late answers requests do not ask it any more, for a while."""
         site = Site(encoder, self.settings(door))
-        cache = await site.open(store_wait_s=0.2)
+        cache = await site.open(store_timeout_s=0.2)
         door.block()
         waits = []
         for number in range(10):

@@ -46,7 +46,7 @@ def encoder() -> Iterator[Encoder]:
 @pytest.fixture
 async def control(encoder: Encoder) -> CacheOperations:
     """Over a cache in memory that knows two answers."""
-    cache = Cache(CacheLimits(lookup_s=2), encoder.encode, Verifier(), None)
+    cache = Cache(CacheLimits(lookup_timeout_s=2), encoder.encode, Verifier(), None)
     await store(cache, answer=WHOLE)
     await store(cache, "How do I reset my password?", decision="faq", answer=WHOLE)
     return CacheOperations(cache, "v1")
@@ -86,7 +86,7 @@ async def test_invalidation_counts_and_can_be_tried(control: CacheOperations) ->
 
 async def test_export_and_import_carry_everything_over(control: CacheOperations, encoder: Encoder) -> None:
     """Page by page, to another cache."""
-    other = Cache(CacheLimits(lookup_s=2), encoder.encode, Verifier(), None)
+    other = Cache(CacheLimits(lookup_timeout_s=2), encoder.encode, Verifier(), None)
     target, after = CacheOperations(other, "v1"), ""
     for count in (1, 1):
         page = await do(control, "export", after=after, limit=1)

@@ -21,7 +21,7 @@ from router.errors import BackendError
 
 _LATER_MS = 2**62
 _DAY_MS = 86_400_000
-_NOTICE_DAYS = 30
+_INVALIDATION_DAYS = 30
 """Days. After that nobody can still bring an entry that an invalidation means; rejected pairs are kept for good."""
 _WORD = re.compile(r"[\w.:/@+ -]{0,256}")
 
@@ -161,7 +161,7 @@ class MilvusStore:
 
     async def publish(self, invalidation: Invalidation) -> None:
         """See `Store.publish`."""
-        kind = "rejection" if invalidation.rejected else "notice"
+        kind = "rejection" if invalidation.rejected else "invalidation"
         row = control_row(invalidation.id, kind, invalidation.created_ms, invalidation_document(invalidation))
         await self._milvus.do("upsert", self._control, data=[row])
 
@@ -169,8 +169,8 @@ class MilvusStore:
         """See `Store.sweep`."""
         if self._settings.sweeps:
             await self._milvus.do("delete", self._name, filter=f"expires <= {now_ms}")
-        old_ms = now_ms - _NOTICE_DAYS * _DAY_MS
-        await self._milvus.do("delete", self._control, filter=f'kind == "notice" and created < {old_ms}')
+        old_ms = now_ms - _INVALIDATION_DAYS * _DAY_MS
+        await self._milvus.do("delete", self._control, filter=f'kind == "invalidation" and created < {old_ms}')
         if self._settings.compacts_s and now_ms / 1000 - self._compacted >= self._settings.compacts_s:
             if self._compacted:
                 await self._milvus.do("compact", self._name)

@@ -77,7 +77,7 @@ def invalidation_of(row: Row, now_ms: int) -> Invalidation | None:
         created_ms, document = int(row["created"]), json.loads(row["document"])
         if not isinstance(document, dict) or not is_moment(created_ms, now_ms, _SLACK_MS):
             return None
-        rejected, entry_filter = document.get("rejected"), _filter_of(document.get("selection"), created_ms, now_ms)
+        rejected, entry_filter = document.get("rejected"), _filter_of(document.get("filter"), created_ms, now_ms)
         if rejected is not None and not (isinstance(rejected, str) and _DIGEST.fullmatch(rejected)):
             return None
         return Invalidation(str(row["id"]), created_ms, entry_filter, rejected) if entry_filter or rejected else None
@@ -110,7 +110,7 @@ def _filter_of(found: object, created_ms: int, now_ms: int) -> EntryFilter | Non
 def invalidation_document(invalidation: Invalidation) -> dict[str, object]:
     """What `invalidation_of` reads."""
     return {
-        "selection": asdict(invalidation.entry_filter) if invalidation.entry_filter else None,
+        "filter": asdict(invalidation.entry_filter) if invalidation.entry_filter else None,
         "rejected": invalidation.rejected,
     }
 

@@ -99,7 +99,7 @@ class StoreSync:
                 if self._closing.is_set() and not self._queue:
                     return
                 pause_s = _FIRST_PAUSE_S
-                await self._sleep(self._settings.follow_s)
+                await self._sleep(self._settings.poll_interval_s)
                 continue
             except ConfigError as error:
                 self._refuse(error)
