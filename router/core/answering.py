@@ -1,4 +1,4 @@
-"""The response side of an exchange, where a backend's answer is read: the steps of its states, and what of it is stored."""
+"""The response side of an exchange: reads the backend's answer while it passes, and says what may be stored of it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from router.core.states import Answering, AwaitingResponse, Done, Start, State
 
 @dataclass(slots=True)
 class AnsweredExchange(Progress):
-    """What an exchange does from the response's headers on."""
+    """The steps of an exchange from the response headers on."""
 
     state: State = field(default_factory=Start)
     looked_up_s: int = 0
-    """A Unix time, from the lookup on."""
+    """When the cache was asked, as a Unix time; 0 before the lookup."""
 
     def _on_response_headers(self, state: AwaitingResponse, event: ResponseHeaders) -> Action:
         self.http_status = number_of(event.headers.get(STATUS, "")) or 0
@@ -49,7 +49,7 @@ class AnsweredExchange(Progress):
     def answer(self, ending: Ending = "completed") -> bytes | None:
         """The answer to store, once all of it has passed; None when it must not be stored.
 
-        Of an exchange that did not complete nothing is stored, whatever has passed.
+        An exchange that did not complete stores nothing, even when some of the answer has passed.
         """
         if isinstance(self.state, AwaitingResponse) and self.state.stores:
             self.cache.stored = "interrupted"

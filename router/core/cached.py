@@ -1,4 +1,4 @@
-"""The cache's part in an exchange: what is looked up for a request, what a lookup brought, and the reply that a hit becomes."""
+"""The cache's part in an exchange: what to look up for a request, what the lookup found, and the reply of a hit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def lookup_for(
 
 
 def result_of(found: Found, *, is_shadow: bool) -> tuple[CacheResult, Hit | None, Answer | None]:
-    """What came of a lookup; the hit and its answer when it is to be served."""
+    """The result of a lookup, with the hit and its answer. In shadow mode the hit is None, because it must not be served."""
     answer = None
     if isinstance(found, Hit):
         try:
@@ -66,7 +66,7 @@ def result_of(found: Found, *, is_shadow: bool) -> tuple[CacheResult, Hit | None
 
 
 def cache_headers(result: CacheResult) -> dict[str, str]:
-    """What became of the cache; nothing where it is off."""
+    """The headers that say what the cache did; none when it is off."""
     if result.status == "off":
         return {}
     return {
@@ -77,7 +77,7 @@ def cache_headers(result: CacheResult) -> dict[str, str]:
 
 
 def _standard_status(result: CacheResult) -> str:
-    """As RFC 9211 has it: this cache's name, whether it served or why it forwarded, and our own word for it."""
+    """The value of `Cache-Status` (RFC 9211): name of the cache, hit or why it forwarded, and our own reason as detail."""
     if result.status == "hit":
         return f"{_CACHE_NAME}; hit; detail={result.reason}"
     if result.status == "shadow":
@@ -89,7 +89,7 @@ def _standard_status(result: CacheResult) -> str:
 def replay(
     request: ChatRequest, decision: Decision, readings: Readings, result: CacheResult, hit: Hit, answer: Answer, event: LookedUp
 ) -> Reply:
-    """A stored answer as the reply to a request: as a stream where that was asked for."""
+    """The reply that serves a cached answer: a stream when the client asked for one."""
     reply_id = f"chatcmpl-{event.reply_id}"
     if request.is_stream:
         body, kind = as_stream(answer, reply_id, event.now_s, request.wants_usage), "text/event-stream; charset=utf-8"

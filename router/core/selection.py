@@ -32,7 +32,7 @@ class Selection:
     one; 0 takes the best model, whatever it costs."""
 
     def among(self, scores: Scores) -> Model:
-        """The model with the highest score; of equal ones the cheaper."""
+        """The model with the highest score; of equal scores the cheaper model."""
         return max(self.weigh(scores), key=lambda candidate: (candidate.score, -candidate.model.cost)).model
 
     def weigh(self, scores: Scores) -> list[Candidate]:
