@@ -1,4 +1,4 @@
-"""What a lookup would find, and its candidates, as a document for `explain`. Changes nothing in the cache."""
+"""Makes a document for `explain`: what a lookup would find, and its candidates. Changes nothing in the cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router.core.lookup import CachePolicy, CacheQuery, Found
 
 
 async def peek(cache: Cache, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
-    """What an exchange would get, and a document of the candidates without their texts."""
+    """The result of a lookup, and a document of the candidates without their texts."""
     found, pending = await cache.peek(query, cache_policy)
     once = {weighed.entry.id: weighed for weighed in reversed(pending.weighed or [])}
     shown = sorted(once.values(), key=lambda weighed: -weighed.similarity)

@@ -1,6 +1,6 @@
-"""The shell's loop: Envoy's messages in, the exchange's actions out, signals and the cache in between.
+"""The shell's loop: takes Envoy's messages, reads signals, asks the cache, and sends the actions of the exchange.
 
-It decides nothing. One `Processor.process` call is one exchange, and everything that an exchange owns ends with it.
+It decides nothing. One call of `Processor.process` is one exchange, and everything that the exchange owns ends with the call.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from router.extproc.turns import BodyTurns
 
 log = logging.getLogger(__name__)
 
-_WAITING_ROOM_S = 0.5  # beside the wait itself: Envoy counts from when it hears of it
+_WAITING_ROOM_S = 0.5  # added to the wait, because Envoy counts from the moment when it gets the message
 
 Messages = AsyncIterator[pb.ProcessingRequest]
 Context = grpc.aio.ServicerContext[pb.ProcessingRequest, pb.ProcessingResponse]
 SignalReader = Callable[[ReadSignals], Awaitable[Readings]]
-"""Takes every reading that a `ReadSignals` wants, within its own deadline; never raises for a signal that fails."""
+"""Reads all signals that a `ReadSignals` wants, within its own deadline. A signal that fails is `Missing` and never raises."""
 
 
 class Processor:
@@ -44,14 +44,14 @@ class Processor:
         self, snapshot: Snapshot, read_signals: SignalReader, instruments: Instruments, answers: Answers[Any] | None = None
     ) -> None:
         self.snapshot = snapshot
-        """The configuration of exchanges that begin from now on; those under way keep theirs."""
+        """The configuration for new exchanges. Exchanges in progress keep the one that they began with."""
         self._read_signals = read_signals
         self._instruments = instruments
         self._answers = answers
         self._turns = BodyTurns()
 
     async def process(self, messages: Messages, context: Context) -> AsyncIterator[pb.ProcessingResponse]:
-        """One gRPC stream: the whole life of one exchange."""
+        """Serve one gRPC stream, which is one exchange."""
         active: ActiveExchange | None = None
         try:
             async for message in messages:
@@ -76,7 +76,7 @@ class Processor:
                 yield wire.encode(phase, action)
                 if wire.is_last(action):
                     return
-        except Exception as error:  # noqa: BLE001 - the shell's edge: a fault of ours must not take the process down
+        except Exception as error:  # noqa: BLE001 - the shell's outer edge: a fault of ours must not end the process
             if active is not None:
                 active.ending = "failed"
             await _abort(context, error)
@@ -90,7 +90,7 @@ class Processor:
 
     @contextlib.asynccontextmanager
     async def _reading(self, active: ActiveExchange, action: ReadSignals) -> AsyncIterator[Awaitable[Readings]]:
-        """The readings under way, in a task of their own if they may take long; they never go on behind this."""
+        """Start the readings, in a task of their own if they may take long. They never outlive this context."""
         began = perf_counter()
         readings = self._read_signals(action)
         task = asyncio.ensure_future(readings) if action.prompt else None
@@ -112,7 +112,7 @@ async def _abort(context: Context, error: Exception) -> None:
     if isinstance(error, ProtocolError):
         log.error("exchange ended: %s", error)
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-    # The error's own words are left out: they may quote a prompt.
+    # The message of the error is left out, because it may quote a prompt.
     log.error("exchange failed: %s at %s", type(error).__name__, _place(error))
     await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 

@@ -1,6 +1,6 @@
-"""The store in Milvus: Milvus Lite in a folder of this process, or a Milvus server that replicas share.
+"""The store in Milvus: Milvus Lite in this process, or a server that replicas share.
 
-Imported only when the store is configured: pymilvus takes two seconds.
+Imported only when the store is configured, because importing pymilvus takes two seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from router.errors import BackendError
 _LATER_MS = 2**62
 _DAY_MS = 86_400_000
 _INVALIDATION_DAYS = 30
-"""Days. After that nobody can still bring an entry that an invalidation means; rejected pairs are kept for good."""
+"""Days that invalidations are kept. After that, no replica can bring back an invalidated entry. Rejections are kept for good."""
 _WORD = re.compile(r"[\w.:/@+ -]{0,256}")
 
 
@@ -30,13 +30,13 @@ class MilvusStore:
     """See `Store`."""
 
     def __init__(self, settings: MilvusSettings, versions: str) -> None:
-        """`versions` names the encoder whose vectors are stored."""
+        """`versions` names the encoder of the stored vectors."""
         self._settings = settings
         self.is_shared = settings.file is None
         self.candidates = settings.topk
         self._collections = Collections(settings, versions)
         self.unreadable = 0
-        """Rows that no router has written."""
+        """Number of rows that no router wrote."""
         self._compacted = 0.0
         self._log = logging.getLogger(__name__)
         self._log.setLevel(settings.log_level.upper())
@@ -103,7 +103,7 @@ class MilvusStore:
     async def changes(self, since_ms: int) -> Changes:
         """See `Store.changes`."""
         now_ms = _now_ms()
-        latest = now_ms + _DAY_MS  # what claims to be written later would come back with every look
+        latest = now_ms + _DAY_MS  # a row with a later time would come back with every poll
         entries: list[Entry] = []
         if since_ms:
             columns = [*self._columns, "has_vector", self._settings.vector_field]
@@ -132,7 +132,7 @@ class MilvusStore:
     # -- writing -------------------------------------------------------------------------------------------------
 
     async def add(self, entries: Sequence[Entry]) -> None:
-        """See `Store.add`. An entry whose answer is too long is left out: the process that has it still serves it."""
+        """See `Store.add`. An entry whose answer is too long is left out; this process still serves it from memory."""
         rows = [row for entry in entries if (row := self._row(entry))]
         if rows:
             await self._milvus.do("upsert", self._name, data=rows)
@@ -182,10 +182,10 @@ def _now_ms() -> int:
 
 
 def _literal(value: str) -> str:
-    """A value that may stand between quotes in a filter.
+    """A value that is safe between the quotes of a filter.
 
     Raises:
-        BackendError: it holds a character that could end the quotes.
+        BackendError: it has a character that is not allowed.
     """
     if not _WORD.fullmatch(value):
         raise BackendError(REFUSED)
