@@ -102,7 +102,7 @@ class CacheOperations:
                 raise _bad("scope_value", "alone: it stands in the place of scope")
             scope = self.scope_of(_header_value(document, "scope_value")) if self.scope_header else None
             if scope is None:
-                message = "answers are shared by all (semantic_cache.scope: global): nobody has entries of their own"
+                message = "all clients share answers (semantic_cache.scope: global), so no entry belongs to one client"
                 raise RequestError(400, message, param="scope_value", code="no_scope")
             return scope
         if "scope" not in document:
@@ -110,8 +110,8 @@ class CacheOperations:
         scope = _text(document, "scope")
         if not _SCOPE.fullmatch(scope):
             header = self.scope_header or "scope header"
-            message = f"is no digest of 32 hex digits, as `cache get` shows it; the {header}'s own value goes into scope_value"
-            raise RequestError(400, f"'scope' {message} (`--scope-value-file`)", param="scope", code="invalid_value")
+            message = f"'scope' must be 32 hex digits, as `cache get` shows it; to use the value of the {header}, set scope_value"
+            raise RequestError(400, f"{message} (`--scope-value-file`)", param="scope", code="invalid_value")
         return scope
 
     async def _delivered(self) -> Delivery:
@@ -151,7 +151,7 @@ class CacheOperations:
         _check(document, "versions", "entries")
         if document.get("versions") != self._versions:
             said = str(document.get("versions"))[:200]
-            message = f"these entries are of {said}, this router's are of {self._versions}; ask the models again (`cache warm`)"
+            message = f"these entries come from {said}, this router uses {self._versions}; ask the models again (`cache warm`)"
             raise RequestError(409, message, param="versions", code="other_versions")
         entries = document.get("entries")
         if not isinstance(entries, list) or len(entries) > _MAX_IMPORTED:
@@ -206,14 +206,14 @@ def _ids(document: Document) -> tuple[str, ...] | None:
         raise _bad("ids", "a list of entry ids")
     found = [parse_reference(one) for one in ids]
     if not all(found):
-        raise RequestError(400, f"ids are of 32 hex digits, as in {CACHE_ENTRY_HEADER}", param="ids", code="invalid_value")
+        raise RequestError(400, f"an id has 32 hex digits, as in {CACHE_ENTRY_HEADER}", param="ids", code="invalid_value")
     return tuple(one[0] for one in found if one)
 
 
 def _name(document: Document, name: str) -> str:
     value = _text(document, name)
     if not _WORD.fullmatch(value):
-        raise RequestError(400, "names are of letters, digits, blanks and ._:/@+-", param=name, code="invalid_value")
+        raise RequestError(400, "a name may have letters, digits, blanks and ._:/@+-", param=name, code="invalid_value")
     return value
 
 
@@ -241,7 +241,7 @@ def _header_value(document: Document, name: str) -> str:
     try:
         value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        message = f"'{name}' holds half a surrogate pair, which is no text"
+        message = f"'{name}' holds half a surrogate pair, which is not text"
         raise RequestError(400, message, param=name, code="invalid_value") from None
     return value
 

@@ -142,7 +142,7 @@ class Exchange(AnsweredExchange):
         if not isinstance(decided, NeedsSignals):
             return self._decide(request, body, decided)
         if not brought or decided.signals & readings.keys():
-            raise ProtocolError(f"the shell brought no reading of {', '.join(sorted(decided.signals))}")
+            raise ProtocolError(f"the shell returned no reading of {', '.join(sorted(decided.signals))}")
         return self._want(request, body, decided)
 
     def _decide(self, request: ChatRequest, body: Body, decision: Decision) -> Action:

@@ -64,7 +64,7 @@ class PassingAnswer:
         return self._usage.usage
 
     def feed(self, data: bytes, *, is_end: bool) -> bytes:
-        """What the client gets in the place of `data`."""
+        """Read the next chunk. Returns the bytes that the client gets instead of `data`."""
         if not self.is_event_stream:
             self._usage.read_document(data, is_end=is_end)
             if self.reader:
@@ -92,7 +92,7 @@ class PassingAnswer:
 
 
 def _without(data: bytes, places: list[tuple[int, int]]) -> bytes:
-    """`data` without the bytes in `places`, which are in order from the last to the first."""
+    """`data` without the bytes in `places`, which come in order from the last to the first."""
     for start, stop in places:
         data = data[:start] + data[stop:]
     return data

@@ -69,7 +69,7 @@ class Server:
         try:
             port = self._server.add_insecure_port(self._address)
         except RuntimeError:
-            message = f"cannot listen on {self._address}: is another router running there, or the address not this machine's?"
+            message = f"cannot listen on {self._address}: another process uses the port, or the address is not of this machine"
             raise ConfigError([Problem("config", 0, "server.address", message)]) from None
         await self._server.start()
         for service in _HEALTH_SERVICES:

@@ -488,7 +488,7 @@ class TestStoresThatLast:
         client.close()
         if lite:
             await asyncio.to_thread(lite.stop)
-        with pytest.raises(ConfigError, match=r"has no column .*: something else made it"):
+        with pytest.raises(ConfigError, match=r"has no column .*: another program made it"):
             await stored.open()
 
     async def test_a_collection_is_not_made_where_it_must_not_be(self, stored: Site) -> None:

@@ -93,7 +93,7 @@ def keep_private(folder: Path) -> None:
     if stat.S_IMODE(folder.stat().st_mode) & ~_FOR_OWNER:
         try:
             folder.chmod(_FOR_OWNER)
-            log.warning("%s was open to other users; it is not any more", folder)
+            log.warning("%s was open to other users; the router has closed it to them", folder)
         except OSError as error:
             log.warning("%s is open to other users and holds the key that hides scopes: %s", folder, error.strerror)
     if not os.access(folder, os.W_OK | os.X_OK):

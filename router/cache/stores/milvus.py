@@ -126,7 +126,7 @@ class MilvusStore:
 
     def _pass_over(self, count: int) -> None:
         if count and not self.unreadable:
-            self._log.warning("%s holds rows that no router has written; they are passed over", self._milvus.place)
+            self._log.warning("%s holds rows that no router wrote; they are skipped", self._milvus.place)
         self.unreadable += count
 
     # -- writing -------------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ class WriteQueue:
         if isinstance(write, Invalidation) and len(self._aside) < _MAX_ASIDE:
             self._aside.append(write)
             self._aside_due_s = now_s + _ASIDE_S
-            log.error("the cache's store refuses an invalidation; other replicas have not heard of it; it is tried again")
+            log.error("the cache's store refuses an invalidation; other replicas do not know it yet; it is tried again")
         else:
             log.warning("the cache's store refuses a write (%s); it is left out", type(write).__name__)
 

@@ -113,10 +113,10 @@ class Collections:
         found = {one["name"]: one for one in client.describe_collection(self.name)["fields"]}
         wanted = {one.name: one for one in self._schema(client).fields}
         if missing := wanted.keys() - found.keys():
-            raise self._refusal(f"collection '{self.name}' has no column {', '.join(sorted(missing))}: something else made it")
+            raise self._refusal(f"collection '{self.name}' has no column {', '.join(sorted(missing))}: another program made it")
         for name, one in wanted.items():
             if found[name]["type"] != one.dtype:
-                raise self._refusal(f"column '{name}' of collection '{self.name}' is of another type: something else made it")
+                raise self._refusal(f"column '{name}' of collection '{self.name}' has another type: another program made it")
         dimension = int(found[self._settings.vector_field]["params"]["dim"])
         if dimension != self._settings.dimension:
             raise self._refusal(
@@ -133,7 +133,7 @@ class Collections:
         document = _document_of(rows[0]) if rows else {}
         if document.get("form") != FORM:
             raise self._refusal(
-                f"collection '{self.name}' was written in another form ({document.get('form')}, this router's is {FORM})"
+                f"collection '{self.name}' was written in format {document.get('form')}, and this router uses {FORM}"
             )
         if document.get("versions") != self._versions:
             raise self._refusal(
@@ -142,7 +142,7 @@ class Collections:
         try:
             return bytes.fromhex(str(document["key"]))
         except (KeyError, TypeError, ValueError):
-            raise self._refusal(f"collection '{self.control}' holds no key for scopes: something else wrote it") from None
+            raise self._refusal(f"collection '{self.control}' holds no key for scopes: another program wrote it") from None
 
     def _refusal(self, message: str) -> ConfigError:
         fix = "; name another collection.name, or set development.drop_collection_on_startup to true once"

@@ -86,7 +86,7 @@ class StoreSync:
                 await self._task
         self.state.dropped += len(self._queue)
         if lost := self._queue.unpublished:
-            log.error("%d invalidations were never written to the cache's store: other replicas have not heard of them", lost)
+            log.error("%d invalidations were never written to the cache's store; other replicas do not know them", lost)
         with contextlib.suppress(BackendError):
             await self._store.close()
 
