@@ -47,7 +47,8 @@ class Invalidator:
         """Reject a hit with a wrong answer: delete its entry, and never again let the two questions share an answer.
 
         `reference` is `Hit.entry_id`. The id of an entry alone does not name the other question; then the entry's question never
-        shares an answer again. Returns the whole reference, because other workers may not know the entry; empty when unknown.
+        shares an answer with any other question. Returns the whole reference, because other workers may not know the entry;
+        empty when the reference is unknown.
         """
         entry_id, rejected = parse_reference(reference) or ("", "")
         entry = self._memory.find(entry_id)

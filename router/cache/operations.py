@@ -123,7 +123,7 @@ class CacheOperations:
         """Reject the hit `id`: delete its entry, and never again let the two questions share an answer.
 
         `id` is the value of `x-vsr-cache-entry` that the client got. With the id of an entry alone, the entry's question never
-        shares an answer again. The result has a `reference` for other workers, which may not know the entry.
+        shares an answer with any other question. The result has a `reference` for other workers, which may not know the entry.
         """
         _check(document, "id")
         reference = self._cache.reject(_text(document, "id"))

@@ -33,7 +33,7 @@ class Rejections:
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._rejected_pairs: OrderedDict[str, None] = OrderedDict.fromkeys(_read(file) if file else ())
-        """Digests of rejected pairs, and of single questions that must never share an answer."""
+        """Digests of rejected pairs, and of single questions that share answers with no other question."""
 
     def add(self, rejected: str) -> bool:
         """Reject a digest from `digest_of_pair` or `digest_of_question`; false when it is known."""
@@ -63,7 +63,7 @@ def digest_of_pair(one: str, other: str) -> str:
 
 
 def digest_of_question(text: str) -> str:
-    """Digest of one question, for a rejection whose other question is unknown. The question then never shares an answer."""
+    """Digest of one question, for a rejection whose other question is unknown. It then shares answers with no other."""
     normal = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!")
     return digest(normal)
 

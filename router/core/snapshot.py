@@ -14,7 +14,7 @@ from router.core.types import Decision
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The immutable configuration of one exchange, from its first event to its last."""
+    """Immutable, so exchanges in progress keep the configuration that they began with."""
 
     policy: Policy
     models: Mapping[str, Model]

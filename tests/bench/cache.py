@@ -30,7 +30,7 @@ from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import Rig, make_rig
 
 CHAT = "/v1/chat/completions"
-TERMS = CachePolicy(0.8, 3600.0, tuple(CHECKS))
+POLICY = CachePolicy(0.8, 3600.0, tuple(CHECKS))
 _fresh = itertools.count(1)
 
 
@@ -160,7 +160,7 @@ async def growth(sizes: list[int]) -> None:
             cache.memory.find_key(one.entry.key)
             exact.append(time.perf_counter() - began)
             began = time.perf_counter()
-            await cache.look_up(CacheQuery("q", part, digest("x"), "alice", "default", "small"), TERMS)
+            await cache.look_up(CacheQuery("q", part, digest("x"), "alice", "default", "small"), POLICY)
             near.append(time.perf_counter() - began)
         near.sort()
         gc.collect()

@@ -31,11 +31,11 @@ from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from tests.contract.milvus_server import PROGRAM, Door, shared
 
-TERMS = CachePolicy(0.8, 3600.0, tuple(CHECKS))
+POLICY = CachePolicy(0.8, 3600.0, tuple(CHECKS))
 ANSWER = json.dumps({"choices": [{"message": {"content": "Paris.\n"}, "finish_reason": "stop"}]}).encode()
 CAPITAL = "What is the capital of France?"
 SAME = "What's the capital of France?"
-PACE = SyncSettings(poll_interval_s=0.1, sweep_s=3600)
+SYNC_SETTINGS = SyncSettings(poll_interval_s=0.1, sweep_s=3600)
 
 needs_server = pytest.mark.skipif(PROGRAM is None, reason="the Milvus server's wheel is not made for this machine")
 
@@ -54,7 +54,7 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
             await asyncio.sleep(0.02)
 
 
-async def ask(cache: Cache, text: str = CAPITAL, namespace: str = "p", cache_policy: CachePolicy = TERMS) -> Found:
+async def ask(cache: Cache, text: str = CAPITAL, namespace: str = "p", cache_policy: CachePolicy = POLICY) -> Found:
     """Look a question up, as a request that comes to nothing."""
     found, pending = await cache.look_up(query(text, namespace), cache_policy)
     if isinstance(found, Waiting):
@@ -67,7 +67,7 @@ async def store(
     cache: Cache,
     text: str = CAPITAL,
     namespace: str = "p",
-    cache_policy: CachePolicy = TERMS,
+    cache_policy: CachePolicy = POLICY,
     answer: bytes = ANSWER,
     **others: str,
 ) -> None:
@@ -106,7 +106,7 @@ class Site:
 
     async def open(self, versions: str = "v1", **sizes: Any) -> Cache:
         """One more cache, ready."""
-        store_sync = StoreSync(MilvusStore(self.settings, versions), PACE, self.clock) if self.settings else None
+        store_sync = StoreSync(MilvusStore(self.settings, versions), SYNC_SETTINGS, self.clock) if self.settings else None
         values = {"max_entries": 100, "lookup_timeout_s": 2.0, "store_timeout_s": 1.0, **sizes}
         cache = Cache(CacheLimits(**values), self.encoder.encode, Verifier(), store_sync, self.clock, Rejections(self.rejections))
         if store_sync:
@@ -206,12 +206,12 @@ class TestEveryStore:
         """Counted, not served."""
         cache = await site.open()
         await store(cache)
-        assert await ask(cache, SAME, cache_policy=replace(TERMS, similarity_threshold=0.9999)) == Miss("near_miss")
+        assert await ask(cache, SAME, cache_policy=replace(POLICY, similarity_threshold=0.9999)) == Miss("near_miss")
 
     async def test_an_entry_expires_and_is_swept(self, site: Site) -> None:
         """At the moment of reading, whether swept or not."""
         cache = await site.open()
-        await store(cache, cache_policy=replace(TERMS, ttl_s=600))
+        await store(cache, cache_policy=replace(POLICY, ttl_s=600))
         await until(lambda: written(cache))
         site.clock.ahead_s = 500
         assert isinstance(await ask(cache), Hit)
@@ -227,14 +227,14 @@ class TestEveryStore:
         cache = await site.open()
         await store(cache)
         site.clock.ahead_s = 30
-        assert isinstance(await ask(cache, cache_policy=replace(TERMS, max_age_s=20)), Miss)
-        assert isinstance(await ask(cache, cache_policy=replace(TERMS, max_age_s=40)), Hit)
+        assert isinstance(await ask(cache, cache_policy=replace(POLICY, max_age_s=20)), Miss)
+        assert isinstance(await ask(cache, cache_policy=replace(POLICY, max_age_s=40)), Hit)
 
     async def test_what_is_not_to_be_stored_is_not(self, site: Site) -> None:
         """`no-store`, a failed request."""
         cache = await site.open()
-        await store(cache, cache_policy=replace(TERMS, may_store=False))
-        _, pending = await cache.look_up(query(), TERMS)
+        await store(cache, cache_policy=replace(POLICY, may_store=False))
+        _, pending = await cache.look_up(query(), POLICY)
         cache.complete(pending, None)
         assert len(cache) == 0
 
@@ -316,7 +316,7 @@ class TestSingleFlight:
         """In memory."""
         return await Site(encoder, None).open()
 
-    WAITING = replace(TERMS, coalesce_timeout_s=5.0)
+    WAITING = replace(POLICY, coalesce_timeout_s=5.0)
 
     async def lead(self, cache: Cache, text: str = CAPITAL) -> Any:
         """A question under way."""
@@ -368,7 +368,7 @@ class TestSingleFlight:
         async with asyncio.timeout(1):
             assert isinstance(await ask(cache, "What is the capital of Germany?", cache_policy=self.WAITING), Miss)
             assert isinstance(await ask(cache, namespace="other", cache_policy=self.WAITING), Miss)
-            assert isinstance(await ask(cache, cache_policy=TERMS), Miss)
+            assert isinstance(await ask(cache, cache_policy=POLICY), Miss)
             assert isinstance(await ask(cache, cache_policy=replace(self.WAITING, may_look_up=False)), Miss)
         cache.complete(pending, None)
 
@@ -407,7 +407,7 @@ class TestStoresThatLast:
     async def test_what_was_forgotten_stays_forgotten(self, stored: Site) -> None:
         """Expired, invalidated, rejected."""
         cache = await stored.open()
-        await store(cache, "a", cache_policy=replace(TERMS, ttl_s=1))
+        await store(cache, "a", cache_policy=replace(POLICY, ttl_s=1))
         await store(cache, "b", decision="faq")
         await store(cache)
         await store(cache, "d")
@@ -532,7 +532,7 @@ class TestReplicas:
             followed.append(None)
 
         other.store_sync._poll_changes = noted  # type: ignore[method-assign]
-        other.store_sync._settings = replace(PACE, poll_interval_s=3600)
+        other.store_sync._settings = replace(SYNC_SETTINGS, poll_interval_s=3600)
         other.store_sync._woken.set()
         await until(lambda: bool(followed))  # and not again within this hour
         await store(one)
@@ -659,7 +659,7 @@ async def test_a_store_that_was_never_there_is_no_obstacle(encoder: Encoder) -> 
 
 async def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory stays bounded while the store is away; an invalidation is never dropped."""
-    monkeypatch.setattr("tests.contract.test_cache.PACE", replace(PACE, queue=3))
+    monkeypatch.setattr("tests.contract.test_cache.SYNC_SETTINGS", replace(SYNC_SETTINGS, queue=3))
     site = Site(encoder, MilvusSettings(host="127.0.0.1", port=1))
     cache = await site.open()
     assert cache.store_sync is not None

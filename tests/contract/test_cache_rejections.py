@@ -28,8 +28,8 @@ from router.runtime.process import _open_cache as open_cache
 from tests.contract.test_cache import (  # noqa: F401 - fixtures
     ANSWER,
     CAPITAL,
+    POLICY,
     SAME,
-    TERMS,
     Site,
     ask,
     encoder,
@@ -128,7 +128,7 @@ async def test_a_rejected_pair_does_not_share_an_answer_under_way_either(encoder
     cache = await Site(encoder, None).open()
     hit = await wrong_hit(cache)
     cache.reject(hit.entry_id)
-    waiting = replace(TERMS, coalesce_timeout_s=5.0)
+    waiting = replace(POLICY, coalesce_timeout_s=5.0)
     _, pending = await cache.look_up(query(CAPITAL, "under way"), waiting)
     async with asyncio.timeout(2):
         found, other = await cache.look_up(query(SAME, "under way"), waiting)
@@ -147,7 +147,7 @@ async def test_a_million_hits_leave_no_trace_in_memory(encoder: Encoder) -> None
         began = time.process_time()
         for number in range(rounds):
             asked = CacheQuery(f"{CAPITAL} {number}", entry.namespace, "k", "alice", "default", "small")
-            assert await cache.tiers.hit(entry, PendingLookup(asked, TERMS), "semantic", 0.9)
+            assert await cache.tiers.hit(entry, PendingLookup(asked, POLICY), "semantic", 0.9)
         sizes.append((time.process_time() - began) / rounds)
     assert sizes[1] < 3 * sizes[0] + 50e-6
     assert sum(len(value) for value in vars(cache.memory).values() if isinstance(value, dict | list | set)) < 20
@@ -208,8 +208,8 @@ class TestInvalidations:
 
     async def test_an_answer_that_was_under_way_is_not_stored_after_it(self, cache: Cache) -> None:
         """It was asked for before: what it says may be what had to go."""
-        _, pending = await cache.look_up(query(), TERMS)
-        _, other = await cache.look_up(query(decision="faq"), replace(TERMS, may_look_up=False))
+        _, pending = await cache.look_up(query(), POLICY)
+        _, other = await cache.look_up(query(decision="faq"), replace(POLICY, may_look_up=False))
         asked_ms = int(time.time() * 1000)
         await until(lambda: int(time.time() * 1000) > asked_ms)
         cache.invalidate(EntryFilter(decision="default"))

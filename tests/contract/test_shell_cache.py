@@ -25,8 +25,8 @@ from router.extproc.server import Server
 from tests.contract.test_server import Recorder, body_message, ended, headers_message, sense_math, stream
 from tests.unit.builders import SMALL, chat_body, snapshot
 
-TERMS = CachePolicy(0.8, 60.0, (), coalesce_timeout_s=20.0)
-PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": TERMS}, "v1")
+POLICY = CachePolicy(0.8, 60.0, (), coalesce_timeout_s=20.0)
+PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": POLICY}, "v1")
 MESSAGE = {"role": "assistant", "content": "Paris."}
 ANSWER = json.dumps({"choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}]}).encode()
 

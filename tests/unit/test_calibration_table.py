@@ -13,7 +13,7 @@ from router.core.lookup import CachePolicy
 from router.errors import ConfigError
 
 POINTS = (OperatingPoint(0.5, 0.2, 0.6), OperatingPoint(0.8, 0.02, 0.4), OperatingPoint(0.95, 0.004, 0.2))
-BARS = CalibrationTable(True, CALIBRATION, CHECKS_WITH_VERIFIER, POINTS)
+TABLE = CalibrationTable(True, CALIBRATION, CHECKS_WITH_VERIFIER, POINTS)
 
 
 TINY = Path(__file__).parents[1] / "tiny_models"
@@ -35,14 +35,14 @@ default: {{ model: small{rule} }}
 @pytest.mark.parametrize(("budget", "bar"), [(0.5, 0.5), (0.2, 0.5), (0.1, 0.8), (0.02, 0.8), (0.01, 0.95), (0.004, 0.95)])
 def test_a_bound_takes_the_lowest_bar_that_keeps_it(budget: float, bar: float) -> None:
     """No higher than need be: every step up costs hits."""
-    point = BARS.point(budget)
+    point = TABLE.point(budget)
     assert point is not None
     assert point.threshold == bar
 
 
 def test_what_no_bar_keeps_has_no_bar() -> None:
     """It is refused, not rounded."""
-    assert BARS.point(0.003) is None
+    assert TABLE.point(0.003) is None
 
 
 def test_beside_a_verifier_the_bound_sets_its_bar() -> None:

@@ -18,8 +18,8 @@ from router.core.policy import Default
 from router.core.states import Answering
 from tests.unit.builders import SMALL, chat_body, request_headers, snapshot
 
-TERMS = CachePolicy(0.8, 60.0, ())
-PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": TERMS}, "v1")
+POLICY = CachePolicy(0.8, 60.0, ())
+PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": POLICY}, "v1")
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hi\n  there"}, "finish_reason": "stop"}
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2}
 WHOLE = {"id": "x", "object": "chat.completion", "model": "m", "choices": [CHOICE], "usage": USAGE}
@@ -53,7 +53,7 @@ def test_a_question_is_looked_up_before_it_is_routed() -> None:
     assert action.query.text == "What is a monad?"
     assert (action.query.decision, action.query.model) == ("default", "small")
     assert action.query.scope != "Bearer a"
-    assert action.cache_policy == TERMS
+    assert action.cache_policy == POLICY
 
 
 def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
@@ -185,7 +185,7 @@ def test_the_backend_bounds_how_long_its_answer_is_kept(headers: dict[str, str])
 
 def test_shadow_routes_what_would_have_been_a_hit() -> None:
     """And says so."""
-    exchange, _ = ask(replace(PLAN, policies={"default": replace(TERMS, shadow=True)}))
+    exchange, _ = ask(replace(PLAN, policies={"default": replace(POLICY, shadow=True)}))
     route = found(exchange, HIT)
     assert isinstance(route, Route)
     assert route.set_headers["x-vsr-cache-status"] == "shadow:semantic"

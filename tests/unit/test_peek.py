@@ -17,7 +17,7 @@ from router.cache.settings import CacheLimits
 from router.core.cache_key import digest
 from router.core.lookup import CachePolicy, CacheQuery, Hit, Verdict
 
-TERMS = CachePolicy(0.8, 60.0, ("numbers",))
+POLICY = CachePolicy(0.8, 60.0, ("numbers",))
 UNIT = np.eye(1, 384, dtype=np.float32)[0]
 NAMESPACE = digest("p")
 
@@ -68,19 +68,19 @@ def query(text: str) -> CacheQuery:
 async def test_what_another_replica_stored_is_weighed_and_not_taken_over() -> None:
     """A request would hold the entry from then on."""
     cache = cache_with(Shared("What is a monad?"), Verdict("", 0.97))
-    found, document = await peek(cache, query("What's a monad?"), TERMS)
+    found, document = await peek(cache, query("What's a monad?"), POLICY)
     assert isinstance(found, Hit)
     assert document["candidates"] == [
         {"id": "e" * 32, "tier": "store", "similarity": 0.95, "objections": [], "probability": 0.97, "verdict": "served"}
     ]
     assert len(cache) == 0
-    await cache.look_up(query("What's a monad?"), TERMS)
+    await cache.look_up(query("What's a monad?"), POLICY)
     assert len(cache) == 1
 
 
 async def test_the_very_question_is_shown_as_it_stands_in_the_store() -> None:
     """It needs no verifier."""
-    _, document = await peek(cache_with(Shared("What is a monad?"), Verdict("verifier", 0.1)), query("What is a monad?"), TERMS)
+    _, document = await peek(cache_with(Shared("What is a monad?"), Verdict("verifier", 0.1)), query("What is a monad?"), POLICY)
     assert [(one["tier"], one["probability"], one["verdict"]) for one in document["candidates"]] == [("store", None, "served")]
 
 
@@ -98,6 +98,6 @@ async def test_an_answer_that_has_gone_is_no_hit_and_says_so() -> None:
     """The verifier's word alone would show it as served."""
     store_sync = Shared("What is a monad?")
     store_sync.entry = replace(store_sync.entry, answer=b"")
-    found, document = await peek(cache_with(store_sync, Verdict("", 0.97)), query("What's a monad?"), TERMS)
+    found, document = await peek(cache_with(store_sync, Verdict("", 0.97)), query("What's a monad?"), POLICY)
     assert not isinstance(found, Hit)
     assert (document["candidates"][0]["verdict"], document["candidates"][0]["probability"]) == ("answer_evicted", 0.97)
