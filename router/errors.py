@@ -1,6 +1,6 @@
 """The four errors of the project, named by whom they are for.
 
-Other exceptions, such as `NotStorable`, pass only between a function and its direct callers.
+Other exceptions, such as `NotStorable`, are a matter between a function and those who call it: nobody outside meets them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class RouterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault in a file of the operator, with its place and its remedy."""
+    """One thing that is wrong in an operator's file, with where it stands and how to mend it."""
 
     file: str
     """Path of the file as the operator named it."""
@@ -64,9 +64,9 @@ class BackendError(RouterError):
 
     @property
     def word(self) -> str:
-        """The reason as metrics, logs and spans show it: the message if it is one word such as `too_long`, else `failed`.
+        """The reason as metrics, logs and spans show it: the error's own where that is a word such as `too_long`, else `failed`.
 
-        Any other message might quote a prompt.
+        Whatever raised the error may have had a prompt in its hands.
         """
         text = str(self)
         is_word = text.isascii() and text.islower() and text.replace("_", "").isalpha() and len(text) <= _MAX_WORD_CHARS

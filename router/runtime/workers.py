@@ -119,7 +119,7 @@ class AggregatedAdmin:
         documents = [json.loads(body) for _, body, _ in answers]
         reference = next((document["reference"] for document in documents if document.get("reference")), "")
         if reference and not all(document["count"] for document in documents):
-            # Some workers do not know the rejected entry; the whole reference is enough for them.
+            # Some do not know the entry that was reported; by its whole reference they need not.
             await self._ask_all(request, json.dumps({"id": reference}).encode())
         merged: dict[str, object] = {"count": max((document["count"] for document in documents), default=0)}
         if reference:
