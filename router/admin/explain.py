@@ -64,7 +64,7 @@ async def explain(snapshot: Snapshot, read_signals: SignalReader, asked: Asked, 
         elif isinstance(action, ReadSignals):
             action = exchange.receive(SignalsRead(await read_signals(action)))
         else:
-            found, weighed = await peek(action.question, action.cache_policy) if peek else (_UNKNOWN, None)
+            found, weighed = await peek(action.query, action.cache_policy) if peek else (_UNKNOWN, None)
             lookup, action = action, exchange.receive(LookedUp(found, now_s=0, reply_id="explained"))
     is_cache_known = peek is not None or lookup is None
     return _weighing(exchange, lookup, weighed) | _result(action, asked.body, is_cache_known=is_cache_known)
@@ -285,12 +285,12 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, obje
     if weighed is None:
         document = {**document, "status": "looked up", "reason": "unknown"}
     elif scope.header:
-        document["scope"] = lookup.question.scope
+        document["scope"] = lookup.query.scope
     cache_policy = lookup.cache_policy
     document["terms"] = {
         "min_similarity": cache_policy.similarity_threshold,
         "min_probability": cache_policy.verifier_threshold,
-        "lexical_checks": list(cache_policy.guards),
+        "lexical_checks": list(cache_policy.lexical_checks),
         "ttl_s": cache_policy.ttl_s,
         "max_age_s": cache_policy.max_age_s,
         "is_shadow": cache_policy.shadow,

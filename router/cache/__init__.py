@@ -1,1 +1,1 @@
-"""The semantic cache: which stored answer, if any, may be given to a question; and where answers are kept."""
+"""The semantic cache: stores answers, and decides which of them may be served for a question."""

@@ -1,6 +1,6 @@
-"""The cache of one process: a lookup from its start until the request is over, and what operators may do. No lookup waits long.
+"""The cache of one process: lookups from their start until the request is over, and the operations of operators.
 
-How a stored answer is found stands in `tiers`, what is held in `memory`, who waits for whom in `flights`.
+Every lookup is bounded in time. `tiers` finds answers, `memory` holds entries, `flights` coalesces requests.
 """
 
 from __future__ import annotations
@@ -52,32 +52,32 @@ class Cache:
     # -- lookup --------------------------------------------------------------------------------------------------
 
     async def look_up(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, PendingLookup]:
-        """A hit, a miss with its reason, or word of an equal question under way, to be waited for with `await_leader`.
+        """A hit, a miss with its reason, or `Waiting` when an equal question is under way; then call `await_leader`.
 
-        The pending lookup has to be given to `complete` when the request is over. Never raises for what fails.
+        The caller gives the pending lookup to `complete` when the request is over. A failure is a miss and never raises.
         """
         pending = PendingLookup(query, cache_policy, self._invalidator.stamp_ms())
         found = await self._find(pending)
         if pending.leader:
-            return Waiting(cache_policy.wait_s), pending
+            return Waiting(cache_policy.coalesce_timeout_s), pending
         if isinstance(found, Miss) and cache_policy.may_store:
             pending.leads = self._flights.register_leader(query, pending.vector)
         return self._counted(found), pending
 
     async def peek(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, PendingLookup]:
-        """What `look_up` would find now. The candidates, and whom it would wait for, are in the pending lookup.
+        """What `look_up` would find now. The pending lookup holds the candidates and the leader that it would wait for.
 
-        Changes neither what is held, nor its order, nor a count; nobody waits for it, and it is not to be completed. Only a store
-        that is late or fails counts, as it does for any request.
+        Changes no entry, no eviction order and no count. Nobody waits for this lookup, and it must not be completed. Only the
+        state of the store may change, when the store fails or is late.
         """
         pending = PendingLookup(query, cache_policy, weighed=[])
         return await self._find(pending), pending
 
     async def _find(self, pending: PendingLookup) -> Found:
         cache_policy = pending.cache_policy
-        may_wait = cache_policy.may_store and cache_policy.may_look_up and cache_policy.wait_s > 0
+        may_wait = cache_policy.may_store and cache_policy.may_look_up and cache_policy.coalesce_timeout_s > 0
         try:
-            async with asyncio.timeout(self.limits.lookup_s):
+            async with asyncio.timeout(self.limits.lookup_timeout_s):
                 found = await self.tiers.find(pending)
                 if may_wait and isinstance(found, Miss):
                     pending.leader = await self._leader_of(pending)
@@ -86,23 +86,23 @@ class Cache:
         return found
 
     async def _leader_of(self, pending: PendingLookup) -> Leader | None:
-        """An equal question under way."""
+        """The leader of an equal question that is under way, if there is one."""
         query, vector = pending.query, pending.vector
         if same := self._flights.leader_of(query.key):
             return same
         if vector is None:
             return None
-        for leader in self._flights.nearest(query.partition, vector, MAX_VERIFIED, pending.cache_policy.similarity_threshold):
+        for leader in self._flights.nearest(query.namespace, vector, MAX_VERIFIED, pending.cache_policy.similarity_threshold):
             if not (await self.tiers.judge(pending, leader.query.text)).refusal:
                 return leader if self._flights.leader_of(leader.query.key) else None
         return None
 
     async def await_leader(self, pending: PendingLookup) -> Found:
-        """The answer of the request that this one waits for, or a miss when that fails or takes too long."""
+        """The answer of the leader, or a miss when the leader fails or takes too long."""
         if pending.leader is None:
             return self._counted(Miss("leader_failed"))
         try:
-            entry = await pending.leader.await_answer(pending.cache_policy.wait_s)
+            entry = await pending.leader.await_answer(pending.cache_policy.coalesce_timeout_s)
         except TimeoutError:
             return self._counted(Miss("coalesce_timeout"))
         if entry is None or not self.tiers.is_fresh(entry, pending.cache_policy):
@@ -117,14 +117,14 @@ class Cache:
     # -- storing -------------------------------------------------------------------------------------------------
 
     def complete(self, pending: PendingLookup, answer: bytes | None, max_ttl_s: float | None = None) -> None:
-        """The request is over: keep its answer, if there is one that may be kept, and give it to those who wait for it.
+        """End a request: store its answer, if there is one that may be stored, and give it to the followers.
 
-        `max_ttl_s` is how long the backend lets the answer be kept; None for no bound. Called exactly once for each lookup.
-        Returns at once: the store is written to later.
+        `max_ttl_s` is how long the backend allows the answer to be stored; None for no bound. Called exactly once for each
+        lookup. Returns at once, because the store is written later.
         """
         entry = self._entry_of(pending, answer, max_ttl_s) if answer and pending.cache_policy.may_store else None
         if entry and self.is_gone(replace(entry, created_ms=pending.asked_ms)):
-            entry = None  # it was asked before an invalidation that means it
+            entry = None  # an invalidation that covers the entry came after the request was asked
         if entry:
             self._store(entry)
             self.counts.stored += 1
@@ -136,7 +136,7 @@ class Cache:
         return Entry(
             id=uuid.uuid4().hex,
             key=query.key,
-            partition=query.partition,
+            namespace=query.namespace,
             scope=query.scope,
             decision=query.decision,
             model=query.model,
@@ -153,7 +153,7 @@ class Cache:
             self.store_sync.add(entry)
 
     def admit(self, entry: Entry) -> None:
-        """Hold an entry in this process: its own, or one that the store has. See `Sink`."""
+        """Hold an entry in memory: a new one, or one from the store. See `Sink`."""
         self.memory.admit(entry, self._now() * 1000)
 
     def is_gone(self, entry: Entry) -> bool:
@@ -169,18 +169,18 @@ class Cache:
 
     @property
     def entries(self) -> list[Entry]:
-        """Every entry that this process holds, without vector and answer, the oldest first."""
+        """All entries in memory, without vector and answer, the oldest first."""
         return self.memory.entries
 
     async def get(self, entry_id: str) -> Entry | None:
-        """An entry with its answer."""
+        """An entry with its answer; None when it is not in memory."""
         entry = self.memory.find(entry_id)
         if entry is None:
             return None
         return replace(entry, answer=self.memory.answer(entry_id) or await self.tiers.fetch(entry_id) or b"")
 
     async def similar(self, text: str, count: int) -> dict[str, float]:
-        """The entries, of any partition, that are nearest to a text, with their similarities."""
+        """Ids and similarities of the entries that are nearest to a text, in all namespaces."""
         try:
             vector = (await self._encode(text)).vector
         except BackendError:
@@ -188,7 +188,7 @@ class Cache:
         return self.memory.nearest_anywhere(vector, count, MAX_CANDIDATES)
 
     async def import_entry(self, entry: Entry) -> bool:
-        """Hold and store an entry from elsewhere, as a new one; false when it has expired, or its key is known."""
+        """Store an entry of an export as a new entry; false when it has expired or its key is known."""
         if self.memory.find_key(entry.key) or entry.expires_ms <= self._now() * 1000:
             return False
         entry = replace(entry, id=uuid.uuid4().hex, created_ms=self._invalidator.stamp_ms())
@@ -196,34 +196,34 @@ class Cache:
             encoding = await self._encode(entry.text)
             entry = replace(entry, vector=None if encoding.is_truncated else encoding.vector)
         except BackendError:
-            pass  # found by its key alone, then
+            pass  # without a vector, only the exact tier finds it
         self._store(entry)
         return True
 
     def invalidate(self, entry_filter: EntryFilter) -> int:
-        """Forget entries, here at once and everywhere within a second or two; how many were held here."""
+        """Delete entries, here at once and on other replicas within two seconds. Returns how many were in memory."""
         return self._invalidator.invalidate(entry_filter)
 
-    def report(self, reference: str) -> str:
-        """A hit was a wrong answer; see `Invalidator.report`."""
-        return self._invalidator.report(reference)
+    def reject(self, reference: str) -> str:
+        """Reject a hit with a wrong answer; see `Invalidator.reject`."""
+        return self._invalidator.reject(reference)
 
     def apply_invalidation(self, invalidation: Invalidation) -> int:
-        """Carry out what another replica invalidated. See `Sink`."""
+        """Apply an invalidation of another replica. See `Sink`."""
         return self._invalidator.apply(invalidation)
 
     def select(self, entry_filter: EntryFilter) -> list[str]:
-        """Ids of the entries in this process that match."""
+        """Ids of the entries in memory that match."""
         return self.memory.select(entry_filter)
 
     def forget_scopes(self) -> None:
-        """The key that hides scopes has changed: nobody can find what was held under the old one."""
+        """Drop all entries, because the key that hides scopes has changed and nobody can find them any more."""
         self.memory.clear()
         if self.store_sync:
             self.store_sync.forget_waiting()
 
     def sweep(self) -> int:
-        """Forget the entries that have expired; how many that were."""
+        """Delete expired entries. Returns how many there were."""
         gone = self.memory.expired(self._now() * 1000)
         for entry_id in gone:
             self.memory.forget(entry_id)
@@ -239,15 +239,15 @@ class Cache:
         return self.store_sync.state if self.store_sync else None
 
     def gauges(self) -> dict[str, float]:
-        """What the cache holds and how its store is, by metric name."""
+        """Size of the cache and state of its store, by metric name."""
         return gauges_of(self.memory, self._flights, self._store_state)
 
     def counters(self) -> dict[str, float]:
-        """What was counted since the process began, by metric name."""
+        """Counts since the process began, by metric name."""
         return counters_of(self.counts, self._store_state)
 
     def stats(self) -> dict[str, object]:
-        """The same, and the counts, for operators to read."""
+        """All figures and counts, for operators."""
         return stats_of({**self.gauges(), **self.counters()}, self.counts, self._store_state)
 
     def __len__(self) -> int:
@@ -255,5 +255,5 @@ class Cache:
 
 
 def _similarity(one: Vector | None, other: Vector | None) -> float:
-    """Cosine similarity; 1 where a vector is missing, for then the texts are the same."""
+    """Cosine similarity; 1 when a vector is missing, because then the texts are equal."""
     return 1.0 if one is None or other is None else float(one @ other)

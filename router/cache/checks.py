@@ -1,7 +1,8 @@
-"""Lexical checks: differences between two questions, such as other numbers or names, that forbid them to share an answer.
+"""Lexical checks: differences between two questions, such as other numbers or names, that forbid a shared answer.
 
-A check only ever refuses, whatever the similarity. It sees words, not meaning: that two questions pass it proves nothing; that
-they fail it means that one answer may not fit both. `semantic-router eval cache` measures how many right answers that costs.
+A check can only refuse, whatever the similarity. It compares words, not meaning. When two questions pass all checks, they may
+still need different answers; when they fail one, one answer may not fit both. `semantic-router eval cache` measures how many
+right answers the checks cost.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ _PLAIN = _words(
     "means meant meaning way ways thing things some any hi hello hey thanks thank dear kindly whats hows s t m re ve d ll vs "
     "versus between"
 )
-"""Words in which two ways of asking the same thing differ. What is left of a question is its topic. No verb is among them:
-to make, to get and to use are three questions."""
+"""Words that may differ between two ways of asking the same. The other words of a question are its topic. The list has no verbs
+like make, get and use, because they ask for different things."""
 _FRAME = re.compile(
     r"^\W*(?:(?:hi|hello|hey|thanks|please|ok|okay|so|well)\b\W*)*"
     r"(?:(?:can|could|would|will) you (?:please |kindly )?(?:tell|explain|describe|show|help|give)\b(?: (?:to )?(?:me|us))?"
@@ -100,7 +101,7 @@ _YES_OR_NO = {
     "can": "may", "could": "may", "may": "may", "might": "may", "should": "shall", "must": "shall", "is": "is", "are": "is",
     "am": "is", "was": "is", "were": "is", "do": "does", "does": "does", "did": "does", "has": "has", "have": "has", "had": "has",
 }  # fmt: skip
-"""First words of questions that ask for yes or no, each with what it asks for."""
+"""First words of yes-or-no questions, each with the kind of question that it begins."""
 _MANNER = _words("way ways step steps method methods procedure process")
 _AMOUNT = _words("many much often long far old big tall deep fast")
 _FORMERLY = re.compile(r"\bused? to (?:be|have|do|live|work)\b", re.IGNORECASE)
@@ -117,14 +118,14 @@ _POLITE = _words(
     "pls thank thankyou thx sir madam guys everyone anyone cheers have quick question help appreciated sorry bother but walk "
     "through show wondering advance much urgent urgently asap"
 )
-"""Words that may stand before or behind a question and add nothing to it, beside plain words."""
-_LEAST_WORDS = 3  # of the shorter question: below that the other guards see every word
+"""Like plain words, these may stand before or after a question without changing it."""
+_MIN_WORDS = 3  # of the shorter question; in shorter ones the other checks see every word
 _SUFFIXES = ("ies", "ing", "ed", "es", "s", "ly")
 
 
 @dataclass(frozen=True)
 class _Words:
-    """A question taken apart."""
+    """The parts of a question that the checks compare."""
 
     text: str
 
@@ -147,12 +148,12 @@ class _Words:
 
     @cached_property
     def ones(self) -> int:
-        """How often the word "one" occurs. It is a number in "one day" and none in "which one can one buy"."""
+        """How often the word "one" occurs. It is a number in "one day", but not in "which one can one buy"."""
         return self.tokens.count("one")
 
     @cached_property
     def numbers(self) -> Counter[str]:
-        """Every number but the word "one", as digits, thousands separators dropped."""
+        """Every number except the word "one", as digits without thousands separators."""
         found: Counter[str] = Counter()
         for token in self.tokens:
             if token in _UNITS:
@@ -173,7 +174,7 @@ class _Words:
 
     @cached_property
     def kind(self) -> frozenset[str]:
-        """What the question asks for: question words, whose things, who acts."""
+        """What the question asks for: question words, possessives, and who acts."""
         words = set(self.tokens)
         kind = words & _KINDS
         if words & _MANNER and "what" in words:
@@ -190,7 +191,7 @@ class _Words:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Words written with a capital inside a sentence that is not all capitals, or in capitals altogether."""
+        """Words with a capital letter that do not begin a sentence."""
         found = set()
         starts_sentence = True
         for match in re.finditer(r"(?<!\w)[^\W\d_][\w'’&.-]*|[.!?:\n]", self.text):
@@ -211,7 +212,7 @@ class _Words:
 
 
 def _stem(word: str) -> str:
-    """A word without the endings of number and tense; crude, but alike for both questions."""
+    """A word without endings of number and tense. Crude, but both questions are treated alike."""
     if word == "https":
         return word
     for suffix in _SUFFIXES:
@@ -258,10 +259,10 @@ def _code(one: _Words, other: _Words) -> bool:
 
 
 def _order(one: _Words, other: _Words) -> bool:
-    """Whether the same words stand in another order, where order tells who does what to whom; in a comparison it does not."""
+    """Whether the same words stand in another order. Order tells who acts on whom, except in comparisons."""
     if one.bare & other.bare & _COMPARISON:
         return False
-    if one.content == other.content:  # a Counter keeps the order in which its keys came: "3 times in 5 minutes"
+    if one.content == other.content:  # a Counter keeps the order of its keys: "3 times in 5 minutes"
         return one.numbers == other.numbers and list(one.numbers) != list(other.numbers)
     if Counter(one.content) != Counter(other.content):
         return False
@@ -269,9 +270,9 @@ def _order(one: _Words, other: _Words) -> bool:
 
 
 def _addition(one: _Words, other: _Words) -> bool:
-    """Whether one question is the other with words before or behind it: "(wrong answers only)" is an order to the model."""
+    """Whether one question is the other with more words before or after it, such as "(wrong answers only)"."""
     short, long = sorted((one.tokens, other.tokens), key=len)
-    if len(short) < _LEAST_WORDS or len(short) == len(long):
+    if len(short) < _MIN_WORDS or len(short) == len(long):
         return False
     is_behind, is_before = long[: len(short)] == short, long[-len(short) :] == short
     more = long[len(short) :] if is_behind else long[: -len(short)] if is_before else ()
@@ -279,16 +280,16 @@ def _addition(one: _Words, other: _Words) -> bool:
 
 
 def _content(one: _Words, other: _Words) -> bool:
-    """Whether one question names something that the other does not. In a question of plain words alone, every word counts."""
+    """Whether one question names something that the other does not. In a question of only plain words, every word counts."""
     if not one.content or not other.content:
         return one.tokens != other.tokens or one.marks != other.marks
     return set(one.content) != set(other.content) or one.marks != other.marks
 
 
 def _unasked(asked: _Words, stored: _Words) -> bool:
-    """The stored question names what the one asked does not: somebody may have had another answer made for it.
+    """Whether the stored question names something that the asked one does not. Its author may have steered the answer.
 
-    Beside `_PLAIN` words only "mean" gives an order ("be mean"); what is asked and not in the stored question does no harm here.
+    Of the `_PLAIN` words only "mean" can steer an answer ("be mean"). More words in the asked question are harmless here.
     """
     if not asked.content or not stored.content:
         return asked.tokens != stored.tokens or asked.marks != stored.marks
@@ -297,7 +298,7 @@ def _unasked(asked: _Words, stored: _Words) -> bool:
 
 
 def _kind(one: _Words, other: _Words) -> bool:
-    """Whether one asks why and the other how, or one tells who acts and the other who is acted on."""
+    """Whether the questions ask for different things, such as why and how, or who acts and who is acted on."""
     differing = one.kind ^ other.kind
     if differing != {"how"}:
         return bool(differing)
@@ -305,7 +306,7 @@ def _kind(one: _Words, other: _Words) -> bool:
     return "what" in (other if "how" in one.kind else one).tokens
 
 
-GUARDS: Mapping[Check, Callable[[_Words, _Words], bool]] = {
+CHECKS: Mapping[Check, Callable[[_Words, _Words], bool]] = {
     "numbers": _numbers,
     "negation": _negation,
     "opposites": _opposites,
@@ -317,51 +318,53 @@ GUARDS: Mapping[Check, Callable[[_Words, _Words], bool]] = {
     "content": _content,
     "unasked": _unasked,
 }
-"""By the name that operators use; each is true when the answer to the second question must not be given to the first."""
-_BY_NAME: Mapping[str, Check] = {check: check for check in GUARDS}
-GUARDS_ALONE = tuple(name for name in GUARDS if name != "unasked")
-"""The default without a verifier. Of two questions that pass `content`, each names what the other names."""
-GUARDS_BESIDE_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order", "addition")
-"""The default with a verifier: what it does not see every time. The other checks cost more right answers than they save."""
-AMONG_STRANGERS = ("unasked",)
-"""Added where all clients share answers. A verifier does not stop a client that looks for words it overlooks: of 2,280
-paraphrases with an order such as "(joke)" in them, 57% were served to whoever asked without it; with this check none was.
-It costs right answers: of question pairs 11% are served in place of 20%, of prompts that a model wrote 22% in place of 68%.
+"""The checks by the names that operators use. A check is true when the answer to the second question must not be served for the
+first."""
+_BY_NAME: Mapping[str, Check] = {check: check for check in CHECKS}
+CHECKS_ALONE = tuple(name for name in CHECKS if name != "unasked")
+"""The default without a verifier. `unasked` is left out, because questions that pass `content` name the same things."""
+CHECKS_WITH_VERIFIER = ("numbers", "negation", "opposites", "names", "code", "order", "addition")
+"""The default with a verifier: the differences that it misses at times. The other checks would cost more right hits than they
+prevent wrong ones."""
+CHECKS_AMONG_STRANGERS = ("unasked",)
+"""Added when all clients share answers. A client can search for words that the verifier overlooks: 57% of 2,280 paraphrases with
+an order such as "(joke)" were served to clients who asked without the order. With this check none was. The check costs right
+hits: 11% instead of 20% of question pairs are served, and 22% instead of 68% of prompts that a model wrote.
 """
 
 
 AGREEMENT = 4.5
-"""The verifier's odds are multiplied by this where no check objects, including those that are switched off.
+"""The verifier's odds are multiplied by this factor when no check objects; checks that are switched off are asked, too.
 
-Chosen on held-back pairs, each time at the threshold that keeps wrong hits at 1% or less. With 4.5 as many natural pairs are
-served as with 1, 98% of the harmless edits in place of 95%, and fewer of CheckList's wrong pairs. A larger factor serves fewer
-natural pairs.
+Chosen on held-back pairs, for each factor at the threshold that keeps wrong hits at 1% or less. Compared with 1, a factor of 4.5
+serves as many natural pairs, 98% instead of 95% of the harmless edits, and fewer of CheckList's wrong pairs. A larger factor
+serves fewer natural pairs.
 """
 
 
 def with_agreement(probability: float, asked: str, stored: str) -> float:
-    """A verifier's probability, 0 to 1, raised where no check objects."""
-    if conflict(asked, stored, GUARDS_ALONE):
+    """A verifier's probability, 0 to 1, raised when no check objects."""
+    if conflict(asked, stored, CHECKS_ALONE):
         return probability
     return AGREEMENT * probability / (AGREEMENT * probability + 1 - probability)
 
 
-def conflict(asked: str, stored: str, guards: Iterable[str]) -> Check | Literal[""]:
-    """The first of the named checks that objects to giving the answer to `stored` to `asked`; empty when none does."""
+def conflict(asked: str, stored: str, checks: Iterable[str]) -> Check | Literal[""]:
+    """The first of these checks that objects to serving the answer of `stored` for `asked`; empty when none does."""
     one, other = _taken_apart(asked), _taken_apart(stored)
-    return next(_firing(one, other, guards), "")
+    return next(_firing(one, other, checks), "")
 
 
-def conflicts(asked: str, stored: str, guards: Iterable[str]) -> list[Check]:
-    """All of the named checks that object."""
-    return list(_firing(_taken_apart(asked), _taken_apart(stored), guards))
+def conflicts(asked: str, stored: str, checks: Iterable[str]) -> list[Check]:
+    """All of these checks that object."""
+    return list(_firing(_taken_apart(asked), _taken_apart(stored), checks))
 
 
 @lru_cache(maxsize=1024)
 def _taken_apart(text: str) -> _Words:
-    """Cached: a question is compared with several candidates, and the same candidates come up again and again."""
+    """Cached, because one question is compared with several candidates, and the same candidates recur."""
     return _Words(without_dots(levelled(text)))
 
 
-def _firing(one: _Words, other: _Words, guards: Iterable[str]) -> Iterator[Check]:
-    return (check for check in map(_BY_NAME.__getitem__, guards) if GUARDS[check](one, other))
+def _firing(one: _Words, other: _Words, checks: Iterable[str]) -> Iterator[Check]:
+    return (check for check in map(_BY_NAME.__getitem__, checks) if CHECKS[check](one, other))

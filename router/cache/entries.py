@@ -1,4 +1,4 @@
-"""What is kept: entries, which of them an invalidation means, and what replicas tell each other."""
+"""The data of the cache: entries, filters of entries, and the invalidations that replicas exchange."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from router.cache.index import Vector
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A question with its answer."""
+    """A stored question with its answer."""
 
     id: str
-    """32 hex digits, its own."""
+    """32 hex digits; unique."""
     key: str
-    """`CacheQuery.key`: partition and text."""
-    partition: str
+    """As in `CacheQuery.key`: digest of namespace and text."""
+    namespace: str
     scope: str
     decision: str
     model: str
     text: str
-    """The question, whole."""
+    """The whole question."""
     answer: bytes
-    """As `Answer.encode` gave it."""
+    """In the form of `Answer.encode`."""
     created_ms: int
     """Unix time."""
     expires_ms: int
     vector: Vector | None = None
-    """None for a text that the encoder cannot read as a whole: such an entry is found by its key alone."""
+    """None when the encoder could not read the whole text. Then only the exact tier finds the entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class EntryFilter:
-    """Which entries an invalidation means. A field that is None does not narrow it; with all fields None it means every entry."""
+    """Selects entries. An entry must match every field that is not None; with all fields None, every entry matches."""
 
     ids: tuple[str, ...] | None = None
     decision: str | None = None
     model: str | None = None
     scope: str | None = None
     before_ms: int | None = None
-    """Created before this moment."""
+    """Selects entries that were created before this moment."""
 
     def matches(self, entry: Entry) -> bool:
-        """Whether the entry is meant."""
+        """Whether the filter selects the entry."""
         return (
             (self.ids is None or entry.id in self.ids)
             and (self.decision is None or entry.decision == self.decision)
@@ -54,11 +54,11 @@ class EntryFilter:
 
 
 _MAX_PIECE_CHARS = 40_000
-"""Characters of ids in one request to a store: the document has to fit a column of 65,535 bytes, names and quotes included."""
+"""Characters of ids in one request to a store. The document, with names and quotes, must fit a column of 65,535 bytes."""
 
 
 def pieces_of(entry_filter: EntryFilter) -> Iterator[EntryFilter]:
-    """The same filter in parts that a store can take."""
+    """The filter in pieces that a store can take."""
     if entry_filter.ids is None:
         yield entry_filter
         return
@@ -75,11 +75,11 @@ def pieces_of(entry_filter: EntryFilter) -> Iterator[EntryFilter]:
 
 @dataclass(frozen=True, slots=True)
 class Invalidation:
-    """What all replicas have to know: entries that are gone, or two questions that must not share an answer."""
+    """Tells all replicas which entries are invalid, or which two questions must not share an answer."""
 
     id: str
     created_ms: int
-    """When it was written for the other replicas; the filter has the moment that counts."""
+    """When it was written to the store. `entry_filter` holds the moment up to which entries are invalid."""
     entry_filter: EntryFilter | None = None
     rejected: str | None = None
-    """Digest of a rejected pair of questions, or of one question; see `rejections`."""
+    """Digest of a rejected pair of questions, or of one rejected question; see `rejections`."""

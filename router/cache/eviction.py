@@ -1,4 +1,4 @@
-"""Which entry is evicted when there is no room: the oldest, the one unused for longest, or the one used least."""
+"""The eviction policies: first in, first out; least recently used; least frequently used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EvictionPolicy(Protocol):
 
 
 class Line(Protocol):
-    """Entries in a line, such as an `OrderedDict`."""
+    """Entries in order, such as an `OrderedDict`."""
 
     def move_to_end(self, key: str) -> None:
         """Put an entry at the end."""
@@ -38,13 +38,13 @@ class Line(Protocol):
 
 
 class _ByAge:
-    """First in, first out; with `counts_use`, an entry that is used goes to the end. The entries themselves stand in line."""
+    """First in, first out; with `counts_use`, least recently used. The order of the entries is the eviction order."""
 
     def __init__(self, entries: Line, counts_use: bool) -> None:
         self._entries, self._counts_use = entries, counts_use
 
     def add(self, entry_id: str) -> None:
-        """The owner puts it at the end."""
+        """Nothing to do: the owner puts the entry at the end."""
 
     def use(self, entry_id: str) -> None:
         """Move it to the end, if use counts."""
@@ -52,22 +52,22 @@ class _ByAge:
             self._entries.move_to_end(entry_id)
 
     def remove(self, entry_id: str) -> None:
-        """The owner takes it out of the line."""
+        """Nothing to do: the owner removes the entry."""
 
     def next(self) -> str:
-        """The first in the line."""
+        """The first entry."""
         return next(iter(self._entries))
 
 
 class _ByUse:
-    """Least frequently used; of entries used equally often the oldest."""
+    """Least frequently used; of entries that are used equally often, the oldest."""
 
     def __init__(self) -> None:
         self._uses: dict[str, int] = {}
         self._ids: dict[int, OrderedDict[str, None]] = {}
 
     def add(self, entry_id: str) -> None:
-        """It is unused."""
+        """Begin to count its uses."""
         self._put(entry_id, 0)
 
     def use(self, entry_id: str) -> None:
@@ -84,7 +84,7 @@ class _ByUse:
             del self._ids[uses]
 
     def next(self) -> str:
-        """The first of those used least. There are few different counts, so the search for the smallest is cheap."""
+        """The first entry with the lowest count. There are few different counts, so `min` is cheap."""
         return next(iter(self._ids[min(self._ids)]))
 
     def _put(self, entry_id: str, uses: int) -> None:

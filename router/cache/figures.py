@@ -1,4 +1,4 @@
-"""What the cache counts and what it holds, for metrics and for operators."""
+"""The figures of the cache, for metrics and for operators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.core.lookup import Found, Hit, MissReason, Tier
 
 @dataclass(slots=True)
 class Counts:
-    """Since the process began."""
+    """Counts since the process began."""
 
     hits: dict[Tier, int] = field(default_factory=dict)
     misses: dict[MissReason, int] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Counts:
 
 
 def gauges_of(memory: Memory, flights: Flights, store: StoreState | None) -> dict[str, float]:
-    """What the cache holds and how its store is, by metric name."""
+    """Size of the cache and state of its store, by metric name."""
     gauges: dict[str, float] = {
         "llm_cache_entries": len(memory),
         "llm_cache_memory_bytes": memory.answers_bytes,
@@ -43,7 +43,7 @@ def gauges_of(memory: Memory, flights: Flights, store: StoreState | None) -> dic
 
 
 def counters_of(counts: Counts, store: StoreState | None) -> dict[str, float]:
-    """What was counted since the process began, by metric name."""
+    """Counts since the process began, by metric name."""
     counters: dict[str, float] = {"llm_cache_evictions": counts.evicted, "llm_cache_expirations": counts.expired}
     if store:
         counters["llm_cache_store_dropped_writes"] = store.dropped

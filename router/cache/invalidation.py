@@ -1,4 +1,4 @@
-"""Invalidations and reports of wrong hits: carried out in this process at once, and in the others through the store."""
+"""Carries out invalidations and rejected hits: in this process at once, in the others through the store."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from router.cache.memory import Memory
 from router.cache.rejections import NO_PAIR, Rejections, digest_of_question, parse_reference
 
 _SKEW_MS = 600_000
-"""By how much another replica's clock may be ahead."""
+"""How far the clock of another replica may be ahead."""
 
 
 class Publisher(Protocol):
-    """What lets other replicas know."""
+    """Tells other replicas."""
 
     def publish(self, invalidation: Invalidation) -> None:
-        """Never dropped."""
+        """Write an invalidation for all replicas. It is never dropped."""
         ...
 
 
 class Invalidator:
-    """Forgets what operators, here or at another replica, want to be gone. Only the event loop touches it."""
+    """Deletes entries that operators of any replica invalidate or reject. Only the event loop touches it."""
 
     def __init__(self, memory: Memory, rejections: Rejections, publisher: Publisher | None, now: Callable[[], float]) -> None:
         self._memory, self._rejections, self._publisher, self._now = memory, rejections, publisher, now
         self._latest_ms = 0
-        """Up to this moment everything may have been invalidated."""
+        """The latest moment up to which entries were invalidated."""
 
     def stamp_ms(self) -> int:
-        """Now, and never in the same millisecond as an invalidation: it must not mean what is asked or stored after it."""
+        """The time for new entries and lookups. It is never before an invalidation, which must not cover what comes after it."""
         return max(int(self._now() * 1000), self._latest_ms)
 
     def invalidate(self, entry_filter: EntryFilter) -> int:
-        """Forget entries, here at once and everywhere within a second or two; how many were held here."""
+        """Delete entries, here at once and on other replicas within two seconds. Returns how many were in memory."""
         if entry_filter.ids is None:
-            # Never of a moment to come: nothing would be kept until then.
+            # Never up to a future moment: until then, every new entry would be invalid.
             latest_ms = self._moment_after()
             entry_filter = replace(entry_filter, before_ms=min(entry_filter.before_ms or latest_ms, latest_ms))
         return self._spread(Invalidation(uuid.uuid4().hex, int(self._now() * 1000), entry_filter))
 
-    def report(self, reference: str) -> str:
-        """A hit was a wrong answer: forget its entry, and never again let the two questions share an answer.
+    def reject(self, reference: str) -> str:
+        """Reject a hit with a wrong answer: delete its entry, and never again let the two questions share an answer.
 
-        `reference` is `Hit.entry_id`. An entry's id alone does not tell the other question; then the entry's question shares
-        answers with no other. Returns the whole reference, for workers that may not know the entry; empty when it names no entry.
+        `reference` is `Hit.entry_id`. The id of an entry alone does not name the other question; then the entry's question never
+        shares an answer with any other question. Returns the whole reference, because other workers may not know the entry;
+        empty when the reference is unknown.
         """
         entry_id, rejected = parse_reference(reference) or ("", "")
         entry = self._memory.find(entry_id)
@@ -61,7 +62,7 @@ class Invalidator:
         return f"{entry_id}-{rejected}"
 
     def apply(self, invalidation: Invalidation) -> int:
-        """Carry out an invalidation in this process; how many entries it took. One that is known does nothing."""
+        """Apply an invalidation in this process. Returns how many entries it deleted; a known invalidation does nothing."""
         if invalidation.rejected:
             self._rejections.add(invalidation.rejected)
         if invalidation.entry_filter is None:
@@ -85,6 +86,6 @@ class Invalidator:
         return self.apply(invalidation)
 
     def _moment_after(self) -> int:
-        """After everything that is held: a replica whose clock is ahead stores entries of a moment to come."""
+        """A moment after all entries in memory. A replica whose clock is ahead may have stored entries with a future time."""
         now_ms = int(self._now() * 1000)
         return max(now_ms, min(self._memory.newest_ms(), now_ms + _SKEW_MS)) + 1

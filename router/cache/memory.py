@@ -1,6 +1,6 @@
-"""What one process holds: entries by id and by key, their vectors and answers, and the tombstones of those that are gone.
+"""The entries in memory, by id and by key, with their vectors and answers, and the tombstones of deleted entries.
 
-Knows no store, no clock and no model; asks for nothing and waits for nothing.
+Knows no store, no clock and no model. Never waits.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from router.cache.tombstones import Tombstones
 
 @dataclass(slots=True)
 class _Held:
-    """An entry without its answer and its vector, which are held elsewhere."""
+    """An entry without answer and vector, which `_answers` and `_index` hold."""
 
     entry: Entry
     number: int | None
-    """By which the index knows its vector."""
+    """Number of its vector in the index; None without a vector."""
 
 
 class Memory:
     """Bounded by `CacheLimits`. Only the event loop touches it."""
 
     def __init__(self, limits: CacheLimits, on_evict: Callable[[str], None], *, is_only_copy: bool) -> None:
-        """`on_evict` gets the id of each entry that makes room. `is_only_copy`: no store has the answers that do not fit."""
+        """`on_evict` gets the id of each evicted entry. With `is_only_copy`, no store holds the answers that do not fit."""
         self._limits, self._on_evict, self._is_only_copy = limits, on_evict, is_only_copy
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._ids_by_key: dict[str, str] = {}
         self._ids_by_number: list[str] = []
-        """Empty where a number is free."""
+        """By number; an empty string when the number is free."""
         self._free: list[int] = []
         self._index = VectorIndex(DIMENSION)
         self._policy: EvictionPolicy = make_policy(limits.eviction_policy, self._held)
@@ -47,7 +47,7 @@ class Memory:
 
     @property
     def entries(self) -> list[Entry]:
-        """Every entry, without vector and answer, the oldest first."""
+        """All entries, without vector and answer, the oldest first."""
         return sorted((held.entry for held in self._held.values()), key=lambda entry: entry.created_ms)
 
     def find(self, entry_id: str) -> Entry | None:
@@ -60,19 +60,19 @@ class Memory:
         held = self._held.get(self._ids_by_key.get(key, ""))
         return held.entry if held else None
 
-    def nearest(self, partition: str, vector: Vector, count: int) -> list[tuple[Entry, float]]:
-        """Up to `count` entries of a partition with their cosine similarities, the nearest first."""
-        found = self._index.search(partition, vector, count)
+    def nearest(self, namespace: str, vector: Vector, count: int) -> list[tuple[Entry, float]]:
+        """Up to `count` entries of a namespace with their cosine similarities, the nearest first."""
+        found = self._index.search(namespace, vector, count)
         return [(self._held[self._ids_by_number[number]].entry, similarity) for number, similarity in found]
 
     def nearest_anywhere(self, vector: Vector, count: int, count_each: int) -> dict[str, float]:
-        """Ids and similarities of up to `count` entries, the nearest first; of each partition at most `count_each`."""
-        found = [hit for partition in self._index.sizes for hit in self._index.search(partition, vector, count_each)]
+        """Ids and similarities of up to `count` entries, the nearest first, with at most `count_each` of one namespace."""
+        found = [hit for namespace in self._index.sizes for hit in self._index.search(namespace, vector, count_each)]
         best = sorted(found, key=lambda hit: -hit[1])[:count]
         return {self._ids_by_number[number]: similarity for number, similarity in best}
 
     def answer(self, entry_id: str) -> bytes | None:
-        """The answer of an entry, when it is held here."""
+        """The answer of an entry; None when it is not in memory."""
         return self._answers.get(entry_id)
 
     def select(self, entry_filter: EntryFilter) -> list[str]:
@@ -101,7 +101,7 @@ class Memory:
     # -- changing ------------------------------------------------------------------------------------------------
 
     def admit(self, entry: Entry, now_ms: float) -> None:
-        """Hold an entry, unless it is known, has expired or is gone. Of two entries with one key the newer stays."""
+        """Hold an entry, unless it is known, expired or deleted. Of two entries with the same key, the newer one stays."""
         if entry.id in self._held or entry.expires_ms <= now_ms or self.tombstones.covers(entry):
             return
         if (known := self._ids_by_key.get(entry.key)) and known != entry.id:
@@ -113,7 +113,7 @@ class Memory:
         number = None
         if entry.vector is not None:
             number = self._number(entry.id)
-            self._index.add(entry.partition, number, entry.vector)
+            self._index.add(entry.namespace, number, entry.vector)
         if entry.answer:
             self.hold_answer(entry.id, entry.answer)
         self._held[entry.id] = _Held(_slim(entry), number)
@@ -121,32 +121,32 @@ class Memory:
         self._policy.add(entry.id)
 
     def hold_answer(self, entry_id: str, answer: bytes) -> None:
-        """Keep an answer; those unused for longest make room. Without a store their entries go with them."""
-        self._drop_answer(entry_id)  # two requests may have fetched it at once
+        """Hold an answer, and drop the least recently used ones to make room. Without a store, their entries are evicted, too."""
+        self._drop_answer(entry_id)  # two requests may have fetched it at the same time
         self._answers[entry_id] = answer
         self.answers_bytes += len(answer)
-        while self.answers_bytes > self._limits.most_held_bytes and len(self._answers) > 1:
+        while self.answers_bytes > self._limits.max_memory_bytes and len(self._answers) > 1:
             oldest, dropped = self._answers.popitem(last=False)
             self.answers_bytes -= len(dropped)
             if self._is_only_copy:
                 self._evict(oldest)
 
     def use(self, entry_id: str) -> None:
-        """An entry was served."""
+        """Note that an entry was served."""
         if entry_id in self._held:
             self._policy.use(entry_id)
         if entry_id in self._answers:
             self._answers.move_to_end(entry_id)
 
     def forget(self, entry_id: str) -> bool:
-        """Let go of an entry; false when it is not held."""
+        """Delete an entry; false when it is not in memory."""
         held = self._held.get(entry_id)
         if held is None:
             return False
         self._policy.remove(entry_id)
         del self._held[entry_id]
         if held.number is not None:
-            self._index.remove(held.entry.partition, held.number)
+            self._index.remove(held.entry.namespace, held.number)
             self._ids_by_number[held.number] = ""
             self._free.append(held.number)
         if self._ids_by_key.get(held.entry.key) == entry_id:
@@ -155,7 +155,7 @@ class Memory:
         return True
 
     def clear(self) -> None:
-        """Let go of every entry."""
+        """Delete all entries."""
         for entry_id in list(self._held):
             self.forget(entry_id)
 
@@ -179,12 +179,12 @@ class Memory:
 
 
 def _slim(entry: Entry) -> Entry:
-    """Without vector and answer. Of the names there are few different ones, so each is held once."""
+    """The entry without vector and answer. Its names are interned, because there are few different ones."""
     return replace(
         entry,
         answer=b"",
         vector=None,
-        partition=sys.intern(entry.partition),
+        namespace=sys.intern(entry.namespace),
         scope=sys.intern(entry.scope),
         decision=sys.intern(entry.decision),
         model=sys.intern(entry.model),

@@ -1,4 +1,4 @@
-"""What operators may ask the cache and do to it, as JSON documents, for the admin port and the command line."""
+"""The operations on the cache for operators, with JSON documents, for the admin port and the command line."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _MAX_IMPORTED = 1000
 _WORD = re.compile(r"[\w.:/@+ -]{1,256}")
 _SCOPE = re.compile(r"[0-9a-f]{32}|global")
 _WRITE_WAIT_S = 1.0
-"""How long an operation waits for the store at most; the admin port of several workers waits two seconds."""
-_EXPORTED = ("id", "key", "partition", "scope", "decision", "model", "text", "created_ms", "expires_ms")
+"""The longest wait of an operation for the store. The admin port of several workers waits two seconds."""
+_EXPORTED = ("id", "key", "namespace", "scope", "decision", "model", "text", "created_ms", "expires_ms")
 
 
 class CacheOperations:
-    """Operations by name. Each takes a document and returns one, or raises `RequestError` when it cannot carry it out."""
+    """The operations by name. Each takes a document and returns one, or raises `RequestError` when it cannot be carried out."""
 
     def __init__(self, cache: Cache, versions: str) -> None:
         self._cache, self._versions = cache, versions
         self.scope_header = ""
-        """The header whose value keeps answers apart; empty when all clients share them."""
+        """The header whose value separates answers; empty when all clients share them."""
         self.scope_of: Callable[[str], str | None] = lambda value: None
-        """The digest that hides a value of that header; None when there is no such header."""
+        """Hashes a value of that header; None when there is no such header."""
 
     @property
     def operations(self) -> Mapping[str, Callable[[Document], Awaitable[Document]]]:
-        """All operations."""
+        """All operations by name."""
         return {
             "stats": self.stats,
             "get": self.get,
@@ -63,7 +63,7 @@ class CacheOperations:
         return {"entries": [self._shown(entry) | {"answer": _answer_of(entry)}] if entry else []}
 
     async def search(self, document: Document) -> Document:
-        """Entries whose question contains `text` or is near to it, the nearest first; with `decision`, only of that decision."""
+        """Entries whose question contains `text` or is similar to it, the most similar first; `decision` narrows the search."""
         _check(document, "text", "decision", "limit")
         text, decision = _text(document, "text", ""), _text(document, "decision", "")
         limit = _number(document, "limit", 20, _MAX_SHOWN)
@@ -77,10 +77,10 @@ class CacheOperations:
         return {"entries": [self._shown(entry) | {"similarity": round(score, 4)} for score, entry in found[:limit]]}
 
     async def invalidate(self, document: Document) -> Document:
-        """Forget entries by `ids`, `decision`, `model`, `scope` or `scope_value`, `before_ms`, or with `all: true`.
+        """Delete entries by `ids`, `decision`, `model`, `scope` or `scope_value`, `before_ms`, or with `all: true`.
 
-        `scope_value` is the header's own value, such as `Bearer ...`. `dry_run` only counts the entries. `count` is of this
-        process; `store` says whether other replicas hear of it; see `Delivery`.
+        `scope_value` is the value of the header itself, such as `Bearer ...`. `dry_run` only counts the entries. `count` is for
+        this process; `store` says whether other replicas get the invalidation; see `Delivery`.
         """
         _check(document, "ids", "decision", "model", "scope", "scope_value", "before_ms", "all", "dry_run")
         is_dry = document.get("dry_run", False)
@@ -102,7 +102,7 @@ class CacheOperations:
                 raise _bad("scope_value", "alone: it stands in the place of scope")
             scope = self.scope_of(_header_value(document, "scope_value")) if self.scope_header else None
             if scope is None:
-                message = "answers are shared by all (semantic_cache.scope: global): nobody has entries of their own"
+                message = "all clients share answers (semantic_cache.scope: global), so no entry belongs to one client"
                 raise RequestError(400, message, param="scope_value", code="no_scope")
             return scope
         if "scope" not in document:
@@ -110,8 +110,8 @@ class CacheOperations:
         scope = _text(document, "scope")
         if not _SCOPE.fullmatch(scope):
             header = self.scope_header or "scope header"
-            message = f"is no digest of 32 hex digits, as `cache get` shows it; the {header}'s own value goes into scope_value"
-            raise RequestError(400, f"'scope' {message} (`--scope-value-file`)", param="scope", code="invalid_value")
+            message = f"'scope' must be 32 hex digits, as `cache get` shows it; to use the value of the {header}, set scope_value"
+            raise RequestError(400, f"{message} (`--scope-value-file`)", param="scope", code="invalid_value")
         return scope
 
     async def _delivered(self) -> Delivery:
@@ -120,17 +120,17 @@ class CacheOperations:
         return "written" if await self._cache.store_sync.flushed(_WRITE_WAIT_S) else "waiting"
 
     async def reject(self, document: Document) -> Document:
-        """The hit of this `id` was a wrong answer: forget its entry, and never let the two questions share an answer again.
+        """Reject the hit `id`: delete its entry, and never again let the two questions share an answer.
 
-        `id` is `x-vsr-cache-entry` as the client got it. With an entry's id alone, the entry's question shares answers with no
-        other from then on. `reference` in the result is for other workers, which may not know the entry.
+        `id` is the value of `x-vsr-cache-entry` that the client got. With the id of an entry alone, the entry's question never
+        shares an answer with any other question. The result has a `reference` for other workers, which may not know the entry.
         """
         _check(document, "id")
-        reference = self._cache.report(_text(document, "id"))
+        reference = self._cache.reject(_text(document, "id"))
         return {"count": int(bool(reference)), "reference": reference, "store": await self._delivered()}
 
     async def export(self, document: Document) -> Document:
-        """Entries with their answers, up to `limit` of them, by id; `after` is the last id of the page before."""
+        """Up to `limit` entries with their answers, in order of their ids. `after` is the last id of the previous page."""
         _check(document, "after", "limit")
         limit, after = _number(document, "limit", 100, _MAX_SHOWN), _text(document, "after", "")
         entries = sorted((entry for entry in self._cache.entries if entry.id > after), key=lambda entry: entry.id)[:limit]
@@ -144,14 +144,14 @@ class CacheOperations:
         return {"versions": self._versions, "entries": shown, "next": entries[-1].id if len(entries) == limit else None}
 
     async def import_(self, document: Document) -> Document:
-        """Store `entries` as `export` gave them. An entry with a wrong field is left out, and `refused` names the field.
+        """Store `entries` of an export. An entry with an invalid field is left out, and `refused` names the field.
 
-        Entries that have expired, and those whose question has an answer here, are left out as well, and counted.
+        Entries that have expired or whose key is known are left out and counted.
         """
         _check(document, "versions", "entries")
         if document.get("versions") != self._versions:
             said = str(document.get("versions"))[:200]
-            message = f"these entries are of {said}, this router's are of {self._versions}; ask the models again (`cache warm`)"
+            message = f"these entries come from {said}, this router uses {self._versions}; ask the models again (`cache warm`)"
             raise RequestError(409, message, param="versions", code="other_versions")
         entries = document.get("entries")
         if not isinstance(entries, list) or len(entries) > _MAX_IMPORTED:
@@ -171,7 +171,7 @@ class CacheOperations:
         return "count" if await self._cache.import_entry(entry) else "known"
 
     def _shown(self, entry: Entry) -> dict[str, object]:
-        return {name: getattr(entry, name) for name in _EXPORTED if name not in ("key", "partition")}
+        return {name: getattr(entry, name) for name in _EXPORTED if name not in ("key", "namespace")}
 
 
 def _answer_of(entry: Entry) -> object:
@@ -182,7 +182,7 @@ def _answer_of(entry: Entry) -> object:
 
 
 def _entry(document: object) -> Entry | tuple[str, str]:
-    """An entry, or the name of a wrong field and what it must be."""
+    """An entry, or the name of an invalid field and what it must be."""
     if not isinstance(document, dict) or set(document) != {*_EXPORTED, "answer"}:
         return "", f"an object with {', '.join(_EXPORTED)} and answer"
     for name in _EXPORTED:
@@ -206,14 +206,14 @@ def _ids(document: Document) -> tuple[str, ...] | None:
         raise _bad("ids", "a list of entry ids")
     found = [parse_reference(one) for one in ids]
     if not all(found):
-        raise RequestError(400, f"ids are of 32 hex digits, as in {CACHE_ENTRY_HEADER}", param="ids", code="invalid_value")
+        raise RequestError(400, f"an id has 32 hex digits, as in {CACHE_ENTRY_HEADER}", param="ids", code="invalid_value")
     return tuple(one[0] for one in found if one)
 
 
 def _name(document: Document, name: str) -> str:
     value = _text(document, name)
     if not _WORD.fullmatch(value):
-        raise RequestError(400, "names are of letters, digits, blanks and ._:/@+-", param=name, code="invalid_value")
+        raise RequestError(400, "a name may have letters, digits, blanks and ._:/@+-", param=name, code="invalid_value")
     return value
 
 
@@ -236,12 +236,12 @@ def _text(document: Document, name: str, default: str | None = None) -> str:
 
 
 def _header_value(document: Document, name: str) -> str:
-    """A text that a header can hold. Bytes that are no UTF-8 are written as `surrogateescape` writes them."""
+    """A text that a header can hold. Bytes that are not UTF-8 are surrogates, as `surrogateescape` writes them."""
     value = _text(document, name)
     try:
         value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        message = f"'{name}' holds half a surrogate pair, which is no text"
+        message = f"'{name}' holds half a surrogate pair, which is not text"
         raise RequestError(400, message, param=name, code="invalid_value") from None
     return value
 

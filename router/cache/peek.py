@@ -1,4 +1,4 @@
-"""What a lookup would find, and its candidates, as a document for `explain`. Changes nothing in the cache."""
+"""Makes a document for `explain`: what a lookup would find, and its candidates. Changes nothing in the cache."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from router.cache.tiers import Weighed
 from router.core.lookup import CachePolicy, CacheQuery, Found
 
 
-async def peek(cache: Cache, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
-    """What an exchange would get, and a document of the candidates without their texts."""
-    found, pending = await cache.peek(question, cache_policy)
+async def peek(cache: Cache, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
+    """The result of a lookup, and a document of the candidates without their texts."""
+    found, pending = await cache.peek(query, cache_policy)
     once = {weighed.entry.id: weighed for weighed in reversed(pending.weighed or [])}
     shown = sorted(once.values(), key=lambda weighed: -weighed.similarity)
     return found, {
         "waits_for_equal_question": pending.leader is not None,
-        "candidates": [_candidate(question.text, cache_policy, weighed) for weighed in shown],
+        "candidates": [_candidate(query.text, cache_policy, weighed) for weighed in shown],
     }
 
 
@@ -27,7 +27,7 @@ def _candidate(asked: str, cache_policy: CachePolicy, weighed: Weighed) -> dict[
         "id": entry.id,
         "tier": weighed.tier,
         "similarity": round(min(weighed.similarity, 1.0), 4),
-        "objections": conflicts(asked, entry.text, cache_policy.guards)
+        "objections": conflicts(asked, entry.text, cache_policy.lexical_checks)
         if weighed.similarity >= cache_policy.near_miss_threshold
         else [],
         "probability": None if probability is None else round(probability, 4),

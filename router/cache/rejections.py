@@ -1,7 +1,7 @@
-"""Questions that must not share an answer, because an operator rejected a hit.
+"""Pairs of questions that must not share an answer, because an operator rejected a hit.
 
-A rejection names a hit by its reference, `ENTRY-PAIR`: the entry's id, and a digest of the two questions in either order. So
-nobody keeps a record of who was given what, and a rejection works on every replica, after a restart, and when the entry is gone.
+A rejection names a hit by its reference, `ENTRY-PAIR`: the id of the entry, and a digest of the two questions in either order. So
+the cache keeps no record of who got which answer. A rejection works on every replica, after a restart, and without the entry.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from router.core.cache_key import digest
 log = logging.getLogger(__name__)
 
 NO_PAIR = "0" * 32
-"""In the reference of a question that got the answer to its own text: there is no pair to reject."""
+"""Stands in the reference of an exact hit, which has no pair of questions to reject."""
 _MAX_REJECTIONS = 100_000
-"""They take 17 MB; each is one report by an operator."""
+"""They take 17 MB. Operators make rejections by hand, so there are few."""
 _REFERENCE = re.compile(r"([0-9a-f]{32})(?:-([0-9a-f]{32}))?")
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
 class Rejections:
-    """Which questions must not share answers. With a file, rejections outlive the process."""
+    """The rejected pairs. With a file, rejections outlive the process."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._rejected_pairs: OrderedDict[str, None] = OrderedDict.fromkeys(_read(file) if file else ())
-        """Digests of pairs of questions, and of single questions that share answers with no other."""
+        """Digests of rejected pairs, and of single questions that share answers with no other question."""
 
     def add(self, rejected: str) -> bool:
-        """Reject a digest of `digest_of_pair` or `digest_of_question`; false when it was rejected before."""
+        """Reject a digest from `digest_of_pair` or `digest_of_question`; false when it is known."""
         if rejected in self._rejected_pairs:
             return False
         self._rejected_pairs[rejected] = None
@@ -58,12 +58,12 @@ class Rejections:
 
 
 def digest_of_pair(one: str, other: str) -> str:
-    """Does not depend on the order of the questions, nor on case, white space or the last punctuation mark."""
+    """Digest of two questions. Ignores their order, case, white space and final punctuation."""
     return _paired(digest_of_question(one), digest_of_question(other))
 
 
 def digest_of_question(text: str) -> str:
-    """Stands for a pair whose other question is not known: this question then shares answers with no other."""
+    """Digest of one question, for a rejection whose other question is unknown. It then shares answers with no other."""
     normal = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).rstrip(" .?!")
     return digest(normal)
 
@@ -73,12 +73,12 @@ def _paired(one: str, other: str) -> str:
 
 
 def reference_of(entry_id: str, asked: str, stored: str) -> str:
-    """The name of a hit."""
+    """The reference of a hit."""
     return f"{entry_id}-{NO_PAIR if asked.strip() == stored.strip() else digest_of_pair(asked, stored)}"
 
 
 def parse_reference(text: str) -> tuple[str, str] | None:
-    """The entry's id and the digest of the pair, which is empty for an id alone; None for any other text."""
+    """The id of the entry and the digest of the pair, which is empty for an id alone; None for any other text."""
     found = _REFERENCE.fullmatch(text)
     return (found[1], found[2] or "") if found else None
 

@@ -1,4 +1,4 @@
-"""Settings of the cache and of its store. Plain values: nothing here loads a library."""
+"""Settings of the cache and of its store. Loads no library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 DIMENSION = 384
-"""Numbers in a vector of the shipped encoder."""
+"""Length of the shipped encoder's vectors."""
 POLICIES = ("fifo", "lru", "lfu")
 
 
@@ -17,32 +17,32 @@ class CacheLimits:
 
     max_entries: int = 1000
     eviction_policy: str = "fifo"
-    most_held_bytes: int = 64 * 1024 * 1024
-    """Bytes of answers in this process; the store has the others."""
-    lookup_s: float = 0.1
-    """Seconds for a lookup, without the wait for another request; a lookup that takes longer is a miss."""
-    store_wait_s: float = 0.05
-    """Seconds for one answer of the store."""
+    max_memory_bytes: int = 64 * 1024 * 1024
+    """Bytes of answers in memory; the store has the others."""
+    lookup_timeout_s: float = 0.1
+    """A lookup that takes longer, in seconds, is a miss. The wait for a leader does not count."""
+    store_timeout_s: float = 0.05
+    """Seconds to wait for one answer of the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyncSettings:
-    """How often the store is written to and polled, and how much is written at once."""
+    """How often and how much the cache writes to its store, and how often it polls the store."""
 
     batch: int = 1000
     """Entries in one write."""
     queue: int = 10_000
     """Writes that may wait in the queue."""
     queue_bytes: int = 64 * 1024 * 1024
-    """Bytes that they may take."""
-    follow_s: float = 1.0
+    """Bytes that these writes may take."""
+    poll_interval_s: float = 1.0
     """Seconds between two polls for what other replicas wrote."""
     sweep_s: float = 60.0
-    """Seconds between two sweeps of what has expired."""
+    """Seconds between two sweeps of expired entries."""
     write_s: float = 30.0
-    """Seconds; a write that takes longer has failed."""
+    """A write that takes longer, in seconds, has failed."""
     drain_s: float = 5.0
-    """Seconds for what waits in the queue when the process ends."""
+    """Seconds to write the rest of the queue when the process ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class MilvusSettings:
     consistency_level: str = "Session"
     timestamp_field: str = "timestamp"
     max_requests: int = 10
-    """Requests to Milvus at once."""
+    """Concurrent requests to Milvus."""
     acquire_timeout_s: float = 5.0
     drops_at_start: bool = False
     creates_collection: bool = True

@@ -1,10 +1,10 @@
-"""One lookup's way through the tiers: which stored answer, if any, may be given to a query.
+"""Looks a query up in the tiers, in this order, and decides which answer may be served.
 
 | tier | finds | costs |
 |---|---|---|
-| exact | the same text in the same partition | a dictionary lookup |
-| semantic | a question of the same partition that the verifier accepts | the encoder pass, which routing has often paid |
-| store | what another replica stored a moment ago | a round trip, bounded by `CacheLimits.store_wait_s` |
+| exact | an entry with the same text in the same namespace | a dictionary lookup |
+| semantic | an entry of the same namespace that the verifier accepts | an encoder pass, often shared with routing |
+| store | an entry that another replica stored a moment ago | a round trip, bounded by `CacheLimits.store_timeout_s` |
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from router.core.lookup import (
 )
 from router.errors import BackendError
 
-MAX_CANDIDATES = 5  # of 407 questions among 6,407 prompts, the one of the same meaning was among the five nearest for 98.2%
-MAX_VERIFIED = 3  # each costs a pass of the second model, and who asks is waiting
+MAX_CANDIDATES = 5  # for 98.2% of 407 questions among 6,407 prompts, the one of the same meaning was among the five nearest
+MAX_VERIFIED = 3  # each costs a verifier pass, and the client waits for it
 
 
 class Encoded(Protocol):
-    """What the encoder gives for a text."""
+    """The encoder's result for a text."""
 
     @property
     def vector(self) -> Vector: ...
@@ -48,7 +48,7 @@ class Encoded(Protocol):
 
 
 class StoreReader(Protocol):
-    """A store as a lookup asks it. A store that fails or is late has nothing."""
+    """The reads that a lookup makes in the store. A store that fails or is late finds nothing."""
 
     @property
     def is_shared(self) -> bool:
@@ -56,52 +56,52 @@ class StoreReader(Protocol):
         ...
 
     async def answer(self, entry_id: str, wait_s: float) -> bytes | None:
-        """The answer of an entry."""
+        """The answer of an entry; None when the store does not give it in time."""
         ...
 
     async def nearest(self, query: CacheQuery, vector: Vector | None, wait_s: float) -> Sequence[tuple[Entry, float]]:
-        """The entry with the same text, and neighbours with their similarities."""
+        """Entries near a query, with their similarities."""
         ...
 
 
 Encode = Callable[[str], Awaitable[Encoded]]
 Verify = Callable[[str, str, CachePolicy], Awaitable[Verdict]]
-"""Whether the answer to the second question may be given to the first."""
+"""Whether the answer to the second question may be served for the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """A candidate and what became of it."""
+    """A candidate and the result of its judgement."""
 
     entry: Entry
     tier: Literal["exact", "semantic", "store"]
     """Where it was found."""
     similarity: float
     refusal: Refusal | ExplainedRefusal | None
-    """Why its answer may not be given; None when it may."""
+    """Why its answer may not be served; None when it may."""
     probability: float | None
     """As in `Hit.verified`."""
 
 
 @dataclass(eq=False, slots=True)
 class PendingLookup:
-    """A lookup, from its start until the request is over."""
+    """The state of a lookup, from its start until the request is over."""
 
     query: CacheQuery
     cache_policy: CachePolicy
     asked_ms: int = 0
-    """What is invalidated from then on is not stored."""
+    """Unix time of the request. If an invalidation after it covers the answer, the answer is not stored."""
     vector: Vector | None = None
     leads: Leader | None = None
-    """Set when other requests may wait for this one's answer."""
+    """Set when this request leads: followers may wait for its answer."""
     leader: Leader | None = None
-    """Set when an equal question is under way, and this request may wait for its answer."""
+    """Set when this request follows: it may wait for the answer of an equal question under way."""
     weighed: list[Weighed] | None = None
-    """The candidates, of a lookup that only peeks. It leaves no trace in the cache."""
+    """The candidates of a lookup that only peeks; None for all other lookups."""
 
     @property
     def peeks(self) -> bool:
-        """Whether this lookup must leave no trace."""
+        """Whether this lookup must change nothing in the cache."""
         return self.weighed is not None
 
 
@@ -123,7 +123,7 @@ class Tiers:
         self._encode, self._verify, self._rejections = encode, verify, rejections
 
     async def find(self, pending: PendingLookup) -> Found:
-        """The first answer that may be given, by the order of the tiers."""
+        """The first answer that may be served, in the order of the tiers."""
         query, cache_policy = pending.query, pending.cache_policy
         if not cache_policy.may_look_up:
             await self._encode_query(pending)
@@ -137,12 +137,12 @@ class Tiers:
         vector = await self._encode_query(pending)
         if isinstance(vector, str):
             return await self._ask_store(pending, Miss(vector))
-        found = await self._nearest(pending, self._memory.nearest(query.partition, vector, MAX_CANDIDATES))
+        found = await self._nearest(pending, self._memory.nearest(query.namespace, vector, MAX_CANDIDATES))
         return found if isinstance(found, Hit) else await self._ask_store(pending, found)
 
     async def _encode_query(self, pending: PendingLookup) -> Vector | MissReason:
-        """The query's vector, or why there is none."""
-        if not pending.cache_policy.is_semantic:
+        """The vector of the query, or why there is none."""
+        if pending.cache_policy.exact_only:
             return "exact_only"
         try:
             encoding = await self._encode(pending.query.text)
@@ -154,7 +154,7 @@ class Tiers:
         return encoding.vector
 
     async def _nearest(self, pending: PendingLookup, candidates: Sequence[tuple[Entry, float]]) -> Found:
-        """The first candidate whose answer may be given. Of the misses the first that tells of a candidate counts."""
+        """The first candidate whose answer may be served. A miss has the reason of the first candidate that was refused."""
         reason: MissReason = "no_candidate" if candidates else "empty"
         verified = 0
         for entry, similarity in candidates:
@@ -174,7 +174,7 @@ class Tiers:
         return Miss(reason)
 
     def _why_unjudged(self, pending: PendingLookup, entry: Entry, similarity: float, verified: int) -> ExplainedRefusal | None:
-        """Why a candidate is passed over, when `verified` others have cost a pass already."""
+        """Why a candidate is skipped without judgement; None to judge it. `verified` candidates were verified before it."""
         if verified == MAX_VERIFIED:
             return "not_judged"
         if similarity < pending.cache_policy.near_miss_threshold:
@@ -182,7 +182,7 @@ class Tiers:
         return None if self.is_fresh(entry, pending.cache_policy) else "too_old"
 
     async def judge(self, pending: PendingLookup, text: str) -> Verdict:
-        """Whether the answer to `text` may be given to the query."""
+        """Whether the answer to `text` may be served for the query."""
         if self._rejections.forbids(pending.query.text, text):
             return Verdict("rejected")
         return await self._verify(pending.query.text, text, pending.cache_policy)
@@ -190,7 +190,7 @@ class Tiers:
     async def _ask_store(self, pending: PendingLookup, miss: Miss) -> Found:
         if self._store is None or not self._store.is_shared:
             return miss
-        found = await self._store.nearest(pending.query, pending.vector, self._limits.store_wait_s)
+        found = await self._store.nearest(pending.query, pending.vector, self._limits.store_timeout_s)
         if not found:
             return miss
         if not pending.peeks:
@@ -207,11 +207,11 @@ class Tiers:
         return again if isinstance(again, Hit) or miss.reason in ("empty", "no_candidate") else miss
 
     def _may_serve(self, pending: PendingLookup, entry: Entry) -> bool:
-        """Only what may be held may be served: a store can show for a moment longer what was invalidated."""
+        """Whether an entry of the store may be served. A store can show an invalidated entry for a moment longer."""
         return entry.id in self._memory or (pending.peeks and not self._memory.tombstones.covers(entry))
 
     def is_fresh(self, entry: Entry, cache_policy: CachePolicy) -> bool:
-        """Whether an entry has not expired and is young enough for the client."""
+        """Whether an entry has not expired and is not older than the client allows."""
         now_ms = self._now() * 1000
         is_young = cache_policy.max_age_s is None or now_ms - entry.created_ms <= cache_policy.max_age_s * 1000
         return entry.expires_ms > now_ms and is_young
@@ -219,7 +219,7 @@ class Tiers:
     async def hit(
         self, entry: Entry, pending: PendingLookup, tier: Tier, similarity: float, verified: float | None = None
     ) -> Hit | None:
-        """A hit with the entry's answer; None when the answer is gone."""
+        """A hit with the answer of an entry; None when the answer was evicted."""
         answer = entry.answer or self._memory.answer(entry.id) or await self.fetch(entry.id, holds=not pending.peeks)
         if not answer:
             return None
@@ -230,10 +230,10 @@ class Tiers:
         return Hit(reference, answer, tier, min(similarity, 1.0), age_s, verified)
 
     async def fetch(self, entry_id: str, *, holds: bool = True) -> bytes | None:
-        """An entry's answer from the store; with `holds` it is kept here from then on."""
+        """The answer of an entry from the store. With `holds`, memory keeps it."""
         if self._store is None:
             return None
-        answer = await self._store.answer(entry_id, self._limits.store_wait_s)
+        answer = await self._store.answer(entry_id, self._limits.store_timeout_s)
         if answer and holds and entry_id in self._memory:
             self._memory.hold_answer(entry_id, answer)
         return answer

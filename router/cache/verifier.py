@@ -1,4 +1,4 @@
-"""Whether two questions may share an answer: no check may object, then a trained model has to be sure enough."""
+"""Judges whether two questions may share an answer: no check may object, and a trained model must be sure enough."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from router.cache.wording import UNREAD, difference
 from router.core.lookup import CachePolicy, Verdict, verifier_failure
 from router.errors import BackendError
 
-GUARDS_VERSION = "guards-4"
-"""Raised whenever a check changes what it lets pass: answers that were stored before are then out of reach."""
+CHECKS_VERSION = "checks-4"
+"""Raised when a check changes what it lets pass. Answers that were stored before are then out of reach."""
 
 Score = Callable[[str, str], Awaitable[float]]
 """Probability, 0 to 1, that the answer to the second question answers the first. Raises `BackendError`."""
 
 
 class Verifier:
-    """Judges candidates. Without `score` the checks judge alone. They see only words, so few paraphrases pass them."""
+    """Judges candidates. Without `score`, the checks judge alone. They compare words, so few paraphrases pass them."""
 
     def __init__(self, score: Score | None = None) -> None:
         self._score = score
 
     async def __call__(self, asked: str, stored: str, cache_policy: CachePolicy) -> Verdict:
-        """Whether the answer to `stored` may be given to `asked`. A failure refuses: a miss is cheap, a wrong hit is not."""
-        if refusal := conflict(asked, stored, cache_policy.guards):
+        """Whether the answer to `stored` may be served for `asked`. A failure refuses: a miss costs less than a wrong hit."""
+        if refusal := conflict(asked, stored, cache_policy.lexical_checks):
             return Verdict(refusal)
         written = difference(asked, stored)
         if written == "unread":

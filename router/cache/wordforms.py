@@ -1,7 +1,8 @@
-"""Whether two ways of writing one word mean the same: by case, by marks, by apostrophe.
+"""Decides whether two spellings of a word mean the same. They may differ in case, accents or apostrophe.
 
-What is not known to be harmless is not. The lists are short on purpose: a word that is missing from one of harmless forms costs
-a hit, a word that is missing from one of telling forms costs a wrong answer only where two questions differ in nothing else.
+A difference that is not known to be harmless counts as one of meaning. The lists are short on purpose. A word that is missing in
+a list of harmless forms costs a hit. A word that is missing in a list of forms with another meaning causes a wrong hit only when
+two questions differ in nothing else.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from functools import lru_cache
 from typing import Literal
 
 Style = Literal["lower", "upper", "mixed"]
-"""Of a text: all small letters, as in a hurry; all capitals; or as the language wants it."""
+"""How a text uses case: only small letters, as people type in a hurry; only capitals; or mixed, as the language demands."""
 
 
 def words(text: str) -> frozenset[str]:
-    """A list of words, written as one text."""
+    """The words of a text."""
     return frozenset(text.split())
 
 
@@ -27,13 +28,13 @@ _PLAIN = words(
     "from with about into onto over under as and or but if then than so not no nor yet also just too very how what when "
     "where which who whom whose why all any some each both more most off out up down go get hi ok please one"
 )
-"""Words whose capital says that a sentence or a title stands there. In capitals throughout they are other words: IT, US, WHO."""
+"""Words that get a capital only at the start of a sentence or in a title. In all capitals they are other words: IT, US, WHO."""
 _CASE_TELLS = words(
-    # chemical elements of one and two letters: by case they differ from compounds, units and words
+    # chemical elements of one and two letters, which only case tells from compounds, units and words
     "h he li be b c n o f ne na mg al si p s cl ar k ca sc ti v cr mn fe co ni cu zn ga ge as se br kr rb sr y zr nb mo tc ru rh "
     "pd ag cd in sn sb te i xe cs ba la ce pr nd sm eu gd tb dy ho er tm yb lu hf ta w re os ir pt au hg tl pb bi po at rn fr "
     "ra ac th pa u np pu cm bk cf es fm md no lr rf db sg bh hs mt ds rg cn nh fl mc lv ts og "
-    # units whose prefixes differ by case, and those that are words or other units in capitals
+    # units whose prefixes differ by case, and units that are words or other units in capitals
     "mm nm mg ug mb kb gb tb eb mbps kbps gbps mbit kbit gbit mib kib gib mw kw gw tw mv kv ma ka mpa ml dl mj ms ns ps mev kn "
     "nf pf mf hz ph mwh kt ah"
 )
@@ -44,7 +45,7 @@ _ALSO_WORDS = words(
     "top trips vat cop den dim ada basic blast cart clean dive fate flex focus force hope idea impact mint norm open prism "
     "raid read rice spin"
 )
-"""Words that in capitals are abbreviations of something else."""
+"""Words that are abbreviations of something else when in capitals."""
 _CAPITONYMS = words(
     "polish turkey china march may august job apple mercury mars earth lent cologne nice reading mobile bath jersey swede "
     "scotch hamlet catholic liberal democratic republican conservative labour labor bill mark will rose frank jack sue "
@@ -52,7 +53,7 @@ _CAPITONYMS = words(
     "orange windows word excel access outlook teams slack zoom meta alphabet discord chrome safari edge swift rust ruby "
     "swiss dutch welsh pole finn czech guinea japan chile cuba georgia jordan lima cork titanic union congress"
 )
-"""Words that with a capital mean something else."""
+"""Words that mean something else with a capital."""
 _LOAN_WORDS = words(
     "cafe cafes naive naively naivete cliche cliches cliched fiance fiancee facade facades jalapeno jalapenos pinata "
     "pinatas decor deja vu creme brulee fraiche crepe crepes entree entrees puree saute sauteed souffle soiree matinee "
@@ -63,7 +64,7 @@ _LOAN_WORDS = words(
     "bronte brontes voila cooperate cooperation reelect debut debuts detente regime elite doppelganger smorgasbord angstrom "
     "acai latte emigre emigres attache seance"
 )
-"""Words and names that English texts write with and without their marks."""
+"""Words and names that English texts write with and without accents."""
 MIXED_NAMES = words(
     "iphone iphones ipad ipads ipod imac ios ipados macos imessage icloud itunes airpods macbook macbooks javascript "
     "typescript youtube youtuber youtubers linkedin whatsapp github gitlab mysql postgresql mongodb graphql wordpress "
@@ -74,20 +75,20 @@ MIXED_NAMES = words(
 )
 """Names in mixed case that people type as they like."""
 _LABELLED = words("vitamin hepatitis plan type grade class option section appendix exhibit series group schedule hemophilia")
-"""Words behind which a letter is a name."""
+"""After these words, a letter is a name."""
 _CONTRACTIONS = words(
     "whats wheres hows whos whens whys thats theres heres dont doesnt didnt isnt arent wasnt werent wont cant couldnt "
     "wouldnt shouldnt havent hasnt hadnt aint mustnt im ive youre youve youll theyre theyve theyll weve lets hes shes itll "
     "thatll"
 )
-"""Contractions that are commonly typed without their apostrophe, and are no other common word then."""
+"""Contractions that people often type without their apostrophe, and that are then no other common word."""
 _OTHER_WITHOUT_APOSTROPHE = words("well shell hell were wed shed ill id its boys girls")
 DASHES_AND_QUOTES = {
     **dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f"), '"'),
     **dict.fromkeys(map(ord, "\u2018\u2019\u201a\u201b\u02bc"), "'"),
     **dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d"), "-"),
 }
-"""Characters that stand for the same, whichever the keyboard gives."""
+"""Variants of dashes and quotes that different keyboards produce."""
 _ACCENTS = re.compile(r"[\u0300-\u036f]")
 _ABBREVIATION = re.compile(r"(?<![\w.])(?:[A-Za-z]\.){2,}(?!\w)")
 _COUNTED = re.compile(r"\d+(?:st|nd|rd|th|am|pm)", re.IGNORECASE)
@@ -95,7 +96,7 @@ _COUNTED = re.compile(r"\d+(?:st|nd|rd|th|am|pm)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word of a text, as it is written and as a tokenizer reads it that drops case and marks."""
+    """A word of a text: as written, and as a tokenizer reads it that drops case and accents."""
 
     form: str
     folded: str
@@ -104,27 +105,28 @@ class Word:
     """The word before it, folded; empty at the start."""
 
     def is_formula(self, touching: str) -> bool:
-        """Whether every sign beside it counts: beside a number, and a letter alone; beside "a" and "I" what touches them."""
+        """Whether a sign beside the word may be part of a formula. It may beside a number or a single letter; beside "a" and "I"
+        only when it touches them."""
         if self.form[0].isnumeric() or self.form[-1].isnumeric():
             return True
         return len(self.folded) == 1 and (self.folded not in "ai" or touching not in " \n\t,.;:?!\"'")
 
 
 def levelled(text: str) -> str:
-    """A text with one kind of dash and of apostrophe, without the accents of Latin, Greek and Cyrillic letters."""
+    """A text with one kind of dash and apostrophe, and without accents on Latin, Greek and Cyrillic letters."""
     if text.isascii():
         return text
     return unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", text.translate(DASHES_AND_QUOTES))))
 
 
 def without_dots(text: str) -> str:
-    """A text with "U.S." written "US"."""
+    """A text with abbreviations like "U.S." written as "US"."""
     return _ABBREVIATION.sub(lambda found: found[0].replace(".", ""), text)
 
 
 @lru_cache(maxsize=4096)
 def fold(form: str) -> str:
-    """A word without case, marks, joiners and apostrophes, its raised and full-width characters plain."""
+    """A word without case, accents, joiners and apostrophes, with plain forms of raised and full-width characters."""
     if form.isascii():
         return form.lower().replace("'", "")
     apart = unicodedata.normalize("NFKD", form)
@@ -132,7 +134,7 @@ def fold(form: str) -> str:
 
 
 def is_same_word(one: Word, style: Style, other: Word, other_style: Style, length: int) -> bool:
-    """Whether two forms of one word, which stand in texts of these styles and of `length` words, mean the same."""
+    """Whether two forms of one word mean the same. The texts have these styles; the shorter one has `length` words."""
     if one.form == other.form:
         return True
     is_hurried = "lower" in (style, other_style)
@@ -166,7 +168,7 @@ def _case(form: str) -> str:
 
 
 def _is_same_case(folded: str, kinds: dict[str, tuple[Word, Style]], length: int) -> bool:
-    """Of two forms that differ in case, by kind of case, each with the style of its text."""
+    """Whether two forms that differ in case mean the same. `kinds` has each form, with the style of its text, by kind of case."""
     cases = set(kinds)
     is_hurried = "lower" in cases and kinds["lower"][1] == "lower"
     if "odd" in cases:
@@ -189,12 +191,12 @@ def _is_same_case(folded: str, kinds: dict[str, tuple[Word, Style]], length: int
 
 
 def _is_told_by_place(word: Word) -> bool:
-    """Whether the word before says which is meant: "vitamin d", "5 pm", "the us"."""
+    """Whether the word before it tells the meaning: "vitamin d", "5 pm", "the us"."""
     if len(word.folded) == 1:
         return word.follows in _LABELLED
     return word.follows[-1:].isnumeric() if word.folded in ("am", "pm") else word.folded == "us" and word.follows in ("the", "a")
 
 
 def _is_pronoun_or_article(letter: str, kinds: dict[str, tuple[Word, Style]], length: int) -> bool:
-    """`I` in a sentence, `A` where one begins; else such a letter names something."""
+    """Whether a letter is the pronoun `I` in a sentence, or the article `A` at the start of one. Otherwise it names something."""
     return length > 3 if letter == "i" else kinds["capital"][0].starts_sentence

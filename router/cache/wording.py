@@ -1,8 +1,8 @@
-"""How two texts are written: whether they differ in nothing that matters, or in something that no model reads.
+"""Compares the writing of two texts: no relevant difference, a difference that the verifier sees, or one that no model sees.
 
-The verifier's tokenizer drops case, combining marks and invisible characters, and its model makes little of signs: `Co` and `CO`,
-`9 % 4` and `9 / 4`, or code with another indentation look alike to it. So differences in writing are judged here. Each rule calls
-one kind of difference harmless; a difference that no rule knows refuses. The words are for the checks and the verifier.
+The verifier's tokenizer drops case, accents and invisible characters, and its model gives little weight to signs. `Co` and `CO`,
+`9 % 4` and `9 / 4`, or code with another indentation look alike to it. So differences in writing are judged here. Each rule
+declares one kind of difference harmless, and a difference without a rule refuses. The checks and the verifier compare the words.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Final, Literal
 from router.cache.wordforms import DASHES_AND_QUOTES, Style, Word, fold, is_same_word, without_dots
 
 UNREAD: Final = "unread_difference"
-"""Why an answer is not given when two texts differ in something that no model reads."""
+"""The refusal when two texts differ in something that no model sees."""
 Difference = Literal["none", "visible", "unread"]
-"""Between two texts: nothing that matters; something that the verifier can judge; something that it cannot."""
+"""The difference between two texts. `none`: nothing relevant. `visible`: the verifier can judge it. `unread`: it cannot."""
 _WORST_FIRST: tuple[Difference, ...] = ("unread", "visible", "none")
 
 _WRITING = re.compile(
@@ -30,9 +30,9 @@ _WRITING = re.compile(
     r"how many (?:characters|letters|words|spaces)|verbatim)\b",
     re.IGNORECASE,
 )
-"""The question is how something is written: every sign and every capital counts."""
+"""Questions about how something is written. Every sign and every capital counts in them."""
 _SIGNS = re.compile(r"\b(?:means?|meant|meaning|translat\w*|symbols?|notation|operators?)\b", re.IGNORECASE)
-"""Questions about a wording itself, where every sign counts."""
+"""Questions about a wording or a notation. Every sign counts in them."""
 _ASKS = r"(?=(?:what|how|why|when|where|who|which|whose|if|whether)\b)"
 _OPENING = re.compile(
     r"(?:(?:hi|hello|hey|thanks|thank you|okay|ok|so|well|good (?:morning|evening|afternoon))(?: there| all)?"
@@ -45,9 +45,9 @@ _OPENING = re.compile(
     rf"(?:tell|let) me (?:know )?{_ASKS})?",
     re.IGNORECASE,
 )
-"""Phrases of mere politeness that people put before a question."""
+"""Polite phrases that people put before a question."""
 _QUESTION = re.compile(r"(?:what|how|why|when|where|who|which|whose|is|are|do|does|did|can|could|should)\b", re.IGNORECASE)
-_LEAST_ASKED = 2  # words that stay behind an opening: "so what" has none
+_MIN_WORDS = 2  # that must follow an opening; in "so what" the "so" is none
 
 _ALIKE = DASHES_AND_QUOTES | str.maketrans(
     {
@@ -60,15 +60,15 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d.,]\d|\d)")
 _AND = re.compile(r"(?<=[^\W\d_]{2}) & (?=[^\W\d_]{2})")
 _WORD = re.compile(r"(?:(?<!\w)[^\W\d_]-(?=[^\W\d_]{2}))?\w+(?:'\w+)*")  # "x-ray" is one
 _OF_SENTENCE = re.compile(r"[,;:?!/¿¡\"'()]|\.{1,3}|[?!]{2,}|--?|[\"')][.,;:?!]|[.,?!][\"')]")
-"""One piece of punctuation between the words of a sentence; smileys and operators are none."""
+"""A piece of punctuation between the words of a sentence; no smileys and operators."""
 _BEGINS = re.compile(r"[.!?:\n\"(-]")
 _ENDING = "?.! \n\t"
 _OPERATORS = frozenset("+-*/=×÷<>^|&")
-"""Signs that may have a blank on both sides or on none."""
+"""Operators may have blanks on both sides or on neither."""
 
 
 class _Text:
-    """A text taken apart: words, and before, between and behind them the gaps, one more than words."""
+    """The parts of a text: its words, and the gaps before, between and after them, one more than words."""
 
     def __init__(self, text: str) -> None:
         self.raw = _without_opening(text.strip(" \t\r\n"))
@@ -81,7 +81,7 @@ class _Text:
             gap, form = self.text[at : match.start()], self.text[match.start() : match.end()]
             folded = fold(form)
             if not folded:
-                continue  # marks that stand on nothing: a sign
+                continue  # accents without a letter count as a sign
             follows = self.words[-1].folded if self.words else ""
             self.words.append(Word(form, folded, not follows or bool(_BEGINS.search(gap)), follows))
             self.gaps.append(gap)
@@ -91,7 +91,7 @@ class _Text:
 
     @cached_property
     def style(self) -> Style:
-        """How it uses capitals."""
+        """How the text uses capitals."""
         letters = "".join(word.form for word in self.words)
         if letters == letters.lower():
             return "lower"
@@ -99,13 +99,13 @@ class _Text:
 
     @cached_property
     def exact(self) -> str:
-        """The text, in which every character counts except the capital and the final mark of a question."""
+        """The text without the capital and the final punctuation of a question. Every other character counts."""
         is_question = _QUESTION.match(self.raw)
         return self.raw[0].lower() + self.raw[1:].rstrip("?. ") if is_question else self.raw
 
     @cached_property
     def forms(self) -> dict[str, dict[str, Word]]:
-        """The spellings of each word, by what a tokenizer makes of it."""
+        """The spellings of each word, by its folded form."""
         found: dict[str, dict[str, Word]] = {}
         for word in self.words:
             found.setdefault(word.folded, {}).setdefault(word.form, word)
@@ -113,7 +113,7 @@ class _Text:
 
     @cached_property
     def contrasted(self) -> frozenset[str]:
-        """What it writes in two ways, such as `mW` and `MW`; that a sentence begins with a capital is none."""
+        """Words that the text writes in two ways, such as `mW` and `MW`. A capital at the start of a sentence does not count."""
         within = {key: sum(not word.starts_sentence for word in forms.values()) for key, forms in self.forms.items()}
         return frozenset(key for key, forms in self.forms.items() if within[key] > 1 or len(forms) > 2)
 
@@ -126,11 +126,11 @@ class _Text:
 
     @cached_property
     def signs(self) -> Counter[tuple[str, str, str]]:
-        """Signs that mean something by themselves, each with the numbers and letters beside it."""
+        """Signs that mean something on their own, each with the numbers and letters beside it."""
         return Counter(sign for at in range(len(self.gaps)) if (sign := self._sign(at)))
 
     def beside(self, at: int) -> tuple[Word | None, Word | None]:
-        """The words before and after a gap; None where there is none."""
+        """The words before and after a gap; None when there is none."""
         return (self.words[at - 1] if at else None), (self.words[at] if at < len(self.words) else None)
 
     def _sign(self, at: int) -> tuple[str, str, str] | None:
@@ -149,7 +149,7 @@ class _Text:
 
 
 def difference(asked: str, stored: str) -> Difference:
-    """How the writing of two texts differs. Texts with different words differ at least visibly."""
+    """The difference in writing between two texts. It is at least `visible` when the words differ."""
     one, other = _taken_apart(asked), _taken_apart(stored)
     if one.folded != other.folded:
         return "unread" if _differ_unread(one, other) else "visible"
@@ -168,7 +168,7 @@ def _is_about(subject: re.Pattern[str], one: _Text, other: _Text) -> bool:
 
 
 def _differ_unread(one: _Text, other: _Text) -> bool:
-    """Whether texts with different words spell the words they share, or use signs, in ways that matter."""
+    """Whether texts with different words have an unread difference as well: in shared words, signs or indentation."""
     shared = one.forms.keys() & other.forms.keys()
     return (
         not all(_is_written_alike(key, one, other) for key in shared)
@@ -178,7 +178,7 @@ def _differ_unread(one: _Text, other: _Text) -> bool:
 
 
 def _is_written_alike(key: str, one: _Text, other: _Text) -> bool:
-    """Whether each spelling of a word in one text has a spelling in the other that means the same."""
+    """Whether each spelling of a word in one text has a spelling of the same meaning in the other."""
     mine, its = one.forms[key], other.forms[key]
     if mine.keys() == its.keys():
         return True
@@ -232,14 +232,14 @@ def _end_difference(one: _Text, other: _Text) -> Difference:
 
 
 def _without_ending(gap: str, last: Word | None) -> str:
-    """The gap behind the last word without the marks that end a sentence; the sign of `5!` stays."""
+    """The gap after the last word without the punctuation that ends a sentence. The sign of `5!` stays."""
     if last and gap.startswith("!") and last.is_formula("!"):
         return "!" + gap[1:].rstrip(_ENDING)
     return gap.rstrip(_ENDING)
 
 
 def _is_spacing_harmless(gap: str, its_gap: str, left: Word, right: Word) -> bool:
-    """Whether blanks around the same signs make no difference, beside a number or a letter."""
+    """Whether other blanks around the same sign are harmless beside a number or a letter."""
     sign = gap.strip()
     if not sign:
         return ("\n" in gap) == ("\n" in its_gap)
@@ -259,19 +259,19 @@ def _are_of_sentence(pieces: list[str]) -> bool:
 
 
 def _stands_apart(gap: str) -> bool:
-    """Whether a mark stands where a word would, or before one: "cd ..", ".net". Commas and final marks do so by a slip."""
+    """Whether punctuation stands alone like a word, or before a word: "cd ..", ".net". Other punctuation there is a typo."""
     return gap[:1].isspace() and (gap.strip() in (".", "..", ";", ":", "!") or (gap.strip() == "?" and not gap[-1:].isspace()))
 
 
 def _is_behind_number(gap: str, right: Word) -> bool:
-    """Whether a gap is white space, a hyphen, or a comma or the like that ends what stands before it."""
+    """Whether a gap is white space, a hyphen, or punctuation that belongs to the word before it."""
     if right.is_formula(gap[-1:]):
         return False
     return gap == "-" or (gap[-1:].isspace() and gap.strip() in ("", ",", ".", ";", ":", "?"))
 
 
 def _parts_sentences(gap: str, sign: str, before: str, after: str) -> bool:
-    """Whether a sign beside a number or a letter belongs to the sentence and not to a formula: "in 2016, who", "3-digit"."""
+    """Whether a sign beside a number or letter belongs to the sentence, not to a formula: "in 2016, who", "3-digit"."""
     if sign == "-":
         return not gap[0].isspace() and not after
     if sign[0] in "\"'()/":
@@ -282,11 +282,11 @@ def _parts_sentences(gap: str, sign: str, before: str, after: str) -> bool:
 def _without_opening(text: str) -> str:
     opening = _OPENING.match(text)
     asked = text[opening.end() :] if opening else text
-    return asked if len(asked.split()) >= _LEAST_ASKED else text
+    return asked if len(asked.split()) >= _MIN_WORDS else text
 
 
 def _with_letters_for_marks(text: str) -> str:
-    """The text with a letter in place of each mark and joiner, which Python does not count as parts of words."""
+    """The text with a letter for each accent and joiner, which Python does not count as parts of words."""
     if text.isascii():
         return text
     return "".join("x" if ord(char) > 127 and _is_mark(char) else char for char in text)
@@ -298,5 +298,5 @@ def _is_mark(char: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _taken_apart(text: str) -> _Text:
-    """Cached: a question is compared with several candidates, and the same candidates come up again and again."""
+    """Cached, because one question is compared with several candidates, and the same candidates recur."""
     return _Text(text)

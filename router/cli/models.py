@@ -149,14 +149,14 @@ def train_intent(options: argparse.Namespace) -> int:
 
 def evaluate_cache(options: argparse.Namespace) -> int:
     """Measure the cache's decisions on labelled pairs of questions."""
-    from router.cache.checks import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
+    from router.cache.checks import CHECKS_ALONE, CHECKS_WITH_VERIFIER
     from router.config.calibration import CALIBRATION, read_table
     from router.evaluation.cache import evaluate
 
     encoder, verifier = _models(options)
     guards = _guards(options)
     if guards is None:
-        guards = GUARDS_BESIDE_VERIFIER if verifier else GUARDS_ALONE
+        guards = CHECKS_WITH_VERIFIER if verifier else CHECKS_ALONE
     table = read_table(options.calibration or CALIBRATION, has_verifier=verifier is not None)
     point = table.point(options.max_false_hit_rate)
     if point is None:
@@ -190,13 +190,13 @@ def _models(options: argparse.Namespace) -> tuple[Bundle, Bundle | None]:
 
 
 def _guards(options: argparse.Namespace) -> Sequence[str] | None:
-    from router.cache.checks import GUARDS
+    from router.cache.checks import CHECKS
 
     if options.guards is None:
         return None
     guards = tuple(filter(None, options.guards.split(",")))
-    if unknown := set(guards) - set(GUARDS):
-        message = f"there is no guard {', '.join(sorted(unknown))}; known are: {', '.join(GUARDS)}"
+    if unknown := set(guards) - set(CHECKS):
+        message = f"there is no guard {', '.join(sorted(unknown))}; known are: {', '.join(CHECKS)}"
         raise ConfigError([Problem("--guards", 0, "", message)])
     return guards
 

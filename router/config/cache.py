@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from router.cache.checks import AMONG_STRANGERS, GUARDS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
+from router.cache.checks import CHECKS, CHECKS_ALONE, CHECKS_AMONG_STRANGERS, CHECKS_WITH_VERIFIER
 from router.cache.settings import POLICIES, CacheLimits, MilvusSettings, SyncSettings
 from router.config.calibration import CALIBRATION, CalibrationTable, read_calibration
 from router.config.keys import (
@@ -62,8 +62,8 @@ class PolicyKeys:
     )
     ttl_seconds: float = key(Number(1, _MAX_SECONDS), "How long an answer may be served.", 3600.0)
     lexical_checks: tuple[str, ...] | None = key(
-        Texts("checks", "list of checks", tuple(GUARDS), may_be_empty=True),
-        f"Which differences in wording keep an answer back: {', '.join(GUARDS)} (see below). What no model reads keeps it back "
+        Texts("checks", "list of checks", tuple(CHECKS), may_be_empty=True),
+        f"Which differences in wording keep an answer back: {', '.join(CHECKS)} (see below). What no model reads keeps it back "
         "in any case (`unread_difference`).",
         shown="all but kind, content and unasked, without a verifier all but unasked; unasked, too, where all share",
     )
@@ -228,7 +228,7 @@ class CacheConfig:
     milvus: MilvusSettings = field(default_factory=MilvusSettings)
     limits: CacheLimits = field(default_factory=CacheLimits)
     sync: SyncSettings = field(default_factory=SyncSettings)
-    default: CachePolicy = field(default_factory=lambda: CachePolicy(0.8, 3600.0, GUARDS_ALONE))
+    default: CachePolicy = field(default_factory=lambda: CachePolicy(0.8, 3600.0, CHECKS_ALONE))
     """Of decisions that say nothing of their own."""
     keys: PolicyKeys = field(default_factory=PolicyKeys)
     """What it was made of."""
@@ -305,17 +305,17 @@ def decision_policy(section: Section, cache: CacheConfig) -> CachePolicy | None:
 def _keys_of(cache: CacheConfig) -> DecisionCacheKeys:
     """What a decision's section means where it says nothing: what `semantic_cache` says. The thresholds are of its policy."""
     inherited = {each.field: getattr(cache.keys, each.field) for each in keys_of(PolicyKeys)}
-    own = {"similarity_threshold": None, "max_false_hit_rate": None, "lexical_checks": cache.default.guards}
+    own = {"similarity_threshold": None, "max_false_hit_rate": None, "lexical_checks": cache.default.lexical_checks}
     return DecisionCacheKeys(**{**inherited, **own}, enabled=cache.enabled)
 
 
 def _default_policy(section: Section, keys: CacheKeys, calibration: CalibrationTable, *, shares_with_all: bool) -> CachePolicy:
     checks = keys.lexical_checks
     if checks is None:
-        usual = GUARDS_BESIDE_VERIFIER if calibration.has_verifier else GUARDS_ALONE
-        checks = (*usual, *AMONG_STRANGERS) if shares_with_all else usual
+        usual = CHECKS_WITH_VERIFIER if calibration.has_verifier else CHECKS_ALONE
+        checks = (*usual, *CHECKS_AMONG_STRANGERS) if shares_with_all else usual
     default = CachePolicy(
-        calibration.similarity, 3600.0, checks, calibration.verifier_threshold, false_hit_budget=calibration.default_rate
+        calibration.similarity, 3600.0, checks, calibration.verifier_threshold, max_false_hit_rate=calibration.default_rate
     )
     return _policy(section, replace(keys, lexical_checks=checks), calibration, default)
 
@@ -330,8 +330,8 @@ def _policy(section: Section, keys: PolicyKeys, calibration: CalibrationTable, d
         thresholds.verifier,
         keys.coalesce_timeout_seconds,
         keys.shadow,
-        not keys.exact_only,
-        false_hit_budget=thresholds.max_false_hit_rate,
+        keys.exact_only,
+        max_false_hit_rate=thresholds.max_false_hit_rate,
     )
 
 

@@ -92,7 +92,7 @@ class CalibrationTable:
         nearest = default.similarity_threshold if similarity is None else similarity
         if rate is None:
             keeps_default = is_calibrated and (self.has_verifier or similarity is None)
-            return Thresholds(nearest, default.verifier_threshold, default.false_hit_budget if keeps_default else None)
+            return Thresholds(nearest, default.verifier_threshold, default.max_false_hit_rate if keeps_default else None)
         if not self.has_verifier and similarity is not None:
             message = "stands beside max_false_hit_rate, which sets the threshold; remove one of them"
             section.problem("similarity_threshold", message)

@@ -1,4 +1,4 @@
-"""Which requests are read: by method and path, by what their headers say of the body, by its size, and by the model named."""
+"""Decides which requests the router reads: by method, path, headers, body size and the model that the client names."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from router.errors import RequestError
 
 MODELS_PATH = "/v1/models"
 _ENDPOINTS = {endpoint.value: endpoint for endpoint in Endpoint}
-_MAX_DIGITS = 19  # of a length: as many as any limit has, and few enough for `int`, which refuses more than 4,300
+_MAX_DIGITS = 19  # Any limit fits in 19 digits; `int` refuses more than 4,300.
 
 
 @dataclass(frozen=True, slots=True)
 class ModelsAsked:
-    """The client asks for the list of models, or for one of them."""
+    """The client asks for the list of models, or for one model."""
 
     name: str | None
-    """The model that is asked for; None for the whole list."""
+    """The requested model; None for the whole list."""
 
 
 def asked_of(event: RequestHeaders) -> Endpoint | ModelsAsked | None:
-    """What a request asks for; None when the router does not serve that path, so the request passes as it came."""
+    """What a request asks for; None for a path that the router does not serve. Such a request passes unchanged."""
     method = event.headers.get(METHOD, "")
-    # Decoded as the models decode it: what they would serve as a chat is read as one, however it is spelt.
+    # Backends decode percent-encoded paths, too. A chat must not escape the rules by another spelling of its path.
     path = unquote(event.headers.get(PATH, "").partition("?")[0])
     if method == "GET" and (path == MODELS_PATH or path.startswith(f"{MODELS_PATH}/")):
         return ModelsAsked(path[len(MODELS_PATH) + 1 :] or None)
@@ -37,7 +37,11 @@ def asked_of(event: RequestHeaders) -> Endpoint | ModelsAsked | None:
 
 
 def check_headers(event: RequestHeaders, max_body_bytes: int) -> None:
-    """Refuse what cannot become a request. Raises `RequestError`: another method, a compressed, an empty or a too large body."""
+    """Refuse a request by its headers.
+
+    Raises:
+        RequestError: the method is not POST, or the body is compressed, empty or too large.
+    """
     if event.headers.get(METHOD) != "POST":
         raise RequestError(405, "this path takes POST; a body sent by another method is not read", code="method_not_allowed")
     encoding = event.headers.get(CONTENT_ENCODING, "").strip().lower()
@@ -51,7 +55,7 @@ def check_headers(event: RequestHeaders, max_body_bytes: int) -> None:
 
 
 def number_of(digits: str) -> int | None:
-    """A header's value as a number; None for anything else. Digits beyond the first 19 are ignored."""
+    """A header's value as a number; None when it is not one. Digits beyond the first 19 are ignored."""
     if not (digits.isascii() and digits.isdecimal()):
         return None
     return int(digits.lstrip("0")[:_MAX_DIGITS] or "0")
@@ -65,7 +69,7 @@ def check_size(size_bytes: int, max_body_bytes: int) -> None:
 
 
 def check_model(request: ChatRequest, snapshot: Snapshot) -> None:
-    """Raises `RequestError` for a request for embeddings that leaves the choice to the policy."""
+    """Raises `RequestError` for an embeddings request that leaves the choice of the model to the policy."""
     if request.endpoint is Endpoint.EMBEDDINGS and request.model in snapshot.virtual_models:
         names = ", ".join(snapshot.models)
         message = f"'{request.model}' chooses among chat models; name an embedding model itself. Known models: {names}"
@@ -73,7 +77,7 @@ def check_model(request: ChatRequest, snapshot: Snapshot) -> None:
 
 
 def named_model(name: str, snapshot: Snapshot) -> Decision:
-    """The decision of a client that names its model. Raises `RequestError`, a 404, for a model that is not configured."""
+    """The decision for a client that names its model. Raises `RequestError`, a 404, for a model that is not configured."""
     model = snapshot.models.get(name)
     if model is None:
         raise unknown_model(name, snapshot.names)

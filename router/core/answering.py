@@ -1,26 +1,26 @@
-"""The response side of an exchange, where a backend's answer is read: the steps of its states, and what of it is stored."""
+"""The response side of an exchange: reads the backend's answer while it passes, and says what may be stored of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from router.core.admission import number_of
+from router.core.exchange_record import Ending
 from router.core.headers import STATUS
 from router.core.messages import Action, Continue, Replace, ResponseBody, ResponseHeaders
 from router.core.openai.completion import NotStorable
-from router.core.outcome import Ending
-from router.core.record import Record
+from router.core.progress import Progress
 from router.core.response import PassingAnswer, why_unread
 from router.core.states import Answering, AwaitingResponse, Done, Start, State
 
 
 @dataclass(slots=True)
-class AnsweredExchange(Record):
-    """What an exchange does from the response's headers on."""
+class AnsweredExchange(Progress):
+    """The steps of an exchange from the response headers on."""
 
     state: State = field(default_factory=Start)
     looked_up_s: int = 0
-    """A Unix time, from the lookup on."""
+    """When the cache was asked, as a Unix time; 0 before the lookup."""
 
     def _on_response_headers(self, state: AwaitingResponse, event: ResponseHeaders) -> Action:
         self.http_status = number_of(event.headers.get(STATUS, "")) or 0
@@ -49,7 +49,7 @@ class AnsweredExchange(Record):
     def answer(self, ending: Ending = "completed") -> bytes | None:
         """The answer to store, once all of it has passed; None when it must not be stored.
 
-        Of an exchange that did not complete nothing is stored, whatever has passed.
+        An exchange that did not complete stores nothing, even when some of the answer has passed.
         """
         if isinstance(self.state, AwaitingResponse) and self.state.stores:
             self.cache.stored = "interrupted"

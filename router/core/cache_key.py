@@ -1,7 +1,7 @@
-"""Which question a cached answer belongs to, and which requests ask no question that may be cached.
+"""Makes the cache query of a request, or says why the request is not cached.
 
-The partition is a digest of everything besides the last user message that an answer depends on. It is a hard filter: no
-similarity, however high, reaches across it.
+The namespace is a digest of everything that an answer depends on, except the last user message. It is a hard filter: a query
+never gets an answer from another namespace, however similar the questions are.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from router.core.text.invisible import has_invisible
 from router.core.types import ChatRequest, Decision, Endpoint
 
 _NOT_THE_QUESTION = frozenset({"messages", "model", "stream", "stream_options", "metadata"})
-"""Top-level fields that no answer depends on, or that are in the partition otherwise."""
+"""Top-level fields that do not change the answer, or that enter the namespace in another form."""
 _USER_FIELDS = frozenset({"user", "safety_identifier"})
 _MARK = "cache_control"
 _MARKS = ({"type": "ephemeral"}, *({"type": "ephemeral", "ttl": ttl} for ttl in ("5m", "1h")))
-"""What may stand beside a part's text: LiteLLM, Cline and others mark so where a prefix ends that is worth keeping. Other values
-might be words for a model."""
+"""Values of `cache_control` that may stand beside the text of a part. LiteLLM, Cline and others mark with it the end of a prefix
+that the backend should cache. Other values might be text for the model."""
 _SPACE = " \t\n\r"
-"""Characters that may differ at the ends of equal texts."""
+"""White space that is ignored at both ends of a text."""
 
 MAX_BODY_CHARS = 1024 * 1024
-"""A larger request is not looked up: the digest of 16 MiB of earlier turns would hold up others for 60 to 90 ms."""
+"""A larger request is not looked up: hashing 16 MiB of earlier turns would delay other requests by 60 to 90 ms."""
 
 _TIME_DEPENDENT = re.compile(
     r"\b(?:today|tonight|tomorrow|yesterday|now|nowadays|currently|current|latest|newest|recent(?:ly)?|upcoming|breaking|"
@@ -45,7 +45,7 @@ _OWN_THINGS = (
     "profile|purchase|refund|refunds|reservation|salary|shipment|statement|subscription|ticket|tickets|transaction|transactions|"
     "transfer|usage"
 )
-_PERSONAL = re.compile(
+_USER_SPECIFIC = re.compile(
     rf"\b(?:my|our|mine)\b(?: \w+){{0,2}} (?:{_OWN_THINGS})\b|\b(?:who am i|about me|do i have|did i|have i|am i|was i|"
     r"i (?:ordered|bought|paid|sent|received|called|asked|told|wrote|returned))\b",
     re.IGNORECASE,
@@ -61,41 +61,41 @@ class Ineligible:
 
 @dataclass(frozen=True, slots=True)
 class Eligibility:
-    """Which requests count as questions. Each may be widened by the operator."""
+    """Which requests may be cached. The operator can allow more."""
 
     max_temperature: float = 1.0
     max_text_chars: int = 2000
-    """A longer message is not looked up: the encoder would read only its ends."""
+    """A longer message is not looked up, because the encoder would read only its two ends."""
     allows_tools: bool = False
-    """Requests that offer tools. Those that carry calls or results are never looked up."""
+    """Cache requests that offer tools. Requests with tool calls or tool results are never cached."""
     allows_time_dependent: bool = False
     allows_user_specific: bool = False
     allows_multi_turn: bool = True
-    """Earlier turns then have to be equal to the byte."""
+    """Cache requests with earlier turns. They share an answer only when all earlier turns are equal."""
     allows_explicit_models: bool = False
-    """Requests that name their model themselves."""
+    """Cache requests that name their model."""
     ignores_user_field: bool = False
-    """Leave the request's own `user` and `safety_identifier` out of what has to be equal."""
+    """Leave the fields `user` and `safety_identifier` out of the namespace."""
     namespace: str = ""
-    """The operator's own word; a change puts every stored answer out of reach."""
+    """The operator's part of every namespace; a change puts every stored answer out of reach."""
 
 
-def question_of(
+def query_of(
     request: ChatRequest,
     body: Body,
     decision: Decision,
     scope: str,
-    limits: Eligibility,
+    eligibility: Eligibility,
     versions: str,
     family: ReasoningFamily | None = None,
 ) -> CacheQuery | Ineligible:
-    """The question that a request asks, or why its answer cannot be cached.
+    """The cache query of a request, or why its answer cannot be cached.
 
-    `versions` names the encoder and the guards, as `build` puts them together: answers stored by others are out of reach.
-    `family` is the chosen model's reasoning family, as for `rewrite`.
+    `versions` names the encoder and the lexical checks, as `build` puts them together. Answers that other versions stored are
+    out of reach. `family` is the reasoning family of the chosen model, as in `rewrite`.
     """
-    reason = _why_not(request, body, limits)
-    if decision.name == "explicit_model" and not limits.allows_explicit_models:
+    reason = _why_not(request, body, eligibility)
+    if decision.name == "explicit_model" and not eligibility.allows_explicit_models:
         reason = "explicit_model"
     if reason:
         return Ineligible(reason)
@@ -105,32 +105,32 @@ def question_of(
     text = "\n".join(_texts_of(last))
     if not text.strip():
         return Ineligible("no_text")
-    if len(text) > limits.max_text_chars:
+    if len(text) > eligibility.max_text_chars:
         return Ineligible("too_long")
     if has_invisible(text):
         return Ineligible("invisible_text")
-    if not limits.allows_time_dependent and _TIME_DEPENDENT.search(text):
+    if not eligibility.allows_time_dependent and _TIME_DEPENDENT.search(text):
         return Ineligible("time_dependent")
-    if not limits.allows_user_specific and _PERSONAL.search(text):
+    if not eligibility.allows_user_specific and _USER_SPECIFIC.search(text):
         return Ineligible("user_specific")
-    left_out = _NOT_THE_QUESTION | (_USER_FIELDS if limits.ignores_user_field else frozenset())
+    left_out = _NOT_THE_QUESTION | (_USER_FIELDS if eligibility.ignores_user_field else frozenset())
     rest = {key: placed.value for key, placed in body.members.items() if key not in left_out and placed.value is not None}
     about = {
         "scope": scope,
         "versions": versions,
-        "revision": limits.namespace,
+        "namespace": eligibility.namespace,
         "decision": _described(decision, family),
         "request": rest,
         "earlier": earlier,
         "last": {key: value for key, value in last.items() if key != "content"},
         **_splits(last),
     }
-    partition = digest(_canonical(about))
-    # No Unicode normal form: it makes one of characters that mean two things, such as the sign of kelvin and the letter K.
-    return CacheQuery(text, partition, digest(f"{partition}\n{text.strip(_SPACE)}"), scope, decision.name, decision.model.name)
+    namespace = digest(_canonical(about))
+    # No Unicode normalisation: it would merge characters of different meaning, such as the kelvin sign and the letter K.
+    return CacheQuery(text, namespace, digest(f"{namespace}\n{text.strip(_SPACE)}"), scope, decision.name, decision.model.name)
 
 
-def _why_not(request: ChatRequest, body: Body, limits: Eligibility) -> SkipReason | None:
+def _why_not(request: ChatRequest, body: Body, eligibility: Eligibility) -> SkipReason | None:
     if len(body.text) > MAX_BODY_CHARS:
         return "too_long"
     if request.endpoint is not Endpoint.CHAT:
@@ -138,7 +138,7 @@ def _why_not(request: ChatRequest, body: Body, limits: Eligibility) -> SkipReaso
     messages = body.value("messages")
     if not isinstance(messages, list) or not isinstance(messages[-1], dict) or messages[-1].get("role") != "user":
         return "no_question"
-    if request.has_tools and not limits.allows_tools:
+    if request.has_tools and not eligibility.allows_tools:
         return "tools"
     if any(message.get("role") in ("tool", "function") or message.get("tool_calls") for message in messages):
         return "tool_results"
@@ -147,9 +147,9 @@ def _why_not(request: ChatRequest, body: Body, limits: Eligibility) -> SkipReaso
     count, temperature = body.value("n"), body.value("temperature")
     if count not in (None, 1):
         return "several_choices"
-    if isinstance(temperature, int | float) and temperature > limits.max_temperature:
+    if isinstance(temperature, int | float) and temperature > eligibility.max_temperature:
         return "temperature"
-    if not limits.allows_multi_turn and any(message.get("role") in ("user", "assistant") for message in messages[:-1]):
+    if not eligibility.allows_multi_turn and any(message.get("role") in ("user", "assistant") for message in messages[:-1]):
         return "multi_turn"
     return None
 
@@ -160,7 +160,7 @@ def _has_other_parts(message: Mapping[str, object]) -> bool:
 
 
 def _is_text_alone(part: object) -> bool:
-    """Whether a part is a text and nothing else. Backends go by other keys: vLLM may take a text with a `uuid` for a picture."""
+    """Whether a part holds only text. Backends look at other keys, too: vLLM may take a text with a `uuid` for an image."""
     if not isinstance(part, dict) or part.get("type") != "text":
         return False
     more = {key: value for key, value in part.items() if key not in ("type", "text") and value is not None}
@@ -175,13 +175,13 @@ def _texts_of(message: Mapping[str, object]) -> list[str]:
 
 
 def _splits(message: Mapping[str, object]) -> dict[str, object]:
-    """The lengths of the parts, if there are several. Some templates join parts with nothing, so a split makes another text."""
+    """The lengths of the parts, if there are several. Some templates join parts without a gap, so a split changes the text."""
     texts = _texts_of(message)
     return {"parts": [len(text) for text in texts]} if len(texts) > 1 else {}
 
 
 def _described(decision: Decision, family: ReasoningFamily | None) -> dict[str, object]:
-    """What the decision changes in a request, and what the family makes of its reasoning switch."""
+    """What the decision changes in a request, including how the family writes the reasoning switch."""
     prompt, reasoning = decision.system_prompt, decision.reasoning
     switch = [family.kind, family.parameter, effort_of(reasoning, family)] if reasoning and family else None
     return {

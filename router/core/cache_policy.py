@@ -1,4 +1,4 @@
-"""The operator's settings of the cache, and what a client may change for its own request."""
+"""The cache settings of the operator, and what a client may change of them for one request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from router.core.headers import AUTHORIZATION, CACHE_TTL_HEADER
 from router.core.lookup import CachePolicy
 
 CONTROLS = ("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
-"""What a client may ask for; the operator lists those that take effect."""
+"""What a client can ask for. The operator lists the controls that take effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,11 @@ class ScopePlan:
     """Who shares answers with whom."""
 
     header: str = AUTHORIZATION
-    """Requests with the same value share; without the header nothing is cached. Empty: all share."""
+    """Requests with the same value of this header share answers; a request without it is not cached. Empty: all clients share."""
     key: bytes = b""
-    """What values are hashed with; the same for all replicas."""
+    """Key of the hash over header values; the same on all replicas."""
     required_header: str = ""
-    """Where all clients share: a header that a request must have to take part. Only its presence counts."""
+    """When all clients share: a header that a request must carry to use the cache. Its value does not matter."""
 
     def of(self, headers: Mapping[str, str]) -> str | None:
         """A keyed digest of the header's value, 32 hex digits; None when the request has none."""
@@ -34,26 +34,26 @@ class ScopePlan:
         value = _value(headers, self.header)
         if not value:
             return None
-        # The bytes as they came, whatever their encoding: two names must not become one.
+        # `surrogateescape` keeps the original bytes, so two different values never get one digest.
         data = f"{self.header}\n{value}".encode("utf-8", "surrogateescape")
         return hmac.new(self.key, data, "blake2s").hexdigest()[:32]
 
 
 def _value(headers: Mapping[str, str], name: str) -> str:
-    """Without the white space that HTTP allows around a value, and no other."""
+    """A header's value without the white space that HTTP allows around it."""
     return headers.get(name, "").strip(" \t")
 
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """The cache as exchanges see it."""
+    """The cache settings that exchanges use."""
 
     scope: ScopePlan
-    limits: Eligibility
-    cache_policy: Mapping[str, CachePolicy]
-    """By the decision's name; a decision without an entry is not cached."""
+    eligibility: Eligibility
+    policies: Mapping[str, CachePolicy]
+    """By name of the decision; a decision without a policy is not cached."""
     versions: str
-    """The encoder and the guards, as `build` puts them together."""
+    """Names the encoder and the lexical checks, as `build` puts them together."""
     max_answer_bytes: int = 262_144
     controls: frozenset[str] = field(default_factory=lambda: frozenset(CONTROLS))
     max_ttl_s: float = 86_400.0
@@ -62,16 +62,16 @@ class CachePlan:
 
 @dataclass(frozen=True, slots=True)
 class ClientControls:
-    """What the client says about the cache, as far as the operator allows it."""
+    """What the client asks of the cache, as far as the operator allows it."""
 
     directives: Mapping[str, float]
-    """Of `Cache-Control`, with the seconds of each; see `freshness.directives`."""
+    """The directives of `Cache-Control` with their seconds; see `freshness.directives`."""
     ttl: str = ""
-    """As the client wrote it; it need not be a number."""
+    """As the client wrote it; it may not be a number."""
 
     @property
     def only_if_cached(self) -> bool:
-        """The client wants a stored answer or none (RFC 9111, 5.2.1.7)."""
+        """The client wants a cached answer or none (RFC 9111, 5.2.1.7)."""
         return "only-if-cached" in self.directives
 
 
@@ -82,7 +82,7 @@ def read_client_controls(plan: CachePlan, headers: Mapping[str, str]) -> ClientC
 
 
 def apply_client_controls(cache_policy: CachePolicy, controls: ClientControls, max_ttl_s: float) -> CachePolicy:
-    """The decision's cache settings, changed by what the client asks for. `max_ttl_s` bounds what it asks for as `ttl`."""
+    """The decision's cache policy, changed by what the client asks for. `max_ttl_s` is the upper bound of the client's `ttl`."""
     asked, ttl = controls.directives, controls.ttl
     return replace(
         cache_policy,

@@ -1,10 +1,11 @@
-"""The cache's part in an exchange: what is looked up for a request, what a lookup brought, and the reply that a hit becomes."""
+"""The cache's part in an exchange: what to look up for a request, what the lookup found, and the reply of a hit."""
 
 from __future__ import annotations
 
-from router.core.cache_key import Ineligible, question_of
+from router.core.cache_key import Ineligible, query_of
 from router.core.cache_policy import CachePlan, ClientControls, apply_client_controls
 from router.core.decision_headers import decision_headers
+from router.core.exchange_record import CacheResult
 from router.core.headers import (
     CACHE_AGE_HEADER,
     CACHE_CONTROL,
@@ -24,7 +25,6 @@ from router.core.models import ReasoningFamily
 from router.core.openai.completion import Answer, NotStorable, as_json, as_stream
 from router.core.openai.completion import decode as decode_answer
 from router.core.openai.request import Body
-from router.core.outcome import CacheResult
 from router.core.types import ChatRequest, Decision, Readings
 
 _OK = 200
@@ -40,18 +40,18 @@ def lookup_for(
     family: ReasoningFamily | None,
 ) -> Lookup | Ineligible:
     """What to look up, or why nothing is."""
-    cache_policy, scope = plan.cache_policy.get(decision.name), plan.scope.of(request.headers)
+    cache_policy, scope = plan.policies.get(decision.name), plan.scope.of(request.headers)
     if cache_policy is None or scope is None:
         return Ineligible("decision" if cache_policy is None else "no_scope")
     cache_policy = apply_client_controls(cache_policy, controls, plan.max_ttl_s)
-    asked = question_of(request, body, decision, scope, plan.limits, plan.versions, family)
+    asked = query_of(request, body, decision, scope, plan.eligibility, plan.versions, family)
     if isinstance(asked, Ineligible):
         return asked
     return Lookup(asked, cache_policy) if cache_policy.may_look_up or cache_policy.may_store else Ineligible("client")
 
 
 def result_of(found: Found, *, is_shadow: bool) -> tuple[CacheResult, Hit | None, Answer | None]:
-    """What came of a lookup; the hit and its answer when it is to be served."""
+    """The result of a lookup, with the hit and its answer. In shadow mode the hit is None, because it must not be served."""
     answer = None
     if isinstance(found, Hit):
         try:
@@ -66,7 +66,7 @@ def result_of(found: Found, *, is_shadow: bool) -> tuple[CacheResult, Hit | None
 
 
 def cache_headers(result: CacheResult) -> dict[str, str]:
-    """What became of the cache; nothing where it is off."""
+    """The headers that say what the cache did; none when it is off."""
     if result.status == "off":
         return {}
     return {
@@ -77,7 +77,7 @@ def cache_headers(result: CacheResult) -> dict[str, str]:
 
 
 def _standard_status(result: CacheResult) -> str:
-    """As RFC 9211 has it: this cache's name, whether it served or why it forwarded, and our own word for it."""
+    """The value of `Cache-Status` (RFC 9211): name of the cache, hit or why it forwarded, and our own reason as detail."""
     if result.status == "hit":
         return f"{_CACHE_NAME}; hit; detail={result.reason}"
     if result.status == "shadow":
@@ -89,7 +89,7 @@ def _standard_status(result: CacheResult) -> str:
 def replay(
     request: ChatRequest, decision: Decision, readings: Readings, result: CacheResult, hit: Hit, answer: Answer, event: LookedUp
 ) -> Reply:
-    """A stored answer as the reply to a request: as a stream where that was asked for."""
+    """The reply that serves a cached answer: a stream when the client asked for one."""
     reply_id = f"chatcmpl-{event.reply_id}"
     if request.is_stream:
         body, kind = as_stream(answer, reply_id, event.now_s, request.wants_usage), "text/event-stream; charset=utf-8"

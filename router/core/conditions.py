@@ -1,7 +1,7 @@
-"""What a rule may ask of a request, and how it is judged. Pure; the configuration builds conditions from YAML.
+"""The conditions of rules, and how they are judged. Pure; the configuration builds conditions from YAML.
 
-Truth has three values (Kleene's logic). A condition on a signal that is missing, or that is not sure enough, is
-UNKNOWN, and so is its negation: a rule fires only on what was really measured.
+Truth has three values (Kleene's logic). A condition on a signal that is missing, or below its threshold, is UNKNOWN, and so is
+its negation. A rule therefore fires only on what was measured.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Condition(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LabelIs:
-    """A signal names one of these labels with enough confidence, or gives one of them a high enough score."""
+    """A signal's label is one of these with enough confidence, or the score of one of these is high enough."""
 
     signal: str
     labels: frozenset[str]
@@ -59,7 +59,7 @@ class LabelIs:
     """Probability, 0 to 1. A classification below it is UNKNOWN; a score below it is NO."""
 
     def judge(self, request: ChatRequest, readings: Readings) -> Truth:
-        """Judge by the reading alone; an unread or missing signal is UNKNOWN."""
+        """Judge the reading; an unread or missing signal is UNKNOWN."""
         reading = readings.get(self.signal)
         if isinstance(reading, Scores):
             return Truth.of(any(reading.values.get(label, 0.0) >= self.threshold for label in self.labels))
@@ -76,11 +76,11 @@ class TextMatches:
     """The classified text contains a match of any of these patterns."""
 
     name: str
-    """What the operator called this set of keywords."""
+    """The operator's name for this set of keywords."""
     patterns: tuple[Pattern, ...]
 
     def judge(self, request: ChatRequest, readings: Readings) -> Truth:
-        """Search the classified text, which is one message, not the whole conversation."""
+        """Search the classified text: the last user message, not the whole conversation."""
         return Truth.of(any(pattern.search(request.text) for pattern in self.patterns))
 
     def __str__(self) -> str:
@@ -89,11 +89,11 @@ class TextMatches:
 
 @dataclass(frozen=True, slots=True)
 class TokensWithin:
-    """The estimated size of the whole prompt lies in a range; both ends belong to it."""
+    """The estimated size of the whole prompt lies in a range, both ends included."""
 
     min_tokens: int
     max_tokens: int | None
-    """None: no upper end."""
+    """None for no upper bound."""
 
     def judge(self, request: ChatRequest, readings: Readings) -> Truth:
         """Compare `ChatRequest.prompt_tokens`."""
@@ -122,7 +122,7 @@ class FlagIs:
 
 @dataclass(frozen=True, slots=True)
 class HeaderMatches:
-    """A request header is there and its value matches in full."""
+    """The request has a header, and the pattern matches its whole value."""
 
     header: str
     """Lower-case name."""

@@ -1,4 +1,4 @@
-"""What a decision says in headers, and in the words that records share with them."""
+"""The headers that carry a decision, and the words that headers and records share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from router.core.types import Classification, Decision, Missing, Readings, Reaso
 
 
 def decision_headers(decision: Decision, readings: Readings) -> dict[str, str]:
-    """The request headers that carry a decision: the first picks the cluster, Envoy copies the rest to the response."""
+    """The request headers that carry a decision. The first selects the cluster; Envoy copies the others to the response."""
     category, confidence = category_of(readings)
     return {
         CLUSTER_HEADER: decision.model.cluster,
@@ -31,7 +31,7 @@ def decision_headers(decision: Decision, readings: Readings) -> dict[str, str]:
 
 
 def category_of(readings: Readings) -> tuple[str, float]:
-    """The intent's label and confidence; `none` when no rule asked for it, `unknown` when it could not be measured."""
+    """Label and confidence of the intent: `none` when no rule asked for it, `unknown` when it could not be measured."""
     match readings.get("intent"):
         case Classification(label, confidence):
             return label, confidence
@@ -42,7 +42,7 @@ def category_of(readings: Readings) -> tuple[str, float]:
 
 
 def reasoning_word(decision: Decision | None) -> ReasoningWord:
-    """What becomes of the model's thinking."""
+    """Whether the decision switches the model's reasoning on or off, or leaves it."""
     if decision is None or decision.reasoning is None:
         return "unchanged"
     return "on" if decision.reasoning.enabled else "off"

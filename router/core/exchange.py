@@ -1,7 +1,7 @@
 """One request and its response through ext_proc, as a pure state machine: an event comes in, one action goes out.
 
-No I/O, no clock, no logging. The shell carries out what is returned and never decides anything. `states.TRANSITIONS` shows at
-once which event is taken in which state.
+No I/O, no clock, no logging. The shell carries out the actions and decides nothing. `states.TRANSITIONS` lists which event is
+accepted in which state.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from router.core.cache_key import Ineligible
 from router.core.cache_policy import read_client_controls
 from router.core.cached import cache_headers, lookup_for, replay, result_of
 from router.core.decision_headers import decision_headers
+from router.core.exchange_record import CacheResult
 from router.core.headers import ACCEPT_ENCODING, CONTENT_LENGTH
 from router.core.messages import (
     Action,
@@ -40,7 +41,6 @@ from router.core.openai.bodysize import count as count_body
 from router.core.openai.replies import block_error, block_reply, error_reply, models_reply, not_cached, overloaded
 from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import rewrite
-from router.core.outcome import CacheResult
 from router.core.policy import NeedsSignals
 from router.core.signals_wanted import signals_wanted
 from router.core.states import Answering, AwaitingBody, AwaitingResponse, Done, LookingUp, Paused, ReadingSignals, Start
@@ -52,13 +52,13 @@ _END = object()
 
 @dataclass(slots=True)
 class Exchange(AnsweredExchange):
-    """The state of one exchange. Give it events in order with `receive`; ask `outcome` when it is over."""
+    """One exchange. Give it the events in order with `receive`; ask for its `record` when it is over."""
 
     def receive(self, event: Event) -> Action:
-        """The one answer to an event.
+        """The action that answers an event.
 
         Raises:
-            ProtocolError: the event may not come in this state.
+            ProtocolError: the event is not accepted in this state.
         """
         try:
             return self._advance(event)
@@ -110,7 +110,7 @@ class Exchange(AnsweredExchange):
         return self._count(endpoint, data, count_body(data, self.snapshot.bounds))
 
     def _count(self, endpoint: Endpoint, data: bytes, pieces: Iterator[None]) -> Action:
-        """Count the next piece; after the last one the body is read."""
+        """Count the next piece of the body; after the last one, read the body."""
         if next(pieces, _END) is _END:
             return self._read(endpoint, data)
         return self._in_turns(len(data), partial(self._count, endpoint, data, pieces))
@@ -123,7 +123,7 @@ class Exchange(AnsweredExchange):
         return self._want(request, body, decided) if isinstance(decided, NeedsSignals) else self._decide(request, body, decided)
 
     def _decided(self, request: ChatRequest) -> Decision | NeedsSignals:
-        """The rules' choice; of a request that names its model, its own, unless a rule blocks it."""
+        """The choice of the rules. A request that names its model gets that model, unless a rule blocks it."""
         policy = self.snapshot.policy
         if request.model in self.snapshot.virtual_models:
             return policy.decide(request, self.readings)
@@ -142,11 +142,11 @@ class Exchange(AnsweredExchange):
         if not isinstance(decided, NeedsSignals):
             return self._decide(request, body, decided)
         if not brought or decided.signals & readings.keys():
-            raise ProtocolError(f"the shell brought no reading of {', '.join(sorted(decided.signals))}")
+            raise ProtocolError(f"the shell returned no reading of {', '.join(sorted(decided.signals))}")
         return self._want(request, body, decided)
 
     def _decide(self, request: ChatRequest, body: Body, decision: Decision) -> Action:
-        """The route is chosen; it is taken at once, unless the answer may be at hand already."""
+        """The route is chosen: refuse a blocked request, ask the cache, or send the request to the model."""
         self.decision = decision
         if decision.block:
             self.error = block_error(decision, decision.block)
@@ -172,7 +172,7 @@ class Exchange(AnsweredExchange):
     def _ask_model(
         self, request: ChatRequest, body: Body, decision: Decision, *, stores: bool = False, only_if_cached: bool = False
     ) -> Action:
-        """No stored answer serves."""
+        """Send the request to the model, because the cache serves no answer."""
         if only_if_cached:
             raise not_cached()
         return self._in_turns(len(body.text), partial(self._route, request, body, decision, stores=stores))
@@ -184,14 +184,14 @@ class Exchange(AnsweredExchange):
         if rewritten is not None:
             headers[CONTENT_LENGTH] = str(len(rewritten))
         self.state, self.is_routed = AwaitingResponse(request, stores) if reads_answer else Done(), True
-        # A compressed answer could neither be read nor have its extra event taken out.
+        # The router could not read a compressed answer, nor remove the usage event that the client did not ask for.
         removed = (ACCEPT_ENCODING,) if reads_answer else ()
         return Route(decision.model.cluster, headers, rewritten, removed, is_last=not reads_answer)
 
     # -- large bodies, and other ends ------------------------------------------------------------------------------------
 
     def _in_turns(self, size: int, step: Callable[[], Action]) -> Action:
-        """The next step of the work on a body: at once on a small one, on a large one after others had their turn."""
+        """The next step of the work on a body: at once for a small body; for a large one after other exchanges had their turn."""
         if size <= PIECE_BYTES:
             return step()
         self.state = Paused(step)
@@ -203,7 +203,7 @@ class Exchange(AnsweredExchange):
         return then()
 
     def _on_foreign_answer(self) -> Action:
-        """Envoy has answered the request itself, before we had it whole: a bad path, a body too large or too slow."""
+        """Envoy answered the request itself before all of it came: a bad path, or a body that is too large or too slow."""
         self.state, self.is_cut_short = Done(), True
         return Continue(is_last=True)
 

@@ -1,6 +1,6 @@
-"""What a backend's response headers say about giving its answer again, and for how long (RFC 9111).
+"""Whether a backend's response headers allow its answer to be stored, and for how long (RFC 9111).
 
-Reads headers only; `openai/completion` says whether the body may be stored.
+Reads headers only; `openai/completion` decides about the body.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from router.core.openai.completion import NotStorable
 EVENT_STREAM = "text/event-stream"
 _JSON = "application/json"
 _HARMLESS_VARY = frozenset({ACCEPT_ENCODING, ORIGIN})
-"""The router asks for no encoding, and what a browser's page is allowed to read stands in headers that are not stored."""
+"""These do not change the stored answer: the router asks for no encoding, and CORS headers are not stored."""
 _DIRECTIVE = re.compile(r'([\w!#$%&\'*+.^`|~-]+)[ \t]*(?:=[ \t]*("(?:[^"\\]|\\.)*"|[^",]*))?', re.ASCII)
 _SECONDS = re.compile(r"\d+", re.ASCII)
-_MAX_DIGITS, _MAX_SECONDS = 9, 2.0**31  # RFC 9111, 1.2.2: what is too large to be held is this much
+_MAX_DIGITS, _MAX_SECONDS = 9, 2.0**31  # RFC 9111, 1.2.2: larger values count as 2^31
 _NAME, _TIME = "[A-Z][a-z]{2}", r"(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d):(?P<second>[0-5]\d)"
 _DATES = (
     re.compile(
@@ -28,21 +28,21 @@ _DATES = (
 """The three forms of RFC 9110, 5.6.7."""
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MARCH = 2
-"""Of `_MONTHS`: years are counted from there, so that a leap day is the last."""
+"""Index in `_MONTHS`. Years start in March here, so a leap day is the last day of its year."""
 _DAYS_TO_1970 = 719_469  # from the first of March of the year 0, which is day 1
-_CENTURY_TURNS = 70  # a year of two digits from here on is of the last century
+_CENTURY_TURNS = 70  # two-digit years from 70 on belong to the last century
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """Of a `Content-Type`, in lower case and without parameters; empty when there is none."""
+    """The media type of `Content-Type`, in lower case and without parameters; empty when there is none."""
     return headers.get(CONTENT_TYPE, "").partition(";")[0].strip().lower()
 
 
 def directives(headers: Mapping[str, str]) -> dict[str, float]:
     """The directives of a `Cache-Control` header in lower case, each with its seconds (RFC 9111, 5.2).
 
-    What is no number of seconds is 0, and of a directive that is repeated the smallest counts: rather stale than kept too long
-    (4.2.1).
+    An argument that is not a number counts as 0. Of a repeated directive the smallest value counts, because storing an answer too
+    briefly is safer than storing it too long (4.2.1).
     """
     found: dict[str, float] = {}
     for name, argument in _DIRECTIVE.findall(headers.get(CACHE_CONTROL, "")):
@@ -52,14 +52,14 @@ def directives(headers: Mapping[str, str]) -> dict[str, float]:
 
 
 def backend_ttl_s(headers: Mapping[str, str], now_s: float, scope_header: str = "") -> float | None:
-    """For how many seconds from now the backend lets its answer be given again; None when it sets no bound.
+    """For how many seconds from now the backend allows its answer to be served again; None when it sets no bound.
 
-    RFC 9111, with the section of each: `no-store` and `private` forbid it (5.2.2.5, 5.2.2.7), `no-cache` too, which would have
-    the backend asked each time (5.2.2.4), and so does its old form in `Pragma` (5.4). These two count for JSON alone: on event
-    streams servers send them by habit, to keep proxies from holding them back. `Vary` forbids it where it names what the cache
-    does not keep apart (4.1): all but `scope_header`, which every request of a scope sends alike. The lifetime is `s-maxage`,
-    else `max-age`, else `Expires` minus `Date` (4.2.1); what was spent of it in other caches is `Age` (4.2.3). `now_s`, a Unix
-    time, stands for a missing `Date`.
+    The rules, with their sections of RFC 9111. `no-store` and `private` forbid storing (5.2.2.5, 5.2.2.7). `no-cache` demands
+    that the backend is asked each time, so it forbids storing as well (5.2.2.4), and so does its old form in `Pragma` (5.4).
+    These two count only for JSON: on event streams servers send them by habit, so that proxies do not buffer. `Vary` forbids
+    storing when it names a header that the cache does not separate by (4.1). It separates by `scope_header` only. The lifetime
+    is `s-maxage`, else `max-age`, else `Expires` minus `Date` (4.2.1), less the `Age` that it spent in other caches (4.2.3).
+    `now_s` is a Unix time and replaces a missing `Date`.
 
     Raises:
         NotStorable: the backend forbids it, or the body is neither JSON nor an event stream.
@@ -90,25 +90,25 @@ def _lifetime_s(headers: Mapping[str, str], said: Mapping[str, float], now_s: fl
     if EXPIRES not in headers:
         return None
     expires_s, date_s = _unix_time(headers[EXPIRES]), _unix_time(headers.get(DATE, ""))
-    # "0" and other values that are no date mean the past (5.3).
+    # "0" and other invalid dates mean the past (5.3).
     return 0.0 if expires_s is None else expires_s - (now_s if date_s is None else date_s)
 
 
 def _age_s(headers: Mapping[str, str]) -> float:
-    """Of a list the first; one that is no number says nothing (5.1)."""
+    """The first value of a list; an invalid value counts as 0 (5.1)."""
     age = headers.get(AGE, "").partition(",")[0].strip()
     return _seconds(age)
 
 
 def _seconds(text: str) -> float:
-    """A number of seconds; what is none is 0."""
+    """A number of seconds; 0 for anything else."""
     if not _SECONDS.fullmatch(text):
         return 0.0
     return float(text) if len(text) <= _MAX_DIGITS else _MAX_SECONDS
 
 
 def _unix_time(text: str) -> float | None:
-    """A date of HTTP in seconds since 1970; None when it is none."""
+    """An HTTP date in seconds since 1970; None for anything else."""
     found = next((match for form in _DATES if (match := form.fullmatch(text.strip()))), None)
     if found is None or found["month"] not in _MONTHS:
         return None

@@ -1,11 +1,11 @@
-"""The names of all headers that the router reads or sets, each written once. Names only: what they say is read elsewhere."""
+"""The names of all headers that the router reads or sets, each written once. Other modules read their values."""
 
 from __future__ import annotations
 
 # -- ours: the decision travels on the request, and Envoy copies it to the response -------------------------------------
 
 CLUSTER_HEADER = "x-upstream-cluster"
-"""The header that envoy.yaml's `cluster_header` routes name."""
+"""The routes of envoy.yaml name it as their `cluster_header`."""
 PATH_HEADER = "x-vsr-response-path"
 """Who answered: see `ExchangeRecord.response_path`. Envoy presets `bypass`."""
 CATEGORY_HEADER = "x-vsr-selected-category"
@@ -18,16 +18,16 @@ REASON_HEADER = "x-vsr-decision-reason"
 CACHE_HIT_HEADER = "x-vsr-cache-hit"
 CACHE_STATUS_HEADER = "x-vsr-cache-status"
 STANDARD_CACHE_STATUS = "cache-status"
-"""The same as `CACHE_STATUS_HEADER`, in RFC 9211's words."""
+"""The standard form of `CACHE_STATUS_HEADER` (RFC 9211)."""
 CACHE_SIMILARITY_HEADER = "x-vsr-cache-similarity"
 CACHE_VERIFIED_HEADER = "x-vsr-cache-verified"
 CACHE_ENTRY_HEADER = "x-vsr-cache-entry"
 CACHE_AGE_HEADER = "x-vsr-cache-age"
 CACHE_TTL_HEADER = "x-vsr-cache-ttl"
-"""The one that clients send: for how many seconds the answer may be kept."""
+"""Sent by clients: for how many seconds the answer may be stored."""
 
 CACHE_HEADERS = frozenset({CACHE_HIT_HEADER, CACHE_STATUS_HEADER, STANDARD_CACHE_STATUS})
-"""What a model's answer says of the cache."""
+"""The cache headers of an answer that a model gave."""
 COPIED_HEADERS = (
     CATEGORY_HEADER,
     CONFIDENCE_HEADER,
@@ -39,7 +39,7 @@ COPIED_HEADERS = (
     CACHE_STATUS_HEADER,
     STANDARD_CACHE_STATUS,
 )
-"""Those that Envoy copies from the request to a model's answer."""
+"""Headers that Envoy copies from the request to the model's answer."""
 
 # -- HTTP's and others' --------------------------------------------------------------------------------------------------
 
@@ -58,8 +58,8 @@ PRAGMA = "pragma"
 RETRY_AFTER = "retry-after"
 VARY = "vary"
 REQUEST_ID = "x-request-id"
-"""Envoy's."""
+"""Set by Envoy."""
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 
 SECRET_HEADERS = frozenset({AUTHORIZATION, "proxy-authorization", "cookie", "x-api-key", "api-key"})
-"""Their values are shown to nobody."""
+"""Their values are never shown."""

@@ -1,4 +1,4 @@
-"""What the cache is asked, and what it may answer: the words between the exchange and the cache."""
+"""The types that the exchange and the cache share: query, policy and result of a lookup, and all reasons."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Tier = Literal["exact", "semantic", "coalesced"]
-"""Where a hit was found: the same text, a question of the same meaning, or a request that was under way."""
+"""Where a hit was found. `exact`: an entry with the same text. `semantic`: an entry with the same meaning. `coalesced`: an equal
+request that was under way."""
 Check = Literal["numbers", "negation", "opposites", "names", "code", "order", "addition", "kind", "content", "unasked"]
 """The lexical checks that can refuse a candidate; see `cache/checks.py`."""
 ModelFailure = Literal["too_long", "unknown_words", "no_text", "overloaded", "model_failed", "closed", "failed"]
-"""Why the encoder or the verifier could not read a text."""
+"""Why the encoder could not read a text."""
 VerifierFailure = Literal[
     "verifier_too_long",
     "verifier_unknown_words",
@@ -21,9 +22,10 @@ VerifierFailure = Literal[
     "verifier_failed",
 ]
 Refusal = Check | VerifierFailure | Literal["verifier", "unread_difference", "rejected", "near_miss", "answer_evicted"]
-"""Why a candidate's answer is not given, where a client may see it."""
+"""Why a candidate's answer is not served. Clients may see this."""
 ExplainedRefusal = Literal["not_near", "not_judged", "too_old"]
-"""The same, where only `explain` shows it: less similar than is counted, one candidate too many, older than the client allows."""
+"""More such reasons, which only `explain` shows: the candidate is not similar enough to count as a near miss, enough others were
+judged before it, or it is older than the client allows."""
 MissReason = (
     Refusal
     | ModelFailure
@@ -40,7 +42,7 @@ MissReason = (
         "unknown",
     ]
 )
-"""Why no answer is served. `off`: there is no cache; `unknown`: `explain` has no cache to ask. Neither is ever counted."""
+"""Why no answer is served. `off`: there is no cache. `unknown`: `explain` has no cache to ask. These two are never counted."""
 SkipReason = Literal[
     "decision",
     "no_scope",
@@ -83,95 +85,96 @@ NotStoredReason = Literal[
 ]
 """Why an answer is not stored."""
 StoreResult = NotStoredReason | Literal["", "stored"]
-"""What became of an answer; empty when it was not to be stored."""
+"""Whether the answer was stored, or why not; empty when storing was not intended."""
 CacheStatus = Literal["off", "hit", "shadow", "miss", "skipped"]
-"""What the cache did for a request. `shadow`: it would have been a hit; `skipped`: no question that may be cached."""
+"""What the cache did for a request. `shadow`: it would have been a hit. `skipped`: the request may not be cached."""
 _MODEL_FAILURES: dict[str, ModelFailure] = {word: word for word in get_args(ModelFailure)}
 _VERIFIER_FAILURES: dict[str, VerifierFailure] = {word: word for word in get_args(VerifierFailure)}
 
 
 def model_failure(word: str) -> ModelFailure:
-    """A word of `BackendError.word` as one of the closed set."""
+    """The failure of the encoder that `BackendError.word` names."""
     return _MODEL_FAILURES.get(word, "failed")
 
 
 def verifier_failure(word: str) -> VerifierFailure:
-    """The same, of the verifier."""
+    """The failure of the verifier that `BackendError.word` names."""
     return _VERIFIER_FAILURES.get(f"verifier_{word}", "verifier_failed")
 
 
 @dataclass(frozen=True, slots=True)
 class CacheQuery:
-    """What is looked up, and under which its answer is stored."""
+    """What is looked up, and what an answer is stored under."""
 
     text: str
-    """The last user message, whole."""
-    partition: str
-    """32 hex digits: everything else that the answer depends on."""
+    """The whole last user message."""
+    namespace: str
+    """Digest, 32 hex digits, of everything else that the answer depends on."""
     key: str
-    """32 hex digits: the partition and the text, for the exact tier."""
+    """Digest, 32 hex digits, of namespace and text. The exact tier looks it up."""
     scope: str
-    """Whose answers these are: a keyed digest, or `global`."""
+    """Who shares these answers: a keyed digest of the scope header, or `global`."""
     decision: str
     model: str
-    """The configured model that was chosen."""
+    """Name of the configured model that was chosen."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
-    """Cache settings of one decision, with what the client of one request asked for."""
+    """Cache settings of one decision, changed by what the client asks for in its request."""
 
     similarity_threshold: float
-    """Smallest cosine similarity of a candidate, 0 to 1; necessary, not sufficient."""
+    """Smallest cosine similarity of a candidate, 0 to 1. A candidate must pass the checks and the verifier as well."""
     ttl_s: float
-    guards: tuple[str, ...]
-    """Names of the checks that can refuse a candidate; see `Check`."""
+    lexical_checks: tuple[str, ...]
+    """Names of the lexical checks that can refuse a candidate; see `Check`."""
     verifier_threshold: float = 0.0
-    """Smallest probability, by the verifier, that one answer fits both questions; unused without a verifier."""
-    wait_s: float = 0.0
-    """How long to wait for an equal question that is under way."""
+    """Smallest probability that one answer fits both questions, as the verifier predicts it; unused without a verifier."""
+    coalesce_timeout_s: float = 0.0
+    """Seconds to wait for the answer to an equal question that is under way; 0 does not wait."""
     shadow: bool = False
-    """Decide and count, and serve nothing."""
-    is_semantic: bool = True
-    """False: the exact tier alone."""
+    """Look up and count hits, but serve none."""
+    exact_only: bool = False
+    """Use the exact tier only."""
     may_look_up: bool = True
     may_store: bool = True
     only_if_cached: bool = False
-    """The client wants a stored answer or none."""
+    """The client wants a cached answer or none."""
     max_age_s: float | None = None
-    false_hit_budget: float | None = None
-    """Share of wrong hits, 0 to 1, that `verifier_threshold` was chosen for; None when the operator chose the probability."""
+    max_false_hit_rate: float | None = None
+    """Upper bound on the share of wrong hits, 0 to 1, for which `verifier_threshold` was chosen; None when the operator set the
+    threshold."""
 
     @property
     def near_miss_threshold(self) -> float:
-        """Similarity from which a candidate that is not served is counted as a near miss."""
-        return min(self.similarity_threshold, 0.70)  # keeps 92% of the true duplicates among QQP's test pairs
+        """Similarity from which a candidate that is not served counts as a near miss."""
+        return min(self.similarity_threshold, 0.70)  # 92% of the true duplicates among QQP's test pairs reach 0.70
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the answer to one question may be given to another."""
+    """Whether the answer to one question may be served for another."""
 
     refusal: Refusal | Literal[""]
-    """Why not; empty when it may."""
+    """Why it may not; empty when it may."""
     probability: float | None = None
     """As in `Hit.verified`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An answer that may be given."""
+    """A cached answer that may be served."""
 
     entry_id: str
-    """Of this hit: the entry's id, and a digest of the two questions. What `cache reject` takes."""
+    """Name of this hit: the id of the entry and a digest of the two questions. `cache reject` takes it."""
     answer: bytes
-    """As `Answer.encode` gave it."""
+    """In the form of `Answer.encode`."""
     tier: Tier
     similarity: float
-    """Cosine; 1 for the same text."""
+    """Cosine similarity; 1 for the same text."""
     age_s: float
     verified: float | None = None
-    """Probability, by the verifier, that the answer fits; None when it was not asked."""
+    """Probability that the answer fits, as the verifier predicts it; None when the verifier was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +186,9 @@ class Miss:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An equal question is under way, and its answer is worth waiting for."""
+    """An equal question is under way. Wait for its answer, at most `timeout_s` seconds."""
 
-    wait_s: float
+    timeout_s: float
 
 
 Found = Hit | Miss

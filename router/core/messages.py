@@ -1,4 +1,4 @@
-"""What an exchange takes and gives: one event for each of Envoy's messages, one action for each event."""
+"""The events and actions of an exchange: one event for each message of Envoy, one action for each event."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from router.core.types import ChatRequest, Reading, ResponsePath
 @dataclass(frozen=True, slots=True)
 class RequestHeaders:
     headers: Mapping[str, str]
-    """Lower-case names, pseudo-headers (`:path`, `:method`) included; repeated ones joined by `, `."""
+    """By lower-case name, with the pseudo-headers `:path` and `:method`; repeated headers are joined by `, `."""
     is_end: bool
-    """No body follows."""
+    """True when no body follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestBody:
     data: bytes
-    """The whole body: Envoy buffers it."""
+    """The whole body, because Envoy buffers it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class LookedUp:
 
     found: Found
     now_s: int
-    """Unix time, for the `created` of a replay."""
+    """Unix time; the `created` of a replayed answer."""
     reply_id: str
-    """A new id, for the `id` of a replay."""
+    """A new id; the `id` of a replayed answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Overloaded:
-    """The shell's other answer to `Pause`: too many large bodies are waiting."""
+    """The other answer of the shell to `Pause`: too many large bodies wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class ResponseBody:
 
 @dataclass(frozen=True, slots=True)
 class Trailers:
-    """Trailers of either direction; never changed."""
+    """Trailers of either direction. The router never changes them."""
 
 
 Event = RequestHeaders | RequestBody | Resumed | Overloaded | SignalsRead | LookedUp | ResponseHeaders | ResponseBody | Trailers
@@ -80,33 +80,33 @@ Event = RequestHeaders | RequestBody | Resumed | Overloaded | SignalsRead | Look
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Go on, nothing changes."""
+    """Go on and change nothing."""
 
     is_last: bool = False
-    """The core is done: the shell ends the gRPC stream, and the rest of the exchange passes untouched."""
+    """The core is done: the shell ends the gRPC stream, and the rest passes without the router."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """More work is left: let other exchanges run, then come back with `Resumed`. Never leaves the process."""
+    """More work is left: let other exchanges run, then answer with `Resumed`. Never sent to Envoy."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadSignals:
-    """Measure this request and come back with `SignalsRead`. Never leaves the process."""
+    """Read the signals of this request, then answer with `SignalsRead`. Never sent to Envoy."""
 
     request: ChatRequest
     wanted: frozenset[str]
-    """Names of the readings that the rules need for this request; see `core/prompt.py` for those of rules that block."""
+    """Names of the readings that the rules need; `core/prompt.py` explains the names for rules that block."""
     prompt: Prompt | None = None
-    """Everything that the model will read, when a rule that blocks needs it."""
+    """Everything that the model will read; set when a rule that blocks needs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Look for a stored answer and come back with `LookedUp`. Never leaves the process."""
+    """Look for a cached answer, then answer with `LookedUp`. Never sent to Envoy."""
 
-    question: CacheQuery
+    query: CacheQuery
     cache_policy: CachePolicy
 
 
@@ -117,15 +117,15 @@ class Route:
     cluster: str
     set_headers: Mapping[str, str]
     body: bytes | None = None
-    """The rewritten body; None leaves the client's bytes."""
+    """The rewritten body; None keeps the client's bytes."""
     remove_headers: tuple[str, ...] = ()
     is_last: bool = True
-    """As in `Continue`; false when the response must pass through the router, too."""
+    """As in `Continue`; false when the response must pass the router, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answer the client ourselves; nothing reaches a backend."""
+    """Answer the client; no backend is asked."""
 
     http_status: int
     headers: Mapping[str, str]
@@ -133,7 +133,7 @@ class Reply:
     details: str
     """A fixed word for Envoy's access log (`%RESPONSE_CODE_DETAILS%`), such as `sr_model_not_found`."""
     path: ResponsePath = "error"
-    """As the headers say."""
+    """The same value as in the headers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the operator says of the models, and what a rule may have said to one: reasoning, and a system prompt."""
+"""The configured models, and what a rule can change in a request to one: reasoning and system prompt."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class Reasoning:
 
     enabled: bool
     effort: str | None = None
-    """`low`, `medium` or `high` for families that know an effort; None leaves the family's default."""
+    """`low`, `medium` or `high`, for families that have efforts; None means the default of the family."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningFamily:
-    """How the models of one family are told whether to think."""
+    """How requests switch reasoning on and off for the models of one family."""
 
     kind: str
     """`chat_template_kwargs`: a boolean `parameter` inside that object. `reasoning_effort`: a word at the top level."""
@@ -24,7 +24,7 @@ class ReasoningFamily:
     default_effort: str = "medium"
     """Sent when reasoning is on and the rule names no effort."""
     off_effort: str = "low"
-    """Sent when reasoning is off, for families that cannot switch it off altogether."""
+    """Sent when reasoning is off, for families that cannot switch it off completely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Model:
     cluster: str
     """The Envoy cluster that serves it."""
     served_name: str
-    """What the body's `model` says when it reaches vLLM (`--served-model-name`)."""
+    """The `model` of the body that vLLM gets (`--served-model-name`)."""
     reasoning_family: str | None = None
-    """A key of the config's `reasoning_families`; None leaves reasoning switches alone."""
+    """A key of `reasoning_families`; None leaves reasoning switches unchanged."""
     cost: float = 0.0
     """What a request costs in the operator's own unit, such as dollars per million tokens."""
     quality_profile: str = ""

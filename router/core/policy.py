@@ -21,7 +21,7 @@ class Rule:
     model: Model
     """The model that serves; in a rule that selects, only while the predicted accuracies are unknown."""
     priority: int = 0
-    """A higher priority is asked first; equal priorities keep the order of the file."""
+    """Rules of higher priority are judged first; equal priorities keep the order of the file."""
     reasoning: Reasoning | None = None
     system_prompt: SystemPrompt | None = None
     selection: Selector | None = None
@@ -30,7 +30,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """What is chosen when no rule fires."""
+    """What is chosen when no rule holds."""
 
     model: Model
     reasoning: Reasoning | None = None
@@ -40,7 +40,7 @@ class Default:
 
 @dataclass(frozen=True, slots=True)
 class NeedsSignals:
-    """The decision depends on signals that were not read yet."""
+    """The decision depends on signals that are not read yet."""
 
     signals: frozenset[str]
 
@@ -56,12 +56,12 @@ class Policy:
 
     @classmethod
     def of(cls, rules: tuple[Rule, ...], default: Default, intent_threshold: float) -> Policy:
-        """Put `rules` into the order in which they are asked: what blocks first, then by priority, else as they stand."""
+        """A policy that judges `rules` in this order: rules that block first, then by priority, then as in the file."""
         return cls(tuple(sorted(rules, key=lambda rule: (rule.block is None, -rule.priority))), default, intent_threshold)
 
     @property
     def signals(self) -> frozenset[str]:
-        """Every signal that a rule or a selection may ask for."""
+        """Every signal that a rule or a selection may need."""
         chooses = any(rule.selection for rule in self.rules) or self.default.selection is not None
         own = frozenset({QUALITY}) if chooses else frozenset[str]()
         return own.union(*(signals_of(rule.when) for rule in self.rules))
@@ -72,7 +72,7 @@ class Policy:
         return any(reads_of(name)[0] != "message" for name in self.signals)
 
     def fails_closed(self, name: str) -> bool:
-        """Whether every rule that asks for this reading blocks when the reading is missing."""
+        """Whether every rule that needs this reading blocks when the reading is missing."""
         return all(rule.block and rule.block.fails_closed for rule in self.rules if name in signals_of(rule.when))
 
     def decide(self, request: ChatRequest, readings: Readings) -> Decision | NeedsSignals:
@@ -86,7 +86,7 @@ class Policy:
         )
 
     def refuse(self, request: ChatRequest, readings: Readings) -> Decision | NeedsSignals | None:
-        """The first rule that blocks and holds. These rules alone are asked of requests that name their model."""
+        """The first blocking rule that holds. For a request that names its model, no other rules are judged."""
         return self._first([rule for rule in self.rules if rule.block], request, readings)
 
     def _first(self, rules: Iterable[Rule], request: ChatRequest, readings: Readings) -> Decision | NeedsSignals | None:
@@ -101,7 +101,7 @@ class Policy:
         return None
 
     def _guards(self, request: ChatRequest, readings: Readings) -> frozenset[str]:
-        """The signals that rules which block still need. Most requests pass all of them, so they are read in parallel."""
+        """The signals that blocking rules still need. Most requests pass all these rules, so the signals are read in parallel."""
         open_rules = [rule for rule in self.rules if rule.block and rule.when.judge(request, readings) is Truth.UNKNOWN]
         return frozenset().union(*(signals_of(rule.when) for rule in open_rules)) - readings.keys()
 
@@ -129,6 +129,6 @@ def _decision(
 
 
 def _missing(condition: Condition, readings: Readings) -> str:
-    """Why a signal of the condition could not be read; empty when none is missing, or when there was no text to read."""
+    """Why a signal of the condition could not be read; empty when none is missing or there was no text."""
     found = [readings.get(name) for name in sorted(signals_of(condition))]
     return next((each.reason for each in found if isinstance(each, Missing) and each.reason != "no_text"), "")

@@ -1,7 +1,7 @@
 """Everything in a request that the model will read, for rules that block. Reads only; knows no model and no rule.
 
-It starts from all text in the body and leaves out what a model is never shown, not the other way round: a field that a backend
-invents tomorrow is read by default.
+It starts from all text in the body and leaves out what a model never sees, not the other way round. So a new field of a backend
+is read by default.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from router.core.openai.jsontext import Members
 from router.core.types import Endpoint
 
 READS = ("prompt", "conversation", "message")
-"""What a rule that blocks may read: the whole prompt, the prompt without the application's part, or the last user message."""
+"""What a blocking rule can read: the whole prompt, the prompt without the application's part, or the last user message."""
 KEYWORDS = "keywords"
-"""Prefix of a reading's name when a rule that blocks asks for a set of keywords."""
+"""Prefix of a reading's name when a blocking rule needs a set of keywords."""
 NEVER_READ = frozenset(
     {
         "model",
@@ -43,7 +43,7 @@ NEVER_READ = frozenset(
         "kv_transfer_params",
     }
 )
-"""Fields of the body that steer the backend and are not part of what the model reads."""
+"""Fields of the body that control the backend and do not reach the model."""
 MEDIA = frozenset(
     {
         "image_url",
@@ -61,10 +61,10 @@ MEDIA = frozenset(
         "input_file",
     }
 )
-"""Parts of a message that hold no text: both a part's `type` and the key that its data stands under."""
+"""Parts of a message without text. Each name is both the `type` of a part and the key of its data."""
 _EMBEDS = "prompt_embeds"  # the field of a completion, and the kind of a message's part
 _NEVER_WITHOUT_TYPE = frozenset({"image", "input_image", "audio", "video", "file", "input_file"})
-"""Keys by which vLLM does not tell the type of a part that names none."""
+"""vLLM does not infer the type of a part from these keys."""
 _INSTRUCTION_ROLES = frozenset({"system", "developer"})
 _FREE_FIELDS = frozenset({"messages", "prompt", "input", "suffix", "documents"})
 _API_WORDS = """
@@ -74,57 +74,57 @@ properties reasoning_content refusal required role schema strict string system t
 type user
 """
 _KNOWN_WORDS = MEDIA.union(_API_WORDS.split())
-"""Words of the API itself, as keys or values: they carry no meaning of the client's."""
-_LONGEST_ID, _MAX_WORDS = 128, 0.6  # the share of its characters that stand in words; of random letters about half do
-_FRAGMENT_CHARS, _MIN_FRAGMENTS = 48, 3  # an attack in fewer pieces has one that tells it
-_TOKEN_CHARS = 4  # of English text, as usual
+"""Keys and values of the API itself. They carry no meaning of the client."""
+_LONGEST_ID, _MAX_WORDS = 128, 0.6  # the share of characters that stand in words; about half in random letters
+_FRAGMENT_CHARS, _MIN_FRAGMENTS = 48, 3  # of an attack in fewer pieces, one piece alone gives it away
+_TOKEN_CHARS = 4  # the usual estimate for English text
 _PRICE = 4
-"""Price of one value, in characters; at 131,072 characters the worst body found takes 50 ms."""
+"""Cost of one value, in characters. With 131,072 characters the slowest known body takes 50 ms."""
 _WORDS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}")
 _MIN_NUMBER, _MAX_NUMBER = 10**5, 10**40  # card and telephone numbers may stand in a document as numbers
 
 
 UnreadReason = Literal["", "too_long", "token_ids", "embeddings", "chat_template"]
-"""Why not all of a prompt can be read; empty when it can. `embeddings`: they stand in the place of text. `chat_template`: the
-request brings a program that could say anything."""
+"""Why not all of a prompt can be read; empty when it can. `embeddings`: they replace text. `chat_template`: the request brings a
+template that could write any text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One message, one tool or one other field, its texts joined by newlines as chat templates join a message's parts."""
+    """One message, tool or other field. Its texts are joined by newlines, as chat templates join the parts of a message."""
 
     text: str
     is_instruction: bool = False
-    """Written by the application, as a rule: a system or developer message, a tool, a format for the answer."""
+    """Usually written by the application: a system or developer message, a tool, a format for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model reads of a request."""
+    """The text of a request that the model reads."""
 
     pieces: tuple[Piece, ...]
-    """The newest message first. Pieces of nothing but white space and ASCII's signs are left out."""
+    """The newest message first. Pieces with only white space and ASCII punctuation are left out."""
     unread: UnreadReason = ""
     max_shown_chars: int | None = None
-    """About how many characters of it reach the model, where the request has the backend cut the rest off."""
+    """About how many characters reach the model, when the request tells the backend to truncate the prompt."""
 
     @property
     def conversation(self) -> Prompt:
-        """Without what the application wrote."""
+        """The prompt without the application's part."""
         return replace(self, pieces=tuple(piece for piece in self.pieces if not piece.is_instruction))
 
 
 @dataclass(slots=True)
 class _Budget:
-    """How much may still be read. Every value has a price besides its characters, so many small values are bounded, too."""
+    """How much may still be read. Every value costs something besides its characters, so many small values are bounded, too."""
 
     chars: int
     is_spent: bool = False
     has_embeddings: bool = False
-    """Whether a part of a message is embeddings in the place of text."""
+    """Whether a part of a message holds embeddings instead of text."""
 
     def take(self, text: str) -> str:
-        """As much of `text` as there is room for: its two ends."""
+        """The whole text, or its two ends when there is less room."""
         room, self.chars = self.chars, self.chars - len(text) - _PRICE
         if len(text) <= room:
             return text
@@ -133,7 +133,7 @@ class _Budget:
         return f"{text[:half]}\n{text[len(text) - half :]}"
 
     def has_room(self, count: int) -> bool:
-        """Whether `count` more values may be read; takes the price of the one that holds them."""
+        """Whether `count` more values may be read. Charges the value that holds them."""
         self.chars -= _PRICE
         self.is_spent = self.is_spent or count * _PRICE > self.chars
         return not self.is_spent
@@ -151,7 +151,7 @@ def reads_of(name: str) -> tuple[str, str]:
 
 
 def prompt_of(endpoint: Endpoint, members: Members, max_chars: int) -> Prompt:
-    """All that the model will read of a request body; above `max_chars` the newest messages come first."""
+    """All text of a request body that the model will read. Above `max_chars`, the newest messages are read first."""
     budget = _Budget(max_chars)
     fields = {key: placed.value for key, placed in members.items() if key not in NEVER_READ and placed.value is not None}
     unread = _unreadable(endpoint, fields)
@@ -161,18 +161,18 @@ def prompt_of(endpoint: Endpoint, members: Members, max_chars: int) -> Prompt:
 
 
 def _may_say_something(text: str) -> bool:
-    """Signs beyond ASCII may stand for letters, or hide some."""
+    """Whether a text may carry words. Characters beyond ASCII may look like letters, or hide some."""
     return not text.isascii() or any(map(str.isalnum, text))
 
 
 def _max_shown(fields: Mapping[str, object]) -> int | None:
-    """How many characters the model is shown at most, where the request has the backend cut the rest off."""
+    """How many characters reach the model at most, when the request tells the backend to truncate the prompt."""
     tokens = fields.get("truncate_prompt_tokens")
     return tokens * _TOKEN_CHARS if isinstance(tokens, int) and tokens > 0 else None
 
 
 def _unreadable(endpoint: Endpoint, fields: Mapping[str, object]) -> UnreadReason:
-    """Why the fields cannot be read. Token ids of an embeddings request do no harm: no answer is written to them."""
+    """Why the fields cannot be read; empty when they can. Token ids of an embeddings request are harmless."""
     options = fields.get("chat_template_kwargs")
     if "chat_template" in fields or (isinstance(options, dict) and "chat_template" in options):
         return "chat_template"
@@ -212,13 +212,13 @@ def _pieces(fields: Mapping[str, object], budget: _Budget) -> Iterator[Piece]:
 
 
 def _joined(fragments: list[str], budget: _Budget) -> Iterator[Piece]:
-    """Messages or documents of a few words each, read together: what is said may be split over them."""
+    """Several short messages or documents, read together, because an attack may be split over them."""
     if len(fragments) >= _MIN_FRAGMENTS:
         yield Piece(budget.take(" ".join(fragments)))
 
 
 def _run_together(message: object, budget: _Budget, is_instruction: bool) -> Iterator[Piece]:
-    """Parts of a message that end amid a word, without a gap: many templates write them so, others a line each."""
+    """Parts of a message that end inside a word, joined without a gap. Many templates join them so, others by newlines."""
     parts = message.get("content") if isinstance(message, dict) else None
     if not isinstance(parts, list) or len(parts) <= _MIN_FRAGMENTS or budget.is_spent:
         return
@@ -228,7 +228,7 @@ def _run_together(message: object, budget: _Budget, is_instruction: bool) -> Ite
 
 
 def _parts(key: str, value: object) -> list[object]:
-    """The parts of a field that are read one by one, such as each tool. Token ids are left out."""
+    """The parts of a field that are read separately, such as each tool. Token ids are left out."""
     if key == "messages":
         return []
     parts = value if isinstance(value, list) else [value]
@@ -240,7 +240,7 @@ _Named = tuple[object, bool]
 
 
 def _roots(message: object, budget: _Budget) -> list[_Named]:
-    """What is read of a message. Templates show its values, never its keys, and no pictures or sounds among its parts."""
+    """The values of a message that are read. Templates show values and never keys; images and sounds are not text."""
     if not isinstance(message, dict):
         return [(message, False)]
     content = message.get("content")
@@ -260,7 +260,7 @@ def _roots(message: object, budget: _Budget) -> list[_Named]:
 
 
 def _is_media(part: Mapping[str, object], key: str) -> bool:
-    """Whether a part's own picture or sound stands under a key: what others of these keys hold may be words."""
+    """Whether a key of a part holds its image or sound. The other keys of MEDIA may hold text in this part."""
     if key not in MEDIA:
         return False
     if (kind := part.get("type")) is None:
@@ -269,7 +269,7 @@ def _is_media(part: Mapping[str, object], key: str) -> bool:
 
 
 def _text_of(roots: list[_Named], budget: _Budget) -> str:
-    """All strings in `roots`, in their order, with the keys inside. Without recursion: clients decide how deep they are."""
+    """All strings in `roots`, in order, with the keys of inner objects. No recursion, because clients choose the depth."""
     texts: list[str] = []
     waiting = roots[::-1]
     while waiting and not budget.is_spent:
@@ -288,12 +288,12 @@ def _text_of(roots: list[_Named], budget: _Budget) -> str:
 
 
 def _is_random(text: str) -> bool:
-    """Whether an id is made of digits and letters that say nothing, as opposed to words with signs between them."""
+    """Whether an id consists of random digits and letters, not of words."""
     return len(text) <= _LONGEST_ID and sum(map(len, _WORDS.findall(text))) <= _MAX_WORDS * len(text) and text.isascii()
 
 
 def _inside(item: object) -> list[_Named]:
-    """What stands in an object or an array, the last first."""
+    """The elements of an array, or keys and values of an object, the last first."""
     if isinstance(item, list):
         return [(element, False) for element in reversed(item)]
     if not isinstance(item, dict):

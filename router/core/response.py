@@ -1,6 +1,6 @@
-"""A backend's answer while it passes by: its stream is split once, and the events are handed to all who read them.
+"""A backend's answer while it passes: splits the stream once and hands the events to all readers.
 
-Decides nothing about the exchange: says whether an answer can be read, what the client gets of it, and what may be stored.
+Decides nothing about the exchange. Says whether an answer can be read, what the client gets, and what may be stored.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from router.core.cache_policy import CachePlan
+from router.core.exchange_record import Usage
 from router.core.freshness import EVENT_STREAM, backend_ttl_s, media_type
 from router.core.headers import CONTENT_ENCODING
 from router.core.lookup import NotStoredReason
 from router.core.openai.completion import AnswerReader, NotStorable
 from router.core.openai.sse import EventSplitter
-from router.core.outcome import Usage
 from router.core.usage import UsageReader
 
 _OK = 200
 
 
 def why_unread(headers: Mapping[str, str], http_status: int, *, is_end: bool) -> NotStoredReason | None:
-    """Why an answer passes without being read; None when it is read."""
+    """Why the router does not read an answer; None when it does."""
     if http_status != _OK:
         return "not_ok"
     if CONTENT_ENCODING in headers:
@@ -31,23 +31,23 @@ def why_unread(headers: Mapping[str, str], http_status: int, *, is_end: bool) ->
 
 @dataclass(slots=True)
 class PassingAnswer:
-    """One answer with status 200, chunk by chunk, split at any byte."""
+    """One answer with status 200. Its chunks may be split at any byte."""
 
     is_event_stream: bool
     hides_usage: bool
-    """Take out the event that holds nothing but usage: the client did not ask for it."""
+    """Remove the event that holds only usage, because the client did not ask for it."""
     reader: AnswerReader | None = None
-    """None when the answer is not to be stored."""
+    """None when the answer must not be stored."""
     max_ttl_s: float | None = None
     """How long the backend allows its answer to be stored, in seconds; None when it sets no bound."""
     why_not_stored: NotStoredReason | None = None
-    """Why the headers forbid to store an answer that was to be stored; None when they do not."""
+    """Why the headers forbid storing the answer; None when they allow it or storing was not intended."""
     _usage: UsageReader = field(default_factory=UsageReader)
     _splitter: EventSplitter = field(default_factory=EventSplitter)
 
     @classmethod
     def of(cls, headers: Mapping[str, str], *, wants_usage: bool, plan: CachePlan | None, now_s: int) -> PassingAnswer:
-        """`plan` is given when the answer is to be stored; `now_s` is a Unix time."""
+        """An answer with these headers. `plan` is given when the answer should be stored; `now_s` is a Unix time."""
         is_event_stream = media_type(headers) == EVENT_STREAM
         passing = cls(is_event_stream, hides_usage=is_event_stream and not wants_usage)
         if plan is not None:
@@ -64,7 +64,7 @@ class PassingAnswer:
         return self._usage.usage
 
     def feed(self, data: bytes, *, is_end: bool) -> bytes:
-        """What the client gets in the place of `data`."""
+        """Read the next chunk. Returns the bytes that the client gets instead of `data`."""
         if not self.is_event_stream:
             self._usage.read_document(data, is_end=is_end)
             if self.reader:
@@ -81,10 +81,10 @@ class PassingAnswer:
         return _without(events, extra) if self.hides_usage else data
 
     def kept(self, *, is_whole: bool) -> bytes:
-        """What may be stored, once all has passed.
+        """The answer as it is stored, after all of it has passed.
 
         Raises:
-            NotStorable: nothing of it may be.
+            NotStorable: it must not be stored.
         """
         if not is_whole or self.reader is None:
             raise NotStorable("interrupted")
@@ -92,7 +92,7 @@ class PassingAnswer:
 
 
 def _without(data: bytes, places: list[tuple[int, int]]) -> bytes:
-    """`data` without the bytes in `places`, which are in order from the last to the first."""
+    """`data` without the bytes in `places`, which come in order from the last to the first."""
     for start, stop in places:
         data = data[:start] + data[stop:]
     return data

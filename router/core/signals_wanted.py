@@ -1,4 +1,4 @@
-"""What the shell must read for the rules that are still open: signals, and the prompt for rules that block."""
+"""What the shell must read for rules that are still undecided: signals, and the prompt for rules that block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router.core.types import ChatRequest, Missing, Readings
 
 
 def signals_wanted(needs: NeedsSignals, request: ChatRequest, body: Body, snapshot: Snapshot) -> ReadSignals | Readings:
-    """What to read. When a rule refuses the prompt because not all of it can be read, the missing readings instead."""
+    """The signals to read; or the missing readings, when blocking rules fail closed on a prompt that cannot be read whole."""
     guards = [name for name in needs.signals if reads_of(name)[0] != "message"]
     if not guards:
         return ReadSignals(request, needs.signals)

@@ -14,33 +14,33 @@ from router.core.types import Decision
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The immutable configuration of one exchange, from its first event to its last."""
+    """Immutable, so exchanges in progress keep the configuration that they began with."""
 
     policy: Policy
     models: Mapping[str, Model]
     """By the name that clients ask for."""
     virtual_models: tuple[str, ...]
-    """Names that leave the choice to the policy."""
+    """Model names that leave the choice to the policy."""
     families: Mapping[str, ReasoningFamily]
     max_body_bytes: int
     records_usage: bool = False
-    """Read token counts from answers; the response then passes through the exchange."""
+    """Read token counts from answers. The response must then pass the router."""
     started_s: int = 0
-    """Unix time given as `created` in the list of models."""
+    """Unix time; the `created` of every listed model."""
     cache: CachePlan | None = None
-    """None: answers are neither given again nor kept."""
+    """None when the cache is off."""
     bounds: BodyBounds = DEFAULTS
     max_guard_chars: int = 131_072
-    """How much of a prompt the rules that block read; a longer prompt counts as unread."""
+    """How many characters of a prompt blocking rules read; a longer prompt counts as unread."""
     guard_deadline_s: float = 30.0
-    """How long the readings for a rule that blocks may take; the shell asks Envoy for the time."""
+    """Seconds that the readings for blocking rules may take. The shell asks Envoy for this time."""
     guard_patience_s: float = 0.25
-    """When the shell asks: before Envoy's own timeout, and late enough that most requests need no such message."""
+    """Seconds after which the shell asks: before Envoy's own timeout, and so late that most requests never need to ask."""
 
     @property
     def longest_wait_s(self) -> float:
-        """For a request whose guards take long: Envoy can be asked for more time once, so the cache's waiting is included."""
-        waits = [cache_policy.wait_s for cache_policy in self.cache.cache_policy.values()] if self.cache else []
+        """The time to ask Envoy for, in seconds. It includes the cache's wait, because Envoy can be asked only once."""
+        waits = [cache_policy.coalesce_timeout_s for cache_policy in self.cache.policies.values()] if self.cache else []
         return self.guard_deadline_s + max(waits, default=0.0)
 
     @property

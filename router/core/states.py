@@ -1,4 +1,4 @@
-"""The states of an exchange, and which event leads from which to which. A state holds what its events need, and no more."""
+"""The states of an exchange and the transitions between them. A state holds only what its events need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from router.core.types import ChatRequest, Decision, Endpoint
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Nothing came yet."""
+    """No message has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class AwaitingBody:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """A large body is worked on, and other exchanges have their turn."""
+    """Work on a large body pauses, so that other exchanges have their turn."""
 
     then: Callable[[], Action]
     """The next step."""
@@ -44,7 +44,7 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class ReadingSignals:
-    """The shell is measuring."""
+    """The shell reads signals."""
 
     request: ChatRequest
     body: Body
@@ -52,7 +52,7 @@ class ReadingSignals:
 
 @dataclass(frozen=True, slots=True)
 class LookingUp:
-    """The shell is asking the cache."""
+    """The shell asks the cache."""
 
     request: ChatRequest
     body: Body
@@ -64,7 +64,7 @@ class LookingUp:
 class AwaitingResponse:
     request: ChatRequest
     stores: bool
-    """The answer is to be kept."""
+    """Whether the answer should be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Answering:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The rest passes without us."""
+    """The rest of the exchange passes without the router."""
 
 
 State = Start | AwaitingBody | Paused | ReadingSignals | LookingUp | AwaitingResponse | Answering | Done
@@ -98,4 +98,4 @@ TRANSITIONS: Mapping[type[State], Mapping[type[Event], tuple[type[State], ...]]]
     Answering: {ResponseBody: (Answering, Done), Trailers: (Answering,)},
     Done: {},
 }
-"""By state and event, the states that may follow; an event that is not here is a `ProtocolError`. A refusal goes to `Done`."""
+"""By state and event, the states that may follow. Any other event is a `ProtocolError`. A refused request goes to `Done`."""

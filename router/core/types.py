@@ -1,6 +1,6 @@
-"""The types of the core: what is asked, what is measured, and what is decided. Start reading here.
+"""The types of the core: what is measured, what is asked, and what is decided. Start reading here.
 
-Everything is frozen: a value that two exchanges, a thread or a log line can share without asking.
+All types are frozen, so exchanges, threads and log lines can share their values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from router.core.models import Model, Reasoning, SystemPrompt
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """What a signal measured: one label out of a fixed set."""
+    """A reading of one label out of a fixed set."""
 
     label: str
     """The most probable label."""
@@ -29,7 +29,7 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Takes the place of a reading that failed. It is neither false nor zero."""
+    """Stands for a reading that failed. It is neither false nor zero."""
 
     reason: str
     """One of a few fixed words, such as `deadline`, `no_text` or `disabled`; never text from a request."""
@@ -37,22 +37,22 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a signal measured: several labels that may hold at once, each with its own probability."""
+    """A reading of several labels that may hold at once, each with its own probability."""
 
     values: Mapping[str, float]
-    """Calibrated probability of each, 0 to 1; they need not sum to 1."""
+    """Calibrated probability of each label, 0 to 1; they need not sum to 1."""
 
 
 Reading = Classification | Scores | Missing
 Readings = Mapping[str, Reading]
-"""What was measured, by signal name. A name that is absent was not read yet; one that failed is `Missing`."""
+"""Readings by signal name. A signal that was not read yet is absent; one that failed is `Missing`."""
 
 
 # -- what is asked ---------------------------------------------------------------------------------------------------
 
 
 EndpointWord = Literal["chat", "completions", "embeddings", "models", "other"]
-"""How records name what was asked for."""
+"""The words of records for endpoints."""
 
 
 class Endpoint(Enum):
@@ -64,7 +64,7 @@ class Endpoint(Enum):
 
     @property
     def word(self) -> EndpointWord:
-        """As records name it."""
+        """The word of records for this endpoint."""
         return _ENDPOINT_WORDS[self]
 
 
@@ -77,14 +77,14 @@ _ENDPOINT_WORDS: Mapping[Endpoint, EndpointWord] = {
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What the rules and the signals may know of one request."""
+    """What rules and signals know about one request."""
 
     endpoint: Endpoint
     model: str
-    """The name the client asked for, as it was sent."""
+    """The model name, as the client sent it."""
     text: str
-    """What rules and signals see: the text parts of the last user message, joined by newlines; empty when there are none. Of
-    more than 16,384 characters the first and the last 8,192."""
+    """The text parts of the last user message, joined by newlines; empty when there are none. Of a text over 16,384
+    characters, only the first and the last 8,192."""
     prompt_tokens: int
     """Estimated size of the whole prompt in tokens: UTF-8 bytes of all message text / 4, rounded up."""
     is_text_whole: bool = True
@@ -115,12 +115,13 @@ class Block:
 DecisionReason = Literal[
     "matched", "selected", "no_match", "below_threshold", "intent_missing", "signal_missing", "explicit_model"
 ]
-"""Why a decision was taken. `selected`: by price and chance. `signal_missing`: of a rule that fails closed. `explicit_model`: the
-client named it."""
+"""Why a decision was taken. `selected`: by predicted accuracy and cost. `signal_missing`: a rule failed closed. `explicit_model`:
+the client named the model."""
 ReasoningWord = Literal["on", "off", "unchanged"]
-"""What becomes of a model's thinking."""
+"""Whether reasoning is switched on or off, or left unchanged."""
 ResponsePath = Literal["upstream", "cache", "models", "error", "bypass"]
-"""Who answers: `upstream` a model, `bypass` somebody whom we neither chose nor stood in for, the others we ourselves."""
+"""Who answers. `upstream`: a model that the router chose. `bypass`: a backend that the router did not choose. All others: the
+router itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +129,13 @@ class Decision:
     """What the policy chose for one request."""
 
     name: str
-    """The rule that won, `default`, or `explicit_model` for a concrete model that the client named."""
+    """Name of the rule that won, `default`, or `explicit_model` when the client named its model."""
     model: Model
     reason: DecisionReason
     reasoning: Reasoning | None = None
     """None leaves the client's own reasoning switches as they are."""
     system_prompt: SystemPrompt | None = None
     block: Block | None = None
-    """Refuse; the model is not asked."""
+    """Refuse the request; no model is asked."""
     missing: str = ""
-    """Of `signal_missing`: why the signal could not be read; a fixed word."""
+    """For `signal_missing`: why the signal could not be read; a fixed word."""

@@ -1,7 +1,7 @@
-"""Reads token counts out of an answer while it passes by, and finds the events that only the router asked for.
+"""Reads token counts from an answer while it passes, and finds the events that only the router asked for.
 
-A backend is not trusted to send an answer: what is read of each run of events is bounded, and the rest is passed over. The search
-for what to read takes the same time, whatever the stream holds.
+Backends are not trusted: the router reads a bounded part of each run of events and skips the rest. The time of the search
+does not depend on what the stream holds.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from router.core.exchange_record import Usage
 from router.core.openai.sse import data_of, end_of_first_event, end_of_last_event, usage_in
-from router.core.outcome import Usage
 
 _MAX_DOCUMENT_BYTES = 2 * 1024 * 1024
-"""Bound on an answer that is one document; a longer one passes unread."""
+"""A longer answer that is one JSON document passes unread."""
 _MAX_EVENTS, _MAX_READ_BYTES = 64, 64 * 1024
-"""Bounds on the events with counts, and on their bytes, that are read in one run, from its end: the last count stands.
-A run has several only when events came faster than they were read."""
+"""Bounds on the events with usage, and on their bytes, that are read in one run. Reading starts at the end, because the last
+count is valid. A run has several such events only when they came faster than they were read."""
 
 
 @dataclass(slots=True)
@@ -24,14 +24,14 @@ class UsageReader:
     """Reads the usage of one answer with status 200."""
 
     usage: Usage | None = None
-    """None until the counts have passed."""
+    """None until the token counts have passed."""
     _document: bytearray = field(default_factory=bytearray)
     _is_too_long: bool = False
 
     def read_events(self, events: bytes, *, finds_extra: bool) -> list[tuple[int, int]]:
-        """Note the usage in a run of events. The result: start and end of each event that holds nothing else, the last first.
+        """Read the usage in a run of events. Returns start and end of each event that holds only usage, the last first.
 
-        Such events are looked for only when `finds_extra` is true.
+        Such events are searched for only when `finds_extra` is true.
         """
         extra: list[tuple[int, int]] = []
         is_known = False
@@ -46,7 +46,7 @@ class UsageReader:
         return extra
 
     def read_document(self, data: bytes, *, is_end: bool) -> None:
-        """The next bytes of an answer that is one JSON document; its usage is noted at the end."""
+        """Take the next bytes of an answer that is one JSON document. Its usage is read at the end."""
         if self._is_too_long:
             return
         self._document += data
@@ -59,7 +59,7 @@ class UsageReader:
 
 
 def _events_with_usage(events: bytes) -> Iterator[tuple[int, int]]:
-    """Start and end of each event with usage, the last first, within the bounds."""
+    """Start and end of each event with usage, the last first, up to the bounds."""
     stop, read_bytes = len(events), 0
     for _ in range(_MAX_EVENTS):
         found = events.rfind(b'"usage"', 0, stop)

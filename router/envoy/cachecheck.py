@@ -21,7 +21,7 @@ def cache_problems(cache: CacheConfig, file: str) -> Iterator[Problem]:
         return
     if cache.backend == "memory" and cache.rejections_file:
         if fault := _unwritable(cache.rejections_file.parent):
-            message = f"reported pairs are forgotten when the router ends: {fault}; {_REMEDY}"
+            message = f"rejected pairs are forgotten when the router ends: {fault}; {_REMEDY}"
             yield Problem(file, 0, "semantic_cache", message, "warning")
     elif folder := cache.milvus.file:
         if fault := _unwritable(folder):

@@ -254,7 +254,7 @@ def _timeouts_fit(pair: Pair) -> Iterator[Problem]:
 
 def _waiting_fits(pair: Pair) -> Iterator[Problem]:
     """Envoy waits for the router as long as the cache waits for an equal question, and as guards read."""
-    cache_s = max((terms.wait_s for terms in pair.config.cache.policies.values()), default=0.0)
+    cache_s = max((terms.coalesce_timeout_s for terms in pair.config.cache.policies.values()), default=0.0)
     guards_s = pair.config.signals.guards.deadline_ms / 1000 if pair.config.policy.reads_prompt else 0.0
     longest_s = cache_s + guards_s
     if not longest_s:

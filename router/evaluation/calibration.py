@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from router.cache.checks import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
+from router.cache.checks import CHECKS_ALONE, CHECKS_WITH_VERIFIER
 from router.errors import ConfigError, Problem
 from router.evaluation.cache import Judged, judge
 from router.evaluation.measures import clopper_pearson, share
@@ -30,8 +30,8 @@ def calibrate(path: Path, out: Path, encoder: Bundle, verifier: Bundle | None, g
     Raises:
         ConfigError: the file cannot be read as pairs, or holds too few that need two answers.
     """
-    with_verifier = tuple(GUARDS_BESIDE_VERIFIER if guards is None else guards)
-    alone = tuple(GUARDS_ALONE if guards is None else guards)
+    with_verifier = tuple(CHECKS_WITH_VERIFIER if guards is None else guards)
+    alone = tuple(CHECKS_ALONE if guards is None else guards)
     document: dict[str, object] = {
         "encoder_sha256": encoder.sha256[MODEL],
         "verifier_sha256": verifier.sha256[MODEL] if verifier else None,

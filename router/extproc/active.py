@@ -1,4 +1,4 @@
-"""One exchange under way in the shell: when things happened in it, what it looks up, and the instruments that watch it."""
+"""One exchange in the shell: its times, its cache lookup, and the instruments that observe it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from router.core.exchange import Exchange
+from router.core.exchange_record import Ending, ExchangeRecord
 from router.core.messages import Action, Event, ResponseBody, Route
-from router.core.outcome import Ending, ExchangeRecord
 from router.extproc import wire
-from router.extproc.answers import OwnLookup
+from router.extproc.answers import ExchangeLookup
 
 
 class Observation(Protocol):
@@ -21,7 +21,7 @@ class Observation(Protocol):
         """Headers that carry the trace to the backend; empty when tracing is off."""
         ...
 
-    def end(self, outcome: ExchangeRecord) -> None:
+    def end(self, record: ExchangeRecord) -> None:
         """Hand the record to every instrument. Called exactly once."""
         ...
 
@@ -34,12 +34,12 @@ class Instruments(Protocol):
 
 @dataclass(slots=True)
 class ActiveExchange:
-    """Times are in seconds of `perf_counter`; zero for what has not happened."""
+    """An exchange in progress. Times are in seconds of `perf_counter`; 0 for what has not happened."""
 
     exchange: Exchange
     observation: Observation
-    lookup: OwnLookup[Any]
-    """What it keeps for the cache is the cache's own."""
+    lookup: ExchangeLookup[Any]
+    """`Any`, because only the cache knows the type of its pending lookup."""
     began: float = field(default_factory=perf_counter)
     routed: float = 0.0
     sensing_s: float = 0.0
@@ -47,7 +47,7 @@ class ActiveExchange:
     ending: Ending = "abandoned"
 
     def note(self, event: Event, action: Action) -> Action:
-        """Take the times; a route carries the trace on. Called before the action goes out: Envoy may then end the stream."""
+        """Note the times, and add the trace to a route. Called before the action is sent: Envoy may then end the stream."""
         if isinstance(action, Route):
             self.routed = perf_counter()
             action = replace(action, set_headers={**action.set_headers, **self.observation.upstream_headers()})
@@ -58,13 +58,13 @@ class ActiveExchange:
         return action
 
     def finish(self) -> None:
-        """Hand what may be stored to the cache, and the record, with its durations, to the instruments."""
-        self.lookup.settle(self.exchange, self.ending)
-        outcome = replace(
-            self.exchange.outcome(self.ending),
+        """Hand the answer to the cache, and the record with its durations to the instruments."""
+        self.lookup.complete(self.exchange, self.ending)
+        record = replace(
+            self.exchange.record(self.ending),
             routing_s=self.routed - self.began if self.routed else 0.0,
             sensing_s=self.sensing_s,
             first_token_s=self.first_token - self.routed if self.first_token and self.exchange.is_streamed else None,
             duration_s=perf_counter() - self.began,
         )
-        self.observation.end(outcome)
+        self.observation.end(record)

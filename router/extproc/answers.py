@@ -1,4 +1,4 @@
-"""The cache as the shell uses it, and what one exchange has to do with it."""
+"""The cache as the shell sees it, and the one lookup of an exchange."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from router.core.exchange import Exchange
+from router.core.exchange_record import Ending
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss, Waiting
 from router.core.messages import LookedUp, Lookup
-from router.core.outcome import Ending
 
 Pending = TypeVar("Pending")
-"""The pending lookup that the cache hands out; it comes back to it unread."""
+"""The pending lookup of the cache. The shell hands it back without reading it."""
 
 
 class Answers(Protocol[Pending]):
-    """The cache."""
+    """What the shell needs of the cache."""
 
-    async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, Pending]:
-        """A hit, a miss, or word of an equal question under way. Never raises for what fails."""
+    async def look_up(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, Pending]:
+        """A hit, a miss, or `Waiting` when an equal question is under way. A failure is a miss and never raises."""
         ...
 
     async def await_leader(self, pending: Pending) -> Found:
-        """Wait for the equal question."""
+        """Wait for the answer of the equal question."""
         ...
 
     def complete(self, pending: Pending, answer: bytes | None, max_ttl_s: float | None = None) -> None:
-        """The request is over; called once for each pending lookup. `answer` may be stored, for `max_ttl_s` seconds at most."""
+        """End a pending lookup. Called exactly once for each. `answer` may be stored, for at most `max_ttl_s` seconds."""
         ...
 
 
 @dataclass(slots=True)
-class OwnLookup(Generic[Pending]):
-    """The lookup of one exchange, from its question until the answer is stored or given up. Without a cache it misses."""
+class ExchangeLookup(Generic[Pending]):
+    """The lookup of one exchange, from the query until the answer is stored or dropped. Without a cache it is a miss."""
 
     answers: Answers[Pending] | None
     _pending: Pending | None = None
 
     async def look_up(self, action: Lookup) -> Found | Waiting:
         """Ask the cache."""
-        # Not by its truth, here and below: an empty cache is false, and the first of equal questions come to an empty one.
+        # Compared with None, here and below: an empty cache is false as a boolean.
         if self.answers is None:
             return Miss("off")
-        found, self._pending = await self.answers.look_up(action.question, action.cache_policy)
+        found, self._pending = await self.answers.look_up(action.query, action.cache_policy)
         return found
 
     async def await_leader(self) -> Found:
-        """Wait for the equal question that is under way."""
+        """Wait for the answer of the equal question that is under way."""
         return Miss("off") if self.answers is None or self._pending is None else await self.answers.await_leader(self._pending)
 
-    def settle(self, exchange: Exchange, ending: Ending) -> None:
-        """Keep the answer if it may be kept, after the client has its last byte; let go who waits for it in any case."""
+    def complete(self, exchange: Exchange, ending: Ending) -> None:
+        """Store the answer if it may be stored, and release those who wait for it. Called when the client has its last byte."""
         if self.answers is None or self._pending is None:
             return
         answer = None
@@ -63,5 +63,5 @@ class OwnLookup(Generic[Pending]):
 
 
 def looked_up(found: Found) -> LookedUp:
-    """The event of a lookup, with the time and a new id."""
+    """The event for the result of a lookup, with the time and a new id."""
     return LookedUp(found, int(time.time()), uuid.uuid4().hex)

@@ -1,6 +1,6 @@
-"""The shell's loop: Envoy's messages in, the exchange's actions out, signals and the cache in between.
+"""The shell's loop: takes Envoy's messages, reads signals, asks the cache, and sends the actions of the exchange.
 
-It decides nothing. One `Processor.process` call is one exchange, and everything that an exchange owns ends with it.
+It decides nothing. One call of `Processor.process` is one exchange, and everything that the exchange owns ends with the call.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from router.core.types import Readings
 from router.errors import ProtocolError
 from router.extproc import wire
 from router.extproc.active import ActiveExchange, Instruments
-from router.extproc.answers import Answers, OwnLookup, looked_up
+from router.extproc.answers import Answers, ExchangeLookup, looked_up
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.turns import BodyTurns
 
 log = logging.getLogger(__name__)
 
-_WAITING_ROOM_S = 0.5  # beside the wait itself: Envoy counts from when it hears of it
+_WAITING_ROOM_S = 0.5  # added to the wait, because Envoy counts from the moment when it gets the message
 
 Messages = AsyncIterator[pb.ProcessingRequest]
 Context = grpc.aio.ServicerContext[pb.ProcessingRequest, pb.ProcessingResponse]
 SignalReader = Callable[[ReadSignals], Awaitable[Readings]]
-"""Takes every reading that a `ReadSignals` wants, within its own deadline; never raises for a signal that fails."""
+"""Reads all signals that a `ReadSignals` wants, within its own deadline. A signal that fails is `Missing` and never raises."""
 
 
 class Processor:
@@ -44,53 +44,53 @@ class Processor:
         self, snapshot: Snapshot, read_signals: SignalReader, instruments: Instruments, answers: Answers[Any] | None = None
     ) -> None:
         self.snapshot = snapshot
-        """The configuration of exchanges that begin from now on; those under way keep theirs."""
+        """The configuration for new exchanges. Exchanges in progress keep the one that they began with."""
         self._read_signals = read_signals
         self._instruments = instruments
         self._answers = answers
         self._turns = BodyTurns()
 
     async def process(self, messages: Messages, context: Context) -> AsyncIterator[pb.ProcessingResponse]:
-        """One gRPC stream: the whole life of one exchange."""
-        run: ActiveExchange | None = None
+        """Serve one gRPC stream, which is one exchange."""
+        active: ActiveExchange | None = None
         try:
             async for message in messages:
                 phase, event = wire.decode(message)
-                run = run or self._begin(event)
-                exchange = run.exchange
+                active = active or self._begin(event)
+                exchange = active.exchange
                 action = await self._turns.past_pauses(exchange, exchange.receive(event))
                 while isinstance(action, ReadSignals):
-                    async with self._reading(run, action) as readings:
-                        shot = exchange.snapshot
-                        if action.prompt and not await _is_done(readings, shot.guard_patience_s):
-                            yield wire.more_time(shot.longest_wait_s + _WAITING_ROOM_S)
+                    async with self._reading(active, action) as readings:
+                        snapshot = exchange.snapshot
+                        if action.prompt and not await _is_done(readings, snapshot.guard_patience_s):
+                            yield wire.more_time(snapshot.longest_wait_s + _WAITING_ROOM_S)
                         action = exchange.receive(SignalsRead(await readings))
                     action = await self._turns.past_pauses(exchange, action)
                 if isinstance(action, Lookup):
-                    found = await run.lookup.look_up(action)
+                    found = await active.lookup.look_up(action)
                     if isinstance(found, Waiting):
-                        yield wire.more_time(found.wait_s + _WAITING_ROOM_S)
-                        found = await run.lookup.await_leader()
+                        yield wire.more_time(found.timeout_s + _WAITING_ROOM_S)
+                        found = await active.lookup.await_leader()
                     action = await self._turns.past_pauses(exchange, exchange.receive(looked_up(found)))
-                action = run.note(event, action)
+                action = active.note(event, action)
                 yield wire.encode(phase, action)
                 if wire.is_last(action):
                     return
-        except Exception as error:  # noqa: BLE001 - the shell's edge: a fault of ours must not take the process down
-            if run is not None:
-                run.ending = "failed"
+        except Exception as error:  # noqa: BLE001 - the shell's outer edge: a fault of ours must not end the process
+            if active is not None:
+                active.ending = "failed"
             await _abort(context, error)
         finally:
-            if run is not None:
-                run.finish()
+            if active is not None:
+                active.finish()
 
     def _begin(self, event: Event) -> ActiveExchange:
         headers = event.headers if isinstance(event, RequestHeaders) else {}
-        return ActiveExchange(Exchange(self.snapshot), self._instruments.begin(headers), OwnLookup(self._answers))
+        return ActiveExchange(Exchange(self.snapshot), self._instruments.begin(headers), ExchangeLookup(self._answers))
 
     @contextlib.asynccontextmanager
-    async def _reading(self, run: ActiveExchange, action: ReadSignals) -> AsyncIterator[Awaitable[Readings]]:
-        """The readings under way, in a task of their own if they may take long; they never go on behind this."""
+    async def _reading(self, active: ActiveExchange, action: ReadSignals) -> AsyncIterator[Awaitable[Readings]]:
+        """Start the readings, in a task of their own if they may take long. They never outlive this context."""
         began = perf_counter()
         readings = self._read_signals(action)
         task = asyncio.ensure_future(readings) if action.prompt else None
@@ -99,7 +99,7 @@ class Processor:
         finally:
             if task:
                 task.cancel()
-            run.sensing_s += perf_counter() - began
+            active.sensing_s += perf_counter() - began
 
 
 async def _is_done(work: Awaitable[object], within_s: float) -> bool:
@@ -112,7 +112,7 @@ async def _abort(context: Context, error: Exception) -> None:
     if isinstance(error, ProtocolError):
         log.error("exchange ended: %s", error)
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-    # The error's own words are left out: they may quote a prompt.
+    # The message of the error is left out, because it may quote a prompt.
     log.error("exchange failed: %s at %s", type(error).__name__, _place(error))
     await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 

@@ -1,4 +1,4 @@
-"""Large bodies are worked on one at a time and in steps, so clients that send many of them delay only large bodies."""
+"""Works on large bodies one at a time and in steps, so clients that send many of them delay only large bodies."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from time import perf_counter
 from router.core.exchange import Exchange
 from router.core.messages import Action, Overloaded, Pause, Resumed
 
-_MAX_WAIT_S = 0.5  # of a large body for its turn: half of envoy.yaml's `message_timeout`, the other half is for reading it
-_TURN_S = 0.004  # of work on a large body before others have their turn; most steps take a tenth of it
+_MAX_WAIT_S = 0.5  # until a large body has its turn: half of envoy.yaml's `message_timeout`; reading needs the other half
+_TURN_S = 0.004  # of work before other exchanges have their turn; most steps take a tenth of this
 
 
 class BodyTurns:
@@ -19,7 +19,7 @@ class BodyTurns:
         self._is_taken = asyncio.Lock()
 
     async def past_pauses(self, exchange: Exchange, action: Action) -> Action:
-        """The next action that is no `Pause`; at once where `action` is none."""
+        """The next action that is not a `Pause`. Returns `action` at once when it is not one."""
         if not isinstance(action, Pause):
             return action
         try:

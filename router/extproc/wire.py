@@ -1,7 +1,7 @@
-"""Envoy's ext_proc messages to events, and actions to Envoy's messages. The only module that knows protobuf.
+"""Turns Envoy's ext_proc messages into events, and actions into Envoy's messages. The only module that knows protobuf.
 
-Two rules of Envoy 1.40 are kept here: header values travel in `raw_value` alone, and a reply always names the phase that it
-answers, because an empty reply is a protocol violation.
+Two rules of Envoy 1.40 are kept here. Header values travel only in `raw_value`. A reply always names the phase that it answers,
+because an empty reply violates the protocol.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from router.errors import ProtocolError
 from router.extproc.pb import extproc_pb2 as pb
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
-"""Envoy's gRPC service, which is also the name that its health checks ask for."""
+"""Name of the gRPC service. Envoy's health checks ask for this name, too."""
 
 parse_request = pb.ProcessingRequest.FromString
 serialize_response = pb.ProcessingResponse.SerializeToString
 
 
 def decode(message: pb.ProcessingRequest) -> tuple[str, Event]:
-    """The phase of one of Envoy's messages, to be handed to `encode`, and the event in it.
+    """The phase of a message of Envoy, which `encode` needs, and its event.
 
     Raises:
-        ProtocolError: the message is of no phase that we know.
+        ProtocolError: the phase of the message is unknown.
     """
     phase = message.WhichOneof("request")
     match phase:
@@ -62,7 +62,7 @@ def encode(phase: str, action: Action) -> pb.ProcessingResponse:
     """The reply to a message of `phase` that carries out `action`.
 
     Raises:
-        ProtocolError: the action is none that Envoy can carry out.
+        ProtocolError: the action is for the shell, not for Envoy.
     """
     response = pb.ProcessingResponse()
     match action:
@@ -80,19 +80,19 @@ def encode(phase: str, action: Action) -> pb.ProcessingResponse:
 
 
 def more_time(seconds: float) -> pb.ProcessingResponse:
-    """Asks Envoy to wait longer for the answer to its last message. Envoy grants this once, up to `max_message_timeout`."""
+    """A message that asks Envoy to wait longer. Envoy grants this once, up to `max_message_timeout`."""
     response = pb.ProcessingResponse()
     response.override_message_timeout.FromMilliseconds(int(seconds * 1000))
     return response
 
 
 def is_last(action: Action) -> bool:
-    """Whether the gRPC stream ends with this action; the rest of the exchange then passes without the router."""
+    """Whether the gRPC stream ends with this action. The rest of the exchange then passes without the router."""
     return isinstance(action, Reply) or (isinstance(action, Continue | Route | Replace) and action.is_last)
 
 
 def _encode_route(common: pb.CommonResponse, route: Route) -> None:
-    # Without this flag Envoy keeps the route, and so the cluster, that it chose before it asked us.
+    # Without this flag, Envoy keeps the route and cluster that it chose before it asked the router.
     common.clear_route_cache = True
     _set_headers(common.header_mutation, route.set_headers)
     common.header_mutation.remove_headers.extend(route.remove_headers)
@@ -115,12 +115,12 @@ def _set_headers(mutation: pb.HeaderMutation, headers: Mapping[str, str]) -> Non
 
 
 def _header_bytes(value: str) -> bytes:
-    """A value that Envoy accepts: with CR or LF in it the client would get a 500, even when Envoy fails open."""
+    """A value that Envoy accepts. With CR, LF or NUL in it, the client would get a 500, even when Envoy fails open."""
     return value.replace("\r", " ").replace("\n", " ").replace("\0", " ").encode("utf-8", "replace")
 
 
 def _headers(headers: pb.HeaderMap) -> dict[str, str]:
-    """By name. A byte that is not UTF-8 becomes half a surrogate: different values stay different and can be encoded back."""
+    """Headers by name. Bytes that are not UTF-8 become surrogates, so different values stay different and can be encoded back."""
     decoded: dict[str, str] = {}
     for header in headers.headers:
         name, value = header.key, header.raw_value.decode("utf-8", "surrogateescape")

@@ -42,11 +42,11 @@ class Caching:
         """For `Snapshot.cache`."""
         return self.config.plan(key, self.versions)
 
-    async def peek(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
+    async def peek(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
         """For `explain`: what would be found, and what would be weighed, without a trace in the cache."""
         from router.cache.peek import peek
 
-        return await peek(self.cache, question, cache_policy)
+        return await peek(self.cache, query, cache_policy)
 
 
 def build_cache(config: CacheConfig, models: Models) -> Caching:
@@ -59,7 +59,7 @@ def build_cache(config: CacheConfig, models: Models) -> Caching:
     from router.cache.operations import CacheOperations
     from router.cache.rejections import Rejections
     from router.cache.stores.sync import StoreSync
-    from router.cache.verifier import GUARDS_VERSION, Verifier
+    from router.cache.verifier import CHECKS_VERSION, Verifier
     from router.inference.bundle import MODEL
 
     second = score = None
@@ -71,7 +71,7 @@ def build_cache(config: CacheConfig, models: Models) -> Caching:
         second = Bundle.load(config.verifier)
         score = CrossEncoder(second, models.passes).score
     _check_calibration(config, bundle.sha256[MODEL], second.sha256[MODEL] if second else None)
-    versions = f"{bundle.name}-{bundle.sha256[MODEL][:16]}/{GUARDS_VERSION}"
+    versions = f"{bundle.name}-{bundle.sha256[MODEL][:16]}/{CHECKS_VERSION}"
     store = STORES[config.backend](config, versions) if config.backend != "memory" else None
     store_sync, requests = (StoreSync(store, config.sync), store.requests) if store else (None, None)
     rejections = Rejections(config.rejections_file)
@@ -82,7 +82,7 @@ def build_cache(config: CacheConfig, models: Models) -> Caching:
 def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) -> None:
     """A table made with other models says nothing about these. `encoder` and `verifier` are SHA-256."""
     if not config.calibration.has_verifier and all(
-        cache_policy.false_hit_budget is None for cache_policy in config.policies.values()
+        cache_policy.max_false_hit_rate is None for cache_policy in config.policies.values()
     ):
         return
     table = json.loads(read_text(config.calibration.file))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from router.core.outcome import ExchangeRecord
+from router.core.exchange_record import ExchangeRecord
 
 
 class Instrument(Protocol):
@@ -27,7 +27,7 @@ class Recording(Protocol):
         """Headers that the backend should get."""
         ...
 
-    def end(self, outcome: ExchangeRecord) -> None:
+    def end(self, record: ExchangeRecord) -> None:
         """The exchange is over."""
         ...
 
@@ -44,10 +44,10 @@ class Observation:
         """Headers that carry the trace to the backend; empty when tracing is off."""
         return self._upstream
 
-    def end(self, outcome: ExchangeRecord) -> None:
+    def end(self, record: ExchangeRecord) -> None:
         """Hand the record to every instrument."""
         for mark in self._marks:
-            mark.end(outcome)
+            mark.end(record)
 
 
 class Telemetry:

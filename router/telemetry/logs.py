@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from router.core.exchange_record import ExchangeRecord, Usage
 from router.core.headers import TRACEPARENT
-from router.core.outcome import ExchangeRecord, Usage
 
 _MAX_WAITING = 10_000  # lines; at 500 bytes a line about 5 MB
 _CLOSE_S = 1.0
@@ -32,7 +32,7 @@ class _Ended:
     """An exchange's line before it is text: the writer's thread makes that, not the event loop."""
 
     moment: float
-    outcome: ExchangeRecord
+    record: ExchangeRecord
     traceparent: str
 
 
@@ -103,11 +103,11 @@ class _Handler(logging.Handler):
 class Logs:
     """The process's logging, and the instrument that writes an exchange's line. One at a time in a process."""
 
-    def __init__(self, level: str, outcomes: bool, fd: int = _STDERR) -> None:
+    def __init__(self, level: str, access_log: bool, fd: int = _STDERR) -> None:
         """`level` bounds what is logged in words, by other libraries from `warning` on; `fd` is the descriptor to write to."""
         self._writer = _Writer(fd)
         self._handler = _Handler(self._writer)
-        self._outcomes = outcomes
+        self._access_log = access_log
         self._level_before = _OURS.level
         logging.getLogger().addHandler(self._handler)
         _OURS.setLevel(level.upper())
@@ -119,7 +119,7 @@ class Logs:
 
     def begin(self, headers: Mapping[str, str]) -> LogMark:
         """Notes which trace the exchange belongs to."""
-        return LogMark(self._writer if self._outcomes else None, headers.get(TRACEPARENT, ""))
+        return LogMark(self._writer if self._access_log else None, headers.get(TRACEPARENT, ""))
 
     def close(self) -> None:
         """Write what waits, for at most a second, and leave the process's logging as it was."""
@@ -140,10 +140,10 @@ class LogMark:
         """None of its own."""
         return {}
 
-    def end(self, outcome: ExchangeRecord) -> None:
+    def end(self, record: ExchangeRecord) -> None:
         """Have the line written."""
         if self._writer:
-            self._writer.put(_Ended(time.time(), outcome, self._traceparent))
+            self._writer.put(_Ended(time.time(), record, self._traceparent))
 
 
 def _document(ended: _Ended) -> dict[str, object]:
@@ -152,14 +152,14 @@ def _document(ended: _Ended) -> dict[str, object]:
     if trace := _TRACEPARENT.match(ended.traceparent):
         line["trace_id"] = trace[1]
     for name in ExchangeRecord.__slots__:
-        value = getattr(ended.outcome, name)
+        value = getattr(ended.record, name)
         if value not in ("", None, {}):
             line[name] = _shown(value)
-    if not ended.outcome.http_status:
+    if not ended.record.http_status:
         del line["http_status"]
-    if ended.outcome.cache == "off":
+    if ended.record.cache == "off":
         del line["cache"]
-    if not ended.outcome.cache_similarity:
+    if not ended.record.cache_similarity:
         del line["cache_similarity"]
     return line
 

@@ -17,8 +17,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
+from router.core.exchange_record import Ending, ExchangeRecord
 from router.core.lookup import CacheStatus
-from router.core.outcome import Ending, ExchangeRecord
 from router.core.types import EndpointWord
 
 _FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
@@ -181,62 +181,62 @@ class Metrics:
         """None of its own."""
         return {}
 
-    def end(self, outcome: ExchangeRecord) -> None:
+    def end(self, record: ExchangeRecord) -> None:
         """Count one exchange."""
         self._open.add(-1)
-        self._exchanges.add(1, outcome.ending, outcome.endpoint)
-        if outcome.error_code or outcome.ending == "failed":
-            self._errors.add(1, outcome.requested_model or "unknown", outcome.error_code or outcome.ending)
-        if outcome.block_reason:
-            self._blocked.add(1, outcome.decision, outcome.block_reason)
-        for signal, reason in outcome.missing.items():
+        self._exchanges.add(1, record.ending, record.endpoint)
+        if record.error_code or record.ending == "failed":
+            self._errors.add(1, record.requested_model or "unknown", record.error_code or record.ending)
+        if record.block_reason:
+            self._blocked.add(1, record.decision, record.block_reason)
+        for signal, reason in record.missing.items():
             self._missing.add(1, signal, reason)
-        if outcome.sensing_s:
-            self._sensing.record(outcome.sensing_s, {"classifier": "all"})
-        if outcome.cache != "off":
-            self._count_cache(outcome)
-        if outcome.decision:
-            self._count_decision(outcome)
-        if outcome.is_routed:
-            self._count_request(outcome)
-            self._record_times(outcome, {"model": outcome.model})
+        if record.sensing_s:
+            self._sensing.record(record.sensing_s, {"classifier": "all"})
+        if record.cache != "off":
+            self._count_cache(record)
+        if record.decision:
+            self._count_decision(record)
+        if record.is_routed:
+            self._count_request(record)
+            self._record_times(record, {"model": record.model})
 
-    def _count_decision(self, outcome: ExchangeRecord) -> None:
+    def _count_decision(self, record: ExchangeRecord) -> None:
         """What was decided, whether a model was then asked or not."""
-        self._decisions.add(1, outcome.decision)
-        self._categories.add(1, outcome.category)
-        if outcome.model:
-            self._reasons.add(1, outcome.reason, outcome.model)
+        self._decisions.add(1, record.decision)
+        self._categories.add(1, record.category)
+        if record.model:
+            self._reasons.add(1, record.reason, record.model)
 
-    def _count_request(self, outcome: ExchangeRecord) -> None:
+    def _count_request(self, record: ExchangeRecord) -> None:
         """What was asked of a model."""
-        model, category = outcome.model, outcome.category
+        model, category = record.model, record.category
         self._requests.add(1, model)
-        if outcome.requested_model != model:
-            self._changes.add(1, outcome.requested_model, model)
-        if outcome.reasoning != "unchanged":
-            self._reasoning.add(1, category, model, "true" if outcome.reasoning == "on" else "false", outcome.effort)
-        if outcome.usage:
-            self._prompt_tokens.add(outcome.usage.prompt_tokens, model)
-            self._completion_tokens.add(outcome.usage.completion_tokens, model)
+        if record.requested_model != model:
+            self._changes.add(1, record.requested_model, model)
+        if record.reasoning != "unchanged":
+            self._reasoning.add(1, category, model, "true" if record.reasoning == "on" else "false", record.effort)
+        if record.usage:
+            self._prompt_tokens.add(record.usage.prompt_tokens, model)
+            self._completion_tokens.add(record.usage.completion_tokens, model)
 
-    def _count_cache(self, outcome: ExchangeRecord) -> None:
+    def _count_cache(self, record: ExchangeRecord) -> None:
         families: dict[CacheStatus, _Count] = {
             "hit": self._hits,
             "miss": self._misses,
             "shadow": self._shadow_hits,
             "skipped": self._skipped,
         }
-        families[outcome.cache].add(1, outcome.decision, outcome.cache_reason)
-        if outcome.stored:
-            self._stored.add(1, outcome.stored)
+        families[record.cache].add(1, record.decision, record.cache_reason)
+        if record.stored:
+            self._stored.add(1, record.stored)
 
-    def _record_times(self, outcome: ExchangeRecord, model: Mapping[str, str]) -> None:
-        self._routing.record(outcome.routing_s, model)
-        if outcome.first_token_s is not None:
-            self._ttft.record(outcome.first_token_s, model)
-        if outcome.ending == "completed":
-            self._completion.record(outcome.duration_s, model)
+    def _record_times(self, record: ExchangeRecord, model: Mapping[str, str]) -> None:
+        self._routing.record(record.routing_s, model)
+        if record.first_token_s is not None:
+            self._ttft.record(record.first_token_s, model)
+        if record.ending == "completed":
+            self._completion.record(record.duration_s, model)
 
     def render(self) -> bytes:
         """Everything so far in Prometheus' text format."""

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from router.core.outcome import ExchangeRecord
+from router.core.exchange_record import ExchangeRecord
 
 _EXPORT_TIMEOUT_S = 2  # spans wait in a bounded queue of their own; a collector that is down costs spans, not requests
 _CLOSE_S = 3.0  # one batch sent in full, or given up
@@ -81,18 +81,18 @@ class TraceMark:
         self._context.inject(headers, set_span_in_context(self._span))
         return headers
 
-    def end(self, outcome: ExchangeRecord) -> None:
+    def end(self, record: ExchangeRecord) -> None:
         """Describe the exchange and end the span."""
         for attribute, name in _ATTRIBUTES:
-            if (value := getattr(outcome, name)) not in ("", 0):
+            if (value := getattr(record, name)) not in ("", 0):
                 self._span.set_attribute(attribute, value)
-        if operation := _OPERATIONS.get(outcome.endpoint):
+        if operation := _OPERATIONS.get(record.endpoint):
             self._span.set_attribute("gen_ai.operation.name", operation)
-        for signal, reason in outcome.missing.items():
+        for signal, reason in record.missing.items():
             self._span.set_attribute(f"semantic_router.missing.{signal}", reason)
-        if outcome.usage:
-            self._span.set_attribute("gen_ai.usage.input_tokens", outcome.usage.prompt_tokens)
-            self._span.set_attribute("gen_ai.usage.output_tokens", outcome.usage.completion_tokens)
-        if outcome.ending == "failed":
+        if record.usage:
+            self._span.set_attribute("gen_ai.usage.input_tokens", record.usage.prompt_tokens)
+            self._span.set_attribute("gen_ai.usage.output_tokens", record.usage.completion_tokens)
+        if record.ending == "failed":
             self._span.set_status(Status(StatusCode.ERROR))
         self._span.end()

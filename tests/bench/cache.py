@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from router.cache.cache import Cache
-from router.cache.checks import GUARDS
+from router.cache.checks import CHECKS
 from router.cache.entries import Entry
 from router.cache.settings import CacheLimits
 from router.cache.verifier import Verifier
@@ -30,7 +30,7 @@ from tests.bench.load import closed_loop, request, stream
 from tests.bench.rig import Rig, make_rig
 
 CHAT = "/v1/chat/completions"
-TERMS = CachePolicy(0.8, 3600.0, tuple(GUARDS))
+POLICY = CachePolicy(0.8, 3600.0, tuple(CHECKS))
 _fresh = itertools.count(1)
 
 
@@ -135,7 +135,7 @@ async def growth(sizes: list[int]) -> None:
         nothing = np.empty(0, np.float32)
         return Encoding(vectors[text], nothing, nothing, nothing, nothing, (), 10, is_truncated=False)
 
-    cache = Cache(CacheLimits(max_entries=10**9, most_held_bytes=2**60), encode, Verifier(), None)
+    cache = Cache(CacheLimits(max_entries=10**9, max_memory_bytes=2**60), encode, Verifier(), None)
     part = digest("bench")
     print("\nThe cache in the process, one namespace       exact p50    semantic p50      p99 us   bytes an entry")
     centres = unit(random.standard_normal((5_000, 384)))
@@ -160,7 +160,7 @@ async def growth(sizes: list[int]) -> None:
             cache.memory.find_key(one.entry.key)
             exact.append(time.perf_counter() - began)
             began = time.perf_counter()
-            await cache.look_up(CacheQuery("q", part, digest("x"), "alice", "default", "small"), TERMS)
+            await cache.look_up(CacheQuery("q", part, digest("x"), "alice", "default", "small"), POLICY)
             near.append(time.perf_counter() - began)
         near.sort()
         gc.collect()

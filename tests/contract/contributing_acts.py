@@ -96,7 +96,7 @@ async def test_the_key_of_the_cache_acts_for_the_rule_and_is_inherited() -> None
         "rules: [{ name: strict, when: { is_stream: true }, model: small, cache: { max_age_seconds: 60 } }]\n"
     )
     now_s = 1_700_000_000.0
-    cache = Cache(CacheLimits(lookup_s=5), no_encoder, Verifier(), None, now=lambda: now_s)
+    cache = Cache(CacheLimits(lookup_timeout_s=5), no_encoder, Verifier(), None, now=lambda: now_s)
     _, pending = await cache.look_up(QUERY, config.cache.policies["default"])
     cache.complete(pending, ANSWER)
     now_s += 90

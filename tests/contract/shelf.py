@@ -50,9 +50,9 @@ class ShelfStore:
         found = self._held().get(entry_id)
         return found.answer if found else None
 
-    async def nearest(self, partition: str, vector: Vector, count: int, now_ms: int) -> Sequence[tuple[Entry, float]]:
+    async def nearest(self, namespace: str, vector: Vector, count: int, now_ms: int) -> Sequence[tuple[Entry, float]]:
         """By comparing with every one."""
-        held = [one for one in self._fresh(now_ms) if one.partition == partition]
+        held = [one for one in self._fresh(now_ms) if one.namespace == namespace]
         found = [(one, float(one.vector @ vector)) for one in held if one.vector is not None]
         return sorted(found, key=lambda pair: -pair[1])[:count]
 

@@ -33,8 +33,8 @@ def direction(number: int) -> np.ndarray:
 
 def entry(text: str = "t", **others: object) -> Entry:
     """A new entry in a namespace of its own."""
-    key, partition, created_ms = uuid.uuid4().hex, uuid.uuid4().hex, now_ms()
-    made = Entry(uuid.uuid4().hex, key, partition, "s", "d", "m", text, ANSWER, created_ms, created_ms + 600_000, direction(0))
+    key, namespace, created_ms = uuid.uuid4().hex, uuid.uuid4().hex, now_ms()
+    made = Entry(uuid.uuid4().hex, key, namespace, "s", "d", "m", text, ANSWER, created_ms, created_ms + 600_000, direction(0))
     return replace(made, **others)  # type: ignore[arg-type]
 
 
@@ -102,18 +102,18 @@ class StoreContract:
     async def test_neighbours_are_of_one_namespace_and_the_nearest_comes_first(self, store: Store) -> None:
         """They come with similarity and with what is served. Entries without a vector, and expired ones, are not neighbours."""
         near, far = entry("near"), entry("far", vector=((direction(0) + direction(1)) / 2**0.5).astype(np.float32))
-        far = replace(far, partition=near.partition)
+        far = replace(far, namespace=near.namespace)
         others = [
             entry("elsewhere"),
-            entry("no vector", partition=near.partition, vector=None),
-            entry("expired", partition=near.partition, created_ms=now_ms() - 2000, expires_ms=now_ms() - 1000),
+            entry("no vector", namespace=near.namespace, vector=None),
+            entry("expired", namespace=near.namespace, created_ms=now_ms() - 2000, expires_ms=now_ms() - 1000),
         ]
         await store.add([far, near, *others])
         found: Sequence[tuple[Entry, float]] = []
 
         async def are_both_there() -> bool:
             nonlocal found
-            found = await store.nearest(near.partition, direction(0), 5, now_ms())
+            found = await store.nearest(near.namespace, direction(0), 5, now_ms())
             return len(found) == 2
 
         await until(are_both_there)

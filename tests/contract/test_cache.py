@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from router.cache.cache import Cache
-from router.cache.checks import GUARDS
+from router.cache.checks import CHECKS
 from router.cache.entries import Entry, EntryFilter
 from router.cache.rejections import Rejections
 from router.cache.settings import CacheLimits, MilvusSettings, SyncSettings
@@ -31,20 +31,20 @@ from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from tests.contract.milvus_server import PROGRAM, Door, shared
 
-TERMS = CachePolicy(0.8, 3600.0, tuple(GUARDS))
+POLICY = CachePolicy(0.8, 3600.0, tuple(CHECKS))
 ANSWER = json.dumps({"choices": [{"message": {"content": "Paris.\n"}, "finish_reason": "stop"}]}).encode()
 CAPITAL = "What is the capital of France?"
 SAME = "What's the capital of France?"
-PACE = SyncSettings(follow_s=0.1, sweep_s=3600)
+SYNC_SETTINGS = SyncSettings(poll_interval_s=0.1, sweep_s=3600)
 
 needs_server = pytest.mark.skipif(PROGRAM is None, reason="the Milvus server's wheel is not made for this machine")
 
 
-def question(text: str = CAPITAL, partition: str = "p", **others: str) -> CacheQuery:
+def query(text: str = CAPITAL, namespace: str = "p", **others: str) -> CacheQuery:
     """A question in the namespace of this short name."""
-    part = digest(partition)
+    hashed = digest(namespace)
     values = {"scope": "alice", "decision": "default", "model": "small", **others}
-    return CacheQuery(text, part, digest(f"{part}\n{text}"), **values)
+    return CacheQuery(text, hashed, digest(f"{hashed}\n{text}"), **values)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -54,9 +54,9 @@ async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
             await asyncio.sleep(0.02)
 
 
-async def ask(cache: Cache, text: str = CAPITAL, partition: str = "p", cache_policy: CachePolicy = TERMS) -> Found:
+async def ask(cache: Cache, text: str = CAPITAL, namespace: str = "p", cache_policy: CachePolicy = POLICY) -> Found:
     """Look a question up, as a request that is then abandoned."""
-    found, pending = await cache.look_up(question(text, partition), cache_policy)
+    found, pending = await cache.look_up(query(text, namespace), cache_policy)
     if isinstance(found, Waiting):
         found = await cache.await_leader(pending)
     cache.complete(pending, None)
@@ -66,13 +66,13 @@ async def ask(cache: Cache, text: str = CAPITAL, partition: str = "p", cache_pol
 async def store(
     cache: Cache,
     text: str = CAPITAL,
-    partition: str = "p",
-    cache_policy: CachePolicy = TERMS,
+    namespace: str = "p",
+    cache_policy: CachePolicy = POLICY,
     answer: bytes = ANSWER,
     **others: str,
 ) -> None:
     """Ask, miss, and store the answer."""
-    _, pending = await cache.look_up(question(text, partition, **others), replace(cache_policy, may_look_up=False))
+    _, pending = await cache.look_up(query(text, namespace, **others), replace(cache_policy, may_look_up=False))
     cache.complete(pending, answer)
 
 
@@ -106,8 +106,8 @@ class Site:
 
     async def open(self, versions: str = "v1", **sizes: Any) -> Cache:
         """Open one more cache."""
-        store_sync = StoreSync(MilvusStore(self.settings, versions), PACE, self.clock) if self.settings else None
-        values = {"max_entries": 100, "lookup_s": 2.0, "store_wait_s": 1.0, **sizes}
+        store_sync = StoreSync(MilvusStore(self.settings, versions), SYNC_SETTINGS, self.clock) if self.settings else None
+        values = {"max_entries": 100, "lookup_timeout_s": 2.0, "store_timeout_s": 1.0, **sizes}
         cache = Cache(CacheLimits(**values), self.encoder.encode, Verifier(), store_sync, self.clock, Rejections(self.rejections))
         if store_sync:
             await store_sync.open(self.keys.append, 60)
@@ -165,7 +165,7 @@ async def empty(settings: MilvusSettings) -> None:
     store = MilvusStore(settings, "v1")
     await store.open()
     await store.remove(EntryFilter())
-    await store._milvus.do("delete", f"{settings.collection}_control", filter='kind in ["notice", "rejection"]')
+    await store._milvus.do("delete", f"{settings.collection}_control", filter='kind in ["invalidation", "rejection"]')
     async with asyncio.timeout(20):
         while (await store.changes(1)).entries or (await store.changes(1)).invalidations:
             await asyncio.sleep(0.1)
@@ -199,19 +199,19 @@ class TestEveryStore:
         """This holds even for the same text."""
         cache = await site.open()
         await store(cache)
-        assert await ask(cache, partition="other") == Miss("empty")
-        assert await ask(cache, SAME, partition="other") == Miss("empty")
+        assert await ask(cache, namespace="other") == Miss("empty")
+        assert await ask(cache, SAME, namespace="other") == Miss("empty")
 
     async def test_below_the_threshold_is_a_near_miss(self, site: Site) -> None:
         """A near miss is counted and not served."""
         cache = await site.open()
         await store(cache)
-        assert await ask(cache, SAME, cache_policy=replace(TERMS, similarity_threshold=0.9999)) == Miss("near_miss")
+        assert await ask(cache, SAME, cache_policy=replace(POLICY, similarity_threshold=0.9999)) == Miss("near_miss")
 
     async def test_an_entry_expires_and_is_swept(self, site: Site) -> None:
         """An expired entry is never read, whether swept or not."""
         cache = await site.open()
-        await store(cache, cache_policy=replace(TERMS, ttl_s=600))
+        await store(cache, cache_policy=replace(POLICY, ttl_s=600))
         await until(lambda: written(cache))
         site.clock.ahead_s = 500
         assert isinstance(await ask(cache), Hit)
@@ -227,14 +227,14 @@ class TestEveryStore:
         cache = await site.open()
         await store(cache)
         site.clock.ahead_s = 30
-        assert isinstance(await ask(cache, cache_policy=replace(TERMS, max_age_s=20)), Miss)
-        assert isinstance(await ask(cache, cache_policy=replace(TERMS, max_age_s=40)), Hit)
+        assert isinstance(await ask(cache, cache_policy=replace(POLICY, max_age_s=20)), Miss)
+        assert isinstance(await ask(cache, cache_policy=replace(POLICY, max_age_s=40)), Hit)
 
     async def test_an_answer_that_must_not_be_stored_is_not(self, site: Site) -> None:
         """This covers `no-store` and failed requests."""
         cache = await site.open()
-        await store(cache, cache_policy=replace(TERMS, may_store=False))
-        _, pending = await cache.look_up(question(), TERMS)
+        await store(cache, cache_policy=replace(POLICY, may_store=False))
+        _, pending = await cache.look_up(query(), POLICY)
         cache.complete(pending, None)
         assert len(cache) == 0
 
@@ -292,7 +292,7 @@ class TestEveryStore:
         await store(cache)
         wrong = await ask(cache, SAME)
         assert isinstance(wrong, Hit)
-        assert cache.report(wrong.entry_id)
+        assert cache.reject(wrong.entry_id)
         assert isinstance(await ask(cache), Miss)
         site.clock.ahead_s = 1
         await store(cache)
@@ -316,11 +316,11 @@ class TestSingleFlight:
         """A cache in memory."""
         return await Site(encoder, None).open()
 
-    WAITING = replace(TERMS, wait_s=5.0)
+    WAITING = replace(POLICY, coalesce_timeout_s=5.0)
 
     async def lead(self, cache: Cache, text: str = CAPITAL) -> Any:
         """A leading question under way."""
-        found, pending = await cache.look_up(question(text), self.WAITING)
+        found, pending = await cache.look_up(query(text), self.WAITING)
         assert isinstance(found, Miss)
         return pending
 
@@ -359,7 +359,7 @@ class TestSingleFlight:
     async def test_waiting_has_an_end(self, cache: Cache) -> None:
         """The request then asks a model itself."""
         pending = await self.lead(cache)
-        assert await ask(cache, cache_policy=replace(self.WAITING, wait_s=0.1)) == Miss("coalesce_timeout")
+        assert await ask(cache, cache_policy=replace(self.WAITING, coalesce_timeout_s=0.1)) == Miss("coalesce_timeout")
         cache.complete(pending, None)
 
     async def test_other_questions_do_not_wait(self, cache: Cache) -> None:
@@ -367,8 +367,8 @@ class TestSingleFlight:
         pending = await self.lead(cache)
         async with asyncio.timeout(1):
             assert isinstance(await ask(cache, "What is the capital of Germany?", cache_policy=self.WAITING), Miss)
-            assert isinstance(await ask(cache, partition="other", cache_policy=self.WAITING), Miss)
-            assert isinstance(await ask(cache, cache_policy=TERMS), Miss)
+            assert isinstance(await ask(cache, namespace="other", cache_policy=self.WAITING), Miss)
+            assert isinstance(await ask(cache, cache_policy=POLICY), Miss)
             assert isinstance(await ask(cache, cache_policy=replace(self.WAITING, may_look_up=False)), Miss)
         cache.complete(pending, None)
 
@@ -407,13 +407,13 @@ class TestStoresThatLast:
     async def test_what_was_forgotten_stays_forgotten(self, stored: Site) -> None:
         """This covers expired, invalidated and rejected entries."""
         cache = await stored.open()
-        await store(cache, "a", cache_policy=replace(TERMS, ttl_s=1))
+        await store(cache, "a", cache_policy=replace(POLICY, ttl_s=1))
         await store(cache, "b", decision="faq")
         await store(cache)
         await store(cache, "d")
         wrong = await ask(cache, SAME)
         assert isinstance(wrong, Hit)
-        cache.report(wrong.entry_id)
+        cache.reject(wrong.entry_id)
         cache.invalidate(EntryFilter(decision="faq"))
         await stored.close(cache)
         stored.clock.ahead_s = 2
@@ -424,7 +424,7 @@ class TestStoresThatLast:
 
     async def test_answers_that_are_not_held_are_fetched(self, stored: Site) -> None:
         """Memory for answers is limited. The store has them all."""
-        cache = await stored.open(most_held_bytes=1)
+        cache = await stored.open(max_memory_bytes=1)
         for name in "abc":
             await store(cache, name, answer=ANSWER.replace(b"Paris", name.encode()))
         await until(lambda: written(cache))
@@ -488,7 +488,7 @@ class TestStoresThatLast:
         client.close()
         if lite:
             await asyncio.to_thread(lite.stop)
-        with pytest.raises(ConfigError, match=r"has no column .*: something else made it"):
+        with pytest.raises(ConfigError, match=r"has no column .*: another program made it"):
             await stored.open()
 
     async def test_a_collection_is_not_made_where_it_must_not_be(self, stored: Site) -> None:
@@ -532,7 +532,7 @@ class TestReplicas:
             followed.append(None)
 
         other.store_sync._poll_changes = noted  # type: ignore[method-assign]
-        other.store_sync._settings = replace(PACE, follow_s=3600)
+        other.store_sync._settings = replace(SYNC_SETTINGS, poll_interval_s=3600)
         other.store_sync._woken.set()
         await until(lambda: bool(followed))  # and not again within this hour
         await store(one)
@@ -549,7 +549,7 @@ class TestReplicas:
         await until(lambda: written(cache))
         assert cache.store_sync is not None
         store_itself = cache.store_sync._store
-        stale = await store_itself.nearest(question().partition, await vector_of(replicas), 5, 0)
+        stale = await store_itself.nearest(query().namespace, await vector_of(replicas), 5, 0)
         assert stale
         cache.invalidate(EntryFilter())
 
@@ -568,7 +568,7 @@ class TestReplicas:
         await until(lambda: len(other) == 3)
         wrong = await ask(other, SAME)
         assert isinstance(wrong, Hit)
-        other.report(wrong.entry_id)
+        other.reject(wrong.entry_id)
         await until(lambda: len(one) == 2)
         other.invalidate(EntryFilter())
         await until(lambda: len(one) == 0)
@@ -632,7 +632,7 @@ class TestServerTroubles:
     async def test_a_server_that_hangs_costs_a_bounded_wait_and_soon_none(self, encoder: Encoder, door: Door) -> None:
         """After a few late answers, requests stop asking it for a while."""
         site = Site(encoder, self.settings(door))
-        cache = await site.open(store_wait_s=0.2)
+        cache = await site.open(store_timeout_s=0.2)
         door.block()
         waits = []
         for number in range(10):
@@ -659,7 +659,7 @@ async def test_a_store_that_was_never_there_is_no_obstacle(encoder: Encoder) -> 
 
 async def test_what_does_not_fit_into_the_queue_is_dropped_and_counted(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory stays limited while the store is unavailable. An invalidation is never dropped."""
-    monkeypatch.setattr("tests.contract.test_cache.PACE", replace(PACE, queue=3))
+    monkeypatch.setattr("tests.contract.test_cache.SYNC_SETTINGS", replace(SYNC_SETTINGS, queue=3))
     site = Site(encoder, MilvusSettings(host="127.0.0.1", port=1))
     cache = await site.open()
     assert cache.store_sync is not None

@@ -28,7 +28,7 @@ WHOLE = json.dumps(
 
 
 WRONG: list[tuple[str, Any]] = [
-    ("id", "x"), ("id", 5), ("key", ""), ("partition", "p"), ("scope", "s" * 1000), ("scope", None), ("decision", "d" * 257),
+    ("id", "x"), ("id", 5), ("key", ""), ("namespace", "p"), ("scope", "s" * 1000), ("scope", None), ("decision", "d" * 257),
     ("model", 'x" or id != "'), ("text", ""), ("text", "x" * 100_000), ("text", 5), ("created_ms", -1), ("created_ms", 2**63),
     ("created_ms", 1.5), ("created_ms", True), ("expires_ms", "soon"), ("expires_ms", 2**70), ("answer", ""), ("answer", "%"),
     ("answer", None), ("answer", base64.b64encode(b"[" * 50_000).decode()), ("answer", base64.b64encode(b"{}").decode()),
@@ -46,7 +46,7 @@ def encoder() -> Iterator[Encoder]:
 @pytest.fixture
 async def control(encoder: Encoder) -> CacheOperations:
     """Operations on a cache in memory that holds two answers."""
-    cache = Cache(CacheLimits(lookup_s=2), encoder.encode, Verifier(), None)
+    cache = Cache(CacheLimits(lookup_timeout_s=2), encoder.encode, Verifier(), None)
     await store(cache, answer=WHOLE)
     await store(cache, "How do I reset my password?", decision="faq", answer=WHOLE)
     return CacheOperations(cache, "v1")
@@ -86,7 +86,7 @@ async def test_an_invalidation_counts_entries_and_can_be_a_dry_run(control: Cach
 
 async def test_export_and_import_carry_everything_over(control: CacheOperations, encoder: Encoder) -> None:
     """The entries go page by page to another cache."""
-    other = Cache(CacheLimits(lookup_s=2), encoder.encode, Verifier(), None)
+    other = Cache(CacheLimits(lookup_timeout_s=2), encoder.encode, Verifier(), None)
     target, after = CacheOperations(other, "v1"), ""
     for count in (1, 1):
         page = await do(control, "export", after=after, limit=1)
@@ -167,20 +167,20 @@ async def test_a_question_with_half_a_surrogate_pair_is_found_and_exported(contr
         ("invalidate", {"ids": "x"}, "'ids' must be a list"),
         ("invalidate", {"desicion": "x"}, "unknown field 'desicion'"),
         ("invalidate", {"before_ms": -1}, "'before_ms' must be a whole number"),
-        ("invalidate", {"decision": 'x" or id != "'}, "names are of letters"),
+        ("invalidate", {"decision": 'x" or id != "'}, "a name may have letters"),
         ("get", {}, "'id' must be a string"),
         ("search", {"limit": 0}, "'limit' must be a whole number from 1"),
         ("reject", {"id": 5}, "'id' must be a string"),
         ("export", {"limit": 10**6}, "'limit' must be"),
-        ("import", {"versions": "v2", "entries": []}, "these entries are of v2"),
+        ("import", {"versions": "v2", "entries": []}, "these entries come from v2"),
         ("import", {"versions": "v1", "entries": {}}, "'entries' must be a list"),
         ("import", {"versions": "v1", "entries": [0] * 1001}, "'entries' must be a list of at most 1000"),
-        ("invalidate", {"ids": ["x"]}, "ids are of 32 hex digits"),
-        ("invalidate", {"ids": ["e" * 32, "x" * 70_000]}, "ids are of 32 hex digits"),
-        ("invalidate", {"scope": "alice"}, "is no digest of 32 hex digits, as `cache get` shows it"),
+        ("invalidate", {"ids": ["x"]}, "an id has 32 hex digits"),
+        ("invalidate", {"ids": ["e" * 32, "x" * 70_000]}, "an id has 32 hex digits"),
+        ("invalidate", {"scope": "alice"}, "must be 32 hex digits, as `cache get` shows it"),
         ("invalidate", {"scope": "a" * 32, "scope_value": "x"}, "'scope_value' must be alone"),
-        ("invalidate", {"scope_value": "x"}, "answers are shared by all"),
-        ("invalidate", {"scope_value": 5}, "answers are shared by all"),
+        ("invalidate", {"scope_value": "x"}, "all clients share answers"),
+        ("invalidate", {"scope_value": 5}, "all clients share answers"),
         ("invalidate", {"all": True, "dry_run": "yes"}, "'dry_run' must be true or false"),
         ("invalidate", {"all": True, "dry_run": 1}, "'dry_run' must be true or false"),
         ("stats", {"x": 1}, "unknown field"),

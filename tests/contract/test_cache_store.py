@@ -84,7 +84,7 @@ async def test_more_entries_than_a_page_are_all_read_after_a_restart(milvus: Mil
     for at in range(0, 2500, 500):
         await milvus.add([entry(0, id=name) for name in names[at : at + 500]])
     now_ms = int(time.time() * 1000)
-    rows = [milvus_row(uuid.uuid4().hex, "notice", now_ms, {"selection": {"scope": f"s{number}"}}) for number in range(1200)]
+    rows = [milvus_row(uuid.uuid4().hex, "invalidation", now_ms, {"filter": {"scope": f"s{number}"}}) for number in range(1200)]
     await milvus._milvus.do("insert", milvus._control, data=rows)
     await milvus.publish(Invalidation("z" * 32, now_ms, rejected="f" * 32))
     await milvus.close()
@@ -114,9 +114,9 @@ async def test_rows_that_others_wrote_do_not_stop_a_router_from_following_what_i
     milvus = store_sync._store
     assert isinstance(milvus, MilvusStore)
     now_ms = int(time.time() * 1000)
-    documents: list[Any] = ["", "[" * 60_000, "5", {"selection": {"ids": 5}}, {"selection": {"before_ms": 2**62}}, {"pair": [1]}]
-    garbage = [milvus_row(f"{row_id}", "notice", now_ms, documents[number % 6]) for number, row_id in enumerate(IDS)]
-    garbage += [milvus_row(f"f{number}", "notice", moment, {"selection": {}}) for number, moment in enumerate([2**62, -5])]
+    documents: list[Any] = ["", "[" * 60_000, "5", {"filter": {"ids": 5}}, {"filter": {"before_ms": 2**62}}, {"pair": [1]}]
+    garbage = [milvus_row(f"{row_id}", "invalidation", now_ms, documents[number % 6]) for number, row_id in enumerate(IDS)]
+    garbage += [milvus_row(f"f{number}", "invalidation", moment, {"filter": {}}) for number, moment in enumerate([2**62, -5])]
     await milvus._milvus.do("upsert", milvus._control, data=garbage)
     good = {**sound_row(milvus), "id": "0" * 32}
     bad = [good | {"id": row_id} for row_id in IDS]
@@ -137,7 +137,7 @@ async def test_rows_that_others_wrote_do_not_stop_a_router_from_following_what_i
 
 
 BAD_FIELDS: list[dict[str, Any]] = [
-    {"key": 'x"'}, {"part": ""}, {"scope": "\U0001f600"}, {"decision": "\n"}, {"question": ""}, {"timestamp": -1},
+    {"key": 'x"'}, {"namespace": ""}, {"scope": "\U0001f600"}, {"decision": "\n"}, {"question": ""}, {"timestamp": -1},
     {"timestamp": LATER_MS}, {"expires": LATER_MS},
     {"embedding": np.zeros(384, np.float32)}, {"embedding": np.full(384, 1e30, np.float32)},
 ]  # fmt: skip
@@ -158,11 +158,11 @@ async def test_a_filter_that_could_leave_its_quotes_is_refused(milvus: MilvusSto
 
 async def test_what_a_column_cannot_hold_is_refused_and_not_taken_for_a_store_that_is_away(milvus: MilvusStore) -> None:
     """`StoreSync` then skips it without connecting anew."""
-    long = milvus_row("x" * 33, "notice", 0, {})
+    long = milvus_row("x" * 33, "invalidation", 0, {})
     with pytest.raises(BackendError, match=REFUSED):
         await milvus._milvus.do("upsert", milvus._control, data=[long])
     with pytest.raises(BackendError, match=REFUSED):
-        await milvus._milvus.do("upsert", milvus._control, data=[milvus_row("x", "notice", 2**70, {})])
+        await milvus._milvus.do("upsert", milvus._control, data=[milvus_row("x", "invalidation", 2**70, {})])
     await milvus.publish(Invalidation("n" * 32, int(time.time() * 1000), EntryFilter(scope="s")))
     assert [invalidation.id for invalidation in (await milvus.changes(0)).invalidations] == ["n" * 32]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cache.checks import GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
+from router.cache.checks import CHECKS_ALONE, CHECKS_WITH_VERIFIER
 from router.cli.main import main
 from router.config.calibration import read_table
 from router.config.load import parse
@@ -79,9 +79,9 @@ def test_an_operators_table_is_one_that_the_router_reads(mine: Path) -> None:
     """It names its models and data."""
     document = json.loads(mine.read_text())
     assert {"encoder_sha256", "verifier_sha256", "data_sha256", "different_pairs", "same_pairs"} <= document.keys()
-    for has_verifier, guards in ((True, GUARDS_BESIDE_VERIFIER), (False, GUARDS_ALONE)):
+    for has_verifier, checks in ((True, CHECKS_WITH_VERIFIER), (False, CHECKS_ALONE)):
         bars = read_table(mine, has_verifier=has_verifier)
-        assert bars.checks == guards
+        assert bars.checks == checks
         rates = [point.max_false_hit_rate for point in bars.points]
         assert rates == sorted(rates, reverse=True)
 

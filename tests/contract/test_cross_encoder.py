@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cache.checks import GUARDS_BESIDE_VERIFIER
+from router.cache.checks import CHECKS_WITH_VERIFIER
 from router.cache.verifier import Verifier
 from router.core.lookup import CachePolicy, Verdict
 from router.errors import BackendError
@@ -81,7 +81,7 @@ async def test_all_models_share_the_bound_on_passes(
 
 async def test_the_cache_asks_it_behind_the_checks(model: CrossEncoder) -> None:
     """Its probability goes with the verdict."""
-    verify, terms = Verifier(model.score), CachePolicy(0.75, 3600.0, GUARDS_BESIDE_VERIFIER, verifier_threshold=0.5)
+    verify, terms = Verifier(model.score), CachePolicy(0.75, 3600.0, CHECKS_WITH_VERIFIER, verifier_threshold=0.5)
     served, refused = await verify(KIND, ALSO_KIND, terms), await verify(KIND, RUDE, terms)
     assert served.refusal == ""
     assert served.probability is not None

@@ -47,13 +47,13 @@ class Router:
     async def store(self, text: str) -> None:
         """Ask, miss and store the answer, as traffic does."""
         action = self._lookup(text)
-        _, pending = await self.cache.look_up(action.question, action.cache_policy)
+        _, pending = await self.cache.look_up(action.query, action.cache_policy)
         self.cache.complete(pending, ANSWER)
 
     async def finds(self, text: str) -> bool:
         """Whether a client's question is a hit."""
         action = self._lookup(text)
-        found, pending = await self.cache.look_up(action.question, action.cache_policy)
+        found, pending = await self.cache.look_up(action.query, action.cache_policy)
         self.cache.complete(pending, None)
         return isinstance(found, Hit)
 
@@ -166,11 +166,11 @@ async def test_explaining_leaves_no_trace_in_the_cache(router: Router) -> None:
 
 async def test_nobody_waits_for_a_question_that_was_only_explained(router: Router) -> None:
     """A question under way is reported without a wait."""
-    terms_wait = [cache_policy.wait_s for cache_policy in router.processor.snapshot.cache.cache_policy.values()]  # type: ignore[union-attr]
+    terms_wait = [cache_policy.coalesce_timeout_s for cache_policy in router.processor.snapshot.cache.policies.values()]  # type: ignore[union-attr]
     document = await router.explain(CAPITAL)
     assert document["cache"]["waits_for_equal_question"] is False
     action = router._lookup(CAPITAL)
-    found, pending = await router.cache.look_up(action.question, action.cache_policy)
+    found, pending = await router.cache.look_up(action.query, action.cache_policy)
     assert not isinstance(found, Waiting)
     async with asyncio.timeout(10):
         document = await router.explain(CAPITAL)

@@ -15,11 +15,10 @@ from time import thread_time
 import numpy as np
 import pytest
 
-from router.cache import checks as guards
-from router.cache import wording
+from router.cache import checks, wording
 from router.config.patterns import compile_pattern, keyword_patterns
 from router.config.signals import SHIPPED_BUNDLE
-from router.core.cache_key import Eligibility, question_of
+from router.core.cache_key import Eligibility, query_of
 from router.core.cache_policy import CachePlan, ScopePlan, read_client_controls
 from router.core.freshness import backend_ttl_s
 from router.core.models import Reasoning, SystemPrompt
@@ -69,19 +68,19 @@ def body_of(document: object) -> Body:
 
 def judge_wording(text: str) -> None:
     """Apply every check and the comparison of spelling to two fresh questions."""
-    guards._taken_apart.cache_clear()
+    checks._taken_apart.cache_clear()
     wording._taken_apart.cache_clear()
     other = f"{text}x"
     wording.difference(text, other)
-    for name in guards.GUARDS:
-        guards.conflict(text, other, [name])
+    for name in checks.CHECKS:
+        checks.conflict(text, other, [name])
 
 
 def ask_cache(text: str) -> None:
     """Compute a question's patterns, key and namespace."""
     body = body_of({"model": "auto", "messages": [{"role": "system", "content": text}, {"role": "user", "content": text}]})
-    limits = Eligibility(max_text_chars=100_000)
-    question_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", limits, "v1")
+    eligibility = Eligibility(max_text_chars=100_000)
+    query_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", eligibility, "v1")
 
 
 def find_spans(text: str) -> None:
@@ -93,14 +92,14 @@ def find_spans(text: str) -> None:
 
 
 def heed(text: str) -> None:
-    """Read each backend header that limits how long its answer may be kept."""
+    """Read each backend header that eligibility how long its answer may be kept."""
     for name in ("cache-control", "vary", "expires", "pragma", "age", "date", "content-type"):
         with suppress(NotStorable):
             backend_ttl_s({"content-type": "application/json", "expires": "Sun, 06 Nov 1994 08:49:37 GMT", name: text}, 0)
 
 
 OF_TEXT: dict[str, Callable[[str], object]] = {
-    "guards": judge_wording,
+    "checks": judge_wording,
     "question": ask_cache,
     "cache control": lambda text: read_client_controls(PLAN, {"cache-control": text, "x-vsr-cache-ttl": text}),
     "a backend's headers": heed,
@@ -169,8 +168,8 @@ def read_chat(data: bytes) -> None:
     request, body = parse(Endpoint.CHAT, data, {}, WIDE)
     for decision in (DECISION, INSERT):
         rewrite(body, request, decision, FAMILIES["qwen3"], needs_usage=True)
-    limits = Eligibility(10**9, 10**9, True, True, True)
-    question_of(request, body, DECISION, "scope", limits, "v1")
+    eligibility = Eligibility(10**9, 10**9, True, True, True)
+    query_of(request, body, DECISION, "scope", eligibility, "v1")
 
 
 def read_places(data: bytes) -> None:

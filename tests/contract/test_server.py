@@ -14,8 +14,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.core.conditions import LabelIs
+from router.core.exchange_record import ExchangeRecord
 from router.core.messages import ReadSignals
-from router.core.outcome import ExchangeRecord
 from router.core.policy import Rule
 from router.core.types import Block, Missing, Readings, Scores
 from router.errors import ConfigError
@@ -31,13 +31,13 @@ SECRET = "a prompt that must not be seen"
 
 
 @dataclass
-class Record:
+class Recorder:
     """Instruments that record their calls."""
 
-    outcomes: list[ExchangeRecord] = field(default_factory=list)
+    records: list[ExchangeRecord] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def begin(self, headers: Mapping[str, str]) -> Record:
+    def begin(self, headers: Mapping[str, str]) -> Recorder:
         """One scope serves all exchanges."""
         return self
 
@@ -45,9 +45,9 @@ class Record:
         """A header as a tracer would send it."""
         return {"traceparent": "00-trace"}
 
-    def end(self, outcome: ExchangeRecord) -> None:
+    def end(self, record: ExchangeRecord) -> None:
         """Record it."""
-        self.outcomes.append(outcome)
+        self.records.append(record)
         self.ended.set()
 
 
@@ -56,7 +56,7 @@ async def sense_math(wanted: ReadSignals) -> Readings:
     return dict.fromkeys(wanted.wanted, sure("math"))
 
 
-Serve = Callable[..., Awaitable[tuple[Server, int, Record]]]
+Serve = Callable[..., Awaitable[tuple[Server, int, Recorder]]]
 
 
 @pytest.fixture
@@ -66,12 +66,12 @@ async def serve() -> AsyncIterator[Serve]:
 
     async def start(
         sense: Callable[[ReadSignals], Awaitable[Readings]] = sense_math, **options: object
-    ) -> tuple[Server, int, Record]:
-        record = Record()
+    ) -> tuple[Server, int, Recorder]:
+        recorder = Recorder()
         shot = snapshot(*options.pop("rules", (MATH_RULE,)), **{"max_body_bytes": 12 << 20, **options})
-        server = Server("127.0.0.1:0", Processor(shot, sense, record), shot.max_body_bytes)
+        server = Server("127.0.0.1:0", Processor(shot, sense, recorder), shot.max_body_bytes)
         servers.append(server)
-        return server, await server.start(), record
+        return server, await server.start(), recorder
 
     yield start
     for server in servers:
@@ -113,16 +113,16 @@ async def is_listening(port: int) -> bool:
     return True
 
 
-async def ended(record: Record) -> ExchangeRecord:
+async def ended(recorder: Recorder) -> ExchangeRecord:
     """The record, once the shell has handed it over."""
     async with asyncio.timeout(5):
-        await record.ended.wait()
-    return record.outcomes[0]
+        await recorder.ended.wait()
+    return recorder.records[0]
 
 
 async def test_a_question_is_routed_and_the_stream_ends(serve: Serve) -> None:
     """The router replies twice, then closes the stream. The trace goes upstream, and the record has the times."""
-    _, port, record = await serve()
+    _, port, recorder = await serve()
     async with stream(port) as call:
         await call.write(headers_message())
         first = await call.read()
@@ -132,15 +132,15 @@ async def test_a_question_is_routed_and_the_stream_ends(serve: Serve) -> None:
         assert await call.read() is grpc.aio.EOF
     sent = {option.header.key: option.header.raw_value for option in reply.request_body.response.header_mutation.set_headers}
     assert (sent["x-upstream-cluster"], sent["traceparent"]) == (b"cluster-large", b"00-trace")
-    outcome = await ended(record)
-    assert (outcome.ending, outcome.model, outcome.category) == ("routed", "large", "math")
-    assert 0 < outcome.sensing_s < outcome.routing_s <= outcome.duration_s
+    record = await ended(recorder)
+    assert (record.ending, record.model, record.category) == ("routed", "large", "math")
+    assert 0 < record.sensing_s < record.routing_s <= record.duration_s
 
 
 @pytest.mark.parametrize(("kind", "is_timed"), [("text/event-stream", True), ("application/json", False)])
 async def test_a_first_token_is_a_streams(serve: Serve, kind: str, is_timed: bool) -> None:
     """The first byte of a whole answer comes with its last token, whatever the client had asked for."""
-    _, port, record = await serve(records_usage=True)
+    _, port, recorder = await serve(records_usage=True)
     headers = pb.HeaderMap(
         headers=[pb.HeaderValue(key=":status", raw_value=b"200"), pb.HeaderValue(key="content-type", raw_value=kind.encode())]
     )
@@ -153,9 +153,9 @@ async def test_a_first_token_is_a_streams(serve: Serve, kind: str, is_timed: boo
         ):
             await call.write(message)
             await call.read()
-    outcome = await ended(record)
-    assert outcome.ending == "completed"
-    assert (outcome.first_token_s is not None) is is_timed
+    record = await ended(recorder)
+    assert record.ending == "completed"
+    assert (record.first_token_s is not None) is is_timed
 
 
 async def test_a_body_of_ten_megabytes_is_routed(serve: Serve) -> None:
@@ -171,7 +171,7 @@ async def test_a_body_of_ten_megabytes_is_routed(serve: Serve) -> None:
 
 async def test_many_large_bodies_at_once_hold_up_each_other_and_nobody_else(serve: Serve) -> None:
     """They are read one at a time, in steps. A body that waits too long is refused, and never left to Envoy's policy."""
-    _, port, record = await serve()
+    _, port, recorder = await serve()
     large = body_message(chat_body("x" * (10 << 20)))
 
     async def answer(message: pb.ProcessingRequest) -> pb.ProcessingResponse:
@@ -191,7 +191,7 @@ async def test_many_large_bodies_at_once_hold_up_each_other_and_nobody_else(serv
     refused = [reply.immediate_response.status.code for reply in answers if reply.HasField("immediate_response")]
     assert set(refused) <= {503}
     assert len(refused) < len(flood)
-    assert all(outcome.ending in ("routed", "replied") for outcome in record.outcomes)
+    assert all(record.ending in ("routed", "replied") for record in recorder.records)
 
 
 async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(serve: Serve) -> None:
@@ -207,7 +207,7 @@ async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(s
             raise
         return {}
 
-    _, port, record = await serve(sense_for_ever)
+    _, port, recorder = await serve(sense_for_ever)
     async with stream(port) as call:
         await call.write(headers_message())
         await call.read()
@@ -216,18 +216,18 @@ async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(s
         call.cancel()
         async with asyncio.timeout(5):
             await cancelled.wait()
-    assert (await ended(record)).ending == "abandoned"
+    assert (await ended(recorder)).ending == "abandoned"
 
 
 async def test_a_stream_that_ends_after_the_headers_is_abandoned(serve: Serve) -> None:
     """The client died after half a body."""
-    _, port, record = await serve()
+    _, port, recorder = await serve()
     async with stream(port) as call:
         await call.write(headers_message())
         await call.read()
         await call.done_writing()
         assert await call.read() is grpc.aio.EOF
-    assert (await ended(record)).ending == "abandoned"
+    assert (await ended(recorder)).ending == "abandoned"
 
 
 async def test_a_fault_of_ours_tells_nobody_what_was_asked(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
@@ -236,7 +236,7 @@ async def test_a_fault_of_ours_tells_nobody_what_was_asked(serve: Serve, caplog:
     async def fail(wanted: ReadSignals) -> Readings:
         raise ValueError(f"cannot read {SECRET}")
 
-    _, port, record = await serve(fail)
+    _, port, recorder = await serve(fail)
     with caplog.at_level(logging.DEBUG):
         async with stream(port) as call:
             await call.write(headers_message())
@@ -248,18 +248,18 @@ async def test_a_fault_of_ours_tells_nobody_what_was_asked(serve: Serve, caplog:
     assert SECRET not in str(caught.value)
     assert SECRET not in caplog.text
     assert "ValueError" in caplog.text
-    assert (await ended(record)).ending == "failed"
+    assert (await ended(recorder)).ending == "failed"
 
 
 async def test_a_message_out_of_order_ends_the_stream(serve: Serve) -> None:
     """Envoy never sends a body before its headers."""
-    _, port, record = await serve()
+    _, port, recorder = await serve()
     async with stream(port) as call:
         await call.write(body_message(chat_body()))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert (await ended(record)).ending == "failed"
+    assert (await ended(recorder)).ending == "failed"
 
 
 async def test_a_missing_signal_still_routes(serve: Serve) -> None:
@@ -268,14 +268,14 @@ async def test_a_missing_signal_still_routes(serve: Serve) -> None:
     async def miss(wanted: ReadSignals) -> Readings:
         return dict.fromkeys(wanted.wanted, Missing("deadline"))
 
-    _, port, record = await serve(miss)
+    _, port, recorder = await serve(miss)
     async with stream(port) as call:
         await call.write(headers_message())
         await call.read()
         await call.write(body_message(chat_body()))
         assert (await call.read()).WhichOneof("response") == "request_body"
-    outcome = await ended(record)
-    assert (outcome.model, outcome.reason, outcome.missing) == ("small", "intent_missing", {"intent": "deadline"})
+    record = await ended(recorder)
+    assert (record.model, record.reason, record.missing) == ("small", "intent_missing", {"intent": "deadline"})
 
 
 async def test_a_guard_that_takes_long_asks_envoy_for_the_time(serve: Serve) -> None:
@@ -286,7 +286,7 @@ async def test_a_guard_that_takes_long_asks_envoy_for_the_time(serve: Serve) -> 
         await go.wait()
         return {name: Scores({}) for name in wanted.wanted}
 
-    _, port, record = await serve(scan, rules=(GUARD,))
+    _, port, recorder = await serve(scan, rules=(GUARD,))
     async with stream(port) as call:
         await call.write(headers_message())
         await call.read()
@@ -296,8 +296,8 @@ async def test_a_guard_that_takes_long_asks_envoy_for_the_time(serve: Serve) -> 
         assert more.override_message_timeout.ToSeconds() == 30
         go.set()
         assert (await call.read()).WhichOneof("response") == "request_body"
-    outcome = await ended(record)
-    assert outcome.sensing_s >= 0.25
+    record = await ended(recorder)
+    assert record.sensing_s >= 0.25
 
 
 async def test_a_client_that_leaves_ends_the_scan(serve: Serve) -> None:
@@ -350,6 +350,6 @@ async def test_health_flips_before_the_socket_closes_and_nothing_in_flight_is_lo
 async def test_a_taken_address_is_an_operators_error(serve: Serve) -> None:
     """Two routers on one port would share traffic at random."""
     _, port, _ = await serve()
-    second = Server(f"127.0.0.1:{port}", Processor(snapshot(), sense_math, Record()), 1000)
+    second = Server(f"127.0.0.1:{port}", Processor(snapshot(), sense_math, Recorder()), 1000)
     with pytest.raises(ConfigError, match=r"server\.address"):
         await second.start()

@@ -22,11 +22,11 @@ from router.core.policy import Default
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.processor import Processor
 from router.extproc.server import Server
-from tests.contract.test_server import Record, body_message, ended, headers_message, sense_math, stream
+from tests.contract.test_server import Recorder, body_message, ended, headers_message, sense_math, stream
 from tests.unit.builders import SMALL, chat_body, snapshot
 
-TERMS = CachePolicy(0.8, 60.0, (), wait_s=20.0)
-PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": TERMS}, "v1")
+POLICY = CachePolicy(0.8, 60.0, (), coalesce_timeout_s=20.0)
+PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": POLICY}, "v1")
 MESSAGE = {"role": "assistant", "content": "Paris."}
 ANSWER = json.dumps({"choices": [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}]}).encode()
 
@@ -39,17 +39,17 @@ async def encode(text: str) -> SimpleNamespace:
 class Site:
     """A listening router, its cache and the record of its instruments."""
 
-    def __init__(self, port: int, cache: Cache, record: Record) -> None:
-        self.port, self.cache, self.record = port, cache, record
+    def __init__(self, port: int, cache: Cache, recorder: Recorder) -> None:
+        self.port, self.cache, self.recorder = port, cache, recorder
 
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     """A site with an empty cache."""
-    cache, record = Cache(CacheLimits(), encode, Verifier(), None), Record()
+    cache, recorder = Cache(CacheLimits(), encode, Verifier(), None), Recorder()
     shot = replace(snapshot(default=Default(SMALL)), cache=PLAN)
-    server = Server("127.0.0.1:0", Processor(shot, sense_math, record, cache), 1 << 20)
-    yield Site(await server.start(), cache, record)
+    server = Server("127.0.0.1:0", Processor(shot, sense_math, recorder, cache), 1 << 20)
+    yield Site(await server.start(), cache, recorder)
     await server.drain(0, 0)
 
 
@@ -101,8 +101,8 @@ async def test_an_answer_that_does_not_arrive_whole_is_recorded_as_interrupted(s
             await call.write(response_body(piece, is_end=False))
             await call.read()
         call.cancel()
-    outcome = await ended(site.record)
-    assert (outcome.ending, outcome.stored) == ("abandoned", "interrupted")
+    record = await ended(site.recorder)
+    assert (record.ending, record.stored) == ("abandoned", "interrupted")
     assert len(site.cache) == 0
 
 
@@ -114,7 +114,7 @@ async def test_an_answer_is_kept_no_longer_than_its_backend_says(site: Site) -> 
         await call.read()
         await call.write(response_body(ANSWER, is_end=True))
         await call.read()
-    await ended(site.record)
+    await ended(site.recorder)
     async with asyncio.timeout(5):
         while not site.cache.entries:
             await asyncio.sleep(0.01)

@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from router.core.exchange import Exchange
-from router.core.outcome import ExchangeRecord, Usage
+from router.core.exchange_record import ExchangeRecord, Usage
 from router.telemetry import Telemetry
 from router.telemetry.logs import Logs
 from router.telemetry.tracing import Tracing
@@ -151,7 +151,7 @@ def test_a_parents_choice_is_followed_and_the_ratio_is_for_traces_that_begin_her
 def test_the_span_tells_the_decision(trace: Trace, collector: Collector) -> None:
     """OpenTelemetry's own names are used where they exist."""
     tracing = trace()
-    outcome = ExchangeRecord(
+    record = ExchangeRecord(
         "completed",
         endpoint="completions",
         requested_model="auto",
@@ -166,7 +166,7 @@ def test_the_span_tells_the_decision(trace: Trace, collector: Collector) -> None
         http_status=200,
         usage=Usage(11, 7),
     )
-    tracing.begin({}).end(outcome)
+    tracing.begin({}).end(record)
     tracing.close()
     span, _ = collector.span()
     assert attributes(span) == {
@@ -224,7 +224,7 @@ def test_no_text_of_a_request_is_in_the_span(trace: Trace, collector: Collector,
     mark = tracing.begin(headers)
     exchange = Exchange(snapshot(MATH_RULE))
     send(exchange, chat_body(SECRET, model=model), {"intent": sure("math")}, authorization=SECRET)
-    mark.end(exchange.outcome(exchange.ending))
+    mark.end(exchange.record(exchange.ending))
     tracing.close()
     _, batch = collector.span()
     assert SECRET.encode() not in batch.SerializeToString()
@@ -233,7 +233,7 @@ def test_no_text_of_a_request_is_in_the_span(trace: Trace, collector: Collector,
 def test_the_log_line_names_the_trace_that_began_here(trace: Trace, collector: Collector) -> None:
     """It leads from the line to the trace and back."""
     reading, writing = os.pipe()
-    telemetry = Telemetry([trace(), Logs("info", outcomes=True, fd=writing)])
+    telemetry = Telemetry([trace(), Logs("info", access_log=True, fd=writing)])
     telemetry.begin({}).end(ROUTED)
     telemetry.close()
     line = json.loads(os.read(reading, 65536))
@@ -280,7 +280,7 @@ def test_a_process_with_a_dead_collector_exits(collector: Collector) -> None:
     """It exits in time, with its own status."""
     collector.stop()
     code = (
-        "import sys; from router.telemetry.tracing import Tracing; from router.core.outcome import ExchangeRecord\n"
+        "import sys; from router.telemetry.tracing import Tracing; from router.core.exchange_record import ExchangeRecord\n"
         "tracing = Tracing(sys.argv[1], True, 1.0, 'x')\n"
         "for _ in range(3000): tracing.begin({}).end(ExchangeRecord('routed'))\n"
         "tracing.close()"

@@ -77,20 +77,21 @@ def _rules(prompt: SystemPrompt | None) -> Iterator[Rule]:
         yield Rule(f"rule-{number}", condition, model, number, Reasoning(number % 3 != 0), prompt, choice)
 
 
-def _snapshot(prompt: SystemPrompt | None, *, caches: bool, records_usage: bool, limits: Eligibility) -> Snapshot:
+def _snapshot(prompt: SystemPrompt | None, *, caches: bool, records_usage: bool, eligibility: Eligibility) -> Snapshot:
     policy = Policy.of(tuple(_rules(prompt)), Default(SMALL, Reasoning(enabled=False), prompt), 0.5)
-    cache_policy = CachePolicy(0.8, 60.0, (), wait_s=1.0)
+    cache_policy = CachePolicy(0.8, 60.0, (), coalesce_timeout_s=1.0)
     named = ("default", "explicit_model", *(rule.name for rule in policy.rules))
-    plan = CachePlan(ScopePlan("authorization", b"key"), limits, dict.fromkeys(named, cache_policy), "v1") if caches else None
+    policies = dict.fromkeys(named, cache_policy)
+    plan = CachePlan(ScopePlan("authorization", b"key"), eligibility, policies, "v1") if caches else None
     models = {model.name: model for model in (SMALL, LARGE)}
     return Snapshot(policy, models, ("auto",), FAMILIES, 1 << 20, records_usage, 1, plan)
 
 
 WIDE = Eligibility(2.0, 100_000, True, True, True, True, True, True)
 SNAPSHOTS = (
-    _snapshot(None, caches=False, records_usage=False, limits=WIDE),
-    _snapshot(SystemPrompt("Think.", "insert"), caches=True, records_usage=True, limits=WIDE),
-    _snapshot(SystemPrompt("Think.", "replace"), caches=True, records_usage=False, limits=Eligibility()),
+    _snapshot(None, caches=False, records_usage=False, eligibility=WIDE),
+    _snapshot(SystemPrompt("Think.", "insert"), caches=True, records_usage=True, eligibility=WIDE),
+    _snapshot(SystemPrompt("Think.", "replace"), caches=True, records_usage=False, eligibility=Eligibility()),
 )
 
 # -- what may come in ------------------------------------------------------------------------------------------------------
@@ -410,9 +411,9 @@ class Stored:
     found: Found | Waiting
     kept: list[bytes | None] = field(default_factory=list)
 
-    async def look_up(self, question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, object]:
+    async def look_up(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, object]:
         """A lookup of a question that can be encoded, as a store would take it."""
-        json.dumps([question.text, question.partition, question.key, question.scope])
+        json.dumps([query.text, query.namespace, query.key, query.scope])
         return self.found, "ticket"
 
     async def await_leader(self, pending: object) -> Found:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from router.cache.checks import GUARDS_BESIDE_VERIFIER
+from router.cache.checks import CHECKS_WITH_VERIFIER
 from router.cache.verifier import Verifier
 from router.cache.wording import difference
 from router.config.calibration import CALIBRATION, FALSE_HIT_RATE, read_table
@@ -77,7 +77,7 @@ async def test_pairs_written_by_hand(score: CrossEncoder) -> None:
     assert point
     verify, terms = (
         Verifier(score.score),
-        CachePolicy(table.similarity, 3600.0, GUARDS_BESIDE_VERIFIER, verifier_threshold=point.threshold),
+        CachePolicy(table.similarity, 3600.0, CHECKS_WITH_VERIFIER, verifier_threshold=point.threshold),
     )
     lines = (Path(__file__).parents[1] / "writing.jsonl").read_text(encoding="utf-8").splitlines()
     pairs = [json.loads(line) for line in lines]

@@ -141,7 +141,7 @@ def test_a_large_body_whose_turn_does_not_come_is_refused() -> None:
     reply = exchange.receive(Overloaded())
     assert isinstance(reply, Reply)
     assert reply.http_status == 503
-    assert exchange.outcome("replied").error_code == "overloaded"
+    assert exchange.record("replied").error_code == "overloaded"
 
 
 def test_a_large_body_that_passes_a_bound_is_answered_before_it_is_read_whole() -> None:

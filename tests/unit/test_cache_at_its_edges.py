@@ -16,14 +16,14 @@ from router.cache.wording import difference
 from router.core.cache_key import Eligibility, Ineligible
 from router.core.cache_policy import ScopePlan
 from router.core.exchange import Exchange
+from router.core.exchange_record import Usage
 from router.core.lookup import CacheQuery, Miss
 from router.core.messages import Continue, Lookup, Reply, RequestBody, ResponseHeaders, Route
 from router.core.models import Reasoning, SystemPrompt
-from router.core.outcome import Usage
 from router.core.types import Decision
 from tests.unit.builders import FAMILIES, LARGE, chat_body, request_headers, snapshot
-from tests.unit.test_cache_key import BASE, TEXT, ask, partition, user
-from tests.unit.test_exchange_cache import HIT, PLAN, TERMS, WHOLE, answer_with, found
+from tests.unit.test_cache_key import BASE, TEXT, ask, namespace, user
+from tests.unit.test_exchange_cache import HIT, PLAN, POLICY, WHOLE, answer_with, found
 from tests.unit.test_exchange_cache import ask as ask_exchange
 from tests.unit.test_flights import EAST, NORTH, query
 from tests.unit.test_memory import NOW_MS, entry, memory_of, unit
@@ -62,22 +62,22 @@ def test_a_question_is_held_again_after_its_entry_was_forgotten() -> None:
     assert memory.find_key("key-b") is None
 
 
-def test_the_nearest_of_all_partitions_come_first_and_no_partition_gives_more_than_its_share() -> None:
-    """An invalidation by text looks everywhere; one crowded partition does not hide the others."""
+def test_the_nearest_of_all_namespaces_come_first_and_no_namespace_gives_more_than_its_share() -> None:
+    """An invalidation by text looks everywhere; one crowded namespace does not hide the others."""
     near = {"p": ("a", 0.9), "q": ("b", 0.95), "r": ("c", 0.5)}
     memory, _ = memory_of()
     for place, (name, similarity) in near.items():
         for number in range(3):
             share = similarity - number / 100
             vector = (share * unit(0) + (1 - share * share) ** 0.5 * unit(9)).astype(np.float32)
-            memory.admit(entry(f"{name}{number}", partition=place, vector=vector), NOW_MS)
+            memory.admit(entry(f"{name}{number}", namespace=place, vector=vector), NOW_MS)
     assert list(memory.nearest_anywhere(unit(0), 3, 1)) == ["id-b0", "id-a0", "id-c0"]
     found_two = memory.nearest_anywhere(unit(0), 3, 2)
     assert list(found_two) == ["id-b0", "id-b1", "id-a0"]
     assert list(found_two.values()) == pytest.approx([0.95, 0.94, 0.9], abs=0.01)
 
 
-def test_a_partition_that_outgrows_its_scan_loses_no_vector() -> None:
+def test_a_namespace_that_outgrows_its_scan_loses_no_vector() -> None:
     """From 1025 vectors on a graph finds them, those from before included, the nearest first and by the same similarities."""
     random = np.random.default_rng(7)
     vectors = random.standard_normal((1026, 8)).astype(np.float32)
@@ -95,8 +95,8 @@ def test_a_partition_that_outgrows_its_scan_loses_no_vector() -> None:
     assert index.search("p", vectors[0], 1)[0][0] != 0
 
 
-async def test_a_leader_that_is_complete_leaves_the_others_of_its_partition() -> None:
-    """They are found as before; after the last one the partition is empty, and a new question may lead in it."""
+async def test_a_leader_that_is_complete_leaves_the_others_of_its_namespace() -> None:
+    """They are found as before; after the last one the namespace is empty, and a new question may lead in it."""
     flights = Flights()
     first, second = flights.register_leader(query("a"), NORTH), flights.register_leader(query("b"), NORTH)
     assert first is not None
@@ -131,7 +131,7 @@ def test_a_part_that_is_no_text_is_no_question(part: dict[str, Any]) -> None:
 def test_one_earlier_turn_makes_a_conversation(role: str) -> None:
     """A greeting of the assistant's is one as well."""
     changes = {"messages": [{"role": role, "content": "Hello."}, BASE["messages"][-1]]}
-    assert ask(changes, limits=Eligibility(allows_multi_turn=False)) == Ineligible("multi_turn")
+    assert ask(changes, eligibility=Eligibility(allows_multi_turn=False)) == Ineligible("multi_turn")
     assert isinstance(ask(changes), CacheQuery)
 
 
@@ -185,41 +185,41 @@ def test_no_letter_of_a_name_is_taken_for_white_space(one: str, other: str) -> N
 @pytest.mark.parametrize("is_shadow", [False, True])
 def test_the_record_of_a_hit_says_which_entry_it_was_and_how_sure_the_verifier_was(is_shadow: bool) -> None:
     """Also of one that is only compared: the operator judges the cache by these before it serves anything."""
-    exchange, _ = ask_exchange(replace(PLAN, cache_policy={"default": replace(TERMS, shadow=is_shadow)}))
+    exchange, _ = ask_exchange(replace(PLAN, policies={"default": replace(POLICY, shadow=is_shadow)}))
     found(exchange, replace(HIT, verified=0.98))
-    outcome = exchange.outcome(exchange.ending)
+    outcome = exchange.record(exchange.ending)
     assert outcome.cache == ("shadow" if is_shadow else "hit")
     assert (outcome.cache_entry, outcome.cache_verified, outcome.cache_similarity) == (HIT.entry_id, 0.98, 0.93)
 
 
 def test_an_upgrade_of_the_router_keeps_stored_answers_in_reach() -> None:
-    """The store outlives a release: what partitions, keys and scopes are made of stays the same to the byte."""
+    """The store outlives a release: what namespaces, keys and scopes are made of stays the same to the byte."""
     decision = Decision("math", LARGE, "matched", Reasoning(enabled=True, effort="high"), SystemPrompt("Think.", "insert"))
     asked = ask(user("What is a monad? é \U0001f600", name="André"), decision, family=FAMILIES["gpt-oss"])
     assert isinstance(asked, CacheQuery)
-    assert (asked.partition, asked.key) == ("3b0eedab21b2893715effaf861372014", "420864fecbc09a316bf83c2619a86c53")
+    assert (asked.namespace, asked.key) == ("ab7c50243ad2046358170e2698305b51", "ea24002ba68dd922cf97b8fbafb216b9")
     in_parts = ask(user([{"type": "text", "text": "What is"}, {"type": "text", "text": "a monad?"}]))
     assert isinstance(in_parts, CacheQuery)
-    assert (in_parts.text, in_parts.partition) == ("What is\na monad?", "0de715bfee5d45c695e8f57f5122dfe0")
+    assert (in_parts.text, in_parts.namespace) == ("What is\na monad?", "539ecfe61a6efcc2358a4884154518e6")
     assert ScopePlan("authorization", b"key").of({"authorization": "Bearer a"}) == "2edecbb8e06b6cdb6f59a3420f5474b5"
 
 
 def test_half_a_character_is_no_error() -> None:
-    """JSON can hold one half of a surrogate pair: in the question it is hidden text, before it each is another partition."""
+    """JSON can hold one half of a surrogate pair: in the question it is hidden text, before it each is another namespace."""
     assert ask(user("What is \ud83d?")) == Ineligible("invisible_text")
-    partitions = {
-        partition({"messages": [{"role": "system", "content": half}, BASE["messages"][1]]}) for half in ("\ud83d", "\ud83e")
+    namespaces = {
+        namespace({"messages": [{"role": "system", "content": half}, BASE["messages"][1]]}) for half in ("\ud83d", "\ud83e")
     }
-    assert len(partitions) == 2
+    assert len(namespaces) == 2
 
 
 def test_a_text_of_exactly_the_longest_length_is_a_question() -> None:
     """The limit belongs to what is allowed."""
-    assert isinstance(ask(user("x" * 20), limits=Eligibility(max_text_chars=20)), CacheQuery)
-    assert ask(user("x" * 21), limits=Eligibility(max_text_chars=20)) == Ineligible("too_long")
+    assert isinstance(ask(user("x" * 20), eligibility=Eligibility(max_text_chars=20)), CacheQuery)
+    assert ask(user("x" * 21), eligibility=Eligibility(max_text_chars=20)) == Ineligible("too_long")
 
 
-@pytest.mark.parametrize(("asked_s", "ttl_s"), [("60", 60.0), ("999999999", 100.0), ("", TERMS.ttl_s)])
+@pytest.mark.parametrize(("asked_s", "ttl_s"), [("60", 60.0), ("999999999", 100.0), ("", POLICY.ttl_s)])
 def test_the_lifetime_that_a_client_asks_for_reaches_the_lookup_within_the_operators_bound(asked_s: str, ttl_s: float) -> None:
     """What is stored for this question lives that long."""
     _, action = ask_exchange(replace(PLAN, max_ttl_s=100.0), x_vsr_cache_ttl=asked_s)
@@ -237,7 +237,7 @@ def test_an_answer_that_is_read_for_its_usage_alone_is_not_stored() -> None:
     assert not route.is_last
     answer_with(exchange, json.dumps(WHOLE).encode())
     assert exchange.answer() is None
-    outcome = exchange.outcome(exchange.ending)
+    outcome = exchange.record(exchange.ending)
     assert (outcome.usage, outcome.stored) == (Usage(1, 2), "")
 
 
@@ -252,5 +252,5 @@ def test_an_answer_without_a_body_or_a_status_is_not_stored(headers: dict[str, s
     assert isinstance(action, Continue)
     assert action.is_last
     assert exchange.answer() is None
-    outcome = exchange.outcome(exchange.ending)
+    outcome = exchange.record(exchange.ending)
     assert (outcome.stored, outcome.http_status) == (why, status)

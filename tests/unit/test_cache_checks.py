@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.cache.checks import AGREEMENT, GUARDS, conflict, with_agreement
+from router.cache.checks import AGREEMENT, CHECKS, conflict, with_agreement
 
 CONFLICTS = [
     ("numbers", "What is 2+2?", "What is 2+3?"),
@@ -97,8 +97,8 @@ def test_a_conflict_is_seen_by_its_check_in_both_directions(guard: str, asked: s
 @pytest.mark.parametrize(("asked", "stored"), SAME)
 def test_the_same_question_in_other_words_passes(asked: str, stored: str) -> None:
     """No check objects."""
-    assert conflict(asked, stored, GUARDS) == ""
-    assert conflict(stored, asked, GUARDS) == ""
+    assert conflict(asked, stored, CHECKS) == ""
+    assert conflict(stored, asked, CHECKS) == ""
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_stored_question_that_names_more_is_seen_in_one_direction(stored: str)
 def test_a_question_never_conflicts_with_itself() -> None:
     """This holds for any text."""
     for _, asked, stored in CONFLICTS:
-        assert conflict(asked, asked, GUARDS) == conflict(stored, stored, GUARDS) == ""
+        assert conflict(asked, asked, CHECKS) == conflict(stored, stored, CHECKS) == ""
 
 
 def test_where_no_check_objects_the_verifier_needs_less_certainty() -> None:
@@ -136,5 +136,5 @@ def test_where_no_check_objects_the_verifier_needs_less_certainty() -> None:
 
 def test_only_the_named_checks_are_applied() -> None:
     """An operator can switch off each check."""
-    assert conflict("Taxes for 2023", "Taxes for 2024", [name for name in GUARDS if name != "numbers"]) == ""
+    assert conflict("Taxes for 2023", "Taxes for 2024", [name for name in CHECKS if name != "numbers"]) == ""
     assert conflict("What is 2+2?", "What is 2+3?", []) == ""

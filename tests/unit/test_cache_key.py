@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.cache_key import Eligibility, Ineligible, question_of
+from router.core.cache_key import Eligibility, Ineligible, query_of
 from router.core.lookup import CacheQuery
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.openai.request import parse
@@ -27,7 +27,7 @@ BASE: dict[str, Any] = {
 def ask(
     changes: dict[str, Any] | None = None,
     decision: Decision = DECISION,
-    limits: Eligibility = Eligibility(),  # noqa: B008 - frozen
+    eligibility: Eligibility = Eligibility(),  # noqa: B008 - frozen
     scope: str = "s",
     versions: str = "v1",
     family: ReasoningFamily | None = None,
@@ -35,7 +35,7 @@ def ask(
     """The question of a request that differs from the usual one in these fields."""
     data = json.dumps({**BASE, **(changes or {})}).encode()
     request, body = parse(Endpoint.CHAT, data, {})
-    return question_of(request, body, decision, scope, limits, versions, family)
+    return query_of(request, body, decision, scope, eligibility, versions, family)
 
 
 def user(text: object, **message: Any) -> dict[str, Any]:
@@ -43,11 +43,11 @@ def user(text: object, **message: Any) -> dict[str, Any]:
     return {"messages": [BASE["messages"][0], {"role": "user", "content": text, **message}]}
 
 
-def partition(*args: Any, **kwargs: Any) -> str:
+def namespace(*args: Any, **kwargs: Any) -> str:
     """The namespace of an eligible request."""
     asked = ask(*args, **kwargs)
     assert isinstance(asked, CacheQuery), asked
-    return asked.partition
+    return asked.namespace
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -76,7 +76,7 @@ CHANGES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("changes", CHANGES, ids=json.dumps)
 def test_whatever_may_change_the_answer_is_another_namespace(changes: dict[str, Any]) -> None:
     """System prompt, earlier turns, sampling, format and unknown fields are part of the namespace."""
-    assert partition(changes) != partition()
+    assert namespace(changes) != namespace()
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_whatever_may_change_the_answer_is_another_namespace(changes: dict[str, 
         {"decision": Decision("default", MODEL, "no_match", None, SystemPrompt("x"))},
         {"scope": "t"},
         {"versions": "v2"},
-        {"limits": Eligibility(namespace="2")},
+        {"eligibility": Eligibility(namespace="2")},
     ],
     ids=repr,
 )
 def test_whatever_the_operator_decided_is_another_namespace(other: dict[str, Any]) -> None:
     """Decision, model, reasoning, system prompt, scope, encoder and the key `namespace` are part of it."""
-    assert partition(**other) != partition()
+    assert namespace(**other) != namespace()
 
 
 FAMILY = ReasoningFamily("reasoning_effort", "reasoning_effort")
@@ -112,19 +112,17 @@ FAMILY = ReasoningFamily("reasoning_effort", "reasoning_effort")
     ids=repr,
 )
 def test_what_the_family_makes_of_the_switch_is_in_the_namespace(other: ReasoningFamily | None) -> None:
-    """If the model's reasoning family changes, or is defined anew, the backend gets another request. Older answers must not serve
-    it.
-    """
+    """Another family of the model, or one defined anew, makes another request: what the model said before answers that one."""
     thinking = Decision("default", MODEL, "no_match", Reasoning(enabled=True))
-    assert partition(decision=thinking, family=other) != partition(decision=thinking, family=FAMILY)
+    assert namespace(decision=thinking, family=other) != namespace(decision=thinking, family=FAMILY)
 
 
 def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_namespace() -> None:
     """Stored answers stay in reach if no reasoning switch is set, or if the rule names the effort itself."""
-    assert partition(family=FAMILY) == partition()
+    assert namespace(family=FAMILY) == namespace()
     named = Decision("default", MODEL, "no_match", Reasoning(enabled=True, effort="high"))
     other = ReasoningFamily("reasoning_effort", "reasoning_effort", default_effort="low")
-    assert partition(decision=named, family=other) == partition(decision=named, family=FAMILY)
+    assert namespace(decision=named, family=other) == namespace(decision=named, family=FAMILY)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +138,7 @@ def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_namespace() 
 def test_what_cannot_change_the_answer_does_not(changes: dict[str, Any]) -> None:
     """JSON and streaming clients share entries. The reason for a decision does not matter either."""
     assert ask(changes) == ask()
-    assert partition(decision=Decision("default", MODEL, "intent_missing")) == partition()
+    assert namespace(decision=Decision("default", MODEL, "intent_missing")) == namespace()
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.integers(), st.text(max_size=3)), min_size=1, max_size=4))
@@ -148,8 +146,8 @@ def test_the_order_of_keys_does_not_matter_and_values_do(values: dict[str, Any])
     """Two namespaces are equal exactly when their fields are equal."""
     given_values = {key: value for key, value in values.items() if value is not None}
     backwards = dict(reversed(list(values.items())))
-    assert partition(values) == partition(backwards)
-    assert (partition(values) == partition()) == (not given_values)
+    assert namespace(values) == namespace(backwards)
+    assert (namespace(values) == namespace()) == (not given_values)
 
 
 def test_the_text_is_not_in_the_namespace_and_is_in_the_key() -> None:
@@ -157,7 +155,7 @@ def test_the_text_is_not_in_the_namespace_and_is_in_the_key() -> None:
     one, other = ask(), ask(user("Explain monads."))
     assert isinstance(one, CacheQuery)
     assert isinstance(other, CacheQuery)
-    assert one.partition == other.partition
+    assert one.namespace == other.namespace
     assert one.key != other.key
 
 
@@ -217,7 +215,7 @@ def test_where_a_text_is_split_is_part_of_the_question(one: list[str], other: li
     first, second = (ask(user([{"type": "text", "text": text} for text in texts])) for texts in (one, other))
     assert isinstance(first, CacheQuery)
     assert isinstance(second, CacheQuery)
-    assert first.partition != second.partition
+    assert first.namespace != second.namespace
     assert first.key != second.key
 
 
@@ -257,10 +255,10 @@ def test_characters_that_differ_are_different_keys(one: str, other: str) -> None
 @pytest.mark.parametrize("hidden", ["\u200b", "\U000e0069\U000e0067", "\u202e", "\ue000", "\x07"])
 def test_hidden_text_is_neither_looked_up_nor_kept(hidden: str) -> None:
     """Whoever asks the plain question must not get the answer to the hidden one. The operator cannot change this."""
-    limits = Eligibility(allows_tools=True, allows_time_dependent=True, allows_user_specific=True)
+    eligibility = Eligibility(allows_tools=True, allows_time_dependent=True, allows_user_specific=True)
     for text in (f"What is a monad?{hidden}", f"What is{hidden} a monad?"):
-        assert ask(user(text), limits=limits) == Ineligible("invisible_text")
-        assert ask(user([{"type": "text", "text": text}]), limits=limits) == Ineligible("invisible_text")
+        assert ask(user(text), eligibility=eligibility) == Ineligible("invisible_text")
+        assert ask(user([{"type": "text", "text": text}]), eligibility=eligibility) == Ineligible("invisible_text")
 
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -302,7 +300,7 @@ def test_a_question_like_any_other(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "limits"),
+    ("changes", "eligibility"),
     [
         ({"tools": TOOLS}, Eligibility(allows_tools=True)),
         (user("What is the weather in Paris?"), Eligibility(allows_time_dependent=True)),
@@ -311,23 +309,23 @@ def test_a_question_like_any_other(text: str) -> None:
         (user("x" * 2001), Eligibility(max_text_chars=4000)),
     ],
 )
-def test_the_operator_may_widen_it(changes: dict[str, Any], limits: Eligibility) -> None:
+def test_the_operator_may_widen_it(changes: dict[str, Any], eligibility: Eligibility) -> None:
     """The operator can lift each restriction on its own."""
-    assert isinstance(ask(changes, limits=limits), CacheQuery)
+    assert isinstance(ask(changes, eligibility=eligibility), CacheQuery)
 
 
 def test_tool_results_are_never_looked_up() -> None:
     """If they were, an agent's loop would get its first answer again and again."""
     messages = [BASE["messages"][1], CALL, RESULT, BASE["messages"][1]]
-    assert ask({"messages": messages, "tools": TOOLS}, limits=Eligibility(allows_tools=True)) == Ineligible("tool_results")
+    assert ask({"messages": messages, "tools": TOOLS}, eligibility=Eligibility(allows_tools=True)) == Ineligible("tool_results")
 
 
 def test_conversations_may_be_left_out() -> None:
     """A system prompt alone does not make a conversation."""
-    limits = Eligibility(allows_multi_turn=False)
-    assert isinstance(ask(limits=limits), CacheQuery)
+    eligibility = Eligibility(allows_multi_turn=False)
+    assert isinstance(ask(eligibility=eligibility), CacheQuery)
     assert ask(
-        {"messages": [*BASE["messages"], {"role": "assistant", "content": "A."}, BASE["messages"][1]]}, limits=limits
+        {"messages": [*BASE["messages"], {"role": "assistant", "content": "A."}, BASE["messages"][1]]}, eligibility=eligibility
     ) == Ineligible("multi_turn")
 
 
@@ -335,10 +333,10 @@ def test_a_model_that_the_client_named_is_left_alone_unless_the_operator_says_ot
     """A client that names a model wants an answer of that model."""
     named = Decision("explicit_model", MODEL, "explicit_model")
     assert ask(decision=named) == Ineligible("explicit_model")
-    assert isinstance(ask(decision=named, limits=Eligibility(allows_explicit_models=True)), CacheQuery)
+    assert isinstance(ask(decision=named, eligibility=Eligibility(allows_explicit_models=True)), CacheQuery)
 
 
 def test_users_of_one_key_may_share_if_the_operator_says_so() -> None:
     """The request's own `user` field is then ignored."""
-    limits = Eligibility(ignores_user_field=True)
-    assert partition({"user": "alice"}, limits=limits) == partition({"user": "bob"}, limits=limits)
+    eligibility = Eligibility(ignores_user_field=True)
+    assert namespace({"user": "alice"}, eligibility=eligibility) == namespace({"user": "bob"}, eligibility=eligibility)

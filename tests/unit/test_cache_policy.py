@@ -15,7 +15,7 @@ from router.core.messages import RequestHeaders
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.wire import decode
 
-TERMS = CachePolicy(0.9, 3600.0, ())
+POLICY = CachePolicy(0.9, 3600.0, ())
 
 
 def plan(*controls: str, max_ttl_s: float = 86_400.0) -> CachePlan:
@@ -25,7 +25,7 @@ def plan(*controls: str, max_ttl_s: float = 86_400.0) -> CachePlan:
 
 def controlled(cache_plan: CachePlan, headers: dict[str, str]) -> CachePolicy:
     """The policy as an exchange makes it from a request's headers."""
-    return apply_client_controls(TERMS, read_client_controls(cache_plan, headers), cache_plan.max_ttl_s)
+    return apply_client_controls(POLICY, read_client_controls(cache_plan, headers), cache_plan.max_ttl_s)
 
 
 ALL = plan("no-cache", "no-store", "max-age", "only-if-cached", "ttl")
@@ -55,14 +55,14 @@ def test_what_a_client_may_control(headers: dict[str, str], changed: dict[str, o
     """Headers mean what HTTP says they mean, within the operator's limits."""
     cache_policy = controlled(ALL, headers)
     assert {
-        name: getattr(cache_policy, name) for name in CachePolicy.__slots__ if getattr(cache_policy, name) != getattr(TERMS, name)
+        name: value for name in CachePolicy.__slots__ if (value := getattr(cache_policy, name)) != getattr(POLICY, name)
     } == changed
 
 
 def test_a_control_that_the_operator_does_not_allow_does_nothing() -> None:
     """An empty list of allowed controls allows none."""
     headers = {"cache-control": "no-cache, no-store, max-age=1, only-if-cached", "x-vsr-cache-ttl": "5"}
-    assert controlled(plan(), headers) == TERMS
+    assert controlled(plan(), headers) == POLICY
     assert controlled(plan("no-cache"), headers).may_look_up is False
     assert controlled(plan("no-cache"), headers).may_store is True
 

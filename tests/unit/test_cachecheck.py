@@ -52,7 +52,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path
     (message,) = told(lite(tmp_path / "cache.db"))
     assert f"{tmp_path} cannot be written" in message
     (message,) = told(replace(ON, backend="memory", rejections_file=tmp_path / "rejections"))
-    assert message.startswith("reported pairs are forgotten when the router ends")
+    assert message.startswith("rejected pairs are forgotten when the router ends")
 
 
 def test_a_folder_that_others_can_read_is_told(tmp_path: Path) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from router.cache.checks import AMONG_STRANGERS, GUARDS_ALONE, GUARDS_BESIDE_VERIFIER
+from router.cache.checks import CHECKS_ALONE, CHECKS_AMONG_STRANGERS, CHECKS_WITH_VERIFIER
 from router.config.calibration import CALIBRATION, CalibrationTable, OperatingPoint, read_table
 from router.config.load import parse
 from router.core.lookup import CachePolicy
 from router.errors import ConfigError
 
 POINTS = (OperatingPoint(0.5, 0.2, 0.6), OperatingPoint(0.8, 0.02, 0.4), OperatingPoint(0.95, 0.004, 0.2))
-BARS = CalibrationTable(True, CALIBRATION, GUARDS_BESIDE_VERIFIER, POINTS)
+TABLE = CalibrationTable(True, CALIBRATION, CHECKS_WITH_VERIFIER, POINTS)
 
 
 TINY = Path(__file__).parents[1] / "tiny_models"
@@ -35,33 +35,33 @@ default: {{ model: small{rule} }}
 @pytest.mark.parametrize(("budget", "bar"), [(0.5, 0.5), (0.2, 0.5), (0.1, 0.8), (0.02, 0.8), (0.01, 0.95), (0.004, 0.95)])
 def test_a_limit_takes_the_lowest_threshold_that_keeps_it(budget: float, bar: float) -> None:
     """Any higher threshold would lose hits."""
-    point = BARS.point(budget)
+    point = TABLE.point(budget)
     assert point is not None
     assert point.threshold == bar
 
 
 def test_a_limit_that_no_threshold_keeps_has_none() -> None:
     """Such a limit is refused, not rounded."""
-    assert BARS.point(0.003) is None
+    assert TABLE.point(0.003) is None
 
 
 def test_beside_a_verifier_the_limit_sets_its_threshold() -> None:
     """The similarity threshold then only chooses the candidates that the verifier sees."""
     found = cache_policy(ON + "max_false_hit_rate: 0.02, similarity_threshold: 0.85")
-    assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget) == (0.8, 0.85, 0.02)
-    assert found.guards == GUARDS_BESIDE_VERIFIER
+    assert (found.verifier_threshold, found.similarity_threshold, found.max_false_hit_rate) == (0.8, 0.85, 0.02)
+    assert found.lexical_checks == CHECKS_WITH_VERIFIER
 
 
 def test_one_percent_is_promised_unless_another_limit_is_set() -> None:
     """An operator who sets nothing gets this default."""
     found = cache_policy(ON)
-    assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget) == (0.95, 0.75, 0.01)
+    assert (found.verifier_threshold, found.similarity_threshold, found.max_false_hit_rate) == (0.95, 0.75, 0.01)
 
 
 def test_other_checks_than_the_measured_promise_nothing() -> None:
     """The threshold stays. The limit on false hits is not claimed, and a configuration that asks for it is refused."""
     found = cache_policy(ON + "lexical_checks: [numbers]")
-    assert (found.verifier_threshold, found.false_hit_budget) == (0.95, None)
+    assert (found.verifier_threshold, found.max_false_hit_rate) == (0.95, None)
     with pytest.raises(ConfigError, match="was calibrated with the lexical checks"):
         cache_policy(ON + "lexical_checks: [numbers], max_false_hit_rate: 0.02")
 
@@ -72,28 +72,30 @@ def test_a_cache_that_all_share_adds_the_check_unasked(scope: str) -> None:
     shared = f"scope: {scope}, "
     for rule in ("", ", cache: { ttl_seconds: 5 }"):
         found = cache_policy(ON + shared + "max_false_hit_rate: 0.02", rule)
-        assert (found.guards, found.verifier_threshold, found.false_hit_budget) == (
-            (*GUARDS_BESIDE_VERIFIER, *AMONG_STRANGERS),
+        assert (found.lexical_checks, found.verifier_threshold, found.max_false_hit_rate) == (
+            (*CHECKS_WITH_VERIFIER, *CHECKS_AMONG_STRANGERS),
             0.8,
             0.02,
         )
-    assert cache_policy(shared + "verifier: { enabled: false }").guards == (*GUARDS_ALONE, *AMONG_STRANGERS)
-    assert cache_policy(ON + shared + f"lexical_checks: [{', '.join(GUARDS_BESIDE_VERIFIER)}]").guards == GUARDS_BESIDE_VERIFIER
-    assert cache_policy(ON + "scope: { header: x-team }").guards == GUARDS_BESIDE_VERIFIER
+    assert cache_policy(shared + "verifier: { enabled: false }").lexical_checks == (*CHECKS_ALONE, *CHECKS_AMONG_STRANGERS)
+    assert (
+        cache_policy(ON + shared + f"lexical_checks: [{', '.join(CHECKS_WITH_VERIFIER)}]").lexical_checks == CHECKS_WITH_VERIFIER
+    )
+    assert cache_policy(ON + "scope: { header: x-team }").lexical_checks == CHECKS_WITH_VERIFIER
 
 
 def test_without_a_verifier_the_limit_sets_the_similarity_threshold() -> None:
     """An operator sets the limit or the similarity threshold, not both."""
     off = "verifier: { enabled: false }"
     found = cache_policy(f"{off}, max_false_hit_rate: 0.01")
-    assert (found.verifier_threshold, found.similarity_threshold, found.false_hit_budget, found.guards) == (
+    assert (found.verifier_threshold, found.similarity_threshold, found.max_false_hit_rate, found.lexical_checks) == (
         0.0,
         0.9,
         0.01,
-        GUARDS_ALONE,
+        CHECKS_ALONE,
     )
     plain = cache_policy(off)
-    assert (plain.verifier_threshold, plain.similarity_threshold, plain.false_hit_budget) == (0.0, 0.8, None)
+    assert (plain.verifier_threshold, plain.similarity_threshold, plain.max_false_hit_rate) == (0.0, 0.8, None)
     with pytest.raises(ConfigError, match="remove one of them"):
         cache_policy(f"{off}, max_false_hit_rate: 0.01, similarity_threshold: 0.9")
 
@@ -101,7 +103,7 @@ def test_without_a_verifier_the_limit_sets_the_similarity_threshold() -> None:
 def test_a_rule_may_have_a_limit_of_its_own() -> None:
     """Its other settings are those of the cache."""
     found = cache_policy(ON + "max_false_hit_rate: 0.02", ", cache: { max_false_hit_rate: 0.3 }")
-    assert (found.verifier_threshold, found.false_hit_budget, found.similarity_threshold) == (0.5, 0.3, 0.75)
+    assert (found.verifier_threshold, found.max_false_hit_rate, found.similarity_threshold) == (0.5, 0.3, 0.75)
 
 
 def test_a_limit_that_no_threshold_keeps_is_refused() -> None:

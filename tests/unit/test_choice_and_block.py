@@ -131,9 +131,9 @@ def test_a_blocking_rule_refuses_whoever_asks(model: str) -> None:
     error = json.loads(action.body)["error"]
     assert (action.http_status, error["message"], error["code"], error["param"]) == (403, "not here", "blocked", "messages")
     assert b"secret" not in action.body
-    outcome = exchange.outcome("replied")
-    assert (outcome.error_code, outcome.decision, outcome.response_path) == ("blocked", "no-attacks", "error")
-    assert (outcome.model, outcome.cluster) == ("", "")
+    record = exchange.record("replied")
+    assert (record.error_code, record.decision, record.response_path) == ("blocked", "no-attacks", "error")
+    assert (record.model, record.cluster) == ("", "")
 
 
 def test_a_block_says_which_rule_it_was_and_why() -> None:
@@ -177,8 +177,8 @@ def test_what_could_not_be_read_is_no_attack(reason: str, status: int, kind: str
         "no-attacks",
         "signal_missing",
     )
-    outcome = exchange.outcome("replied")
-    assert (outcome.error_code, outcome.reason, outcome.missing, outcome.model) == (
+    record = exchange.record("replied")
+    assert (record.error_code, record.reason, record.missing, record.model) == (
         "unreadable",
         "signal_missing",
         {"jailbreak": reason},
@@ -246,7 +246,7 @@ def test_a_signal_that_fails_blocks_only_where_the_operator_says_so(rule: Rule, 
     exchange = Exchange(snapshot(rule))
     action = send(exchange, chat_body("hi"), {"jailbreak": Missing("deadline")})
     assert isinstance(action, Reply) is is_blocked
-    assert exchange.outcome("x").reason == ("signal_missing" if is_blocked else "no_match")
+    assert exchange.record("x").reason == ("signal_missing" if is_blocked else "no_match")
 
 
 def test_an_unsure_reading_does_not_count_as_missing() -> None:

@@ -13,7 +13,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from router.cache.checks import GUARDS
+from router.cache.checks import CHECKS
 from router.cli.help import commands_of
 from router.cli.main import _parser
 from router.core import headers, lookup, messages, states
@@ -191,7 +191,7 @@ def test_every_word_of_the_closed_sets_is_used() -> None:
     failures = words_of(lookup.ModelFailure) | words_of(lookup.VerifierFailure)
     assert words_of(given) - failures - written_words() == set()
     assert words_of(lookup.VerifierFailure) == {f"verifier_{word}" for word in words_of(lookup.ModelFailure)}
-    assert words_of(lookup.Check) == set(GUARDS)
+    assert words_of(lookup.Check) == set(CHECKS)
 
 
 def told(table: str) -> dict[str, set[str]]:

@@ -8,6 +8,7 @@ import pytest
 
 from router.core.conditions import TokensWithin
 from router.core.exchange import Exchange
+from router.core.exchange_record import Usage
 from router.core.messages import (
     Continue,
     Overloaded,
@@ -24,7 +25,6 @@ from router.core.messages import (
     Trailers,
 )
 from router.core.models import Reasoning
-from router.core.outcome import Usage
 from router.core.policy import Default, Rule
 from router.core.states import TRANSITIONS
 from router.core.types import Missing
@@ -103,7 +103,7 @@ def test_a_missing_reading_goes_to_the_default_and_says_so() -> None:
     assert action.set_headers["x-vsr-decision-reason"] == "intent_missing"
     assert action.set_headers["x-vsr-selected-category"] == "unknown"
     assert action.set_headers["x-vsr-selected-reasoning"] == "off"
-    assert exchange.outcome(exchange.ending).missing == {"intent": "deadline"}
+    assert exchange.record(exchange.ending).missing == {"intent": "deadline"}
 
 
 def test_a_shell_that_brings_no_reading_is_a_fault() -> None:
@@ -155,7 +155,7 @@ def test_other_paths_pass_untouched(method: str, path: str) -> None:
     """The router is done after the headers."""
     exchange = Exchange(snapshot())
     assert exchange.receive(request_headers(path, method)) == Continue(is_last=True)
-    assert exchange.outcome(exchange.ending).endpoint == "other"
+    assert exchange.record(exchange.ending).endpoint == "other"
 
 
 def test_a_query_string_does_not_hide_the_path() -> None:
@@ -221,9 +221,9 @@ def test_broken_json_is_a_400() -> None:
     reply = send(exchange, b'{"model": ')
     assert isinstance(reply, Reply)
     assert (reply.http_status, reply.headers["x-vsr-response-path"]) == (400, "error")
-    outcome = exchange.outcome(exchange.ending)
-    assert (outcome.ending, outcome.error_code, outcome.http_status) == ("replied", "invalid_json", 400)
-    assert (outcome.response_path, outcome.requested_model) == ("error", "")
+    record = exchange.record(exchange.ending)
+    assert (record.ending, record.error_code, record.http_status) == ("replied", "invalid_json", 400)
+    assert (record.response_path, record.requested_model) == ("error", "")
 
 
 def test_the_models_are_listed() -> None:
@@ -240,7 +240,7 @@ def test_the_models_are_listed() -> None:
         "created": 1_700_000_000,
         "owned_by": "semantic-router",
     }
-    assert exchange.outcome(exchange.ending).response_path == "models"
+    assert exchange.record(exchange.ending).response_path == "models"
 
 
 def test_one_model_is_shown_and_an_unknown_one_is_404() -> None:
@@ -274,8 +274,8 @@ def test_the_extra_usage_chunk_is_read_and_not_shown() -> None:
     assert exchange.receive(ResponseBody(b'data: {"choices": [{}]}\n\n', is_end=False)) == Continue()
     assert exchange.receive(ResponseBody(f"data: {USAGE}\n\ndata: [DO".encode(), is_end=False)) == Replace(b"")
     assert exchange.receive(ResponseBody(b"NE]\n\n", is_end=True)) == Replace(b"data: [DONE]\n\n", is_last=True)
-    outcome = exchange.outcome(exchange.ending)
-    assert (outcome.ending, outcome.usage, outcome.http_status) == ("completed", Usage(3, 5), 200)
+    record = exchange.record(exchange.ending)
+    assert (record.ending, record.usage, record.http_status) == ("completed", Usage(3, 5), 200)
 
 
 def test_a_client_that_asked_for_usage_gets_it() -> None:
@@ -283,7 +283,7 @@ def test_a_client_that_asked_for_usage_gets_it() -> None:
     exchange = answered(chat_body(stream=True, stream_options={"include_usage": True}), "text/event-stream")
     chunk = f"data: {USAGE}\n\ndata: [DO".encode()
     assert exchange.receive(ResponseBody(chunk, is_end=False)) == Continue()
-    assert exchange.outcome("abandoned").usage == Usage(3, 5)
+    assert exchange.record("abandoned").usage == Usage(3, 5)
 
 
 def test_usage_is_read_from_json_answers() -> None:
@@ -292,7 +292,7 @@ def test_usage_is_read_from_json_answers() -> None:
     document = b'{"choices": [{}], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}'
     assert exchange.receive(ResponseBody(document[:20], is_end=False)) == Continue()
     assert exchange.receive(ResponseBody(document[20:], is_end=True)) == Continue(is_last=True)
-    assert exchange.outcome(exchange.ending).usage == Usage(7, 2)
+    assert exchange.record(exchange.ending).usage == Usage(7, 2)
 
 
 @pytest.mark.parametrize("headers", [{":status": "503"}, {":status": "200", "content-encoding": "gzip"}, {":status": "x"}])
@@ -382,9 +382,9 @@ def test_the_record_of_an_abandoned_exchange_holds_what_was_known() -> None:
     exchange = Exchange(snapshot(MATH_RULE))
     exchange.receive(RequestHeaders({**request_headers().headers, "x-request-id": "abc"}, is_end=False))
     exchange.receive(RequestBody(chat_body(stream=True)))
-    outcome = exchange.outcome("abandoned")
-    assert (outcome.request_id, outcome.endpoint, outcome.requested_model) == ("abc", "chat", "auto")
-    assert (outcome.is_stream, outcome.model, outcome.category) == (True, "", "none")
+    record = exchange.record("abandoned")
+    assert (record.request_id, record.endpoint, record.requested_model) == ("abc", "chat", "auto")
+    assert (record.is_stream, record.model, record.category) == (True, "", "none")
 
 
 # -- bypassing the router ----------------------------------------------------------------------------------------------
@@ -416,4 +416,4 @@ def test_an_answer_of_envoys_own_passes(has_headers: bool, answer: ResponseHeade
     if has_headers:
         exchange.receive(request_headers())
     assert exchange.receive(answer) == Continue(is_last=True)
-    assert exchange.outcome(exchange.ending).ending == "abandoned"
+    assert exchange.record(exchange.ending).ending == "abandoned"

@@ -18,8 +18,8 @@ from router.core.policy import Default
 from router.core.states import Answering
 from tests.unit.builders import SMALL, chat_body, request_headers, snapshot
 
-TERMS = CachePolicy(0.8, 60.0, ())
-PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": TERMS}, "v1")
+POLICY = CachePolicy(0.8, 60.0, ())
+PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": POLICY}, "v1")
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hi\n  there"}, "finish_reason": "stop"}
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2}
 WHOLE = {"id": "x", "object": "chat.completion", "model": "m", "choices": [CHOICE], "usage": USAGE}
@@ -50,15 +50,15 @@ def test_a_question_is_looked_up_before_it_is_routed() -> None:
     """The lookup carries the namespace, the hidden scope and the decision."""
     _, action = ask()
     assert isinstance(action, Lookup)
-    assert action.question.text == "What is a monad?"
-    assert (action.question.decision, action.question.model) == ("default", "small")
-    assert action.question.scope != "Bearer a"
-    assert action.cache_policy == TERMS
+    assert action.query.text == "What is a monad?"
+    assert (action.query.decision, action.query.model) == ("default", "small")
+    assert action.query.scope != "Bearer a"
+    assert action.cache_policy == POLICY
 
 
 def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
     """The store outlives the configuration. If a family is defined anew, the same question makes another request."""
-    partitions = set()
+    namespaces = set()
     for level in ("low", "high"):
         family = ReasoningFamily("reasoning_effort", "reasoning_effort", default_effort=level)
         default = Default(replace(SMALL, reasoning_family="mine"), Reasoning(enabled=True))
@@ -66,8 +66,8 @@ def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
         exchange.receive(request_headers(authorization="Bearer a"))
         action = exchange.receive(RequestBody(chat_body("What is a monad?")))
         assert isinstance(action, Lookup)
-        partitions.add(action.question.partition)
-    assert len(partitions) == 2
+        namespaces.add(action.query.namespace)
+    assert len(namespaces) == 2
 
 
 def test_a_hit_is_the_answer() -> None:
@@ -87,9 +87,9 @@ def test_a_hit_is_the_answer() -> None:
     }
     assert reply.headers["x-vsr-selected-decision"] == "default"
     assert "x-upstream-cluster" not in reply.headers
-    outcome = exchange.outcome(exchange.ending)
-    assert (outcome.ending, outcome.response_path) == ("replied", "cache")
-    assert (outcome.cache, outcome.cache_reason, outcome.cache_similarity) == ("hit", "semantic", 0.93)
+    record = exchange.record(exchange.ending)
+    assert (record.ending, record.response_path) == ("replied", "cache")
+    assert (record.cache, record.cache_reason, record.cache_similarity) == ("hit", "semantic", 0.93)
 
 
 def test_a_hit_is_a_stream_for_a_client_that_streams() -> None:
@@ -114,8 +114,8 @@ def test_a_miss_is_routed_and_its_answer_recorded() -> None:
     stored = exchange.answer()
     assert stored is not None
     assert json.loads(stored) == json.loads(STORED)
-    outcome = exchange.outcome(exchange.ending)
-    assert (outcome.cache, outcome.cache_reason, outcome.stored) == ("miss", "numbers", "stored")
+    record = exchange.record(exchange.ending)
+    assert (record.cache, record.cache_reason, record.stored) == ("miss", "numbers", "stored")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_an_exchange_does_not_store_an_answer_that_must_not_be_replayed(body: by
     status = headers.pop("status", "200")
     answer_with(exchange, body, status, **{name.replace("_", "-"): value for name, value in headers.items()})
     assert exchange.answer() is None
-    assert exchange.outcome(exchange.ending).stored == why
+    assert exchange.record(exchange.ending).stored == why
 
 
 def test_an_answer_that_was_cut_off_is_not_stored() -> None:
@@ -149,7 +149,7 @@ def test_an_answer_that_was_cut_off_is_not_stored() -> None:
     exchange.receive(ResponseHeaders({":status": "200", "content-type": "application/json"}, is_end=False))
     exchange.receive(ResponseBody(json.dumps(WHOLE).encode(), is_end=False))
     assert exchange.answer() is None
-    assert exchange.outcome("abandoned").stored == "interrupted"
+    assert exchange.record("abandoned").stored == "interrupted"
 
 
 def test_an_answer_that_never_came_is_interrupted_too() -> None:
@@ -157,7 +157,7 @@ def test_an_answer_that_never_came_is_interrupted_too() -> None:
     exchange, _ = ask()
     found(exchange, Miss("empty"))
     assert exchange.answer("abandoned") is None
-    assert exchange.outcome("abandoned").stored == "interrupted"
+    assert exchange.record("abandoned").stored == "interrupted"
 
 
 def test_a_whole_answer_of_an_exchange_that_failed_is_not_stored() -> None:
@@ -166,7 +166,7 @@ def test_a_whole_answer_of_an_exchange_that_failed_is_not_stored() -> None:
     found(exchange, Miss("empty"))
     answer_with(exchange, json.dumps(WHOLE).encode())
     assert exchange.answer("failed") is None
-    assert exchange.outcome("failed").stored == "interrupted"
+    assert exchange.record("failed").stored == "interrupted"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_the_backend_bounds_how_long_its_answer_is_kept(headers: dict[str, str])
 
 def test_shadow_routes_what_would_have_been_a_hit() -> None:
     """The answer says so."""
-    exchange, _ = ask(replace(PLAN, cache_policy={"default": replace(TERMS, shadow=True)}))
+    exchange, _ = ask(replace(PLAN, policies={"default": replace(POLICY, shadow=True)}))
     route = found(exchange, HIT)
     assert isinstance(route, Route)
     assert route.set_headers["x-vsr-cache-status"] == "shadow:semantic"
@@ -205,9 +205,9 @@ def test_a_damaged_entry_is_a_miss() -> None:
     ("plan", "headers", "status"),
     [
         (PLAN, {"authorization": ""}, "skipped:no_scope"),
-        (replace(PLAN, cache_policy={}), {}, "skipped:decision"),
+        (replace(PLAN, policies={}), {}, "skipped:decision"),
         (PLAN, {"cache_control": "no-cache, no-store"}, "skipped:client"),
-        (replace(PLAN, limits=Eligibility(max_text_chars=3)), {}, "skipped:too_long"),
+        (replace(PLAN, eligibility=Eligibility(max_text_chars=3)), {}, "skipped:too_long"),
     ],
 )
 def test_what_is_no_question_is_routed_at_once_and_not_recorded(plan: CachePlan, headers: dict[str, str], status: str) -> None:
@@ -234,7 +234,7 @@ def test_without_a_cache_nothing_is_said_of_one() -> None:
     exchange, action = ask(None)
     assert isinstance(action, Route)
     assert not any("cache" in name for name in action.set_headers)
-    assert exchange.outcome(exchange.ending).cache == "off"
+    assert exchange.record(exchange.ending).cache == "off"
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_without_a_cache_nothing_is_said_of_one() -> None:
     [
         (PLAN, {}),
         (PLAN, {"authorization": ""}),
-        (replace(PLAN, cache_policy={}), {}),
-        (replace(PLAN, limits=Eligibility(max_text_chars=3)), {}),
+        (replace(PLAN, policies={}), {}),
+        (replace(PLAN, eligibility=Eligibility(max_text_chars=3)), {}),
     ],
     ids=["looked_up", "no_scope", "decision", "too_long"],
 )

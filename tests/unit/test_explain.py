@@ -44,7 +44,7 @@ async def run(
     async def sense(wanted: ReadSignals) -> Mapping[str, Reading]:
         return {name: (readings or {})[name] for name in wanted.wanted}
 
-    async def peek(question: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, Any]]:
+    async def peek(query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, Any]]:
         assert found
         seen = {"id": "e" * 32, "tier": "semantic", "similarity": 0.91, "objections": ["numbers"]}
         return found, {"candidates": [{**seen, "probability": 0.5, "verdict": "numbers"}], "waits_for_equal_question": False}
@@ -120,7 +120,7 @@ class TestHeaders:
     async def test_secrets_are_never_printed(self, name: str) -> None:
         """Known secrets are hidden. So is the value that separates scopes: its digest stands in for it."""
         rule = Rule("keyed", HeaderMatches(name, re.compile(".*nobody")), SMALL)
-        plan = replace(PLAN, scope=ScopePlan("x-user", b"key"), cache_policy={"keyed": CachePolicy(0.8, 60.0, ())})
+        plan = replace(PLAN, scope=ScopePlan("x-user", b"key"), policies={"keyed": CachePolicy(0.8, 60.0, ())})
         configured = replace(snapshot(rule), cache=plan)
         document = await run(configured, asked=Asked(chat_body(), {"x-user": SECRET, name: SECRET}), found=Miss("empty"))
         assert document["decision"]["name"] == "keyed"

@@ -16,9 +16,9 @@ NORTH_EAST = ((NORTH + EAST) / 2**0.5).astype(np.float32)
 ENTRY = Entry("e", "k", "p", "alice", "faq", "small", "t", b"answer", 0, 1)
 
 
-def query(text: str, partition: str = "p") -> CacheQuery:
+def query(text: str, namespace: str = "p") -> CacheQuery:
     """A query whose key is its text."""
-    return CacheQuery(text, partition, f"{partition}/{text}", "alice", "faq", "small")
+    return CacheQuery(text, namespace, f"{namespace}/{text}", "alice", "faq", "small")
 
 
 async def test_the_first_of_equal_questions_leads_until_it_is_complete() -> None:

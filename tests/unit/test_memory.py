@@ -98,7 +98,7 @@ def test_evicted_ids_are_returned_and_do_not_come_back() -> None:
 @pytest.mark.parametrize("is_only_copy", [True, False])
 def test_answers_that_do_not_fit_leave_with_their_entry_only_where_nobody_else_has_them(is_only_copy: bool) -> None:
     """With a store, the answers can be fetched again."""
-    memory, evicted = memory_of("a", "b", is_only_copy=is_only_copy, most_held_bytes=15)
+    memory, evicted = memory_of("a", "b", is_only_copy=is_only_copy, max_memory_bytes=15)
     memory.use("id-a")
     memory.admit(entry("c"), NOW_MS)
     assert memory.answers_bytes == 12

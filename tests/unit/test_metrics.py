@@ -13,9 +13,9 @@ from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.conditions import LabelIs
 from router.core.exchange import Exchange
+from router.core.exchange_record import ExchangeRecord
 from router.core.lookup import CachePolicy, Hit, Miss
 from router.core.messages import LookedUp, ReadSignals, RequestBody, ResponseBody, ResponseHeaders
-from router.core.outcome import ExchangeRecord
 from router.core.policy import Rule
 from router.core.snapshot import Snapshot
 from router.core.types import Block, Missing
@@ -38,8 +38,8 @@ def caching(shadow: bool = False) -> Snapshot:
 
 def ended(exchange: Exchange, ending: str = "") -> ExchangeRecord:
     """The record of an exchange. A routed one has a time, which the shell adds."""
-    outcome = exchange.outcome(ending or exchange.ending)
-    return replace(outcome, routing_s=0.01 if outcome.response_path == "upstream" else 0.0, duration_s=1.0)
+    record = exchange.record(ending or exchange.ending)
+    return replace(record, routing_s=0.01 if record.response_path == "upstream" else 0.0, duration_s=1.0)
 
 
 def asked(shot: Snapshot, body: bytes, readings: dict | None = None, ending: str = "", **headers: str) -> ExchangeRecord:
@@ -79,8 +79,8 @@ def answered(
     exchange.receive(ResponseHeaders({":status": status, "content-type": kind}, is_end=False))
     if status == "200":
         exchange.receive(ResponseBody(json.dumps(WHOLE).encode(), is_end=is_whole))
-    outcome = ended(exchange, "" if is_whole else "abandoned")
-    return replace(outcome, first_token_s=0.2 if exchange.is_streamed else None)
+    record = ended(exchange, "" if is_whole else "abandoned")
+    return replace(record, first_token_s=0.2 if exchange.is_streamed else None)
 
 
 def passed(path: str = "/v1/audio/speech") -> ExchangeRecord:
@@ -263,9 +263,9 @@ def test_what_an_exchange_counts(metrics: Metrics, case: str) -> None:
 
 def test_every_ending_and_path_is_in_the_table() -> None:
     """`ExchangeRecord` names them."""
-    outcomes = [make() for make, _ in CASES.values()]
-    assert {outcome.ending for outcome in outcomes} == {"routed", "replied", "completed", "passed", "abandoned", "failed"}
-    assert {outcome.response_path for outcome in outcomes} == {"upstream", "cache", "models", "error", "bypass"}
+    records = [make() for make, _ in CASES.values()]
+    assert {record.ending for record in records} == {"routed", "replied", "completed", "passed", "abandoned", "failed"}
+    assert {record.response_path for record in records} == {"upstream", "cache", "models", "error", "bypass"}
 
 
 @pytest.mark.parametrize(

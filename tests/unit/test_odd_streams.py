@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.core.exchange_record import Usage
 from router.core.openai import completion as answers
 from router.core.openai import sse
 from router.core.openai.completion import AnswerReader, NotStorable
 from router.core.openai.sse import EventSplitter
-from router.core.outcome import Usage
 from router.core.response import PassingAnswer
 
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"usage":null}\n\n'

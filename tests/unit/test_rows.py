@@ -60,7 +60,7 @@ FAULTS: list[tuple[str, Any]] = [
     ("id", 'x" or id != "'),
     ("id", "e" * 33),
     ("key", ""),
-    ("partition", "A" * 32),
+    ("namespace", "A" * 32),
     ("scope", "s" * 65),
     ("decision", "d" * 257),
     ("decision", "näme"),
@@ -91,7 +91,7 @@ def test_a_field_that_is_out_of_all_bounds_is_neither_written_nor_read(name: str
     assert fault is not None
     assert fault[0] == name or (name, fault[0]) == ("created_ms", "expires_ms")
     assert row_of(entry) is None
-    column = {"partition": "part", "text": "question", "created_ms": "timestamp", "expires_ms": "expires", "vector": "embedding"}
+    column = {"text": "question", "created_ms": "timestamp", "expires_ms": "expires", "vector": "embedding"}
     row = row_of(ENTRY)
     assert row is not None
     assert read({**row, column.get(name, name): value}) is None
@@ -128,19 +128,19 @@ def test_an_invalidation_is_read_as_it_was_written(invalidation: Invalidation) -
 
 def test_an_invalidation_without_a_moment_means_what_was_there_when_it_was_written() -> None:
     """Later entries are not affected."""
-    read_back = invalidation_of(control({"selection": {}}), NOW_MS)
+    read_back = invalidation_of(control({"filter": {}}), NOW_MS)
     assert read_back is not None
     assert read_back.entry_filter == EntryFilter(before_ms=NOW_MS + 1)
 
 
 GARBAGE: list[Any] = [
     "", "{", "null", "5", "[]", '"x"', "[" * 60_000, '{"a":' * 10_000, "NaN", "{}", "\x00",
-    {"selection": None}, {"selection": 5}, {"selection": []}, {"selection": {"ids": 5}}, {"selection": {"ids": [5]}},
-    {"selection": {"ids": "abc"}}, {"selection": {"before_ms": "x"}}, {"selection": {"before_ms": 1e400}},
-    {"selection": {"before_ms": 2**70}}, {"selection": {"before_ms": True}}, {"selection": {"before_ms": -5}},
-    {"selection": {"before_ms": NOW_MS + DAY_MS // 24}},
-    {"selection": {"scope": ["x"]}}, {"selection": {"decision": {}}}, {"rejected": 5}, {"rejected": "x"}, {"rejected": ""},
-    {"rejected": ["a", "b"]}, {"pair": ["a", "b"], "selection": None},
+    {"filter": None}, {"filter": 5}, {"filter": []}, {"filter": {"ids": 5}}, {"filter": {"ids": [5]}},
+    {"filter": {"ids": "abc"}}, {"filter": {"before_ms": "x"}}, {"filter": {"before_ms": 1e400}},
+    {"filter": {"before_ms": 2**70}}, {"filter": {"before_ms": True}}, {"filter": {"before_ms": -5}},
+    {"filter": {"before_ms": NOW_MS + DAY_MS // 24}},
+    {"filter": {"scope": ["x"]}}, {"filter": {"decision": {}}}, {"rejected": 5}, {"rejected": "x"}, {"rejected": ""},
+    {"rejected": ["a", "b"]}, {"pair": ["a", "b"], "filter": None},
 ]  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def test_an_invalidation_that_makes_no_sense_is_skipped(document: Any) -> None:
 @pytest.mark.parametrize("created", [None, "x", -1, 2**63 - 1, NOW_MS + DAY_MS // 24, float("nan"), float("inf"), [], {}])
 def test_an_invalidation_of_an_impossible_time_is_skipped(created: Any) -> None:
     """One from the far future would forbid everything until then."""
-    assert invalidation_of(control({"selection": {}}, created), NOW_MS) is None
+    assert invalidation_of(control({"filter": {}}, created), NOW_MS) is None
 
 
 def test_reading_never_raises_whatever_a_row_holds() -> None:
@@ -165,7 +165,7 @@ def test_reading_never_raises_whatever_a_row_holds() -> None:
         None, "", "x" * 70_000, "\ud800", -1, 0, 2**63, 2**200, 1.5, float("nan"), float("inf"), True, [], {}, [1, "x"], b"\xff",
         np.array([]), [None] * 384, [float("nan")] * 384, [1e308] * 384, "[" * 5000, object(),
     ]  # fmt: skip
-    control_row = control({"selection": {"ids": ["a"]}, "rejected": "a" * 32})
+    control_row = control({"filter": {"ids": ["a"]}, "rejected": "a" * 32})
     for _ in range(10_000):
         row, invalidation = dict(good), dict(control_row)
         for target in (row, invalidation):

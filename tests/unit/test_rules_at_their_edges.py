@@ -123,7 +123,7 @@ def test_a_list_of_models_says_that_it_is_the_routers_own(path: str) -> None:
     reply = exchange.receive(request_headers(path, "GET", is_end=True))
     assert isinstance(reply, Reply)
     assert (reply.headers["x-vsr-response-path"], reply.details) == ("models", "sr_models")
-    assert exchange.outcome("replied").response_path == "models"
+    assert exchange.record("replied").response_path == "models"
 
 
 @pytest.mark.parametrize(("text", "needed"), [("what is sql?", {"jailbreak", "pii"}), ("what is it?", {"jailbreak"})])

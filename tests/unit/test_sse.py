@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.core.exchange_record import Usage
 from router.core.openai.sse import EventSplitter, data_of, events_in, usage_in
-from router.core.outcome import Usage
 
 LINES = st.sampled_from([b"data: {}", b"data:{}", b"data", b": comment", b"event: x", b"data: a b", b"id: 1", b"data: \xc3\xa9"])
 ENDS = st.sampled_from([b"\n", b"\r\n"])

@@ -104,7 +104,7 @@ class Rig:
 
     def __init__(self, now: Callable[[], float] = time.time, **settings: Any) -> None:
         self.store = Picky()
-        self.store_sync = StoreSync(self.store, SyncSettings(**{"follow_s": 0.01, **settings}), now)
+        self.store_sync = StoreSync(self.store, SyncSettings(**{"poll_interval_s": 0.01, **settings}), now)
         self.cache = Cache(CacheLimits(), no_encoder, Verifier(), self.store_sync, now)
 
     async def open(self) -> StoreSync:

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from router.core.exchange_record import Usage
 from router.core.openai.bodysize import DIGITS_A_VALUE, BodyBounds, is_within
 from router.core.openai.completion import AnswerReader, as_json, as_stream, decode
 from router.core.openai.replies import unreadable
 from router.core.openai.sse import MAX_EVENT_BYTES, EventSplitter, data_of, events_in, usage_in
-from router.core.outcome import Usage
 
 ANSWER = {"model": "m", "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}]}
 

@@ -23,7 +23,7 @@ from router.cache.stores.base import Store
 from router.cache.stores.sync import StoreSync
 from router.cache.tiers import Encoded
 from router.cache.verifier import Verifier
-from router.core.outcome import ExchangeRecord, Usage
+from router.core.exchange_record import ExchangeRecord, Usage
 from router.telemetry import Telemetry
 from router.telemetry.merge import merge
 from router.telemetry.metrics import Metrics
@@ -100,10 +100,10 @@ def metrics(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics]:
     counting.close()
 
 
-def count(metrics: Metrics, *outcomes: ExchangeRecord) -> str:
+def count(metrics: Metrics, *records: ExchangeRecord) -> str:
     """The page after these exchanges."""
-    for outcome in outcomes:
-        metrics.begin({}).end(outcome)
+    for record in records:
+        metrics.begin({}).end(record)
     return metrics.render().decode()
 
 
@@ -168,7 +168,7 @@ class TestMetrics:
         assert "llm_model_requests_total{" not in page
 
     @pytest.mark.parametrize(
-        ("outcome", "asked", "decided"),
+        ("record", "asked", "decided"),
         [
             (ROUTED, True, "proofs"),
             (replace(ROUTED, ending="abandoned"), True, "proofs"),
@@ -187,10 +187,10 @@ class TestMetrics:
         ],
     )
     def test_only_what_a_model_was_asked_counts_as_its_request(
-        self, metrics: Metrics, outcome: ExchangeRecord, asked: bool, decided: str
+        self, metrics: Metrics, record: ExchangeRecord, asked: bool, decided: str
     ) -> None:
         """A hit, a block or an error does not count. The decision counts whatever followed."""
-        page = families(count(metrics, outcome))
+        page = families(count(metrics, record))
         models = {name for name, family in page.items() if name.startswith("llm_model_") and family.samples}
         assert bool(models) is asked, models
         decisions = [sample.labels["decision"] for sample in page["llm_decision_matches_total"].samples] if decided else []
@@ -369,9 +369,9 @@ class Leaving:
         """The headers as given."""
         return self.headers
 
-    def end(self, outcome: ExchangeRecord) -> None:
+    def end(self, record: ExchangeRecord) -> None:
         """Keep the record."""
-        self.ended.append(outcome)
+        self.ended.append(record)
 
     def close(self) -> None:
         """Remember the call."""

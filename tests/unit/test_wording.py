@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.cache.checks import GUARDS_BESIDE_VERIFIER, conflict
+from router.cache.checks import CHECKS_WITH_VERIFIER, conflict
 from router.cache.wording import difference
 
 PAIRS = [json.loads(line) for line in (Path(__file__).parents[1] / "writing.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -29,7 +29,7 @@ MISSED = {"I NEED HELP WITH MY INVOICE", "Is 10% a good tip?", "How do I get to 
 
 def is_kept_back(asked: str, stored: str) -> bool:
     """Whether checks or spelling refuse the pair, as configured beside a verifier."""
-    return bool(conflict(asked, stored, GUARDS_BESIDE_VERIFIER)) or difference(asked, stored) == "unread"
+    return bool(conflict(asked, stored, CHECKS_WITH_VERIFIER)) or difference(asked, stored) == "unread"
 
 
 def test_another_answer_is_needed() -> None:

@@ -1,4 +1,4 @@
-"""What a store has to do, and what the synchronisation with a store tells the cache. Knows no concrete store."""
+"""The protocols of a store and of the sink that receives its news. Knows no concrete store."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.index import Vector
 
 REFUSED = "refused"
-"""What a `BackendError` says when the store is there and does not take this one request."""
+"""The word of a `BackendError` when the store is available but refuses this one request."""
 Delivery = Literal["none", "written", "waiting"]
-"""Whether other replicas hear of an invalidation: there is no store, the store has it, or it is still to be written."""
+"""Whether other replicas get an invalidation: there is no store, the store has it, or it waits to be written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What was written since a moment."""
+    """Entries and invalidations that were written since a moment."""
 
     entries: Sequence[Entry]
     invalidations: Sequence[Invalidation]
@@ -25,69 +25,69 @@ class Changes:
 
 @dataclass(slots=True)
 class StoreState:
-    """What operators see of the store."""
+    """The state of the store, as operators see it."""
 
     is_up: bool = False
     error: str = ""
-    """The last failure; never text that was stored."""
+    """The last failure. It never quotes stored text."""
     waiting: int = 0
     """Writes in the queue."""
     dropped: int = 0
-    """Writes for which there was no room."""
+    """Writes that were dropped because the queue was full."""
     refused: int = 0
-    """Writes that the store did not take."""
+    """Writes that the store refused."""
     aside: int = 0
-    """Invalidations among them; they are tried again."""
+    """Refused invalidations. They are tried again."""
     loaded: int = 0
-    """Entries read at the last start of the connection."""
+    """Entries read when the connection was last opened."""
     is_refused: bool = False
-    """Another encoder made what is stored there: it is not touched."""
+    """Another encoder wrote the stored data, so the cache does not use it."""
 
 
 class Store(Protocol):
-    """Where entries outlive the process, shared by replicas.
+    """Storage for entries that outlives the process. Replicas can share it.
 
     Every method may raise `BackendError`; the cache then goes on without the store and tries again later.
-    `BackendError("refused")` means that the store is there and does not take this one request. Rows that no router has
-    written are left out and counted, never raised.
+    `BackendError("refused")` means that the store is available but refuses this one request. Rows that no router wrote are
+    skipped and counted; they raise no error.
     """
 
     is_shared: bool
-    """Other processes may write to it, so it is asked for changes, and for neighbours that this process does not know."""
+    """Whether other processes write to the store. Then it is polled for changes and searched for entries not in memory."""
     candidates: int
-    """How many neighbours one search asks for."""
+    """How many entries one search asks for."""
 
     @property
     def requests(self) -> Mapping[tuple[str, str], int]:
-        """Requests by kind and result, `ok` or the word of an error, as metrics show them; empty when they are not counted."""
+        """Number of requests by kind and result, `ok` or the word of an error; empty when they are not counted."""
         ...
 
     async def open(self) -> bytes:
-        """Connect, make what is missing, and return the key that hides scopes, the same for all replicas.
+        """Connect, create what is missing, and return the key that hides scopes. All replicas get the same key.
 
         Raises:
-            ConfigError: another encoder or another form wrote what is stored there, or its file cannot be written.
+            ConfigError: the stored data has another encoder or format, or its file cannot be written.
         """
         ...
 
     def load(self, now_ms: int) -> AsyncIterator[Sequence[Entry]]:
-        """Every entry that has not expired, in batches, without the answers."""
+        """All entries that have not expired, in batches, without answers."""
         ...
 
     async def add(self, entries: Sequence[Entry]) -> None:
-        """Store entries; an entry whose id is stored already is replaced."""
+        """Store entries. They replace stored entries with the same id."""
         ...
 
     async def answer(self, entry_id: str) -> bytes | None:
-        """The answer of an entry, or None when the entry is gone."""
+        """The answer of an entry; None when the entry is deleted."""
         ...
 
-    async def nearest(self, partition: str, vector: Vector, count: int, now_ms: int) -> Sequence[tuple[Entry, float]]:
-        """Entries of a partition with their cosine similarities, the nearest first."""
+    async def nearest(self, namespace: str, vector: Vector, count: int, now_ms: int) -> Sequence[tuple[Entry, float]]:
+        """Entries of a namespace with their cosine similarities, the nearest first."""
         ...
 
     async def find(self, key: str, now_ms: int) -> Entry | None:
-        """The entry with this key, if there is one."""
+        """The entry with this key; None when there is none."""
         ...
 
     async def remove(self, entry_filter: EntryFilter) -> None:
@@ -112,16 +112,16 @@ class Store(Protocol):
 
 
 class Sink(Protocol):
-    """What receives news from a store: the cache."""
+    """Receives entries and invalidations from a store. The cache is the sink."""
 
     def admit(self, entry: Entry) -> None:
-        """Hold an entry that the store has; one that is known, has expired or was invalidated is passed over."""
+        """Hold an entry of the store, unless it is known, expired or invalidated."""
         ...
 
     def apply_invalidation(self, invalidation: Invalidation) -> int:
-        """Forget what an invalidation means; how many entries that were. One that is known does nothing."""
+        """Apply an invalidation. Returns how many entries it deleted; a known invalidation does nothing."""
         ...
 
     def is_gone(self, entry: Entry) -> bool:
-        """Whether an entry was invalidated, perhaps while it waited to be written."""
+        """Whether an entry was invalidated, for example while it waited to be written."""
         ...

@@ -1,6 +1,6 @@
-"""The connection to Milvus: Milvus Lite in a folder of this process, or a server. Knows no entries.
+"""The connection to Milvus: Milvus Lite in this process, or a server. Knows no entries.
 
-Whatever pymilvus raises becomes a `BackendError` of one word here: `slow`, `busy`, `closed`, `unavailable`, or `refused`.
+Every error of pymilvus becomes a `BackendError` with one word: `slow`, `busy`, `closed`, `unavailable`, or `refused`.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its errors quote what was stored and asked
+logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its errors quote stored text and queries
 
 _PAGE = 1000
 _KEEPALIVE_MS = 2**31 - 1
 _FAILURES = (MilvusException, grpc.RpcError, OSError, asyncio.TimeoutError,
              ValueError, TypeError, LookupError, AttributeError, RuntimeError)  # fmt: skip
-"""What pymilvus raises: of its own, of gRPC's, and of its own code on an answer that it does not expect."""
+"""The errors that pymilvus raises: its own, those of gRPC, and those of its code when an answer is unexpected."""
 _PASSING_CODES = (2, 3, 4, 5, 7, 8, 9, *range(100, 107), *range(400, 1000))
-"""No fault of what was asked: a service that is down or full, too much asked, writing denied, a collection that is gone or not
-loaded, a part of the cluster that is not there. From pkg/util/merr/errors.go of Milvus 2.3; 2 is also pymilvus' own for no
+"""Errors that the request did not cause: a service that is down or full, a rate limit, denied writes, a collection that is
+missing or not loaded, a missing part of the cluster. From pkg/util/merr/errors.go of Milvus 2.3; pymilvus itself uses 2 for no
 connection."""
 _AWAY = (ConnectError, ConnectionNotExistException, MilvusUnavailableException)
 
 
 class Connection:
-    """One client of Milvus. A request waits for one of `MilvusSettings.max_requests` places."""
+    """A client of Milvus. At most `MilvusSettings.max_requests` requests run at once."""
 
     def __init__(self, settings: MilvusSettings, log: logging.Logger) -> None:
         self._settings, self._log = settings, log
@@ -50,17 +50,17 @@ class Connection:
         self._client: AsyncMilvusClient | None = None
         self._lite: LiteServer | None = None
         self._failure = ""
-        """The last one that was logged."""
+        """The last failure that was logged."""
         self._slots = asyncio.Semaphore(settings.max_requests)
         self.requests: dict[tuple[str, str], int] = {}
-        """Requests by kind and result, `ok` or the word of an error; empty when they are not counted."""
+        """Number of requests by kind and result, `ok` or the word of an error; empty when they are not counted."""
 
     async def open(self, prepare: Callable[[dict[str, object]], T]) -> T:
-        """Connect, after `prepare`, which gets the options of a client and runs in a thread; what it returned.
+        """Run `prepare` in a thread with the options of a client, then connect. Returns the result of `prepare`.
 
         Raises:
             ConfigError: the folder of Milvus Lite cannot be written, or `prepare` raised it.
-            BackendError: nobody answers.
+            BackendError: Milvus does not answer.
         """
         await self.close()
         if self._settings.file:
@@ -81,7 +81,7 @@ class Connection:
         return str(settings.file) if settings.file else f"Milvus at {settings.host}:{settings.port}"
 
     async def _knock(self) -> None:
-        """Check that somebody listens there: pymilvus takes ten seconds to find out, and does not say what was wrong."""
+        """Check that somebody listens. pymilvus needs ten seconds to find out, and does not say what was wrong."""
         settings = self._settings
         try:
             async with asyncio.timeout(settings.timeout_s):
@@ -107,11 +107,11 @@ class Connection:
                 await asyncio.to_thread(self._lite.stop)
 
     def options(self) -> dict[str, object]:
-        """Of a client of pymilvus."""
+        """The options of a pymilvus client."""
         settings = self._settings
         options: dict[str, object] = {"uri": self.uri, "timeout": settings.timeout_s}
         if settings.file:
-            # pymilvus pings every ten seconds, more than Milvus Lite's gRPC allows: it would break the connection off.
+            # pymilvus pings every ten seconds. That is more than Milvus Lite's gRPC allows, which would close the connection.
             options["grpc_options"] = {"grpc.keepalive_time_ms": _KEEPALIVE_MS}
         if settings.file is None:
             options |= {"user": settings.username, "password": settings.password, "db_name": settings.database}
@@ -123,7 +123,7 @@ class Connection:
     # -- requests ------------------------------------------------------------------------------------------------
 
     async def do(self, call: str, collection: str, **arguments: object) -> Any:
-        """One request to Milvus, which takes arguments of its own and gives an answer of its own."""
+        """Make one request to Milvus. Arguments and result depend on the call."""
         client = self._client
         if client is None:
             raise BackendError("closed")
@@ -143,14 +143,14 @@ class Connection:
             self._count(call, collection, result)
 
     async def query(self, collection: str, condition: str, columns: list[str], limit: int) -> Sequence[Row]:
-        """Up to `limit` rows that meet a condition."""
+        """Up to `limit` rows that match a condition."""
         rows: Sequence[Row] = await self.do("query", collection, filter=condition, output_fields=columns, limit=limit)
         return rows
 
     async def pages(self, collection: str, condition: str, columns: list[str]) -> AsyncIterator[Sequence[Row]]:
-        """Every row that meets a condition, in pages from id to id: an offset is limited to 16,384 rows.
+        """All rows that match a condition, in pages from id to id, because an offset is limited to 16,384 rows.
 
-        Milvus gives rows in the order of their ids only to what calls itself an iterator; otherwise pages would leave rows out.
+        Milvus sorts rows by id only for a request that calls itself an iterator. Without the order, pages would miss rows.
         """
         last = ""
         while True:
@@ -183,7 +183,7 @@ class Connection:
             self._failure = ""
             return result
         except asyncio.CancelledError:
-            # gRPC cancels what is under way on a channel that is closed; a request that asked is not at its end for that.
+            # gRPC cancels running calls when a channel closes. That is no cancellation of our own task.
             task = asyncio.current_task()
             if task and task.cancelling():
                 raise
@@ -193,7 +193,7 @@ class Connection:
             raise BackendError(_word_of(error)) from None
 
     def _log_failure(self, error: Exception) -> None:
-        """Once for each kind in a row: while the store is away every attempt fails alike."""
+        """Log a failure once, not each time that it repeats. While the store is unavailable, every attempt fails alike."""
         code = getattr(error, "code", "")
         failure = f"{type(error).__name__} {code() if callable(code) else code}".strip()
         if self._settings.shows_errors and not isinstance(error, TimeoutError) and failure != self._failure:
@@ -202,7 +202,7 @@ class Connection:
 
 
 def _word_of(error: Exception) -> str:
-    """`slow`, `unavailable`, or `refused`: the store is there, and this request was wrong."""
+    """`slow`, `unavailable`, or `refused` when the store is available but this request was wrong."""
     if isinstance(error, TimeoutError):
         return "slow"
     if isinstance(error, MilvusException):
@@ -212,5 +212,5 @@ def _word_of(error: Exception) -> str:
 
 
 def quoted(text: str) -> str:
-    """A string of Milvus' filters, whatever it holds: ids in a store may be anybody's."""
+    """A string literal for a Milvus filter. Escapes everything, because others may have written the ids in the store."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r") + '"'

@@ -1,7 +1,7 @@
-"""Milvus Lite inside this process, behind a unix socket that only this user can reach.
+"""Runs Milvus Lite inside this process, behind a unix socket that only this user can reach.
 
-pymilvus could start it, but on a TCP port that every user of the machine can reach, in a folder that everybody can read, and
-without saying why it does not start.
+pymilvus could start it as well, but on a TCP port that every user of the machine can reach, in a folder that everybody can read,
+and without telling why it does not start.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _MESSAGE_BYTES = 256 * 1024 * 1024
 _STOP_S = 2.0
 _FOR_OWNER = 0o700
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EINTR, errno.ENOMEM)
-"""What may pass by itself; any other error is the operator's to mend."""
+"""These errors may pass by themselves. The operator must fix all others."""
 
 
 class LiteServer:
-    """Serves one folder from `start` to `stop`. Both block: call them in a thread."""
+    """Serves one folder from `start` to `stop`. Both methods block, so call them in a thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -42,11 +42,11 @@ class LiteServer:
         self._server: grpc.Server | None = None
 
     def start(self) -> str:
-        """Open the folder, which is made if it is missing, and return the address to connect to.
+        """Open the folder, create it if it is missing, and return the address to connect to.
 
         Raises:
             ConfigError: the folder cannot be written.
-            BackendError: another process has it, or the disk is full.
+            BackendError: another process uses the folder, or the disk is full.
         """
         self.stop()
         try:
@@ -83,17 +83,17 @@ class LiteServer:
 
 
 def keep_private(folder: Path) -> None:
-    """Make a folder that only this user can enter, or shut one that others can enter. It holds the key that hides scopes.
+    """Create a folder that only this user can enter, or close an existing one to others. It holds the key that hides scopes.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created or written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=_FOR_OWNER, exist_ok=True)
     if stat.S_IMODE(folder.stat().st_mode) & ~_FOR_OWNER:
         try:
             folder.chmod(_FOR_OWNER)
-            log.warning("%s was open to other users; it is not any more", folder)
+            log.warning("%s was open to other users; the router has closed it to them", folder)
         except OSError as error:
             log.warning("%s is open to other users and holds the key that hides scopes: %s", folder, error.strerror)
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -1,6 +1,6 @@
-"""The store in Milvus: Milvus Lite in a folder of this process, or a Milvus server that replicas share.
+"""The store in Milvus: Milvus Lite in this process, or a server that replicas share.
 
-Imported only when the store is configured: pymilvus takes two seconds.
+Imported only when the store is configured, because importing pymilvus takes two seconds.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from router.errors import BackendError
 
 _LATER_MS = 2**62
 _DAY_MS = 86_400_000
-_NOTICE_DAYS = 30
-"""Days. After that nobody can still bring an entry that an invalidation means; rejected pairs are kept for good."""
+_INVALIDATION_DAYS = 30
+"""Days that invalidations are kept. After that, no replica can bring back an invalidated entry. Rejections are kept for good."""
 _WORD = re.compile(r"[\w.:/@+ -]{0,256}")
 
 
@@ -30,19 +30,19 @@ class MilvusStore:
     """See `Store`."""
 
     def __init__(self, settings: MilvusSettings, versions: str) -> None:
-        """`versions` names the encoder whose vectors are stored."""
+        """`versions` names the encoder of the stored vectors."""
         self._settings = settings
         self.is_shared = settings.file is None
         self.candidates = settings.topk
         self._collections = Collections(settings, versions)
         self.unreadable = 0
-        """Rows that no router has written."""
+        """Number of rows that no router wrote."""
         self._compacted = 0.0
         self._log = logging.getLogger(__name__)
         self._log.setLevel(settings.log_level.upper())
         self._milvus = Connection(settings, self._log)
         self._name, self._control = self._collections.name, self._collections.control
-        self._columns = ["id", "key", "scope", "decision", "model", "question", "expires", settings.timestamp_field, "part"]
+        self._columns = ["id", "key", "scope", "decision", "model", "question", "expires", settings.timestamp_field, "namespace"]
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ class MilvusStore:
         rows = await self._milvus.do("get", self._name, ids=[_literal(entry_id)], output_fields=["answer"])
         return unpacked(str(rows[0].get("answer"))) if rows else None
 
-    async def nearest(self, partition: str, vector: Vector, count: int, now_ms: int) -> Sequence[tuple[Entry, float]]:
+    async def nearest(self, namespace: str, vector: Vector, count: int, now_ms: int) -> Sequence[tuple[Entry, float]]:
         """See `Store.nearest`."""
         settings = self._settings
         found = await self._milvus.do(
@@ -81,7 +81,7 @@ class MilvusStore:
             data=[vector],
             anns_field=settings.vector_field,
             limit=count,
-            filter=f'part == "{_literal(partition)}" and expires > {now_ms} and has_vector == true',
+            filter=f'namespace == "{_literal(namespace)}" and expires > {now_ms} and has_vector == true',
             output_fields=[*self._columns, "answer"],
             search_params={"metric_type": settings.metric_type, "params": dict(settings.search_params)},
         )
@@ -103,7 +103,7 @@ class MilvusStore:
     async def changes(self, since_ms: int) -> Changes:
         """See `Store.changes`."""
         now_ms = _now_ms()
-        latest = now_ms + _DAY_MS  # what claims to be written later would come back with every look
+        latest = now_ms + _DAY_MS  # a row with a later time would come back with every poll
         entries: list[Entry] = []
         if since_ms:
             columns = [*self._columns, "has_vector", self._settings.vector_field]
@@ -126,13 +126,13 @@ class MilvusStore:
 
     def _pass_over(self, count: int) -> None:
         if count and not self.unreadable:
-            self._log.warning("%s holds rows that no router has written; they are passed over", self._milvus.place)
+            self._log.warning("%s holds rows that no router wrote; they are skipped", self._milvus.place)
         self.unreadable += count
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     async def add(self, entries: Sequence[Entry]) -> None:
-        """See `Store.add`. An entry whose answer is too long is left out: the process that has it still serves it."""
+        """See `Store.add`. An entry whose answer is too long is left out; this process still serves it from memory."""
         rows = [row for entry in entries if (row := self._row(entry))]
         if rows:
             await self._milvus.do("upsert", self._name, data=rows)
@@ -161,7 +161,7 @@ class MilvusStore:
 
     async def publish(self, invalidation: Invalidation) -> None:
         """See `Store.publish`."""
-        kind = "rejection" if invalidation.rejected else "notice"
+        kind = "rejection" if invalidation.rejected else "invalidation"
         row = control_row(invalidation.id, kind, invalidation.created_ms, invalidation_document(invalidation))
         await self._milvus.do("upsert", self._control, data=[row])
 
@@ -169,8 +169,8 @@ class MilvusStore:
         """See `Store.sweep`."""
         if self._settings.sweeps:
             await self._milvus.do("delete", self._name, filter=f"expires <= {now_ms}")
-        old_ms = now_ms - _NOTICE_DAYS * _DAY_MS
-        await self._milvus.do("delete", self._control, filter=f'kind == "notice" and created < {old_ms}')
+        old_ms = now_ms - _INVALIDATION_DAYS * _DAY_MS
+        await self._milvus.do("delete", self._control, filter=f'kind == "invalidation" and created < {old_ms}')
         if self._settings.compacts_s and now_ms / 1000 - self._compacted >= self._settings.compacts_s:
             if self._compacted:
                 await self._milvus.do("compact", self._name)
@@ -182,10 +182,10 @@ def _now_ms() -> int:
 
 
 def _literal(value: str) -> str:
-    """A value that may stand between quotes in a filter.
+    """A value that is safe between the quotes of a filter.
 
     Raises:
-        BackendError: it holds a character that could end the quotes.
+        BackendError: it has a character that is not allowed.
     """
     if not _WORD.fullmatch(value):
         raise BackendError(REFUSED)

@@ -1,7 +1,7 @@
-"""What waits to be written to a store, in a queue of bounded length. Knows no store, and writes nothing itself.
+"""The bounded queue of writes to a store. Knows no store and writes nothing itself.
 
-A batch that the store does not take is put back and split in halves, until the one write that is wrong is found and left out; it
-holds up nothing behind it. An invalidation that is left out is set aside and tried again later, never dropped.
+A batch that the store refuses goes back and is split in halves, until the wrong write is found and left out. So it does not block
+the writes behind it. An invalidation is set aside and tried again later; it is never dropped.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 3
 _MAX_REFUSED = 3
-"""Requests refused in a row, each of one write; then the store itself is wrong, and it is connected anew."""
+"""After this many refused requests of one write in a row, the fault lies in the store, and the cache connects again."""
 _MAX_WRITE_BYTES = 8 * 1024 * 1024
 _ASIDE_S = 60.0
-"""Between two attempts at invalidations that the store does not take."""
+"""Seconds between two attempts to write refused invalidations."""
 _MAX_ASIDE = 10_000
 
 Write = Entry | Invalidation | EntryFilter
@@ -39,23 +39,23 @@ class WriteQueue:
         self._aside_due_s = 0.0
         self._attempts = self._refused_in_a_row = 0
         self._batch_size = settings.batch
-        """Smaller while a write that the store does not take is searched."""
+        """Smaller while a refused write is being searched."""
 
     def __len__(self) -> int:
         return len(self._writes)
 
     @property
     def has_aside(self) -> bool:
-        """Whether the store does not take some invalidation."""
+        """Whether invalidations are set aside because the store refused them."""
         return bool(self._aside)
 
     @property
     def unpublished(self) -> int:
-        """Invalidations that the store does not have."""
+        """Number of invalidations that the store does not have yet."""
         return sum(isinstance(write, Invalidation) for write in self._writes) + len(self._aside)
 
     def put(self, write: Write) -> bool:
-        """Queue a write; false when there is no room for it. There is always room for an invalidation."""
+        """Queue a write; false when the queue is full. An invalidation is always queued."""
         is_full = len(self._writes) >= self._settings.queue or self._bytes + _size_of(write) > self._settings.queue_bytes
         if is_full and not isinstance(write, Invalidation):
             self._state.dropped += 1
@@ -66,20 +66,20 @@ class WriteQueue:
         return True
 
     def retry_aside(self, now_s: float) -> None:
-        """Queue the invalidations that were set aside, when they are due."""
+        """Queue the invalidations that were set aside, if they are due."""
         if self._aside and now_s >= self._aside_due_s:
             aside, self._aside = self._aside, []
             for invalidation in aside:
                 self.put(invalidation)
 
     def forget_entries(self) -> None:
-        """Drop the entries: nobody could ever find them."""
+        """Drop waiting entries, because nobody could find them any more."""
         kept = [write for write in self._writes if not isinstance(write, Entry)]
         self._writes, self._bytes = deque(kept), sum(map(_size_of, kept))
         self.note_lengths()
 
     def next_batch(self) -> list[Write]:
-        """Take the writes of single entries at the head of the queue, or one write of another kind."""
+        """Take a batch of single-entry writes from the head of the queue, or one write of another kind."""
         batch: list[Write] = []
         size = 0
         while self._writes and len(batch) < self._batch_size:
@@ -94,18 +94,18 @@ class WriteQueue:
         return batch
 
     def succeeded(self) -> None:
-        """The store has the batch."""
+        """Note that the store has the batch."""
         self._attempts = self._refused_in_a_row = 0
         self._batch_size = min(2 * self._batch_size, self._settings.batch)
 
     def failed(self, batch: list[Write], error: BackendError, now_s: float) -> bool:
-        """The store does not have the batch: put it back, or leave out what it does not take; whether to go on at once."""
+        """Note that a batch failed: put it back, or leave out a single refused write. Returns whether to go on at once."""
         is_refused = str(error) == REFUSED
         self._attempts += not is_refused
         if not is_refused and self._attempts < _MAX_ATTEMPTS:
             self._put_back(batch)
             return False
-        # The store was reached each time: it is something in this batch that it cannot take.
+        # The store was reached each time, so something in this batch is at fault.
         self._attempts = 0
         if len(batch) > 1:
             self._batch_size = max(1, len(batch) // 2)
@@ -127,22 +127,22 @@ class WriteQueue:
         if isinstance(write, Invalidation) and len(self._aside) < _MAX_ASIDE:
             self._aside.append(write)
             self._aside_due_s = now_s + _ASIDE_S
-            log.error("the cache's store refuses an invalidation; other replicas have not heard of it; it is tried again")
+            log.error("the cache's store refuses an invalidation; other replicas do not know it yet; it is tried again")
         else:
             log.warning("the cache's store refuses a write (%s); it is left out", type(write).__name__)
 
     def note_lengths(self) -> None:
-        """Show what waits; while a batch is being written, it waits still."""
+        """Update the figures of the state. They still count a batch that is being written."""
         self._state.waiting, self._state.aside = len(self._writes), len(self._aside)
 
 
 def _is_small(write: Write) -> bool:
-    """A write of single entries; many of them make one request."""
+    """Whether a write is about single entries; many of these fit one request."""
     return isinstance(write, Entry) or (isinstance(write, EntryFilter) and write.ids is not None)
 
 
 def _size_of(write: Write) -> int:
-    """Bytes, about."""
+    """Approximate bytes of a write."""
     if isinstance(write, Entry):
         return len(write.answer) + len(write.text) + 2048  # the vector, the rest
     return 40 * len(write.ids) if isinstance(write, EntryFilter) and write.ids else 100

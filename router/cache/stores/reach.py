@@ -1,4 +1,4 @@
-"""Why a connection failed, in words for an operator. Loads no library, because `check` needs it without a store."""
+"""Says why a connection failed, in words for an operator. Loads no library, because `check` uses it without a store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 
 def why_not(error: OSError) -> str:
-    """The system's own words for an error."""
+    """The message of the operating system for an error."""
     if isinstance(error, TimeoutError):
         return "no connection in time"
     if isinstance(error, socket.gaierror):

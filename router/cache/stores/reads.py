@@ -1,4 +1,4 @@
-"""What a request asks the store: bounded in time, and not at all while the store is unavailable or too slow. Never raises."""
+"""Reads of the store during a lookup. They are bounded in time, and skipped while the store is unavailable or too slow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from router.errors import BackendError
 T = TypeVar("T")
 
 _MAX_LATE, _SPARED_S = 3, 5.0
-"""After so many late answers in a row no request asks the store for so many seconds."""
+"""After this many late answers in a row, no lookup reads the store for this many seconds."""
 
 
 class StoreReads:
-    """Only the event loop touches it."""
+    """Reads one store. A failure finds nothing and never raises. Only the event loop touches it."""
 
     def __init__(
         self, store: Store, state: StoreState, on_failure: Callable[[BackendError], None], now: Callable[[], float]
@@ -34,16 +34,16 @@ class StoreReads:
         return self._store.is_shared
 
     async def answer(self, entry_id: str, wait_s: float) -> bytes | None:
-        """The answer of an entry, or None when it does not come in time."""
+        """The answer of an entry; None when it does not come in time."""
         return await self._ask(lambda: self._store.answer(entry_id), wait_s)
 
     async def nearest(self, query: CacheQuery, vector: Vector | None, wait_s: float) -> Sequence[tuple[Entry, float]]:
-        """What the store knows of a query: neighbours, or without a vector the entry with the same text."""
+        """The nearest entries of a query; without a vector, the entry with the same text."""
 
         async def look() -> Sequence[tuple[Entry, float]]:
             now_ms = int(self._now() * 1000)
             if vector is not None:
-                return await self._store.nearest(query.partition, vector, self._store.candidates, now_ms)
+                return await self._store.nearest(query.namespace, vector, self._store.candidates, now_ms)
             same = await self._store.find(query.key, now_ms)
             return [(same, 1.0)] if same else []
 
@@ -59,7 +59,7 @@ class StoreReads:
             return answer
         except TimeoutError:
             self._late += 1
-            if self._late >= _MAX_LATE:  # each of these kept a request waiting
+            if self._late >= _MAX_LATE:  # each late answer delayed a request
                 self._late, self._spared_until_s = 0, self._now() + _SPARED_S
                 self._state.error = "slow"
         except BackendError as error:

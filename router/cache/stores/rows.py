@@ -1,4 +1,4 @@
-"""Entries and invalidations as rows of a store that others write to as well. Reading never raises: it gives None."""
+"""Converts entries and invalidations to rows of a store, and back. Others may write to the store, so a bad row reads as None."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.soundness import fault_of, is_moment
 
 MAX_STORED_BYTES = 65_535
-"""Milvus' limit for a VARCHAR; an answer is compressed and must fit, and so must an invalidation."""
+"""The limit of Milvus for a VARCHAR. A compressed answer must fit, and so must an invalidation."""
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
-"""Unpacked: 64 KiB can hold 64 MiB of zeros."""
+"""Bound on an unpacked answer, because 64 KiB can unpack to 64 MiB of zeros."""
 _SLACK_MS = 1_200_000
-"""Twice what another replica's clock may be ahead: an invalidation of a time to come would forbid everything until then."""
+"""Twice the allowed lead of another replica's clock. An invalidation with a later time is ignored, because it would forbid all
+entries until then."""
 Row = Mapping[str, Any]
-"""As pymilvus gives and takes it: values of any type, by column."""
+"""A row of pymilvus: values of any type, by column."""
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
 def entry_of(row: Row, timestamp_field: str, vector_field: str, now_ms: int) -> Entry | None:
-    """An entry, or None when no router has written the row."""
+    """The entry of a row; None when no router wrote the row."""
     try:
         vector = row.get(vector_field) if row.get("has_vector", True) else None
         with np.errstate(all="ignore"):
@@ -35,7 +36,7 @@ def entry_of(row: Row, timestamp_field: str, vector_field: str, now_ms: int) -> 
         entry = Entry(
             row["id"],
             row["key"],
-            row["part"],
+            row["namespace"],
             row["scope"],
             row["decision"],
             row["model"],
@@ -51,14 +52,14 @@ def entry_of(row: Row, timestamp_field: str, vector_field: str, now_ms: int) -> 
 
 
 def entry_row(entry: Entry, timestamp_field: str, vector_field: str, dimension: int, now_ms: int) -> Row | None:
-    """A row, or None for what the store cannot take: an answer that is too long, or text that is no UTF-8."""
+    """The row of an entry; None when the store cannot take it: the answer is too long, or the text is not UTF-8."""
     answer = packed(entry.answer)
     if len(answer) > MAX_STORED_BYTES or not _is_utf8(entry.text) or fault_of(entry, now_ms):
         return None
     return {
         "id": entry.id,
         "key": entry.key,
-        "part": entry.partition,
+        "namespace": entry.namespace,
         "scope": entry.scope,
         "decision": entry.decision,
         "model": entry.model,
@@ -72,12 +73,12 @@ def entry_row(entry: Entry, timestamp_field: str, vector_field: str, dimension: 
 
 
 def invalidation_of(row: Row, now_ms: int) -> Invalidation | None:
-    """An invalidation, or None when no router has written the row."""
+    """The invalidation of a row; None when no router wrote the row."""
     try:
         created_ms, document = int(row["created"]), json.loads(row["document"])
         if not isinstance(document, dict) or not is_moment(created_ms, now_ms, _SLACK_MS):
             return None
-        rejected, entry_filter = document.get("rejected"), _filter_of(document.get("selection"), created_ms, now_ms)
+        rejected, entry_filter = document.get("rejected"), _filter_of(document.get("filter"), created_ms, now_ms)
         if rejected is not None and not (isinstance(rejected, str) and _DIGEST.fullmatch(rejected)):
             return None
         return Invalidation(str(row["id"]), created_ms, entry_filter, rejected) if entry_filter or rejected else None
@@ -86,9 +87,9 @@ def invalidation_of(row: Row, now_ms: int) -> Invalidation | None:
 
 
 def _filter_of(found: object, created_ms: int, now_ms: int) -> EntryFilter | None:
-    """A filter as it stands in a document; without a moment it means what was there when it was written.
+    """The filter in a document. Without a moment, it covers the entries that existed when it was written.
 
-    Raises ValueError for what is no filter.
+    Raises ValueError when it is not a filter.
     """
     if found is None:
         return None
@@ -108,20 +109,20 @@ def _filter_of(found: object, created_ms: int, now_ms: int) -> EntryFilter | Non
 
 
 def invalidation_document(invalidation: Invalidation) -> dict[str, object]:
-    """What `invalidation_of` reads."""
+    """The document of an invalidation, as `invalidation_of` reads it."""
     return {
-        "selection": asdict(invalidation.entry_filter) if invalidation.entry_filter else None,
+        "filter": asdict(invalidation.entry_filter) if invalidation.entry_filter else None,
         "rejected": invalidation.rejected,
     }
 
 
 def packed(answer: bytes) -> str:
-    """An answer as a VARCHAR holds it."""
+    """An answer in the form for a VARCHAR."""
     return base64.b85encode(zlib.compress(answer, 6)).decode()
 
 
 def unpacked(text: str) -> bytes:
-    """An answer; empty when the text is none, or the answer is longer than any may be."""
+    """The answer in a text of `packed`; empty when the text is invalid or the answer too long."""
     try:
         reader = zlib.decompressobj()
         answer = reader.decompress(base64.b85decode(text), _MAX_ANSWER_BYTES)
@@ -131,7 +132,7 @@ def unpacked(text: str) -> bytes:
 
 
 def _is_utf8(text: str) -> bool:
-    """Half a surrogate pair, which JSON can hold, is not."""
+    """Whether a text can be UTF-8. Text from JSON may hold half a surrogate pair, which cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

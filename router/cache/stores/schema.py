@@ -1,6 +1,6 @@
-"""The two collections of a store in Milvus: made where they are missing, and checked before they are trusted.
+"""The two collections of a store in Milvus: creates them when they are missing, and checks them.
 
-Uses the synchronous client of pymilvus, because Milvus Lite lacks what the asynchronous one waits with: call it in a thread.
+Uses the synchronous client of pymilvus, because Milvus Lite lacks a call that the asynchronous one needs. Call it in a thread.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from router.cache.stores.rows import MAX_STORED_BYTES, Row
 from router.errors import ConfigError, Problem
 
 FORM = 1
-"""The form of the rows; rows of another form need another collection."""
+"""Version of the row format. Rows of another format need another collection."""
 _KEY_BYTES = 32
 
 
 class Collections:
-    """One of the entries, and `<name>_control` with the form, the key that hides scopes, and the invalidations."""
+    """The collection of entries, and `<name>_control` with the row format, the key that hides scopes, and the invalidations."""
 
     def __init__(self, settings: MilvusSettings, versions: str) -> None:
         self._settings, self._versions = settings, versions
@@ -31,10 +31,10 @@ class Collections:
         self._options: Mapping[str, object] = {}
 
     def prepare(self, options: Mapping[str, object]) -> bytes:
-        """Make and check both collections, and return the key that hides scopes. `options` are those of a client.
+        """Create and check both collections, and return the key that hides scopes. `options` are those of a client.
 
         Raises:
-            ConfigError: something else made what is there, or a missing collection must not be made.
+            ConfigError: another program wrote the collection, or a missing collection must not be created.
         """
         self._options, settings = options, self._settings
         if settings.database:
@@ -45,8 +45,8 @@ class Collections:
                 for name in (self.name, self.control):
                     if client.has_collection(name):
                         client.drop_collection(name)
-                self._drops = False  # at the start, not whenever the connection comes back
-            # Side by side: a server takes three seconds and more for each.
+                self._drops = False  # only at the start, not when the connection comes back
+            # In parallel, because a server takes three seconds or more for each.
             with ThreadPoolExecutor(2, thread_name_prefix="milvus-prepare") as pool:
                 list(pool.map(self._make, (self.name, self.control)))
             self._check(client)
@@ -63,7 +63,7 @@ class Collections:
             client.close()
 
     def _make(self, name: str) -> None:
-        """Make a collection that is missing, and load it."""
+        """Create a collection if it is missing, and load it."""
         settings, client = self._settings, MilvusClient(**self._options)
         try:
             if not client.has_collection(name):
@@ -79,7 +79,7 @@ class Collections:
                 schema = self._control_schema(client) if is_control else self._schema(client)
                 level = "Strong" if is_control else settings.consistency_level
                 client.create_collection(name, schema=schema, consistency_level=level)
-                # Milvus Lite has its index at once, and not the clock that pymilvus would wait for it by.
+                # Milvus Lite builds its index at once, and lacks the clock that pymilvus would use to wait for it.
                 client.create_index(name, index, sync=settings.file is None)
             client.load_collection(name)
         finally:
@@ -89,7 +89,8 @@ class Collections:
         settings = self._settings
         schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=settings.description)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=32)
-        for name, length in (("key", 32), ("part", 32), ("scope", 64), ("decision", 256), ("model", 256), ("question", 16_384)):
+        lengths = {"key": 32, "namespace": 32, "scope": 64, "decision": 256, "model": 256, "question": 16_384}
+        for name, length in lengths.items():
             schema.add_field(name, DataType.VARCHAR, max_length=length)
         schema.add_field("answer", DataType.VARCHAR, max_length=MAX_STORED_BYTES)
         schema.add_field(settings.timestamp_field, DataType.INT64)
@@ -108,14 +109,14 @@ class Collections:
         return schema
 
     def _check(self, client: MilvusClient) -> None:
-        """Check that the collection has the columns that `_schema` would make."""
+        """Check that the collection has the columns of `_schema`."""
         found = {one["name"]: one for one in client.describe_collection(self.name)["fields"]}
         wanted = {one.name: one for one in self._schema(client).fields}
         if missing := wanted.keys() - found.keys():
-            raise self._refusal(f"collection '{self.name}' has no column {', '.join(sorted(missing))}: something else made it")
+            raise self._refusal(f"collection '{self.name}' has no column {', '.join(sorted(missing))}: another program made it")
         for name, one in wanted.items():
             if found[name]["type"] != one.dtype:
-                raise self._refusal(f"column '{name}' of collection '{self.name}' is of another type: something else made it")
+                raise self._refusal(f"column '{name}' of collection '{self.name}' has another type: another program made it")
         dimension = int(found[self._settings.vector_field]["params"]["dim"])
         if dimension != self._settings.dimension:
             raise self._refusal(
@@ -123,7 +124,7 @@ class Collections:
             )
 
     def _identify(self, client: MilvusClient) -> bytes:
-        """Check form and encoder of what is stored, and return the key that hides scopes. Whoever comes first writes them."""
+        """Check format and encoder of the stored data, and return the key that hides scopes. The first replica writes them."""
         rows = client.query(self.control, filter='kind == "form"', output_fields=["id", "document"], limit=10)
         if not rows:
             mine = {"form": FORM, "versions": self._versions, "key": os.urandom(_KEY_BYTES).hex()}
@@ -132,7 +133,7 @@ class Collections:
         document = _document_of(rows[0]) if rows else {}
         if document.get("form") != FORM:
             raise self._refusal(
-                f"collection '{self.name}' was written in another form ({document.get('form')}, this router's is {FORM})"
+                f"collection '{self.name}' was written in format {document.get('form')}, and this router uses {FORM}"
             )
         if document.get("versions") != self._versions:
             raise self._refusal(
@@ -141,7 +142,7 @@ class Collections:
         try:
             return bytes.fromhex(str(document["key"]))
         except (KeyError, TypeError, ValueError):
-            raise self._refusal(f"collection '{self.control}' holds no key for scopes: something else wrote it") from None
+            raise self._refusal(f"collection '{self.control}' holds no key for scopes: another program wrote it") from None
 
     def _refusal(self, message: str) -> ConfigError:
         fix = "; name another collection.name, or set development.drop_collection_on_startup to true once"
@@ -154,7 +155,7 @@ def control_row(row_id: str, kind: str, created_ms: int, document: Mapping[str, 
 
 
 def _document_of(row: Row) -> dict[str, object]:
-    """The document of a control row; empty when there is none."""
+    """The document of a control row; empty when it is invalid."""
     try:
         document = json.loads(row["document"])
     except (KeyError, TypeError, ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""Between the cache and its store: writes behind the requests, polls for changes, and tolerates an unavailable store.
+"""Synchronises the cache with its store: writes in the background, polls for changes, and tolerates an unavailable store.
 
-No request waits for a write. A store that fails is left alone for a while, then tried again; meanwhile its writes wait in a queue
-of bounded length (`queue`). What the store has to tell goes to a `Sink`, the cache, of which nothing else is known here. What a
-request asks the store stands in `reads`.
+No request waits for a write. After a failure, the store is left alone for a while and then tried again; meanwhile its writes wait
+in a bounded queue (`queue`). Entries and invalidations of the store go to a `Sink`. This module knows nothing else of the cache.
+`reads` holds the reads of lookups.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.5, 15.0
 _OVERLAP_MS = 10_000  # replicas' clocks differ, and a write becomes visible a moment after it was stamped
 _DEEP_OVERLAP_MS, _DEEP_S = 600_000, 30.0
-"""So far back goes every poll after so many seconds: a clock may be minutes off, a write may take long."""
+"""After this many seconds, a poll goes back this far, because a clock may be minutes off and a write may take long."""
 
 
 class StoreSync:
@@ -52,18 +52,18 @@ class StoreSync:
         self._swept_s = self._polled_deep_s = 0.0
 
     def attach(self, sink: Sink) -> None:
-        """Who hears what the store knows. Called once, before `open`."""
+        """Set the sink of the store's news. Called once, before `open`."""
         self._sink = sink
 
     # -- life ----------------------------------------------------------------------------------------------------
 
     async def open(self, on_key: Callable[[bytes], None], wait_s: float) -> None:
-        """Connect and read what is stored, waiting for at most `wait_s`; an unavailable store is tried again later.
+        """Connect and read the stored entries. Waits at most `wait_s`; an unavailable store is tried again later.
 
-        `on_key` is called with the key that hides scopes as soon as the store has given it.
+        `on_key` is called with the key that hides scopes when the store returns it.
 
         Raises:
-            ConfigError: what is stored there must not be read; see `Store.open`.
+            ConfigError: the stored data must not be used; see `Store.open`.
         """
         self._on_key = on_key
         self._task = asyncio.create_task(self._run())
@@ -75,7 +75,7 @@ class StoreSync:
         self._is_open = True
 
     async def close(self) -> None:
-        """Write what waits, for at most `SyncSettings.drain_s`, and close the store."""
+        """Write the waiting writes, for at most `SyncSettings.drain_s`, and close the store."""
         self._closing.set()
         self._woken.set()
         if self._task:
@@ -86,12 +86,12 @@ class StoreSync:
                 await self._task
         self.state.dropped += len(self._queue)
         if lost := self._queue.unpublished:
-            log.error("%d invalidations were never written to the cache's store: other replicas have not heard of them", lost)
+            log.error("%d invalidations were never written to the cache's store; other replicas do not know them", lost)
         with contextlib.suppress(BackendError):
             await self._store.close()
 
     async def _run(self) -> None:
-        """Write, poll and sweep, one after the other, until closed. No error of a store ends it."""
+        """Write, poll and sweep in turn until closed. No error of the store ends this task."""
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
@@ -99,21 +99,21 @@ class StoreSync:
                 if self._closing.is_set() and not self._queue:
                     return
                 pause_s = _FIRST_PAUSE_S
-                await self._sleep(self._settings.follow_s)
+                await self._sleep(self._settings.poll_interval_s)
                 continue
             except ConfigError as error:
                 self._refuse(error)
                 if not self._is_open:
                     self._tried.set()
-                    return  # `open` says it: the router does not start
+                    return  # `open` raises the error, and the router does not start
             except BackendError as error:
                 self._fail(error)
-            except Exception as error:  # noqa: BLE001 - the edge of this task: its end would be the store's, for good
+            except Exception as error:  # noqa: BLE001 - the edge of this task: if it ended, the store would never be used again
                 self._fail(BackendError(_place_of(error)))
             self._tried.set()
             if self._closing.is_set():
                 return
-            # Not `_sleep`: a write that is queued must not make it try at once.
+            # Not `_sleep`: a new write in the queue must not cause an immediate retry.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
@@ -130,7 +130,7 @@ class StoreSync:
         self.refusal = None if self._is_open else error
 
     def _fail(self, error: BackendError) -> None:
-        """Log each failure once, and again when the reason changes."""
+        """Note a failure. Log it once, and again when the reason changes."""
         if str(error) != self.state.error:
             log.warning("the cache's store is unavailable (%s); the cache goes on without it", error)
         self.state.is_up, self.state.error = False, str(error)
@@ -191,7 +191,7 @@ class StoreSync:
             case Invalidation(entry_filter=entry_filter) as invalidation:
                 if entry_filter:
                     await self._store.remove(entry_filter)
-                # Stamped now: whoever polls must find it, however long it has waited here.
+                # The time of writing: replicas must find it in their next poll, however long it waited here.
                 await self._store.publish(replace(invalidation, created_ms=int(self._now() * 1000)))
             case EntryFilter(ids=None) as entry_filter:
                 await self._store.remove(entry_filter)
@@ -228,7 +228,7 @@ class StoreSync:
             self._polled_deep_s = self._now()
 
     async def _sweep(self) -> None:
-        # Milvus Lite looks at every row for it, in this process: 0.8 s for 20,000. After the first time it is told ids instead.
+        # Milvus Lite scans every row in this process: 0.8 s for 20,000. So it sweeps only once; later the cache deletes ids.
         if self._now() - self._swept_s < self._settings.sweep_s or (self._swept_s and not self._store.is_shared):
             return
         self._swept_s = self._now()
@@ -237,15 +237,15 @@ class StoreSync:
     # -- for the cache -------------------------------------------------------------------------------------------
 
     def add(self, entry: Entry) -> None:
-        """Have an entry written."""
+        """Queue an entry to be written."""
         self._put(entry)
 
     def remove(self, entry_filter: EntryFilter) -> None:
-        """Have entries deleted."""
+        """Queue entries to be deleted."""
         self._put(entry_filter)
 
     def publish(self, invalidation: Invalidation) -> None:
-        """Have an invalidation written, for all replicas. Never dropped."""
+        """Queue an invalidation for all replicas. It is never dropped."""
         for piece in pieces_of(invalidation.entry_filter) if invalidation.entry_filter else (None,):
             self._put(replace(invalidation, id=uuid.uuid4().hex, entry_filter=piece))
 
@@ -255,17 +255,17 @@ class StoreSync:
             self._woken.set()
 
     def forget_waiting(self) -> None:
-        """Drop the entries that wait to be written: nobody could ever find them."""
+        """Drop the entries that wait to be written, because nobody could find them any more."""
         self._queue.forget_entries()
 
     async def flushed(self, wait_s: float) -> bool:
-        """Wait until all is written, for at most `wait_s`; whether it is."""
+        """Wait until all is written, for at most `wait_s`. Returns whether it is."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._written.wait(), wait_s)
         return self._written.is_set() and not self._queue.has_aside
 
 
 def _place_of(error: Exception) -> str:
-    """The kind of an error, and where it was raised; its message may hold what was stored."""
+    """The type of an error and where it was raised. Its message is left out, because it may quote stored text."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else type(error).__name__

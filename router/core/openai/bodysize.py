@@ -1,6 +1,6 @@
-"""How much a body holds, counted before it is parsed: 16 MiB of text are parsed in milliseconds, 16 MiB of `[]` in a second.
+"""Counts what a body holds before it is parsed: 16 MiB of text are parsed in milliseconds, 16 MiB of `[]` in a second.
 
-What stands in strings does not count, so a document full of commas and brackets inside one string is as good as any other.
+Commas and brackets inside strings do not count.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from itertools import accumulate
 from router.errors import RequestError
 
 PIECE_BYTES = 256 * 1024
-"""Counted in one go: 5 ms at most, measured over bodies of quotes, brackets, backslashes and text."""
+"""Bytes counted in one step. A step takes 5 ms at most, measured on bodies of quotes, brackets, backslashes and text."""
 DIGITS_A_VALUE = 8
-"""Digits that numbers may have on average at the bound on values; long ones cost more to parse than many."""
+"""Digits of numbers are bounded by this many for each allowed value. Long numbers cost more to parse than many short ones."""
 _NUMERALS = b"0123456789"
 _KEPT = b",:[]{}" + _NUMERALS
 _DROPPED = bytes(byte for byte in range(256) if byte not in _KEPT)
@@ -26,7 +26,7 @@ _STEPS = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 
 @dataclass(frozen=True, slots=True)
 class BodyBounds:
-    """What a body may hold besides bytes. The defaults are several times what long conversations of agents hold."""
+    """Bounds of a body besides its bytes. The defaults are several times what long conversations of agents hold."""
 
     max_values: int = 300_000
     """Elements, members, arrays and objects together; an array that is itself an element counts twice."""
@@ -42,10 +42,10 @@ DEFAULTS = BodyBounds()
 
 
 def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
-    """Count in pieces, so that others may have their turn between them. Ends when the whole body keeps the bounds.
+    """Count piece by piece, so that other exchanges can have their turn in between. Ends when the whole body is within bounds.
 
     Raises:
-        RequestError: 413 that names the bound, as soon as it is passed.
+        RequestError: 413 that names the exceeded bound, or 400 for too many levels.
     """
     if _is_within_by_its_length(data, bounds):
         return
@@ -54,7 +54,7 @@ def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
         piece = held + data[start : start + PIECE_BYTES]
         held = b""
         if b"\\" in piece:
-            # Of backslashes in a row each first one escapes the next; what is left over escapes a quote, or ends the piece.
+            # In a row of backslashes, each pair is an escaped backslash. One that is left over escapes a quote or ends the piece.
             piece = piece.replace(b"\\\\", b"")
             if piece.endswith(b"\\"):
                 piece, held = piece[:-1], b"\\"
@@ -65,10 +65,10 @@ def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
         brackets = marks.translate(_STEPS, _NO_BRACKET)
         values += marks.count(b",") + brackets.count(b"\x01")
         keys += marks.count(b":")
-        # What is neither mark nor bracket is a digit.
+        # All other kept bytes are digits.
         digits += len(marks) - len(brackets) - marks.count(b",") - marks.count(b":")
         quotes += len(parts) - 1
-        # Each string is a value or a key, so that many quotes are too many, even where no comma parts them.
+        # Each string is a value or a key, so too many quotes exceed the bounds even without commas between them.
         _check("values", max(values, quotes // 2 - bounds.max_keys - 1), bounds.max_values)
         _check("keys", keys, bounds.max_keys)
         _check("digits in numbers", digits, DIGITS_A_VALUE * bounds.max_values)
@@ -80,7 +80,7 @@ def count(data: bytes, bounds: BodyBounds) -> Iterator[None]:
 
 
 def is_within(data: bytes, bounds: BodyBounds = DEFAULTS) -> bool:
-    """Whether a document keeps the bounds. Counts in one go, so it is for documents that are short enough to be held anyway."""
+    """Whether a document is within bounds. Counts without pauses, so use it only for documents of limited size."""
     try:
         for _ in count(data, bounds):
             pass
@@ -90,14 +90,14 @@ def is_within(data: bytes, bounds: BodyBounds = DEFAULTS) -> bool:
 
 
 def _is_within_by_its_length(data: bytes, bounds: BodyBounds) -> bool:
-    """Most bodies have fewer bytes than they may have values: a value takes one at least, and a key with its value four."""
+    """Whether a body is too short to exceed the bounds: a value takes at least one byte, a key with its value four."""
     if len(data) > min(bounds.max_values, 4 * bounds.max_keys):
         return False
     return len(data.translate(None, _NO_OPENING_BRACKET)) <= bounds.max_depth
 
 
 def check_messages(count: int, bounds: BodyBounds) -> None:
-    """Refuse too many messages and parts. Raises `RequestError` as `count` does."""
+    """Raises `RequestError` (413) for too many messages and parts."""
     _check("messages and parts", count, bounds.max_messages, "messages")
 
 

@@ -1,7 +1,7 @@
-"""Answers that are stored and replayed: read from JSON or from a stream, written as either.
+"""Answers that are stored and replayed: read from JSON or from a stream, and written as either.
 
-An answer is kept as the JSON document of a whole chat completion without what belongs to one request alone (`id`, `created`).
-Text is never trimmed or re-wrapped: joined again, the pieces of a replayed stream are the text that was stored.
+An answer is stored as the JSON document of a whole chat completion, without the fields of one request (`id`, `created`). Text is
+never trimmed or re-wrapped: the pieces of a replayed stream join to the stored text.
 """
 
 from __future__ import annotations
@@ -17,26 +17,24 @@ from router.core.openai.jsontext import JsonObject
 from router.core.openai.sse import data_of, events_in, name_of
 from router.core.text.invisible import is_blank
 
-_PIECE_CHARS = (
-    2000  # of text in one replayed event: some clients read lines of 64 KiB at most, and JSON escapes take up to 12 bytes
-)
+_PIECE_CHARS = 2000  # of text in one replayed event: some clients read lines of at most 64 KiB, and an escape takes 12 bytes
 _OWN = frozenset({"id", "created", "object"})
-"""Fields that belong to one request, or follow from the form of the answer; never stored."""
+"""Fields that belong to one request or follow from the form of the answer. They are never stored."""
 _GROWING = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
-"""Text fields of a message that a stream sends in pieces."""
+"""Text fields that a stream sends in pieces."""
 _TOKENS = "token_ids"
-"""vLLM's `return_token_ids`: each chunk holds those of its own piece."""
+"""Set by vLLM's `return_token_ids`: each chunk holds the ids of its own piece."""
 _ENDS = ("finish_reason", "stop_reason")
 _NOTHING: tuple[object, ...] = ("", [], {})
-"""Values that add nothing to what they are a piece of."""
+"""Values that add nothing to a field."""
 _CALLS = ("tool_calls", "function_call", "audio")
 DONE = b"[DONE]"
 _MIN_EVENT_BYTES = 64
-"""A shorter event counts as this long in the length of an answer, because it costs as much work; events with text are longer."""
+"""A shorter event counts as this long, because it costs as much work. Events with text are longer."""
 
 
 class NotStorable(Exception):  # noqa: N818 - no fault of anybody's
-    """Why an answer must not be stored or replayed."""
+    """Says why an answer must not be stored or replayed."""
 
     def __init__(self, reason: NotStoredReason) -> None:
         super().__init__(reason)
@@ -48,31 +46,31 @@ class Answer:
     """A whole answer that may be replayed."""
 
     document: Mapping[str, object]
-    """`choices`, perhaps `usage` and `model`, and whatever else the backend put at the top level."""
+    """`choices`, perhaps `usage` and `model`, and all other top-level fields of the backend."""
 
     @property
     def choices(self) -> list[JsonObject]:
-        """Each with a `message`, as `checked` has found."""
+        """The choices; each has a `message`, which `checked` ensures."""
         return cast(list[JsonObject], self.document["choices"])
 
     def encode(self) -> bytes:
-        """As it is kept: UTF-8 JSON."""
+        """The stored form: UTF-8 JSON."""
         return _json(self.document)
 
 
 @dataclass(slots=True)
 class _Choice:
-    """A choice whose pieces are still coming."""
+    """A choice that is not complete yet."""
 
     index: int
     message: JsonObject = field(default_factory=dict)
     beside: JsonObject = field(default_factory=dict)
-    """The fields of the choice beside its message."""
+    """The other fields of the choice."""
 
 
 @dataclass(slots=True)
 class AnswerReader:
-    """Reads one answer while it passes by: a stream by runs of whole events, a document in pieces of any kind."""
+    """Reads one answer while it passes. A stream comes in runs of whole events, a document in any pieces."""
 
     is_event_stream: bool
     max_bytes: int
@@ -85,7 +83,7 @@ class AnswerReader:
     _why_not: NotStoredReason | None = None
 
     def feed(self, data: bytes) -> None:
-        """The next bytes; of a stream, whole events. After the first reason not to store, nothing is kept."""
+        """Take the next bytes; of a stream, whole events. After the first reason not to store, nothing is kept."""
         self._size_bytes += len(data)
         if self._size_bytes > self.max_bytes:
             self.give_up("too_long")
@@ -104,10 +102,10 @@ class AnswerReader:
             self.give_up(error.reason)
 
     def finish(self) -> Answer:
-        """The answer, once its end has come.
+        """The complete answer.
 
         Raises:
-            NotStorable: it is not complete, ended otherwise than by `stop`, or holds what must not be replayed.
+            NotStorable: the answer is not complete, did not end with `stop`, or must not be replayed.
         """
         if self._why_not:
             raise NotStorable(self._why_not)
@@ -120,7 +118,7 @@ class AnswerReader:
         return checked({key: value for key, value in document.items() if key not in _OWN})
 
     def give_up(self, reason: NotStoredReason) -> None:
-        """Keep nothing from now on. The first reason stands."""
+        """Keep nothing from now on. The first reason counts."""
         self._why_not = self._why_not or reason
         self._held.clear()
         self._choices.clear()
@@ -128,7 +126,7 @@ class AnswerReader:
     def _read_event(self, event: bytes) -> None:
         payload = data_of(event)
         if self._is_done:
-            return  # what follows the end
+            return  # after the end
         if name_of(event).lower() == b"error":
             raise NotStorable("error")
         if not payload:
@@ -166,13 +164,13 @@ class AnswerReader:
             if key == "logprobs" and isinstance(value, dict):
                 _grow_logprobs(choice.beside, value)
             elif key == "message" and value:
-                raise NotStorable("unknown_delta")  # a whole message beside pieces of one
+                raise NotStorable("unknown_delta")  # a whole message among the pieces of one
             elif key not in ("index", "delta", "message"):
                 _grow_choice(choice.beside, key, value)
 
 
 class _Pieces(list[str]):
-    """A text whose pieces are still coming; joined once, at the end."""
+    """A text that is not complete yet. Its pieces are joined once, at the end."""
 
 
 def _grow(message: JsonObject, key: str, value: object) -> None:
@@ -187,17 +185,17 @@ def _grow(message: JsonObject, key: str, value: object) -> None:
         if pieces is None:
             pieces = message[key] = _Pieces()
         if not isinstance(pieces, _Pieces):
-            raise NotStorable("unknown_delta")  # begun as something that is no text
+            raise NotStorable("unknown_delta")  # the field began as something other than text
         pieces.append(value)
     elif message.get(key) is None or (key == "role" and message[key] == value):
         message[key] = value
     elif value not in _NOTHING:
-        # A field that grows in a way that we do not know cannot be put together. Equal pieces are no repetition: "ha" and "ha".
+        # It is unknown how this field grows. Even an equal piece may continue it: "ha" and "ha".
         raise NotStorable("unknown_delta")
 
 
 def _grow_choice(choice: JsonObject, key: str, value: object) -> None:
-    """Add one field that stands beside a delta to a choice."""
+    """Add one field beside the delta to a choice."""
     held = choice.get(key)
     if value is None:
         return
@@ -230,14 +228,14 @@ def _closed(choice: _Choice) -> JsonObject:
 
 
 def checked(document: Mapping[str, object]) -> Answer:
-    """A stored or read document as an answer. Raises `NotStorable` when it must not be replayed."""
+    """The answer in a document. Raises `NotStorable` when it must not be replayed."""
     choices = document.get("choices")
     if document.get("error"):
         raise NotStorable("error")
     if not isinstance(choices, list) or not choices:
         raise NotStorable("unreadable")
     if len(choices) > 1:
-        raise NotStorable("several_choices")  # one was asked for: see `question_of`
+        raise NotStorable("several_choices")  # `query_of` accepts only requests for one
     for choice in choices:
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(message, dict):
@@ -254,7 +252,7 @@ def checked(document: Mapping[str, object]) -> Answer:
 
 
 def decode(data: bytes) -> Answer:
-    """What `Answer.encode` gave. Raises `NotStorable` for anything else."""
+    """The answer that `Answer.encode` wrote. Raises `NotStorable` for anything else."""
     return checked(_loads(data))
 
 
@@ -267,7 +265,7 @@ def as_json(answer: Answer, completion_id: str, created_s: int) -> bytes:
 
 
 def as_stream(answer: Answer, completion_id: str, created_s: int, wants_usage: bool) -> bytes:
-    """The same as server-sent events: role, text, the reason to stop, usage if it was asked for, the end."""
+    """The same as server-sent events: role, text, finish reason, usage if the client asked for it, end."""
     document = dict(answer.document)
     del document["choices"]
     usage = document.pop("usage", None)
@@ -293,7 +291,7 @@ def _parts(choice: JsonObject) -> Iterator[JsonObject]:
 
 
 def _pieces(text: object) -> Iterator[object]:
-    """A text in pieces; any other value as one piece."""
+    """The pieces of a text; any other value is one piece."""
     if not isinstance(text, str):
         yield text
         return
@@ -318,12 +316,12 @@ def _loads(data: bytes) -> JsonObject:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(name)  # NaN and Infinity are no JSON: a strict client would not read the replay
+    raise ValueError(name)  # NaN and Infinity are not JSON: a strict client could not read the replay
 
 
 def _json(document: Mapping[str, object]) -> bytes:
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can hold as an escape and UTF-8 cannot
+    except UnicodeEncodeError:  # half a surrogate pair: JSON can escape it, UTF-8 cannot hold it
         return json.dumps(document, separators=(",", ":")).encode()

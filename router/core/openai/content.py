@@ -1,4 +1,4 @@
-"""What a conversation or a prompt holds: its text, size, tools and images, each message checked and named."""
+"""Checks the messages or the prompt of a request, and reads from them: text, size, tools and images."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from router.core.openai.jsontext import JsonObject
 from router.errors import RequestError
 
 _IMAGES = ("image_url", "input_image", "image", "image_pil", "image_embeds")
-"""Types of parts, and keys: vLLM goes by the key where there is no type, or an id in `uuid`."""
+"""Types and keys of image parts. vLLM looks at the key when there is no type, or an id in `uuid`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What rules and signals may know of a body's text."""
+    """What rules and signals know about the content of a body."""
 
     user_text: str
-    """The text parts of the last user message, whole; of a completion, its prompt."""
+    """The text parts of the last user message, not shortened; for a completion, its prompt."""
     size_bytes: int
-    """Of all text, in UTF-8."""
+    """Size of all text in UTF-8."""
     has_tools: bool = False
-    """Tools are offered, called, or have answered."""
+    """The request offers tools, or holds tool calls or results."""
     has_images: bool = False
 
 
 def invalid(path: str, must: str) -> RequestError:
-    """The 400 for a field of another type."""
+    """The 400 for a field of the wrong type."""
     return RequestError(400, f"'{path}' must be {must}", param=path, code="invalid_type")
 
 
 def missing(path: str, fix: str) -> RequestError:
-    """The 400 for a field that has to be there."""
+    """The 400 for a required field that is missing."""
     return RequestError(400, f"'{path}' is missing; {fix}", param=path, code="missing_field")
 
 
 def count_messages_and_parts(messages: object) -> int:
-    """How many there are together; 0 for what is no list."""
+    """Number of messages and parts together; 0 when there is no list."""
     if not isinstance(messages, list):
         return 0
     contents = (message.get("content") for message in messages if isinstance(message, dict))
@@ -65,7 +65,7 @@ def content_of_messages(value: object, *, offers_tools: bool) -> Content:
 
 
 def content_of_prompt(prompt: object) -> Content:
-    """A completion's prompt: a string or strings; token ids have no text."""
+    """Read the prompt of a completion: a string or a list of strings. Token ids have no text."""
     text = ""
     if isinstance(prompt, str):
         text = prompt

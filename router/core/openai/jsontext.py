@@ -1,8 +1,8 @@
-"""JSON read with the place of every value, so that a few can change and every other byte stays as it was sent.
+"""Reads JSON with the place of every value, so that a few values can change and all other bytes stay as they were sent.
 
 `json.loads` then `json.dumps` would rewrite `1.0e2`, `0.70`, `\\u00e9` and the space between values, and drop
-duplicate keys. Here a change is a splice into the original text, and a key that occurs twice is refused at any depth. Values
-are parsed by the standard library's C scanner. How much a body may hold is checked before (`bodysize`).
+duplicate keys. Here a change is a splice into the original text, and a key that occurs twice is refused at any depth. The
+standard library's C scanner parses the values. `bodysize` bounds the body before it is read here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ JsonObject = dict[str, object]
 """An object as `json.loads` gives it. Check the type of a value before you use it."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 MAX_MEMBERS = 1000
-"""Keys of an object whose members are read one by one, 5 microseconds each: a body itself, and objects that change inside."""
-_NAME_SHOWN_CHARS = 80  # of a client's key in an error message: enough to find it, too little to echo a document
+"""Bound on the keys of an object that is read key by key, at 5 microseconds each: the body, and inner objects that change."""
+_NAME_SHOWN_CHARS = 80  # of a client's key in an error message: enough to find it, without echoing a document
 
 
 def _refuse_constant(name: str) -> float:
@@ -28,7 +28,7 @@ def _refuse_constant(name: str) -> float:
 
 
 class _DuplicateKeyError(Exception):
-    """Two readers of such an object need not agree on which value counts, so routing by one of them is not safe."""
+    """Parsers disagree about which value of a repeated key counts, so routing by one of them is not safe."""
 
 
 def _object(pairs: list[tuple[str, object]]) -> JsonObject:
@@ -44,7 +44,7 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A value and where its text stands: `text[start:end]`."""
+    """A value and the place of its text, `text[start:end]`."""
 
     value: object
     """As `json.loads` gives it."""
@@ -54,7 +54,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Splice:
-    """Put `text` in the place of the characters `start` to `end`; equal ends insert."""
+    """Replace the characters from `start` to `end` by `text`; insert it when both are equal."""
 
     start: int
     end: int
@@ -85,7 +85,7 @@ def read_document(data: bytes) -> tuple[str, Members]:
 
 
 def read_object(text: str, placed: Placed) -> Members:
-    """Members of an object inside a document that was read before, each with its place.
+    """Members of an object inside a checked document, each with its place.
 
     Raises:
         RequestError: 413 for too many keys.
@@ -94,7 +94,7 @@ def read_object(text: str, placed: Placed) -> Members:
 
 
 def read_array(text: str, placed: Placed) -> Iterator[Placed]:
-    """Elements of an array inside a document that was read before, each with its place, read as they are asked for."""
+    """Elements of an array inside a checked document, each with its place. Reads only as far as the caller iterates."""
     at = _open(text, placed.start, "[")
     is_first = True
     while not text.startswith("]", at):
@@ -106,7 +106,7 @@ def read_array(text: str, placed: Placed) -> Iterator[Placed]:
 
 
 def apply(text: str, splices: Iterable[Splice]) -> str:
-    """`text` with all splices made. They must not overlap; several insertions at one place keep their order."""
+    """`text` after all splices. They must not overlap; insertions at the same place keep their order."""
     pieces: list[str] = []
     at = 0
     for splice in sorted(splices, key=lambda splice: splice.start):

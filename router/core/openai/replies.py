@@ -1,4 +1,4 @@
-"""The answers that the router gives itself: errors and the list of models, in OpenAI's shapes."""
+"""The replies of the router itself: errors and the list of models, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from router.core.types import Block, Decision, Readings, ResponsePath
 from router.errors import RequestError
 
 OWNER = "semantic-router"
-"""`owned_by` of every listed model: the router answers for the name, whoever made the weights."""
+"""The `owned_by` of every listed model, because the router serves the name."""
 
 
 def error_reply(error: RequestError) -> Reply:
-    """The client's error as OpenAI writes errors, with the error's own HTTP status."""
+    """An error in OpenAI's format, with the HTTP status of the error."""
     code = error.code or "invalid_request"
     kind = "server_error" if error.http_status == _UNAVAILABLE else "invalid_request_error"
     document = {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}
@@ -35,12 +35,12 @@ def error_reply(error: RequestError) -> Reply:
 
 
 def block_error(decision: Decision, block: Block) -> RequestError:
-    """What a rule that blocks tells the client."""
+    """The error that a blocking rule sends to the client."""
     return unreadable(decision.missing) if decision.missing else blocked(block)
 
 
 def block_reply(error: RequestError, decision: Decision, readings: Readings) -> Reply:
-    """The reply to a request that a rule blocks: with that rule's name and reason, and without a model, for none was chosen."""
+    """The reply to a blocked request. It names the rule and the reason, but no model, because none was chosen."""
     reply, headers = error_reply(error), decision_headers(decision, readings)
     for name in (CLUSTER_HEADER, MODEL_HEADER, REASONING_HEADER):
         del headers[name]
@@ -48,7 +48,7 @@ def block_reply(error: RequestError, decision: Decision, readings: Readings) -> 
 
 
 def models_reply(names: Sequence[str], wanted: str | None, created_s: int) -> Reply:
-    """The list of `names`, or the one that is `wanted`. `created_s` is a Unix time.
+    """The list of all `names`, or the entry of `wanted`. `created_s` is a Unix time.
 
     Raises:
         RequestError: 404 when `wanted` is not among `names`.
@@ -62,25 +62,25 @@ def models_reply(names: Sequence[str], wanted: str | None, created_s: int) -> Re
 
 
 def unknown_model(name: str, names: Sequence[str]) -> RequestError:
-    """The 404 for a model that is not configured. Names the known ones; the client's own word is cut short."""
+    """The 404 for a model that is not configured. It lists the known models and shortens a long name of the client."""
     shown = name if len(name) <= 64 else f"{name[:61]}..."
     message = f"the model '{shown}' does not exist. Known models: {', '.join(names)}"
     return RequestError(404, message, param="model", code="model_not_found")
 
 
 def not_cached() -> RequestError:
-    """The 504 that `Cache-Control: only-if-cached` asks for (RFC 9111, 5.2.1.7)."""
+    """The 504 that `Cache-Control: only-if-cached` demands (RFC 9111, 5.2.1.7)."""
     message = "there is no stored answer to this question, and 'only-if-cached' forbids asking a model"
     return RequestError(504, message, param=CACHE_CONTROL, code="not_cached")
 
 
 def overloaded() -> RequestError:
-    """The 503 for a large body that could not be read in time. A body that passes unread would pass every rule."""
+    """The 503 for a large body that could not be read in time. It is refused, because an unread body would pass every rule."""
     return RequestError(503, "too many large requests at once; try again in a second", code="overloaded")
 
 
 def blocked(block: Block) -> RequestError:
-    """The 403 of a rule that blocks. Says what the operator wrote, and nothing of the prompt."""
+    """The 403 of a blocking rule. It says what the operator wrote, and nothing about the prompt."""
     return RequestError(403, block.message, param="messages", code="blocked")
 
 
@@ -91,11 +91,11 @@ _UNREADABLE = {
     "embeddings": ("prompt_embeds", "holds embeddings, which this server's safety rules cannot read; send text"),
     "chat_template": ("chat_template", "brings a chat template, which this server's safety rules cannot read; leave it out"),
 }
-"""Reasons that stay when the request is sent again: the field at fault, and what to do."""
+"""Reasons that do not pass when the request is sent again, with the field at fault and the remedy."""
 
 
 def unreadable(reason: str) -> RequestError:
-    """The error of a rule that fails closed and could not read: 400 when the request is at fault, 503 when the router is."""
+    """The error of a rule that fails closed on an unreadable request: 400 if the request is at fault, 503 if the router is."""
     if reason in _UNREADABLE:
         param, words = _UNREADABLE[reason]
         return RequestError(400, f"the request {words}", param=param, code="unreadable")

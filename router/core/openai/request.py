@@ -1,4 +1,4 @@
-"""An OpenAI request body: what is asked, checked and named. Reads only; `rewrite` changes."""
+"""Parses and checks an OpenAI request body. Reads only; `rewrite` makes the changes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from router.core.openai.content import content_of_messages, content_of_prompt, c
 from router.core.openai.jsontext import Members, Placed, read_document
 from router.core.types import ChatRequest, Endpoint
 
-BYTES_PER_TOKEN = 4  # the field's rule of thumb for English; good enough to tell a short prompt from a long one
+BYTES_PER_TOKEN = 4  # the usual estimate for English; good enough to tell short prompts from long ones
 END_CHARS = 8192
-"""Rules and signals see so much of each end of a longer text: searching megabytes would hold up every other request."""
+"""Rules and signals see this much of each end of a longer text, because searching megabytes would delay all other requests."""
 SYSTEM_ROLES = frozenset({"system", "developer"})
 _NONE = Placed(None, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request body as it was sent, with the place of every top-level value."""
+    """A request body as the client sent it, with the place of every top-level value."""
 
     text: str
     members: Members
@@ -30,9 +30,9 @@ class Body:
 
 
 def parse(endpoint: Endpoint, data: bytes, headers: Mapping[str, str], bounds: BodyBounds = DEFAULTS) -> tuple[ChatRequest, Body]:
-    """Read and check a request body that keeps the `bounds` on values, keys and depth (`bodysize.count`).
+    """Read and check a request body that `bodysize.count` found within `bounds`.
 
-    Only what routing or a rewrite depends on is checked; everything else is the backend's to judge.
+    Checks only what routing or a rewrite depends on; the backend judges everything else.
 
     Raises:
         RequestError: 400 that names the field; 413 for too many messages.
@@ -66,7 +66,7 @@ def parse(endpoint: Endpoint, data: bytes, headers: Mapping[str, str], bounds: B
 
 
 def excerpt(text: str) -> str:
-    """A text of up to 16,384 characters as it is; of a longer one its start and its end, on lines of their own."""
+    """The whole text up to 16,384 characters; of a longer text, its start and its end, separated by a newline."""
     return text if len(text) <= 2 * END_CHARS else f"{text[:END_CHARS]}\n{text[-END_CHARS:]}"
 
 

@@ -1,4 +1,4 @@
-"""A request body changed to fit a decision: model, reasoning, system prompt, usage. Everything else stays as sent."""
+"""Changes a request body to fit a decision: model, reasoning, system prompt, usage. All other bytes stay as sent."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def rewrite(
     family: ReasoningFamily | None,
     needs_usage: bool,
 ) -> bytes | None:
-    """The body for the chosen model, or None when the client's bytes already fit it.
+    """The body for the chosen model, or None when nothing has to change.
 
-    `family` is the chosen model's reasoning family. `needs_usage` asks a streaming backend for its token counts; the
-    caller then has to take the extra chunk out of the answer when `request.wants_usage` is false.
+    `family` is the reasoning family of the chosen model. `needs_usage` asks a streaming backend for its token counts. The caller
+    must then remove the extra chunk from the answer when `request.wants_usage` is false.
     """
     splices = _model(body, decision)
     if request.endpoint is Endpoint.CHAT:
@@ -34,7 +34,7 @@ def rewrite(
 
 
 def effort_of(reasoning: Reasoning, family: ReasoningFamily) -> str:
-    """The effort that is sent to a family that has efforts; its own word for "off" when reasoning is off."""
+    """The effort to send to a family that has efforts. When reasoning is off, the effort that the family uses for "off"."""
     if not reasoning.enabled:
         return family.off_effort
     return reasoning.effort or family.default_effort
@@ -48,25 +48,25 @@ def _model(body: Body, decision: Decision) -> list[Splice]:
 
 
 def _reasoning(body: Body, reasoning: Reasoning, family: ReasoningFamily) -> list[Splice]:
-    # "Off" is sent as well: these templates think unless they are told not to.
+    # "Off" is sent as well, because these templates switch reasoning on by default.
     if family.kind == "chat_template_kwargs":
         return _set_inside(body, "chat_template_kwargs", family.parameter, reasoning.enabled)
     return _set(body, family.parameter, effort_of(reasoning, family))
 
 
 def _system_prompt(body: Body, prompt: SystemPrompt) -> list[Splice]:
-    # Read only as far as needed: the places of a million messages take a second.
+    # The iterator reads only as far as needed: finding the places of a million messages takes a second.
     messages = read_array(body.text, body.members["messages"])
     message = _dump({"role": "system", "content": prompt.text})
     if prompt.mode == "replace":
-        # All of the client's system messages go: one left standing would speak after the operator's.
+        # All system messages of the client are removed: one that stays could override the operator's.
         kept = [body.text[placed.start : placed.end] for placed in messages if not _is_system(placed)]
         placed = body.members["messages"]
         return [Splice(placed.start, placed.end, f"[{', '.join([message, *kept])}]")]
     first = next(messages)
     if not _is_system(first):
         return [Splice(first.start, first.start, f"{message}, ")]
-    # Many chat templates take one system message and it must be the first, so ours goes into the client's.
+    # Many chat templates accept only one system message, at the start. So ours is put into the client's.
     return [_prepend(body, first, prompt.text)]
 
 
@@ -98,7 +98,7 @@ def _set(body: Body, key: str, value: object) -> list[Splice]:
 
 
 def _set_inside(body: Body, outer: str, key: str, value: object) -> list[Splice]:
-    """Set `outer.key`, keeping what else the object at `outer` holds."""
+    """Set `outer.key` and keep the other members of `outer`."""
     placed = body.members.get(outer)
     if placed is None or not placed.value:
         return _set(body, outer, {key: value})

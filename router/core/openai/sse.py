@@ -1,6 +1,6 @@
-"""Server-sent events, whatever the bytes were split into; and the token counts reported in them.
+"""Splits server-sent events out of chunks of any size, and reads the token counts in them.
 
-Events are handed on as the bytes they came in: nothing is re-encoded.
+Events keep their original bytes: nothing is re-encoded.
 """
 
 from __future__ import annotations
@@ -10,35 +10,35 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from router.core.exchange_record import Usage
 from router.core.openai.bodysize import is_within
-from router.core.outcome import Usage
 
-# A blank line: two line ends, each CRLF, LF or CR. Atomic, so that one CRLF is never read as two ends.
+# A blank line is two line ends, each CRLF, LF or CR. The groups are atomic, so one CRLF never counts as two line ends.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE = re.compile(rb"\r\n|\n|\r")
 _INSIDE_BLANK_LINES = (b"\n\n", b"\n\r", b"\r\r")
-"""One of these stands in every blank line, and nowhere else."""
+"""Every blank line contains one of these, and they occur nowhere else."""
 MAX_EVENT_BYTES = 1024 * 1024
-"""Bound on one event; after a longer one the rest of a stream passes unsplit."""
+"""Bound on one event. After a longer event, the rest of the stream passes unsplit."""
 
 
 @dataclass(slots=True)
 class EventSplitter:
-    """Cuts a stream of bytes after whole events. Nothing else looks for the ends of events across chunks.
+    """Splits a stream of bytes after whole events. No other code looks for the ends of events across chunks.
 
-    What it returned and what it still holds, joined, are the bytes that were fed. It looks at each byte three times at most.
+    The returned bytes and the held bytes together are the bytes that were fed. Looks at each byte at most three times.
     """
 
     has_given_up: bool = False
-    """Whether an event was too long; the bytes after it are not split."""
+    """Whether an event was too long. The bytes after it are not split."""
     _held: bytearray = field(default_factory=bytearray)
-    """The start of an event whose end has not come."""
+    """The start of an event that is not complete yet."""
 
     def feed(self, data: bytes, *, is_end: bool = False) -> bytes:
         """The events that `data` completes, as one run of bytes; empty when it completes none.
 
-        At the end of a stream, and when it gives up, the run is everything it holds. A client ignores a last event without its
-        blank line, but the router must not drop it.
+        At the end of the stream, and after giving up, the run is everything that is held. A client ignores a last event without
+        a blank line, but the router must not drop its bytes.
         """
         searched = len(self._held)
         self._held += data
@@ -52,7 +52,7 @@ class EventSplitter:
 
 
 def events_in(run: bytes) -> Iterator[bytes]:
-    """Each whole event in a run, with its closing blank line."""
+    """The whole events in a run, each with its closing blank line."""
     start = 0
     for found in _BLANK_LINE.finditer(run):
         yield run[start : found.end()]
@@ -60,7 +60,7 @@ def events_in(run: bytes) -> Iterator[bytes]:
 
 
 def end_of_last_event(data: bytes | bytearray, start: int, stop: int) -> int:
-    """Where the last blank line of `data[start:stop]` ends; -1 where there is none. Looks at each byte three times at most."""
+    """Where the last blank line of `data[start:stop]` ends; -1 when there is none. Looks at each byte at most three times."""
     at = max(data.rfind(pair, start, stop) for pair in _INSIDE_BLANK_LINES)
     if at < 0:
         return -1
@@ -69,7 +69,7 @@ def end_of_last_event(data: bytes | bytearray, start: int, stop: int) -> int:
 
 
 def end_of_first_event(data: bytes | bytearray, start: int) -> int:
-    """Where the first blank line after `start` ends, or `data` does."""
+    """Where the first blank line after `start` ends; the end of `data` when there is none."""
     found = _BLANK_LINE.search(data, start)
     return found.end() if found else len(data)
 
@@ -82,15 +82,15 @@ def data_of(event: bytes) -> bytes:
 
 
 def name_of(event: bytes) -> bytes:
-    """The event's name; empty when it gives none."""
+    """The event's name; empty when it has none."""
     values = [line.partition(b":")[2].removeprefix(b" ") for line in _LINE.split(event) if line.startswith(b"event:")]
     return values[-1] if values else b""
 
 
 def usage_in(payload: bytes) -> tuple[Usage | None, bool]:
-    """Token counts in a completion or in one chunk of it, and whether the chunk holds nothing but them.
+    """Token counts in a completion or a chunk of it, and whether the chunk holds only these counts.
 
-    The chunk that `stream_options.include_usage` adds has an empty `choices`. Anything unreadable has no usage.
+    The chunk that `stream_options.include_usage` adds has an empty `choices`. An unreadable payload has no usage.
     """
     if b'"usage"' not in payload or not is_within(payload):
         return None, False

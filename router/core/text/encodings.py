@@ -1,4 +1,4 @@
-"""Text that stands encoded in other text, in the encodings that models read: base64, base32, hex, codes, escapes, references."""
+"""Decodes encoded text inside other text, for encodings that models read: base64, base32, hex, codes, escapes, references."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from urllib.parse import unquote
 
-_MIN_LETTERS = 0.8  # of what was decoded, letters, digits and spaces: else it was no text
+_MIN_LETTERS = 0.8  # the share of letters, digits and spaces; with fewer, the decoded bytes are not text
 
 _BETWEEN = r"[^0-9A-Za-z]"
-"""What people and programs write between two codes: blanks, commas, line ends, quotes ..."""
+"""People and programs write these between two codes: blanks, commas, line ends, quotes ..."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{20,}(?:\r?\n[A-Za-z0-9+/_-]{20,})*={0,2}")
 _PARTING = r"""(?:["'`]\s?[+.]\s?["'`]|[^A-Za-z0-9+/=]{1,5})"""
 _BASE64_PIECES = re.compile(
@@ -38,12 +38,12 @@ _NAMES = re.compile(r"\\N\{([A-Z0-9 -]{1,60})\}")
 _OCTAL = re.compile(r"\\([01][0-7]{2})")
 _HEX_DIGITS = re.compile(r"[0-9A-Fa-f]+")
 _LITERALS = re.compile(r"""["'`]\s{0,4}(?:\+|\.|~|\|\||&)\s{0,4}["'`]""")
-_MIN_QUOTED = 6  # `a=20` and `b=3F` stand in addresses and code
+_MIN_QUOTED = 6  # `a=20` and `b=3F` are common in addresses and code
 _MIN_JOINED = 3
 
 
 def decoded(text: str) -> Iterator[str]:
-    """What encoded stretches of `text` say: each by itself when long, in its place when it is part of a word."""
+    """The decoded text of encoded stretches: a long stretch by itself, a short one in its place inside the text."""
     yield from stretches(text)
     for pattern, say, min_count in _IN_PLACE:
         shown, count = pattern.subn(say, text)
@@ -52,7 +52,7 @@ def decoded(text: str) -> Iterator[str]:
 
 
 def stretches(text: str, min_chars: int = 0) -> Iterator[str]:
-    """What its encoded stretches of at least `min_chars` say, each by itself."""
+    """The decoded text of each encoded stretch of at least `min_chars`."""
     for pattern, decode in _STRETCHES:
         for found in pattern.finditer(text):
             if len(found[0]) < min_chars:
@@ -69,7 +69,7 @@ def _is_text(said: str) -> bool:
 
 
 def _from_base64(found: str) -> Iterator[str]:
-    """From its start, or from one of the next characters: something may stand right before it."""
+    """Decode from the start, or from one of the next characters, because other text may directly precede it."""
     plain = re.sub(r"\s", "", found).rstrip("=").replace("-", "+").replace("_", "/")
     for start in range(4):
         yield from _texts(_base64_bytes(plain[start:]))
@@ -83,7 +83,7 @@ def _base64_bytes(plain: str) -> bytes:
     plain = plain[: len(plain) - (len(plain) % 4 == 1)]
     try:
         return base64.b64decode(plain + "=" * (-len(plain) % 4))
-    except ValueError:  # an equals sign amid it
+    except ValueError:  # an equals sign in the middle
         return b""
 
 
@@ -91,7 +91,7 @@ def _from_base32(found: str) -> Iterator[str]:
     plain = found.rstrip("=").upper()
     try:
         yield from _texts(base64.b32decode(plain + "=" * (-len(plain) % 8)))
-    except ValueError:  # not of that length
+    except ValueError:  # the wrong length
         return
 
 
@@ -102,7 +102,7 @@ def _from_hex(found: str) -> Iterator[str]:
 
 
 def _from_bits(found: str) -> Iterator[str]:
-    """Groups of seven or eight; where they stand without gaps, from any of the first eight on."""
+    """Decode groups of seven or eight bits. Without gaps, the first group may start at any of the first eight bits."""
     groups = re.findall(r"[01]+", found)
     if len(groups) > 1 and all(len(group) in (7, 8) for group in groups):
         yield from _texts(bytes(int(group, 2) for group in groups))
@@ -113,7 +113,7 @@ def _from_bits(found: str) -> Iterator[str]:
 
 
 def _from_codes(found: str) -> Iterator[str]:
-    """Decimal, or octal where no digit is greater than seven."""
+    """Decode decimal codes, and octal ones when no digit is greater than seven."""
     codes = re.findall(r"\d+", found)
     yield "".join(_char(int(code)) for code in codes)
     if not re.search(r"[89]", found):
@@ -121,7 +121,7 @@ def _from_codes(found: str) -> Iterator[str]:
 
 
 def _texts(data: bytes) -> Iterator[str]:
-    """UTF-8, and UTF-16 where every other byte is zero."""
+    """Decode as UTF-8, or as UTF-16 when every other byte is zero."""
     for zeros, encoding in ((data[1::2], "utf-16-le"), (data[::2], "utf-16-be")):
         if zeros.count(0) > len(data) // 3:
             yield data.decode(encoding, "replace")
@@ -141,7 +141,7 @@ def _referred(found: re.Match[str]) -> str:
 
 
 def _from_letter(found: re.Match[str]) -> str:
-    """A reference to a plain letter, or to what is not shown: nobody needs one, as opposed to those for quotes and accents."""
+    """The character of a reference to a plain letter or an invisible character. Honest text needs no such reference."""
     char = _referred(found)
     return char if (char.isascii() and char.isalpha()) or not char.isprintable() else found[0]
 
@@ -192,4 +192,4 @@ _IN_PLACE: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str], int], ..
     (_OCTAL, _from_octal, _MIN_QUOTED),
     (_LITERALS, lambda _: "", _MIN_JOINED),
 )
-"""Each with the number of times that it must occur in a text before it is undone."""
+"""Each pattern with the number of times that it must occur before it is decoded."""

@@ -1,7 +1,6 @@
-"""English words in another spelling: spelled out, cut up, glued, doubled, backwards, rotated, with other signs for letters.
+"""Undoes unusual spellings of English: spelled out, cut up, glued, doubled, backwards, rotated, with other signs for letters.
 
-Each is undone only where more everyday words stand in the text afterwards, so that code, names, tables and other languages are
-left as they are.
+A spelling is undone only when the text then has more common words. So code, names, tables and other languages stay unchanged.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ _ROTATIONS = [
     for by in range(26)
 ]
 _EITHER_WAY = frozenset(word for word in _COMMON if word[::-1] in _COMMON or word.translate(_ROTATIONS[13]) in _COMMON)
-"""Words that are everyday ones backwards or rotated, too: no, was, or, a."""
-_MIN_COMMON = 2  # everyday words that must appear: names of versions, hashes and identifiers give none
+"""Common words that are also common words when reversed or rotated: no, was, or, a."""
+_MIN_COMMON = 2  # common words that must appear; versions, hashes and identifiers produce none
 _WORD = re.compile(r"[A-Za-z]+")
 _LETTER = r"[^\W\d_]"
 
@@ -39,14 +38,14 @@ _PROSE = re.compile(
 
 
 def is_prose(text: str) -> bool:
-    """Whether `text` is English words and nothing else, so that nothing in it can be in another spelling. Takes microseconds."""
+    """Whether `text` is plain English prose, which cannot hide another spelling. Takes microseconds."""
     if not _PROSE.fullmatch(text) or _may_be_turned(text):
         return False
     return all(_common_share(line) >= _NOT_PLAIN for line in text.splitlines() if line)
 
 
 def respelled(text: str) -> Iterator[str]:
-    """What `text` says in the usual spelling, for each way in which it may be in another. In time proportional to `text`."""
+    """`text` in the usual spelling, once for each unusual spelling that it may use. Takes time proportional to its length."""
     yield from _without_symbols(text)
     spelled = _SPELLED.sub(_joined, text)
     if spelled != text:
@@ -58,7 +57,7 @@ def respelled(text: str) -> Iterator[str]:
 
 
 def _common_in(text: str) -> set[str]:
-    """The everyday words of two letters or more that stand in `text`."""
+    """The common words of two letters or more in `text`."""
     return {word for word in _WORD.findall(text.lower()) if len(word) > 1 and word in _COMMON}
 
 
@@ -66,10 +65,10 @@ def _common_in(text: str) -> set[str]:
 
 _NOT_ASCII_SIGNS = re.compile(r"[^\w\s\x00-\x7f]++")
 _MIN_BETWEEN, _MIN_BESIDE = 2, 4
-"""How many symbols must stand between two letters, or beside one: one in an expression or after a word is nothing unusual."""
+"""How many symbols must stand between two letters, or beside one. A single symbol in an expression or after a word is usual."""
 _SPELLED = re.compile(r"(?<!\w)(?:[^\W_][\W_]{1,9}+){5,}[^\W_](?![^\W_])")
 _GAP = re.compile(r"[\W_]+")
-_MIN_SPELLED = 12  # letters that make sense without a gap between words
+_MIN_SPELLED = 12  # letters that are read as words even without gaps between the words
 _SIGNS = r"(?:</?[a-z]{1,8}>|<!--[^<>]{0,20}-->|/\*[^*/]{0,20}\*/|[^\sA-Za-z0-9]){1,4}+"
 _CUT = re.compile(rf"(?<=[A-Za-z]){_SIGNS}(?=[A-Za-z])")
 _CUT_WORD = re.compile(rf"(?<![A-Za-z])[A-Za-z]++(?:{_SIGNS}[A-Za-z]++)++")
@@ -81,7 +80,7 @@ _REPEATED = tuple(
 
 
 def _without_symbols(text: str) -> Iterator[str]:
-    """Emoji, dingbats and blanks that are no white space make one unknown word of what they stand in or between."""
+    """Replace emoji, dingbats and unusual blanks inside or between words. To the encoder they make one unknown word of them."""
     if text.isascii():
         return
     beside = [(before, after) for found in _NOT_ASCII_SIGNS.finditer(text) for before, after in _symbol(found) if before or after]
@@ -91,14 +90,14 @@ def _without_symbols(text: str) -> Iterator[str]:
 
 
 def _symbol(found: re.Match[str]) -> Iterator[tuple[bool, bool]]:
-    """Of signs with a symbol among them, whether a letter stands before and after; of quotes and dashes nothing."""
+    """For signs with a symbol among them: whether a letter stands before and after. Quotes and dashes yield nothing."""
     if any(unicodedata.category(char)[0] == "S" for char in found[0]):
         text, start, end = found.string, found.start(), found.end()
         yield text[start - 1 : start].isalpha(), text[end : end + 1].isalpha()
 
 
 def _joined(found: re.Match[str]) -> str:
-    """Single letters as words: what stands between most letters joins them, anything else begins a new word. Lists stay."""
+    """Join single letters to words. The most frequent gap joins letters; any other gap begins a new word. Lists stay."""
     gaps = _GAP.findall(found[0])
     usual = max(set(gaps), key=gaps.count)
     said = _GAP.sub(lambda gap: "" if gap[0] == usual else " ", found[0])
@@ -107,7 +106,7 @@ def _joined(found: re.Match[str]) -> str:
 
 
 def _without_cuts(text: str) -> Iterator[str]:
-    """Words that a sign cuts up, and words of letters that stand twice or three times."""
+    """Join words that signs cut up, and shorten words whose letters all stand twice or three times."""
     whole = {word: _CUT.sub("", word) for word in set(_CUT_WORD.findall(text))}
     if len(_COMMON.intersection(map(str.lower, whole.values()))) > _MIN_COMMON:
         yield _CUT_WORD.sub(lambda found: whole[found[0]], text)
@@ -137,21 +136,21 @@ _ALIKE = {
     **dict(zip("ꓐꓑꓓꓔꓖꓗꓙꓚꓜꓝꓟꓠꓡꓢꓣꓦꓧꓪꓫꓬꓮꓰꓲꓳꓴ", "bpdtgkjczfmnlsrvhwxyaeiou", strict=True)),
 }
 """Lower-case letters that look like one Latin letter. Chosen by hand from Unicode's confusables (UTS 39, version 15.1:
-confusables.txt); letters that only resemble one in capitals stand under their lower case."""
+confusables.txt); letters that only look alike as capitals are listed in lower case."""
 _FOREIGN = re.compile(rf"{_LETTER}+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _TURNED = str.maketrans("ɐqɔpǝɟƃɥᴉıɾʞlɯuodbɹsʇnʌʍxʎz", "abcdefghiijklmnopqrstuvwxyz")
 _TURNED_LETTER = re.compile("[ɐɔǝɟƃɥᴉɾʞɯɹʇʌʍʎ]")
-"""Letters upside down: Latin letters of phonetics, and plain ones that are another's picture."""
+"""Upside-down letters: phonetic letters, and plain letters that look like another one turned."""
 
 
 def in_latin(word: str) -> str:
-    """`word` with the Latin letters that its letters look like; other letters stay."""
+    """`word` with each letter replaced by the Latin letter that it looks like; other letters stay."""
     return "".join(char if char.isascii() else _ALIKE.get(char.lower(), char) for char in word)
 
 
 def _with_letters(text: str) -> Iterator[str]:
-    """Digits and signs, letters of other scripts, and letters upside down, as the letters that they look like."""
+    """Replace digits, signs, foreign letters and upside-down letters by the Latin letters that they look like."""
     leet = [word.translate(_LEET).lower() for word in _LEET_WORD.findall(text)]
     if sum(word in _COMMON for word in leet) >= _MIN_COMMON:
         yield text.translate(_LEET)
@@ -175,31 +174,31 @@ _TAG = re.compile(r"</?[A-Za-z][\w-]{0,15}>|\\[a-z]{1,12}\{")
 _WORD_AND_GAP = re.compile(r"(?<![A-Za-z])([A-Za-z]++)([^A-Za-z]*+)")
 _PROSE_GAP = re.compile(r"""\s+|['’]|[,.;:!?)"'’”…]{1,2}\s+|\s+["'“‘(]|\s[-–—&]\s""")
 _MIN_ODD = 5
-_FRAME_SHARE = 0.2  # of all words: no word of a sentence has more
-_MIN_SHARE = 0.35  # of everyday words where the gaps are odd: code and records have fewer
+_FRAME_SHARE = 0.2  # of all words; a single word of a sentence is rarer
+_MIN_SHARE = 0.35  # of common words where the gaps are unusual; code and records have fewer
 _PLAIN, _PLAINLY = 0.25, 2.5
-"""The share of everyday words in a line turned round, and how many times that of the line as it is: some words are words either
-way (no, was, a)."""
+"""A turned line must have this share of common words, and this many times the share of the original. Some words are common
+in both directions (no, was, a)."""
 _NOT_PLAIN = 1 / _PLAINLY
 _SHORTEST_LINE = 16
 _SHORTEST_SENTENCE = 5
 _BORDER = re.compile(r"""["“”‘:]|\s['’]|['’]\W""")
 _BACKWARDS = frozenset(word[::-1] for word in _COMMON - _EITHER_WAY)
 _ROTATED: dict[str, list[int]] = {}
-"""Everyday words of three letters or more, moved along the alphabet: by how much they have to be moved on."""
+"""Rotated forms of common words of three letters or more, with the rotations that restore a common word."""
 for _word in sorted(word for word in _COMMON if len(word) > 2):
     for _by in range(1, 26):
         _ROTATED.setdefault(_word.translate(_ROTATIONS[26 - _by]), []).append(_by)
 
 
 def _as_prose(text: str) -> Iterator[str]:
-    """Words that stand in a list, an object, tags, a table or an identifier, as words of a sentence."""
+    """The words of a list, an object, tags, a table or an identifier, joined to a sentence."""
     if len(_SUSPECT.findall(text)) < _MIN_ODD:
         return
     parted = _CAMEL.sub("|", _TAG.sub("|", text))
     found = [(word, not gap or _PROSE_GAP.fullmatch(gap) is not None) for word, gap in _WORD_AND_GAP.findall(parted)]
     counts = Counter(word for word, _ in found)
-    # `VALUES (1, 'ignore'), VALUES (2, 'all')`: what stands before every word says nothing.
+    # `VALUES (1, 'ignore'), VALUES (2, 'all')`: a word that is repeated before every other word is left out.
     frame = {word for word, count in counts.items() if count >= _MIN_ODD and count > len(found) * _FRAME_SHARE}
     words: list[str] = []
     for word, is_prose_gap in found:
@@ -217,7 +216,7 @@ def _is_sentence(words: list[str]) -> bool:
 
 
 def _turned(text: str) -> Iterator[str]:
-    """Lines and runs of words that are backwards, whose words are, or whose letters are moved along the alphabet."""
+    """Restore lines and runs of words that are reversed as a whole, reversed word by word, or rotated letter by letter."""
     if not _may_be_turned(text):
         return
     lines = [(line, _common_share(line), _strange(line)) for line in text.splitlines()]
@@ -228,20 +227,20 @@ def _turned(text: str) -> Iterator[str]:
 
 
 def _may_be_turned(text: str) -> bool:
-    """Whether some of its words are everyday ones when turned round: for most texts that is all there is to do."""
+    """Whether some words are common words when reversed or rotated. Most texts need no more than this test."""
     words = set(_WORD.findall(text.lower()))
     return len(words & _BACKWARDS) >= _MIN_COMMON or _rotation_of(words) > 0
 
 
 def _rotation_of(words: Iterable[str]) -> int:
-    """By how much to rotate the words so that most become everyday words; 0 when hardly one would."""
+    """The rotation that makes the most words common; 0 when it makes fewer than two common."""
     counts = Counter(by for word in words for by in _ROTATED.get(word, ()))
     best, count = max(counts.items(), key=lambda item: item[1], default=(0, 0))
     return best if count >= _MIN_COMMON else 0
 
 
 def _turn(line: str, share: float, runs: Sequence[tuple[int, int]], turn: Callable[[str], str]) -> str:
-    """The line reversed, as a whole or in the runs that then make sense; the line itself when none does."""
+    """The line turned as a whole, or only in runs that make sense when turned; otherwise the line itself."""
     if share < _NOT_PLAIN and len(line) >= _SHORTEST_LINE:
         whole = turn(line)
         if _common_share(whole) > max(_PLAIN, _PLAINLY * share):
@@ -256,7 +255,7 @@ def _turn(line: str, share: float, runs: Sequence[tuple[int, int]], turn: Callab
 
 
 def _strange(line: str) -> list[tuple[int, int]]:
-    """Where words stand in a row of which none is an everyday one, between quotes, colons and everyday words."""
+    """Start and end of each run of uncommon words. Quotes, colons and common words end a run."""
     runs: list[tuple[int, int]] = []
     start = end = count = 0
     for found in _WORD.finditer(line):

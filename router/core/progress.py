@@ -1,4 +1,4 @@
-"""What is known of one exchange while it lasts, and the record that is made of it when it is over."""
+"""What is known about one exchange while it lasts. Makes the exchange record from it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from router.core.decision_headers import category_of, reasoning_word
+from router.core.exchange_record import CacheResult, Ending, ExchangeRecord
 from router.core.headers import REQUEST_ID
 from router.core.messages import Reply
 from router.core.openai.rewrite import effort_of
-from router.core.outcome import CacheResult, Ending, ExchangeRecord
 from router.core.response import PassingAnswer
 from router.core.snapshot import Snapshot
 from router.core.types import ChatRequest, Decision, EndpointWord, Missing, Readings, ResponsePath
@@ -17,36 +17,36 @@ from router.errors import RequestError
 
 
 @dataclass(slots=True)
-class Record:
-    """What is known of one exchange so far. The exchange writes it, everybody else reads."""
+class Progress:
+    """What is known about one exchange so far. The exchange writes it; everybody else only reads."""
 
     snapshot: Snapshot
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Of the request."""
+    """The request's headers."""
     endpoint: EndpointWord = "other"
     request: ChatRequest | None = None
-    """What was asked; None before a body was read."""
+    """None until the body is read."""
     readings: Readings = field(default_factory=dict)
-    """What was measured, and what could not be."""
+    """The signals that were read, including those that failed."""
     decision: Decision | None = None
-    """What was chosen; None before that, and of a request that was refused without asking a rule."""
+    """None until a decision is made, and for a request that was refused before any rule was judged."""
     cache: CacheResult = field(default_factory=CacheResult)
-    """What became of the cache."""
+    """What the cache did."""
     reply: Reply | None = None
-    """The router's own reply, if it gave one."""
+    """The router's own reply, if there is one."""
     error: RequestError | None = None
     http_status: int = 0
     passing: PassingAnswer | None = None
-    """The backend's answer, if it passes through the router and is read."""
+    """The backend's answer, if the router reads it."""
     is_routed: bool = False
     is_complete: bool = False
-    """Whether the end of the backend's answer was seen."""
+    """Whether the backend's answer has passed to its end."""
     is_cut_short: bool = False
-    """Whether Envoy answered the request itself before the whole of it had come."""
+    """Whether Envoy answered the request itself before all of it came."""
 
     @property
     def ending(self) -> Ending:
-        """How an exchange that came to its own end did so; see `ExchangeRecord.ending`."""
+        """How the exchange ended, if it was not interrupted; see `ExchangeRecord.ending`."""
         if self.reply is not None:
             return "replied"
         if self.is_cut_short:
@@ -57,18 +57,18 @@ class Record:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether the backend answers with a stream of events that passes through the router."""
+        """Whether the backend answers with an event stream that the router reads."""
         return self.passing is not None and self.passing.is_event_stream
 
     @property
     def response_path(self) -> ResponsePath:
-        """Who answers, as far as it is known."""
+        """Who answers, as far as it is known now."""
         if self.reply is not None:
             return self.reply.path
         return "upstream" if self.is_routed else "bypass"
 
-    def outcome(self, ending: Ending) -> ExchangeRecord:
-        """What is known of the exchange now, without times: the shell adds those. `ending` as in `ExchangeRecord.ending`."""
+    def record(self, ending: Ending) -> ExchangeRecord:
+        """The record of what is known now, without times, which the shell adds. `ending` as in `ExchangeRecord.ending`."""
         decision, request = self.decision, self.request
         model = decision.model if decision and not decision.block else None
         category, confidence = category_of(self.readings)

@@ -1,4 +1,4 @@
-"""How an exchange ended: the one record that logs, metrics and traces are made of."""
+"""The record of one exchange. Logs, metrics and traces are made from it and from nothing else."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from router.core.lookup import CacheStatus, MissReason, SkipReason, StoreResult,
 from router.core.types import DecisionReason, EndpointWord, ReasoningWord, ResponsePath
 
 Ending = Literal["routed", "replied", "completed", "passed", "abandoned", "failed"]
-"""`routed`: a model was asked, and our part ended before its answer or without reading it. `replied`: we answered.
-`completed`: the whole answer passed us. `passed`: the path is none of ours, and the request goes on as it came. `abandoned`: the
-exchange ended early, because the client or the backend left or Envoy gave up on us. `failed`: a fault of ours."""
+"""`routed`: a model was asked, and the router did not read its answer. `replied`: the router answered itself. `completed`: the
+whole answer passed the router. `passed`: the router does not serve this path, and the request went on unchanged. `abandoned`: the
+exchange ended early, because the client or the backend left, or Envoy stopped waiting. `failed`: a fault of the router."""
 CacheReason = Tier | MissReason | SkipReason
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts as the backend reported them."""
+    """Token counts that the backend reported."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -41,7 +41,7 @@ class ExchangeRecord:
     decision: str = ""
     reason: DecisionReason | Literal[""] = ""
     category: str = "none"
-    """The intent's label; `none` when it was not measured, `unknown` when it could not be."""
+    """Label of the intent; `none` when it was not measured, `unknown` when it could not be measured."""
     confidence: float = 0.0
     """Confidence of `category`, 0 to 1."""
     reasoning: ReasoningWord = "unchanged"
@@ -51,37 +51,37 @@ class ExchangeRecord:
     """Signals that could not be read, each with its reason."""
     cache: CacheStatus = "off"
     cache_reason: CacheReason | Literal[""] = ""
-    """The tier of a hit, or why there was none; empty when the cache is off."""
+    """The tier of a hit, or the reason of a miss or skip; empty when the cache is off."""
     cache_similarity: float = 0.0
     cache_verified: float | None = None
     """As in `Hit.verified`."""
     cache_entry: str = ""
     stored: StoreResult = ""
     block_reason: str = ""
-    """Of a request that a rule blocked: `matched`, or why it could not be read; empty of others."""
+    """For a request that a rule blocked: `matched`, or why it could not be read. Empty for all others."""
     error_code: str = ""
     """Machine-readable code of our own error reply, such as `model_not_found`."""
     http_status: int = 0
-    """Status of our reply, or of the backend's when the response passed us; 0 when neither is known."""
+    """Status of our reply, or of the backend's response if it passed the router; 0 when neither is known."""
     usage: Usage | None = None
     routing_s: float = 0.0
-    """From Envoy's first message to our answer to the request, in seconds; Envoy's buffering of the body included."""
+    """Seconds from Envoy's first message to the routing answer, including the time in which Envoy buffers the body."""
     sensing_s: float = 0.0
-    """Of that, spent waiting for signals."""
+    """Seconds of `routing_s` that were spent waiting for signals."""
     first_token_s: float | None = None
-    """From our routing answer to the first byte of a streamed answer; None when it was none, or did not pass us."""
+    """Seconds from the routing answer to the first byte of a streamed answer; None when no stream passed the router."""
     duration_s: float = 0.0
-    """From the first message to the end of our part."""
+    """Seconds from the first message to the end of the exchange."""
 
     @property
     def is_routed(self) -> bool:
-        """A model was asked. Not so where the router answered itself, from the cache or with an error."""
+        """Whether a model was asked; false when the router answered itself, from the cache or with an error."""
         return self.routing_s > 0
 
 
 @dataclass(slots=True)
 class CacheResult:
-    """What became of the cache in this exchange; see `ExchangeRecord`."""
+    """What the cache did in this exchange; see `ExchangeRecord`."""
 
     status: CacheStatus = "off"
     reason: CacheReason | Literal[""] = ""

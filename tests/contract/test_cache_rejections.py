@@ -1,6 +1,4 @@
-"""A wrong answer that is rejected is removed, and its questions are not paired again: in any store and replica, also after a
-restart.
-"""
+"""A wrong answer that is rejected is forgotten and its questions are not paired again: any store and replica, after a restart."""
 
 from __future__ import annotations
 
@@ -30,13 +28,13 @@ from router.runtime.process import _open_cache as open_cache
 from tests.contract.test_cache import (  # noqa: F401 - fixtures
     ANSWER,
     CAPITAL,
+    POLICY,
     SAME,
-    TERMS,
     Site,
     ask,
     encoder,
     needs_server,
-    question,
+    query,
     server,
     settings_of,
     site,
@@ -58,18 +56,18 @@ async def wrong_hit(cache: Cache) -> Hit:
 async def assert_not_paired(site: Site, cache: Cache) -> None:  # noqa: F811
     """Neither question gets the other's answer, though both are stored anew and each is found by its own text."""
     for stored, asked in ((CAPITAL, SAME), (SAME, CAPITAL)):
-        partition = f"of its own {stored} {time.time()}"
+        namespace = f"of its own {stored} {time.time()}"
         site.clock.ahead_s += 1
-        await store(cache, stored, partition)
-        assert isinstance(await ask(cache, stored, partition), Hit)
-        assert await ask(cache, asked, partition) == Miss("rejected")
+        await store(cache, stored, namespace)
+        assert isinstance(await ask(cache, stored, namespace), Hit)
+        assert await ask(cache, asked, namespace) == Miss("rejected")
 
 
 async def test_both_directions(site: Site) -> None:  # noqa: F811
     """No other pair is affected: another wording is still served."""
     cache = await site.open()
     hit = await wrong_hit(cache)
-    assert cache.report(hit.entry_id) == hit.entry_id
+    assert cache.reject(hit.entry_id) == hit.entry_id
     assert isinstance(await ask(cache), Miss)
     await assert_not_paired(site, cache)
     await store(cache, CAPITAL, "again")
@@ -80,7 +78,7 @@ async def test_after_a_restart(site: Site) -> None:  # noqa: F811
     """This covers rejections made before the restart, and later ones of hits from before it."""
     cache = await site.open()
     hit = await wrong_hit(cache)
-    cache.report(hit.entry_id)
+    cache.reject(hit.entry_id)
     await until(lambda: written(cache))
     await site.close(cache)
     again = await site.open()
@@ -95,7 +93,7 @@ async def test_what_was_given_before_a_restart_is_rejected_after_it(site: Site) 
     await until(lambda: written(cache))
     await site.close(cache)
     again = await site.open()
-    assert again.report(hit.entry_id) == hit.entry_id
+    assert again.reject(hit.entry_id) == hit.entry_id
     assert isinstance(await ask(again), Miss)
     await assert_not_paired(site, again)
 
@@ -104,12 +102,12 @@ async def test_a_rejection_by_entry_id_alone_takes_its_question_out_of_pairing(s
     """It is not known who got the answer, so the question is paired with none, either way. Its own text still finds it."""
     cache = await site.open()
     hit = await wrong_hit(cache)
-    full = cache.report(hit.entry_id.partition("-")[0])
+    full = cache.reject(hit.entry_id.partition("-")[0])
     assert full.partition("-")[0] == hit.entry_id.partition("-")[0]
     assert full != hit.entry_id
     await assert_not_paired(site, cache)
-    assert cache.report("0" * 32) == ""
-    assert cache.report("no reference") == ""
+    assert cache.reject("0" * 32) == ""
+    assert cache.reject("no reference") == ""
 
 
 async def test_a_rejected_exact_hit_is_removed_and_no_pair_is_separated(site: Site) -> None:  # noqa: F811
@@ -118,7 +116,7 @@ async def test_a_rejected_exact_hit_is_removed_and_no_pair_is_separated(site: Si
     await store(cache)
     hit = await ask(cache)
     assert isinstance(hit, Hit)
-    assert cache.report(hit.entry_id) == hit.entry_id
+    assert cache.reject(hit.entry_id) == hit.entry_id
     assert isinstance(await ask(cache), Miss)
     site.clock.ahead_s += 1
     await store(cache)
@@ -129,11 +127,11 @@ async def test_a_rejected_pair_does_not_share_an_answer_under_way_either(encoder
     """Single flight pairs questions as well."""
     cache = await Site(encoder, None).open()
     hit = await wrong_hit(cache)
-    cache.report(hit.entry_id)
-    waiting = replace(TERMS, wait_s=5.0)
-    _, pending = await cache.look_up(question(CAPITAL, "under way"), waiting)
+    cache.reject(hit.entry_id)
+    waiting = replace(POLICY, coalesce_timeout_s=5.0)
+    _, pending = await cache.look_up(query(CAPITAL, "under way"), waiting)
     async with asyncio.timeout(2):
-        found, other = await cache.look_up(question(SAME, "under way"), waiting)
+        found, other = await cache.look_up(query(SAME, "under way"), waiting)
     assert isinstance(found, Miss)
     cache.complete(pending, None)
     cache.complete(other, None)
@@ -148,8 +146,8 @@ async def test_a_million_hits_leave_no_trace_in_memory(encoder: Encoder) -> None
     for rounds in (100, 3000):
         began = time.process_time()
         for number in range(rounds):
-            asked = CacheQuery(f"{CAPITAL} {number}", entry.partition, "k", "alice", "default", "small")
-            assert await cache.tiers.hit(entry, PendingLookup(asked, TERMS), "semantic", 0.9)
+            asked = CacheQuery(f"{CAPITAL} {number}", entry.namespace, "k", "alice", "default", "small")
+            assert await cache.tiers.hit(entry, PendingLookup(asked, POLICY), "semantic", 0.9)
         sizes.append((time.process_time() - began) / rounds)
     assert sizes[1] < 3 * sizes[0] + 50e-6
     assert sum(len(value) for value in vars(cache.memory).values() if isinstance(value, dict | list | set)) < 20
@@ -169,7 +167,7 @@ class TestReplicas:
         """One replica gives the hit, a second that never saw it gets the rejection, and a third that starts later respects it."""
         one, other = await replicas.open(), await replicas.open()
         hit = await wrong_hit(one)
-        other.report(hit.entry_id)
+        other.reject(hit.entry_id)
         await until(lambda: not len(one))
         await assert_not_paired(replicas, one)
         await assert_not_paired(replicas, other)
@@ -186,8 +184,8 @@ class TestReplicas:
         await until(lambda: written(one) and len(other) == 1)
         store_itself = store_sync._store
         publish, store_itself.publish = store_itself.publish, _away  # type: ignore[method-assign]
-        one.report(hit.entry_id)
-        replicas.clock.ahead_s += 60  # far beyond what polling looks back
+        one.reject(hit.entry_id)
+        replicas.clock.ahead_s += 60  # far beyond what a look goes back
         await until(lambda: store_sync.state.error != "")
         store_itself.publish = publish  # type: ignore[method-assign]
         await until(lambda: not len(other))
@@ -210,8 +208,8 @@ class TestInvalidations:
 
     async def test_an_answer_under_way_is_not_stored_after_an_invalidation(self, cache: Cache) -> None:
         """It was asked for before, so it may be what had to be removed."""
-        _, pending = await cache.look_up(question(), TERMS)
-        _, other = await cache.look_up(question(decision="faq"), replace(TERMS, may_look_up=False))
+        _, pending = await cache.look_up(query(), POLICY)
+        _, other = await cache.look_up(query(decision="faq"), replace(POLICY, may_look_up=False))
         asked_ms = int(time.time() * 1000)
         await until(lambda: int(time.time() * 1000) > asked_ms)
         cache.invalidate(EntryFilter(decision="default"))
