@@ -85,12 +85,12 @@ class Encoder:
         """One pass in the calling thread. Raises as `encode` does."""
         return self.run_window((text, self._reader.read(text)))
 
-    def cut(self, text: str, most: int, width: int | None = None) -> tuple[list[Window], bool]:
-        """`text` in overlapping windows for `run_window`, and whether that is all: of more than `most`, the first and the last.
+    def cut(self, text: str, max_windows: int, width: int | None = None) -> tuple[list[Window], bool]:
+        """`text` in overlapping windows for `run_window`, and whether they cover all of it.
 
-        The spans of these windows are places in `text`. As in `WindowTokenizer.windows`, `width` is in tokens.
+        `max_windows` and `width` are those of `WindowTokenizer.windows`. The spans of these windows are places in `text`.
         """
-        pieces, is_complete = self._reader.windows(text, most, width)
+        pieces, is_complete = self._reader.windows(text, max_windows, width)
         return [(text, tokens) for tokens in pieces], is_complete
 
     def windows(self, text: str, width: int | None = None) -> list[Window]:

@@ -18,9 +18,11 @@ HEAD_SHARE = 0.63
 END_CHARS = 2048
 """Of each end of a longer text so much is tokenised: room for 256 tokens at 8 characters each."""
 WINDOW_CHARS = 512
-"""Of a window of as many tokens as the model reads, about so many."""
+"""About how many characters a window holds that is as wide as the model reads."""
 OVERLAP = 32
-"""Tokens that a window shares with the one before: what stands at an edge is seen whole in one of them."""
+"""Tokens that a window shares with the one before, so that a word or name at an edge stands whole in one of them."""
+_MAX_CHARS_A_TOKEN = 32
+"""Characters tokenised for each token that is wanted. Prose has about 4, so only blobs and padding use more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +60,36 @@ class WindowTokenizer:
         tail = end[-(self._room - self._head) :]
         return self._tokens(ids[: self._head] + tail, offsets[: self._head] + [(0, 0)] * len(tail), is_truncated=True)
 
-    def windows(self, text: str, most: int, width: int | None = None) -> tuple[list[Tokens], bool]:
-        """The whole of `text` in overlapping pieces, and whether it is the whole: of more than `most`, the first and the last.
+    def windows(self, text: str, max_windows: int, width: int | None = None) -> tuple[list[Tokens], bool]:
+        """`text` in overlapping windows, and whether they cover all of it. Of more than `max_windows`, the first and the last.
 
-        A piece has `width` tokens at most, by default as many as the model reads at once; the special ones come on top.
+        A window has at most `width` tokens, by default as many as the model reads at once, and the special ones.
         """
-        ids, offsets = self._read(text)
         width = min(width or self._room, self._room)
         overlap = min(OVERLAP, width // 3)
-        if len(ids) <= width:
+        max_chars = (max_windows * (width - overlap) + width) * _MAX_CHARS_A_TOKEN
+        end_chars = width * _MAX_CHARS_A_TOKEN
+        is_cut = len(text) > max_chars + end_chars
+        ids, offsets = self._read(text[:max_chars] if is_cut else text)
+        if not is_cut and len(ids) <= width:
             return [self._tokens(ids, offsets, is_truncated=False)], True
-        starts = list(range(0, len(ids) - overlap, width - overlap))
-        is_complete = len(starts) <= most
-        chosen = starts if is_complete else [*starts[: most - 1], len(ids) - width]
-        pieces = [slice(start, start + width) for start in chosen]
-        return [self._tokens(ids[piece], offsets[piece], is_truncated=True) for piece in pieces], is_complete
+        starts = list(range(0, max(1, len(ids) - overlap), width - overlap))
+        if not is_cut and len(starts) <= max_windows:
+            return [self._window(ids, offsets, start, width) for start in starts], True
+        end = self._end(text, end_chars) if is_cut else (ids, offsets)
+        windows = [self._window(ids, offsets, start, width) for start in starts[: max_windows - 1]]
+        windows.append(self._window(*end, max(0, len(end[0]) - width), width))
+        return [window for window in windows if len(window.ids) > SPECIAL_TOKENS] or windows[:1], False
+
+    def _end(self, text: str, chars: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of the last `chars` characters, and their places in the whole text."""
+        first = len(text) - chars
+        ids, offsets = self._read(text[first:])
+        return ids, [(first + start, first + end) for start, end in offsets]
+
+    def _window(self, ids: list[int], offsets: list[tuple[int, int]], start: int, width: int) -> Tokens:
+        piece = slice(start, start + width)
+        return self._tokens(ids[piece], offsets[piece], is_truncated=True)
 
     def _read(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         read = self._tokenizer.encode(_encodable(text), add_special_tokens=False)
