@@ -55,7 +55,7 @@ class Classifier:
         found = self.head.probabilities(layers).astype(np.float64)
         if len(self.labels) == len(self.head.labels):
             return found
-        outside = (self.head.familiarity(layers) < self.head.known_at_least)[:, np.newaxis]
+        outside = (self.head.familiarity(layers) < self.head.min_familiarity)[:, np.newaxis]
         return np.concatenate([np.where(outside, 0.0, found), outside.astype(np.float64)], axis=1)
 
 

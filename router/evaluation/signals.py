@@ -95,7 +95,7 @@ def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> I
 
 def _worst(signal: JailbreakSignal, text: str) -> float:
     try:
-        return float(signal.run(text).chances[1:].max())
+        return float(signal.run(text).probabilities[1:].max())
     except BackendError:
         return 0.0
 

@@ -1,4 +1,4 @@
-"""Which part of a text is read, and as which tokens. The same in training as in serving."""
+"""Selects the part of a text that a model reads, and tokenises it. Training and serving use the same code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tokenizers import Tokenizer
 from router.errors import BackendError
 
 SPECIAL_TOKENS = 2
-"""Of every pass: the one in front of a text and the one behind it."""
+"""Every pass has one before the text and one after it."""
 HEAD_SHARE = 0.63
-"""Of the tokens that are read of a long text, the share taken from its start; the rest is its end, where questions stand."""
+"""The share of tokens that a long text's start gets. The rest go to its end, where the question usually is."""
 END_CHARS = 2048
-"""Of each end of a longer text so much is tokenised: room for 256 tokens at 8 characters each."""
+"""Characters tokenised at each end of a longer text: 256 tokens of 8 characters."""
 WINDOW_CHARS = 512
 """About how many characters a window holds that is as wide as the model reads."""
 OVERLAP = 32
@@ -27,20 +27,20 @@ _MAX_CHARS_A_TOKEN = 32
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What the model reads of a text."""
+    """The tokens that a model reads of a text."""
 
     ids: NDArray[np.int64]
-    """(tokens,) int64, the special tokens at both ends included."""
+    """(tokens,) int64, including the special tokens at both ends."""
     offsets: tuple[tuple[int, int], ...]
-    """Where each token stands in the text, start and end; (0, 0) for the special ones, and where the start was cut off."""
+    """Start and end of each token in the text. (0, 0) for special tokens and for the tail that `WindowTokenizer.read` appends."""
     is_truncated: bool
-    """The text is longer than what is read of it."""
+    """The text is longer than the part that is read."""
 
 
 class WindowTokenizer:
-    """Turns texts into tokens: a text that fits whole, of a longer one its start and its end.
+    """Tokenises a text: all of it if it fits, else its start and its end.
 
-    Tokenising megabytes would take seconds, so of a very long text only the ends are looked at.
+    Tokenising megabytes would take seconds, so a very long text is cut before it is tokenised.
     """
 
     def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
@@ -51,7 +51,7 @@ class WindowTokenizer:
         self._head = round(self._room * HEAD_SHARE)
 
     def read(self, text: str) -> Tokens:
-        """The tokens of `text`, 2 to `max_tokens` of them; 2 alone when there is nothing to read in it."""
+        """The tokens of `text`, at most `max_tokens`. Only the two special tokens when there is nothing to read."""
         is_cut = len(text) > 2 * END_CHARS
         ids, offsets = self._read(text[:END_CHARS] if is_cut else text)
         if not is_cut and len(ids) <= self._room:
@@ -101,7 +101,7 @@ class WindowTokenizer:
 
 
 class PairTokenizer:
-    """Turns two texts into the tokens of one pass. Nothing is left out: it could be where they differ."""
+    """Tokenises two texts for one pass. Never truncates, because the texts could differ in the part left out."""
 
     def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
         self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
@@ -109,11 +109,11 @@ class PairTokenizer:
         self._max_tokens = max_tokens
 
     def read(self, first: str, second: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Token ids and kinds, each (tokens,) int64, kind 1 from the second text on.
+        """Token ids and kinds, each (tokens,) int64. The kind is 1 for the second text, else 0.
 
         Raises:
-            BackendError: `too_long`, or `unknown_words` when the texts differ in what the model has no tokens for: emoji, rare
-                scripts, words of over a hundred letters.
+            BackendError: `too_long`, or `unknown_words` when the texts differ in words without a token: emoji, rare scripts,
+                words of over a hundred letters.
         """
         if len(first) + len(second) > 2 * END_CHARS:
             raise BackendError("too_long")
@@ -131,5 +131,5 @@ class PairTokenizer:
 
 
 def _encodable(text: str) -> str:
-    """JSON may carry half a surrogate pair, which no UTF-8 library takes."""
+    """The text without half surrogate pairs, which JSON may hold but UTF-8 libraries reject."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -141,12 +141,12 @@ def _guards(
     """What rules that block look for in everything that the model reads."""
     from router.core.text.encodings import stretches
     from router.signals.cuts import CutSearch
-    from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PiiGuard
+    from router.signals.guards import HuggingFaceGuard, JailbreakGuard, KeywordGuard, PiiGuard
     from router.signals.own.huggingface import HuggingFaceSignal
 
     across = CutSearch(passes, stretches)
     made: dict[str, Guard] = {
-        name: ExportedGuard(signal, passes, across)
+        name: HuggingFaceGuard(signal, passes, across)
         for name, signal in own.items()
         if name in wanted and isinstance(signal, HuggingFaceSignal)
     }

@@ -157,16 +157,16 @@ def fit(layers: Vectors, truth: Places, labels: Sequence[str], groups: Places | 
     vectors = features_of(inside, VECTOR)
     examples = np.rint(vectors * 127).astype(np.int8)
     head = Head(tuple(labels), weights * scale, bias * scale, examples, -1.0)
-    known_at_least = -1.0
+    min_familiarity = -1.0
     if (truth < 0).any():
         known, unknown = _familiar_out_of_fold(vectors, probabilities, folds), head.familiarity(layers[truth < 0])
-        known_at_least = _least_familiarity(known, unknown)
+        min_familiarity = _min_familiarity(known, unknown)
         is_known = np.concatenate([np.ones(len(known), bool), np.zeros(len(unknown), bool)])
         area = roc_area(is_known, np.concatenate([known, unknown]).astype(np.float64))
         figures["outside_roc_area"] = Estimate(area, area, area)
-        figures["taken_for_outside"] = share(int((known < known_at_least).sum()), len(known))
-        figures["outside_found"] = share(int((unknown < known_at_least).sum()), len(unknown))
-    head = Head(head.labels, head.weights, head.bias, examples if known_at_least > -1 else examples[:0], known_at_least)
+        figures["taken_for_outside"] = share(int((known < min_familiarity).sum()), len(known))
+        figures["outside_found"] = share(int((unknown < min_familiarity).sum()), len(unknown))
+    head = Head(head.labels, head.weights, head.bias, examples if min_familiarity > -1 else examples[:0], min_familiarity)
     return Fitted(head, _threshold(probabilities, inner), strength, figures)
 
 
@@ -266,7 +266,7 @@ def _familiar_out_of_fold(vectors: Vectors, probabilities: Vectors, folds: Place
     return np.asarray((probabilities.max(axis=1) + nearest) / 2, dtype=np.float32)
 
 
-def _least_familiarity(known: Vectors, unknown: Vectors) -> float:
+def _min_familiarity(known: Vectors, unknown: Vectors) -> float:
     """Where most is told right: the share of own texts kept plus the share of others found is highest."""
     bars = np.unique(np.quantile(np.concatenate([known, unknown]), np.linspace(0, 1, 201)))
     right = [(known >= bar).mean() + (unknown < bar).mean() for bar in bars]
@@ -308,7 +308,7 @@ def write(fitted: Fitted, encoder: Bundle, out: Path, name: str, source: Path) -
         "name": name,
         "labels": list(head.labels),
         "threshold": fitted.threshold,
-        "known_at_least": head.known_at_least,
+        "known_at_least": head.min_familiarity,
         "encoder": f"{encoder.name} {encoder.version}",
         "encoder_sha256": encoder.sha256[MODEL],
         "sha256": sha256_of(out / WEIGHTS),

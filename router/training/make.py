@@ -236,6 +236,6 @@ def _safety(path: Path, examples: Sequence[Example], threshold: float) -> dict[s
     signal = JailbreakSignal(Encoder(bundle, InferencePool(1, 1), max_windows=64), bundle)
     figures = {}
     for name, some in texts.items():
-        hits = sum(float(signal.run(text).chances[1:].max()) >= threshold for text in some)
+        hits = sum(float(signal.run(text).probabilities[1:].max()) >= threshold for text in some)
         figures[name] = share(hits, len(some))
     return figures

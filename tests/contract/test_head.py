@@ -132,7 +132,7 @@ def test_a_head_without_examples_of_the_outside_calls_nothing_so(tmp_path: Path,
     data = write(tmp_path / "labelled.jsonl", TEXTS)
     list(train(data, encoder, tmp_path / "head", "head"))
     head = Head.load(tmp_path / "head", encoder)
-    assert head.known_at_least == -1
+    assert head.min_familiarity == -1
     assert head.examples.shape == (0, 384)
 
 
@@ -206,7 +206,7 @@ def test_damage_and_another_encoder_are_refused(folder: Path, encoder: Bundle, t
     import shutil
 
     other = dataclasses.replace(encoder, sha256={"model.onnx": "0" * 64})
-    with pytest.raises(ConfigError, match="fitted to another encoder"):
+    with pytest.raises(ConfigError, match="trained with another encoder"):
         Head.load(folder, other)
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
