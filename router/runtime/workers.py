@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import aiohttp
 from aiohttp import web
 
-from router.admin.access import guard
+from router.admin.access import only_programs
 from router.admin.server import errors_as_json, listen
 from router.runtime.program import Program
 from router.runtime.restart import Restarts, as_json
@@ -43,10 +43,10 @@ class AggregatedAdmin:
     ) -> None:
         """`restarts` carries out `/restart`; `state` counts what the supervisor has to tell beside its workers' metrics.
 
-        `address` and `allowed_hosts` as in `access.guard`.
+        `address` and `allowed_hosts` as in `access.only_programs`.
         """
         self._workers, self._restarts, self._state = workers, restarts, state
-        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[errors_as_json, guard(address, allowed_hosts)])
+        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[errors_as_json, only_programs(address, allowed_hosts)])
         app.add_routes(
             [
                 web.get("/healthz", self._health),

@@ -227,7 +227,7 @@ async def test_the_command_says_what_happened(
         assert "taken for 1" in capsys.readouterr().err
     finally:
         await front.runner.cleanup()
-    with pytest.raises(ConfigError, match="nobody answers"):
+    with pytest.raises(ConfigError, match="nothing answers"):
         await asyncio.to_thread(ask_for_restart, AdminPort(f"127.0.0.1:{port}"))
 
 
