@@ -61,7 +61,7 @@ def serve(options: argparse.Namespace) -> int:
         return program
 
     program = read_program(options.config, options.admin)
-    logs = Logs(program.log_level, outcomes=False)
+    logs = Logs(program.log_level, access_log=False)
     try:
         return _run(supervise(program, program.addresses[1] or None, read_again))
     finally:

@@ -83,7 +83,7 @@ def pipe() -> Iterator[Pipe]:
 
 def test_an_exchange_is_one_line(pipe: Pipe) -> None:
     """With its decision, its times and its ids; fields that say nothing are left out."""
-    logs = Logs("info", outcomes=True, fd=pipe.writing)
+    logs = Logs("info", access_log=True, fd=pipe.writing)
     logs.begin({"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}).end(ROUTED)
     logs.begin({}).end(REFUSED)
     logs.close()
@@ -119,7 +119,7 @@ def test_an_exchange_is_one_line(pipe: Pipe) -> None:
 
 def test_outcomes_can_be_switched_off(pipe: Pipe) -> None:
     """And the process's own lines stay."""
-    logs = Logs("info", outcomes=False, fd=pipe.writing)
+    logs = Logs("info", access_log=False, fd=pipe.writing)
     logs.begin({}).end(ROUTED)
     logging.getLogger("router.test").info("here")
     logs.close()
@@ -129,7 +129,7 @@ def test_outcomes_can_be_switched_off(pipe: Pipe) -> None:
 @pytest.mark.parametrize("sent", ["", "nonsense", f"00-{TRACE}", f"00-{TRACE.upper()}-00f067aa0ba902b7-01"])
 def test_a_traceparent_that_is_none_is_not_logged(pipe: Pipe, sent: str) -> None:
     """Clients send what they like."""
-    logs = Logs("info", outcomes=True, fd=pipe.writing)
+    logs = Logs("info", access_log=True, fd=pipe.writing)
     logs.begin({"traceparent": sent}).end(ROUTED)
     logs.close()
     assert "trace_id" not in pipe.lines()[0]
@@ -137,7 +137,7 @@ def test_a_traceparent_that_is_none_is_not_logged(pipe: Pipe, sent: str) -> None
 
 def test_a_request_id_cannot_break_the_line_nor_fill_the_log(pipe: Pipe) -> None:
     """It may be the client's own: line breaks, half a surrogate pair, 60 kB."""
-    logs = Logs("info", outcomes=True, fd=pipe.writing)
+    logs = Logs("info", access_log=True, fd=pipe.writing)
     logs.begin({}).end(ExchangeRecord("routed", request_id='a\n{"b":\u2028\ud800' + "x" * 60_000))
     logs.close()
     (line,) = pipe.lines()
@@ -147,7 +147,7 @@ def test_a_request_id_cannot_break_the_line_nor_fill_the_log(pipe: Pipe) -> None
 
 def test_other_libraries_speak_in_json_as_well_and_show_no_text(pipe: Pipe) -> None:
     """asyncio and others print exceptions; an exception may quote a prompt."""
-    logs = Logs("info", outcomes=True, fd=pipe.writing)
+    logs = Logs("info", access_log=True, fd=pipe.writing)
     try:
         raise ValueError("a secret prompt")
     except ValueError:
@@ -161,7 +161,7 @@ def test_other_libraries_speak_in_json_as_well_and_show_no_text(pipe: Pipe) -> N
 
 def test_a_library_that_logs_wrongly_does_no_harm(pipe: Pipe) -> None:
     """Arguments that do not fit their format: the line says what it can."""
-    logs = Logs("info", outcomes=True, fd=pipe.writing)
+    logs = Logs("info", access_log=True, fd=pipe.writing)
     wrong = logging.makeLogRecord({"name": "grpc", "msg": "%d of", "args": ("two",), "levelname": "WARNING"})
     logging.getLogger().handlers[-1].handle(wrong)
     logging.getLogger("router").info("and on")
@@ -173,14 +173,14 @@ def test_closing_leaves_the_process_as_it_was(pipe: Pipe) -> None:
     """No handler, no level."""
     root, ours = logging.getLogger(), logging.getLogger("router")
     before = (list(root.handlers), ours.level)
-    Logs("debug", outcomes=True, fd=pipe.writing).close()
+    Logs("debug", access_log=True, fd=pipe.writing).close()
     assert (list(root.handlers), ours.level) == before
 
 
 def test_a_reader_that_stalls_costs_lines_and_never_time(pipe: Pipe) -> None:
     """A full pipe: exchanges begin and end as fast as ever, what does not fit is counted, closing takes a second."""
     pipe.fill()
-    logs, metrics = Logs("info", outcomes=True, fd=pipe.writing), Metrics()
+    logs, metrics = Logs("info", access_log=True, fd=pipe.writing), Metrics()
     metrics.show_dropped_lines(lambda: logs.dropped_count)
     telemetry = Telemetry([metrics, logs])
     began = time.monotonic()
@@ -198,7 +198,7 @@ def test_a_reader_that_stalls_costs_lines_and_never_time(pipe: Pipe) -> None:
 def test_a_reader_that_left_is_survived(pipe: Pipe) -> None:
     """Lines are lost, and counted."""
     os.close(pipe.reading)
-    logs = Logs("info", outcomes=True, fd=pipe.writing)
+    logs = Logs("info", access_log=True, fd=pipe.writing)
     logs.begin({}).end(ROUTED)
     logs.close()
     assert logs.dropped_count == 1

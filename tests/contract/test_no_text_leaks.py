@@ -112,7 +112,7 @@ class Site:
         self.written = bytearray()
         self._drain = threading.Thread(target=self._read, daemon=True)
         self._drain.start()
-        self.logs, self.metrics = Logs("debug", outcomes=True, fd=self.writing), Metrics()
+        self.logs, self.metrics = Logs("debug", access_log=True, fd=self.writing), Metrics()
         self.collector = collector
         self.telemetry = Telemetry(
             [self.metrics, Tracing(collector.endpoint, insecure=True, sample_ratio=1, service_name="x"), self.logs]

@@ -146,7 +146,7 @@ async def test_a_spare_that_envoy_does_not_know_serves_nobody(
     (tmp_path / "around").write_text("1 unasked")
     restart = await carried_out(supervisor)
     assert restart.state == "failed"
-    assert "list its port" in restart.problems[0]
+    assert "add its port" in restart.problems[0]
     assert supervisor.workers[0].pid == before
 
 

@@ -233,7 +233,7 @@ def test_no_text_of_a_request_is_in_the_span(trace: Trace, collector: Collector,
 def test_the_log_line_names_the_trace_that_began_here(trace: Trace, collector: Collector) -> None:
     """From the line to the trace and back."""
     reading, writing = os.pipe()
-    telemetry = Telemetry([trace(), Logs("info", outcomes=True, fd=writing)])
+    telemetry = Telemetry([trace(), Logs("info", access_log=True, fd=writing)])
     telemetry.begin({}).end(ROUTED)
     telemetry.close()
     line = json.loads(os.read(reading, 65536))
