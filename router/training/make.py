@@ -204,13 +204,13 @@ def _routing(outcomes: NDArray[np.float64], right: NDArray[np.float64], models: 
         figures[name] = routing.gap_recovered_with_interval(known[small][rows], known[large][rows], gain)
     area = routing.hard_or_easy(outcomes, right)
     figures["hard_or_easy_roc_area"] = Estimate(area, area, area)
-    names = list(routing.PRICES)
+    names = list(routing.COSTS)
     columns = [list(models).index(name) for name in names]
     complete = ~np.isnan(outcomes[:, columns]).any(axis=1)
-    prices = np.array(list(routing.PRICES.values()))
-    points = routing.curve(outcomes[complete][:, columns], right[complete][:, columns], prices)
+    costs = np.array(list(routing.COSTS.values()))
+    points = routing.curve(outcomes[complete][:, columns], right[complete][:, columns], costs)
     best = int(np.argmax(outcomes[complete][:, columns].mean(0)))
-    reached = routing.accuracy_at(points, 0.2 * prices[best]) / float(outcomes[complete][:, columns[best]].mean())
+    reached = routing.accuracy_at(points, 0.2 * costs[best]) / float(outcomes[complete][:, columns[best]].mean())
     figures["accuracy_at_fifth_of_price"] = Estimate(reached, reached, reached)
     return figures
 
