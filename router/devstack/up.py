@@ -70,7 +70,7 @@ def plan_of(config_path: Path, envoy_path: Path) -> tuple[StackPlan, int]:
     commands: dict[str, Sequence[str]] = {}
     mocks = _mocks(config, envoy)
     if mocks:
-        commands["mock models"] = [*program, "mock-vllm", *(f"{name}={host}:{port}" for name, host, port in mocks)]
+        commands["mock backends"] = [*program, "mock-vllm", *(f"{name}={host}:{port}" for name, host, port in mocks)]
         addresses += [Address(host, port, f"envoy.yaml, cluster of {name}") for name, host, port in mocks]
     commands["router"] = [*program, "serve", "--config", str(config_path)]
     commands["envoy"] = [find_envoy(), "-c", str(envoy_path), "--log-level", "warning", "--use-dynamic-base-id"]

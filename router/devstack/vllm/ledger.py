@@ -18,8 +18,8 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 """Above either limit, older requests are forgotten. The newest is always kept."""
 
 ENDINGS = ("completed", "refused", "aborted", "dropped")
-"""`completed`: answered in full. `refused`: answered with an error. `aborted`: the client went away first.
-`dropped`: we cut the connection because `x-sim-abort-after` asked for it."""
+"""`completed`: answered in full. `refused`: answered with an error. `aborted`: the client left first.
+`dropped`: the backend cut the connection, because `x-sim-abort-after` asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
