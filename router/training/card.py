@@ -1,4 +1,4 @@
-"""The model card: what the model is, what it was made from, how good it was measured to be, what it cannot do."""
+"""Writes the model cards: what the model is, its training data, its measured quality, and its limits."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from router.evaluation.measures import Estimate
 
 Facts = Mapping[str, Any]
-"""What stands in the manifest, written a moment before."""
+"""The fields of the manifest."""
 
 
 def model_card(facts: Facts, metrics: Mapping[str, Estimate]) -> str:
-    """Markdown, made from the facts that stand in the manifest."""
+    """The encoder's model card in Markdown, from the fields of the manifest."""
     intervals = {name: f"{e.low:.4f} to {e.high:.4f}" if e.low < e.high else "" for name, e in metrics.items()}
     figures = "\n".join(f"| {name} | {e.value:.4f} | {intervals[name]} |" for name, e in metrics.items())
     left_out = f"Left out on purpose: {', '.join(facts['without'])}." if facts["without"] else ""
@@ -73,7 +73,7 @@ Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
 
 
 def verifier_card(facts: Facts) -> str:
-    """The same for the verifier."""
+    """The verifier's model card."""
     left_out = (
         f"Left out on purpose: {', '.join(facts['without'])}."
         if facts["without"]

@@ -139,8 +139,8 @@ def test_a_head_without_examples_of_the_outside_calls_nothing_so(tmp_path: Path,
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        ({"a": ["one", "two"], "b": ["three"]}, "for b; every label needs two different ones"),
-        ({"a": ["one", "two"], "b": ["three", "Three!"]}, "the same one again, for b"),
+        ({"a": ["one", "two"], "b": ["three"]}, "for b; every label needs two different texts"),
+        ({"a": ["one", "two"], "b": ["three", "Three!"]}, "only one text, perhaps repeated, for b"),
         ({"a": ["one", "two"]}, "fewer than two labels"),
         ({"a": ["one", "two"], OUTSIDE: ["three", "four"]}, "fewer than two labels"),
         ({}, "is empty"),
