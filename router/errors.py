@@ -1,6 +1,6 @@
-"""The four errors of the project, named by whom they are for.
+"""The four errors of the project, each named after its addressee.
 
-Other exceptions, such as `NotStorable`, are a matter between a function and those who call it: nobody outside meets them.
+Other exceptions, such as `NotStorable`, stay between a function and its callers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class RouterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong in an operator's file, with where it stands and how to mend it."""
+    """One mistake in an operator's file: where it is, and how to fix it."""
 
     file: str
     """Path of the file as the operator named it."""
@@ -25,7 +25,7 @@ class Problem:
     path: str
     """Dotted path of the field, such as `models.small.cluster`; empty for the whole file."""
     message: str
-    """What is wrong and what would be right, in one sentence."""
+    """One sentence that says what is wrong and how to fix it."""
     severity: str = "error"
     """`error` refuses to start; `warning` is only printed."""
 
@@ -37,7 +37,7 @@ class Problem:
 
 
 class ConfigError(RouterError):
-    """For the operator: a configuration that cannot work. Carries every problem at once, never just the first."""
+    """For the operator: the configuration cannot work. Carries every problem at once, not only the first."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -45,28 +45,28 @@ class ConfigError(RouterError):
 
 
 class RequestError(RouterError):
-    """For the client: a request that cannot be served, answered in OpenAI's error shape."""
+    """For the client: the request cannot be served. The answer has OpenAI's error shape."""
 
     def __init__(self, http_status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.http_status = http_status
-        """400 to 499, 503 or 504; what the client sees as the HTTP status."""
+        """The HTTP status that the client sees: 400 to 499, 503 or 504."""
         self.message = message
-        """One sentence that names the field and the fix; never holds prompt text."""
+        """One sentence that names the field and the fix. Never holds prompt text."""
         self.param = param
-        """The field at fault as OpenAI writes it, such as `messages[0].role`."""
+        """The wrong field as OpenAI writes it, such as `messages[0].role`."""
         self.code = code
         """A stable machine-readable word, such as `model_not_found`."""
 
 
 class BackendError(RouterError):
-    """For nobody: a deadline, a model or a store that failed. Becomes `Missing` or a miss; the request goes on."""
+    """For nobody: a model or a store failed or was late. The reading becomes `Missing` or a miss, and the request goes on."""
 
     @property
     def word(self) -> str:
-        """The reason as metrics, logs and spans show it: the error's own where that is a word such as `too_long`, else `failed`.
+        """The reason as metrics, logs and spans show it: the error's text if it is a word such as `too_long`, else `failed`.
 
-        Whatever raised the error may have had a prompt in its hands.
+        Any other text is not shown, because it may quote a prompt.
         """
         text = str(self)
         is_word = text.isascii() and text.islower() and text.replace("_", "").isalpha() and len(text) <= _MAX_WORD_CHARS
@@ -74,4 +74,4 @@ class BackendError(RouterError):
 
 
 class ProtocolError(RouterError):
-    """For Envoy: a message that the exchange's state does not allow. Ends the stream; Envoy's failure policy acts."""
+    """For Envoy: the exchange's state does not allow this message. The stream ends, and Envoy's failure policy acts."""

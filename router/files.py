@@ -1,8 +1,8 @@
-"""The operator's files, read once: what was validated when the router started is what every worker runs, also a later one.
+"""The operator's files, read once, so that every worker runs the configuration that was validated.
 
-The supervisor reads the configuration under `recorded`. It hands what was read to its workers, which read it again under
-`replayed`: they find the same text, whatever has happened on the disk since. Models are too large to be handed over; of them
-the SHA-256 is kept, and a worker that finds another model does not start.
+The supervisor reads the configuration under `recorded` and hands the texts to its workers. A worker reads under `replayed` and
+finds the same texts, even if the files on the disk have changed. Models are too large to hand over. The supervisor hands over
+their SHA-256, and a worker that finds another model does not start.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from router.errors import ConfigError, Problem
 
 @dataclass(slots=True)
 class Files:
-    """Text and digests of files by the path under which they were read."""
+    """Texts and digests of files, by the path under which they were read."""
 
     texts: dict[str, str] = field(default_factory=dict)
     sha256: dict[str, str] = field(default_factory=dict)
-    """Hex digests of the files that are not handed over."""
+    """Hex digests of the files whose text is not handed over."""
 
     def pin(self, paths: Iterable[Path]) -> None:
-        """Remember what these files hold; those that are not there are left out."""
+        """Remember the digests of these files. Files that do not exist are left out."""
         for path in paths:
             with contextlib.suppress(OSError):
                 self.sha256[str(path)] = _digest(path)
 
     def check(self) -> None:
-        """Hold the pinned files against what they were.
+        """Compare the pinned files with their digests.
 
         Raises:
-            ConfigError: some have changed, each is named.
+            ConfigError: some files have changed; each is named.
         """
         message = (
-            "has changed since the router read its configuration, so a worker with it would not be as the others; "
-            "put it back, or have all workers use it with `semantic-router restart`"
+            "has changed since the router read its configuration, so this worker would differ from the others; "
+            "restore the file, or run `semantic-router restart` so that all workers use the new one"
         )
         changed = [path for path, sha256 in self.sha256.items() if _now(Path(path)) != sha256]
         if changed:
             raise ConfigError([Problem(path, 0, "", message) for path in changed])
 
     def dump(self) -> bytes:
-        """For another process."""
+        """As bytes for another process."""
         return json.dumps({"texts": self.texts, "sha256": self.sha256}).encode()
 
     @classmethod
     def load(cls, dumped: bytes) -> Files:
-        """What `dump` made."""
+        """Read the result of `dump`."""
         document = json.loads(dumped)
         return cls(document["texts"], document["sha256"])
 
@@ -67,7 +67,7 @@ _in_use: ContextVar[_Use | None] = ContextVar("_in_use", default=None)
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file; of a replayed one as it was. Raises as `Path.read_text` does."""
+    """The text of a UTF-8 file, under `replayed` the recorded text. Raises as `Path.read_text` does."""
     use = _in_use.get()
     if use and use.is_replay and str(path) in use.files.texts:
         return use.files.texts[str(path)]
@@ -79,7 +79,7 @@ def read_text(path: Path) -> str:
 
 @contextlib.contextmanager
 def recorded() -> Iterator[Files]:
-    """Remember every text that is read meanwhile."""
+    """Record every text that `read_text` reads in this context."""
     files = Files()
     token = _in_use.set(_Use(files, is_replay=False))
     try:
@@ -90,7 +90,7 @@ def recorded() -> Iterator[Files]:
 
 @contextlib.contextmanager
 def replayed(files: Files) -> Iterator[None]:
-    """Read the texts of `files` in the place of those on the disk."""
+    """Have `read_text` return the texts of `files` instead of those on the disk."""
     token = _in_use.set(_Use(files, is_replay=True))
     try:
         yield

@@ -1,8 +1,8 @@
-"""Who may ask the admin port: programs on this network, and no web page that somebody's browser happens to show.
+"""Decides who may use the admin port: programs on this network may, web pages in somebody's browser may not.
 
-The port has no passwords. What keeps a page from it is what browsers say of themselves: `Host` names the site whose address
-was looked up (a name of somebody else's is DNS rebinding), `Origin` and `Sec-Fetch-Site` say which page asks, and a page
-cannot send JSON elsewhere without asking first. Programs such as curl and Prometheus send none of that but `Host`.
+The port has no password. The headers that browsers send keep web pages out. `Host` holds the name that the browser looked up; a
+foreign name there means DNS rebinding. `Origin` and `Sec-Fetch-Site` name the page that asks. A page cannot send JSON to another
+site without a preflight request. Programs such as curl and Prometheus send only `Host`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from aiohttp.typedefs import Handler, Middleware
 from router.errors import RequestError
 
 PROBES = frozenset({"/healthz", "/readyz"})
-"""Answered under any name: they tell no more than a connection does, and load balancers ask under their own names."""
+"""Answered for any `Host`: load balancers use their own names, and the answer reveals no more than a connection does."""
 _READS = frozenset({"GET", "HEAD"})
 _FORMS = frozenset({"text/plain", "application/x-www-form-urlencoded", "multipart/form-data"})
-"""What a page of another site may send without asking, also without a body: `/restart` needs none."""
+"""Content types that a page may send to another site without a preflight request. Refused even without a body, because `/restart`
+needs none."""
 _OWN_SITE = frozenset({"none", "same-origin"})
-"""Of `Sec-Fetch-Site`: typed into the address bar, or a page of this port's own."""
+"""Values of `Sec-Fetch-Site` for a typed address and for a page of this port."""
 
 
-def guard(address: str, allowed_hosts: Callable[[], Iterable[str]] = tuple) -> Middleware:
-    """Refuses what a foreign web page could have sent. `address` is where the port listens, `host:port` or `unix:/path`.
+def only_programs(address: str, allowed_hosts: Callable[[], Iterable[str]] = tuple) -> Middleware:
+    """Middleware that refuses every request that a foreign web page could have sent.
 
-    Names are answered to when they are `localhost`, the one in `address`, or among `allowed_hosts` at that moment; IP addresses
-    always, for nobody can have them looked up to something else.
+    `address` is where the port listens, `host:port` or `unix:/path`. The `Host` header may hold an IP address, `localhost`, the
+    name in `address`, or one of `allowed_hosts`, which is called for each request. IP addresses are safe: they need no DNS.
     """
     own = {"localhost"} if address.startswith("unix:") else {"localhost", name_in(address)}
 
@@ -43,7 +44,7 @@ def guard(address: str, allowed_hosts: Callable[[], Iterable[str]] = tuple) -> M
 
 
 def name_in(host: str) -> str:
-    """The name or IP address in `host:port`, without brackets, a last dot and capitals."""
+    """The name or IP address in `host:port`: lower case, without brackets and final dot."""
     name, _, port = host.strip().rpartition(":")
     if not name or not port.isdecimal():
         name = host.strip()
@@ -51,12 +52,11 @@ def name_in(host: str) -> str:
 
 
 def _check_host(request: web.Request, names: set[str]) -> None:
-    """HTTP/1.0 may leave it out; no browser does."""
+    """A missing header passes: HTTP/1.0 programs omit it, browsers never do."""
     for host in request.headers.getall(hdrs.HOST, ()):
         if not _is_address(name := name_in(host)) and name not in names and request.path not in PROBES:
             message = (
-                "this port answers to IP addresses, 'localhost' and the names in admin.allowed_hosts, "
-                "and the Host header names something else"
+                "the Host header must hold an IP address, 'localhost' or one of admin.allowed_hosts, and it holds something else"
             )
             raise RequestError(403, message, param="host", code="host_not_allowed")
 
@@ -70,7 +70,7 @@ def _is_address(name: str) -> bool:
 
 
 def _check_page(request: web.Request) -> None:
-    """Where a browser asks: a link that somebody follows may open what can be read here, and nothing else may ask at all."""
+    """Refuse pages of other sites. A link from one may be followed, but only to read."""
     headers = request.headers
     own = {f"{scheme}://{host.strip().lower()}" for host in headers.getall(hdrs.HOST, ()) for scheme in ("http", "https")}
     if any(origin.strip().lower() not in own for origin in headers.getall(hdrs.ORIGIN, ())):
@@ -82,12 +82,12 @@ def _check_page(request: web.Request) -> None:
 
 
 def _another_site(header: str) -> RequestError:
-    message = f"a page of another site may not ask this port (by the header '{header}'); ask from a terminal"
+    message = f"a page of another site may not use this port (see the header '{header}'); use a terminal"
     return RequestError(403, message, param=header, code="cross_site")
 
 
 def _check_type(request: web.Request) -> None:
-    """A page may send forms and plain text to any address; JSON it may not."""
+    """Require JSON: a page may send forms and plain text to any site, but not JSON."""
     is_form = hdrs.CONTENT_TYPE in request.headers and request.content_type in _FORMS
     is_json = request.content_type == "application/json"
     if request.method not in _READS and (is_form or (request.body_exists and not is_json)):

@@ -1,4 +1,4 @@
-"""What `explain` is asked about: a request's headers and body, as a person gives them at a terminal or to the admin port."""
+"""The request that `explain` explains: headers and body, as given at a terminal or sent to the admin port."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from router.errors import RequestError
 ENDPOINTS = {endpoint.name.lower(): endpoint for endpoint in Endpoint}
 """By the word that people use."""
 _MAX_DOCUMENT_BYTES = 1024 * 1024
-"""A larger one is not parsed here: that could hold up traffic for seconds. The exchange reads it in turns, within its bounds."""
+"""A larger document is not parsed here, because that could delay traffic for seconds. The exchange parses it in steps."""
 _AS_TEXT = b'{"body": "'
 _FIELDS = ("body", "prompt", "headers", "endpoint")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -26,34 +26,36 @@ class Asked:
 
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
-    """By lower-case name; repeated ones joined by `, `, as Envoy gives them to the router."""
+    """By lower-case name. Repeated headers are joined by `, `, as Envoy does."""
     endpoint: Endpoint = Endpoint.CHAT
 
     def as_document(self) -> dict[str, object]:
-        """What `read_asked` reads. The body stands there as text: every byte of it arrives."""
+        """The document that `read_asked` reads. It holds the body as text, so that every byte arrives."""
         body = self.body.decode("utf-8", "surrogateescape")
         return {"body": body, "headers": dict(self.headers), "endpoint": self.endpoint.name.lower()}
 
 
 def read_asked(data: bytes) -> Asked:
-    """What the admin port was sent: a chat request, `{"prompt": "..."}`, or a document with `headers` and `endpoint` beside
-    the `prompt` or the `body`, which is a request as JSON or as its text.
+    """Read a document that was sent to the admin port.
+
+    It is a chat request, `{"prompt": "..."}`, or an object with `prompt` or `body`, and optional `headers` and `endpoint`. `body`
+    is a request as JSON or as text.
 
     Raises:
-        RequestError: the document makes no request.
+        RequestError: the document describes no request.
     """
     if len(data) > _MAX_DOCUMENT_BYTES and not data.startswith(_AS_TEXT):
         return Asked(data)
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
-        return Asked(data)  # the exchange says what is wrong with it, as it would to a client
+        return Asked(data)  # the exchange reports the mistake, as it would to a client
     if not isinstance(document, dict) or "messages" in document or not {"prompt", "body"} & document.keys():
         return Asked(data)
     if unknown := next((name for name in document if name not in _FIELDS), ""):
         if not {"body", "headers", "endpoint"} & document.keys():
             return Asked(prompt_body(_text(document, "prompt")))
-        raise RequestError(400, f"unknown field '{unknown[:64]}'; known are: {', '.join(_FIELDS)}", code="unknown_field")
+        raise RequestError(400, f"unknown field '{unknown[:64]}'; known fields are: {', '.join(_FIELDS)}", code="unknown_field")
     endpoint = endpoint_of(_text(document, "endpoint", "chat"))
     if "prompt" in document and "body" in document:
         raise RequestError(400, "give 'prompt' or 'body', not both", param="prompt", code="invalid_value")
@@ -70,17 +72,17 @@ def read_header(line: str) -> tuple[str, str]:
     """Name and value of `name: value`.
 
     Raises:
-        RequestError: it is no header that a client can send.
+        RequestError: a client cannot send this header.
     """
     name, colon, value = line.partition(":")
     if not colon or not name:
-        message = "a header is written 'name: value', such as 'x-team: research'; pseudo-headers such as ':path' are not taken"
+        message = "write a header as 'name: value', such as 'x-team: research'; pseudo-headers such as ':path' are not accepted"
         raise RequestError(400, message, param="headers", code="invalid_value")
     return _header(name, value)
 
 
 def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers by name, repeated ones as one."""
+    """Headers by name. Repeated headers are joined."""
     found: dict[str, str] = {}
     for name, value in headers:
         found[name] = f"{found[name]}, {value}" if name in found else value
@@ -91,7 +93,7 @@ def endpoint_of(word: str) -> Endpoint:
     """The endpoint that a word names.
 
     Raises:
-        RequestError: it names none.
+        RequestError: it names no endpoint.
     """
     if word not in ENDPOINTS:
         raise RequestError(400, f"'endpoint' must be one of {', '.join(ENDPOINTS)}", param="endpoint", code="invalid_value")
@@ -99,7 +101,7 @@ def endpoint_of(word: str) -> Endpoint:
 
 
 def prompt_body(prompt: str, endpoint: Endpoint = Endpoint.CHAT) -> bytes:
-    """The request that leaves the model open and asks `prompt`."""
+    """The body of a request that asks `prompt` and leaves the choice of the model to the rules."""
     asks: dict[Endpoint, dict[str, object]] = {
         Endpoint.CHAT: {"messages": [{"role": "user", "content": prompt}]},
         Endpoint.COMPLETIONS: {"prompt": prompt},
@@ -121,9 +123,9 @@ def _headers(value: object) -> dict[str, str]:
 
 
 def _header(name: str, value: str) -> tuple[str, str]:
-    # The value is not quoted: it may be a secret.
+    # No message quotes the value, because it may be a secret.
     if not _NAME.fullmatch(name):
-        message = f"'{name[:64]}' is no header name; letters, digits and hyphens are, such as x-team"
+        message = f"'{name[:64]}' is not a header name; use letters, digits and hyphens, such as x-team"
         raise RequestError(400, message, param="headers", code="invalid_value")
     if _CONTROL.search(value):
         message = f"the value of '{name[:64]}' holds control characters, which no header can carry"
@@ -133,12 +135,12 @@ def _header(name: str, value: str) -> tuple[str, str]:
 
 
 def _bytes(param: str, text: str) -> bytes:
-    """As they were sent: a byte that is no UTF-8 stands in a text as half a surrogate pair of its own."""
+    """The bytes that were sent. In the text, a byte that is not UTF-8 appears as half a surrogate pair."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise RequestError(
-            400, f"'{param}' holds half a surrogate pair, which is no text", param=param, code="invalid_value"
+            400, f"'{param}' holds half a surrogate pair, which is not text", param=param, code="invalid_value"
         ) from None
 
 

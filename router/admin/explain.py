@@ -1,6 +1,7 @@
-"""Why a request goes where it goes: the same exchange that serves it, run by hand, with all that was weighed beside it.
+"""Explains where a request goes and why. It runs the same exchange that serves traffic, and reports what decided.
 
-The document is made here, `explaintext` writes it for people. It holds no prompt and no answer but the body's own changes.
+The result is a document; `cli/explaintext` renders it for people. It holds no stored answer, and of the prompt only the lines of
+the body that the router changes.
 """
 
 from __future__ import annotations
@@ -36,22 +37,22 @@ from router.core.types import ChatRequest, Classification, Decision, Reading, Re
 
 SignalReader = Callable[[ReadSignals], Awaitable[Readings]]
 Peek = Callable[[CacheQuery, CachePolicy], Awaitable[tuple[Found, Mapping[str, object]]]]
-"""What the cache would answer, and what it weighed. Changes nothing there."""
+"""Asks the cache what it would answer and why, without changing it."""
 _TOP_LABELS = 3
 _MAX_DIFF_BYTES, _MAX_DIFF_LINES = 1024 * 1024, 10_000
-"""Of a body whose changes are shown: comparing takes the square of the lines, and traffic waits meanwhile."""
+"""A larger body gets no diff: the time is quadratic in the lines, and traffic waits meanwhile."""
 _UNKNOWN = Miss("unknown")
-"""In the place of what only a running router's cache can tell."""
+"""Stands for the answer of a cache that only the running router has."""
 
 
 async def explain(snapshot: Snapshot, read_signals: SignalReader, asked: Asked, peek: Peek | None = None) -> dict[str, object]:
-    """What would become of a request, as a document that JSON can hold.
+    """What the router would do with a request, as a JSON document.
 
-    Keys: `request`, `signals`, `unread`, `rules` (each with its verdict and its condition's tree), `decision`, `selection`
-    (where a model was selected by predicted accuracy and cost) and `cache`, as far as the request came. Then `cluster`, `headers`
-    and `body_diff` when it is routed, or `reply` when the router answers it itself.
+    Keys: `request`, `signals`, `unread`, `rules` (each with its verdict and the tree of its condition), `decision`, `selection`
+    (if a model was selected by predicted accuracy and cost) and `cache`, as far as the request got. A routed request also has
+    `cluster`, `headers` and `body_diff`; a request that the router answers itself has `reply`.
 
-    Without `peek` the cache's own answer is left open.
+    Without `peek` the document leaves open whether the cache has an answer.
     """
     exchange = Exchange(snapshot)
     headers = {**asked.headers, METHOD: "POST", PATH: asked.endpoint.value}
@@ -59,7 +60,7 @@ async def explain(snapshot: Snapshot, read_signals: SignalReader, asked: Asked, 
     action, lookup, weighed = exchange.receive(RequestBody(asked.body)), None, None
     while isinstance(action, Pause | ReadSignals | Lookup):
         if isinstance(action, Pause):
-            await asyncio.sleep(0)  # beside traffic, which has its turn
+            await asyncio.sleep(0)  # traffic gets a turn
             action = exchange.receive(Resumed())
         elif isinstance(action, ReadSignals):
             action = exchange.receive(SignalsRead(await read_signals(action)))
@@ -71,12 +72,12 @@ async def explain(snapshot: Snapshot, read_signals: SignalReader, asked: Asked, 
 
 
 def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, object] | None) -> dict[str, object]:
-    """Everything before the answer; of a request that could not even be read, nothing."""
+    """The part of the document before the result. Empty for a request that could not be read."""
     snapshot, request, decision, readings = exchange.snapshot, exchange.request, exchange.decision, exchange.readings
     if request is None:
         return {}
     document: dict[str, object] = {"request": _facts(request)}
-    if decision is None:  # refused before a rule was asked
+    if decision is None:  # refused before any rule was evaluated
         return document
     secrets = SECRET_HEADERS | ({snapshot.cache.scope.header} if snapshot.cache else set())
     wanted = _asked_of(snapshot, request)
@@ -94,9 +95,9 @@ def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, o
 def _result(action: Action, body: bytes, *, is_cache_known: bool) -> dict[str, object]:
     if isinstance(action, Reply):
         reply: dict[str, object] = {"status": action.http_status, "headers": dict(action.headers)}
-        if action.headers.get(PATH_HEADER) != "cache":  # an answer stands in `cache get`
+        if action.headers.get(PATH_HEADER) != "cache":  # `cache get` shows a stored answer
             reply["body"] = json.loads(action.body)
-        if not is_cache_known:  # of `only-if-cached`
+        if not is_cache_known:  # the request says `only-if-cached`
             reply["unless"] = "an answer is stored"
         return {"reply": reply}
     if not isinstance(action, Route):
@@ -141,13 +142,13 @@ def _reading(reading: Reading) -> dict[str, object]:
 
 
 def _asked_of(snapshot: Snapshot, request: ChatRequest) -> list[Rule]:
-    """The rules that decide over a request: of one that names its model only those that block."""
+    """The rules that apply to a request. If it names its model, only blocking rules do."""
     is_open = request.model in snapshot.virtual_models
     return [rule for rule in snapshot.policy.rules if is_open or rule.block]
 
 
 def _thresholds(name: str, rules: Iterable[Rule]) -> dict[str, object]:
-    """What the rules hold a reading against."""
+    """The thresholds that the rules compare a reading with."""
     found = {leaf.threshold for rule in rules for leaf in _leaves(rule.when) if isinstance(leaf, LabelIs) and leaf.signal == name}
     return {"thresholds": sorted(found)} if found else {}
 
@@ -158,7 +159,7 @@ def _leaves(condition: Condition) -> list[Condition]:
 
 
 def _unread(snapshot: Snapshot, request: ChatRequest, decision: Decision, readings: Readings) -> dict[str, str]:
-    """Each signal that rules ask for and nobody read, with the reason."""
+    """Each signal that rules use and that was not read, with the reason."""
     rules, wanted = snapshot.policy.rules, _asked_of(snapshot, request)
     names = [rule.name for rule in rules]
     won = names.index(decision.name) if decision.name in names else len(names)
@@ -166,11 +167,11 @@ def _unread(snapshot: Snapshot, request: ChatRequest, decision: Decision, readin
     for name in sorted(snapshot.policy.signals - readings.keys()):
         askers = [rule for rule in wanted if name in signals_of(rule.when)]
         if not askers and name != QUALITY:
-            found[name] = "the request names its model: of the rules only those that block are asked"
+            found[name] = "the request names its model, so only blocking rules apply"
         elif all(names.index(rule.name) > won for rule in askers):
-            found[name] = f"{decision.name} had decided before it was needed" if won < len(names) else "nothing chosen needs it"
+            found[name] = f"{decision.name} decided before it was needed" if won < len(names) else "the choice does not need it"
         else:
-            found[name] = f"{', '.join(rule.name for rule in askers)}: settled without it"
+            found[name] = f"{', '.join(rule.name for rule in askers)}: decided without it"
     return found
 
 
@@ -180,7 +181,7 @@ def _unread(snapshot: Snapshot, request: ChatRequest, decision: Decision, readin
 def _rules(
     snapshot: Snapshot, request: ChatRequest, decision: Decision, readings: Readings, secrets: Iterable[str]
 ) -> list[dict[str, object]]:
-    """Every rule in the order in which it is asked. After one has won, the others are judged but were not asked."""
+    """All rules in their order, each with its verdict. Rules after the winner show what they would say, as `not asked`."""
     traced: list[dict[str, object]] = []
     wanted, is_won = _asked_of(snapshot, request), False
     for rule in snapshot.policy.rules:
@@ -196,7 +197,7 @@ def _rules(
 def _blocks(rule: Rule) -> dict[str, str]:
     if rule.block is None:
         return {}
-    return {"blocks": "also when it cannot be read" if rule.block.fails_closed else "only what was read"}
+    return {"blocks": "also what cannot be read" if rule.block.fails_closed else "only what was read"}
 
 
 def _tree(condition: Condition, request: ChatRequest, readings: Readings, secrets: frozenset[str]) -> dict[str, object]:
@@ -209,7 +210,7 @@ def _tree(condition: Condition, request: ChatRequest, readings: Readings, secret
 
 
 def _read(condition: Condition, request: ChatRequest, readings: Readings, secrets: frozenset[str]) -> str:
-    """What a condition was held against: a score, a size, a header's value."""
+    """The value that a condition was compared with: a label, a score, or a header's value."""
     match condition:
         case LabelIs(signal=name, labels=labels):
             return _read_label(readings.get(name), labels)
@@ -234,7 +235,7 @@ def _read_label(reading: Reading | None, labels: frozenset[str]) -> str:
 
 
 def _shown(value: str) -> str:
-    """In one line, without half surrogate pairs."""
+    """The value in one line, without half surrogate pairs."""
     return repr(value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
@@ -242,11 +243,11 @@ def _shown(value: str) -> str:
 
 
 def _selection(chosen: Rule | Default, selection: Selector, decision: Decision, readings: Readings) -> dict[str, object]:
-    """The candidates with their scores, the best first."""
+    """The candidates with their scores, best first."""
     scores = readings.get(QUALITY)
     document: dict[str, object] = dict(selection.settings())
     if not isinstance(scores, Scores):
-        why = f"{chosen.model.name}: serves while accuracy cannot be predicted ({_read_label(scores, frozenset())})"
+        why = f"{chosen.model.name}: the fallback, because accuracy could not be predicted ({_read_label(scores, frozenset())})"
         models = [
             {"model": model.name, "quality_profile": model.quality_profile, "cost": model.cost} for model in selection.models
         ]
@@ -263,7 +264,7 @@ def _selection(chosen: Rule | Default, selection: Selector, decision: Decision, 
         for candidate in ranked
     ]
     is_tie = len(ranked) > 1 and ranked[0].score == ranked[1].score
-    why = "of equal scores the cheaper" if is_tie else selection.why
+    why = "the cheaper of equal scores" if is_tie else selection.why
     return document | {"why": f"{decision.model.name}: {why}"}
 
 
@@ -271,7 +272,7 @@ def _selection(chosen: Rule | Default, selection: Selector, decision: Decision, 
 
 
 def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, object] | None) -> dict[str, object]:
-    """Whether the request may be answered from the cache, by what it is looked up, and what came of it."""
+    """Whether the cache may answer the request, the settings of the lookup, and its result."""
     plan, decision = exchange.snapshot.cache, exchange.decision
     if plan is None:
         return {"status": "off"}

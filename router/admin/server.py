@@ -1,6 +1,6 @@
-"""The operator's HTTP port: health, metrics, explanations, the routing table. On loopback unless the operator says otherwise.
+"""The admin port, over HTTP: health, metrics, explanations, the routing table and the cache. By default it listens on loopback.
 
-It has no passwords, which is why a non-loopback address is the operator's explicit choice. Web pages are kept out: `access.py`.
+The port has no password. `access.py` keeps web pages out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from router.admin.access import guard
+from router.admin.access import only_programs
 from router.errors import ConfigError, Problem, RequestError
 
 log = logging.getLogger(__name__)
@@ -30,19 +30,19 @@ Document = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class AdminRoutes:
-    """What the port can be asked, each as a callable: this module knows no other part of the router."""
+    """The operations of the port as callables, so that this module knows no other part of the router."""
 
     readiness: Callable[[], Awaitable[tuple[bool, Document]]]
-    """Whether traffic is welcome, and a document that says why or why not."""
+    """Whether the process accepts traffic, and a document with details."""
     metrics: Callable[[], Awaitable[bytes]]
-    """Prometheus' text format."""
+    """In Prometheus' text format."""
     explain: Callable[[bytes], Awaitable[Document]]
-    """Takes a chat request's body. Raises `RequestError` for one that cannot be read."""
+    """Takes a document that `read_asked` reads. Raises `RequestError` for any other."""
     describe: Callable[[], Awaitable[Document]]
     """Models, rules and thresholds in force."""
     version: str
     cache: Mapping[str, Callable[[Document], Awaitable[Document]]] = field(default_factory=dict)
-    """Operations on the cache by name, from document to document; none when it is off. May raise `RequestError`."""
+    """Cache operations by name. Each takes and returns a document, and may raise `RequestError`. Empty when the cache is off."""
 
 
 class AdminServer:
@@ -51,7 +51,7 @@ class AdminServer:
     def __init__(self, address: str, routes: AdminRoutes) -> None:
         self._address = address
         self._routes = routes
-        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[errors_as_json, guard(address)])
+        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[errors_as_json, only_programs(address)])
         app.add_routes(
             [
                 web.get("/healthz", self._health),
@@ -67,7 +67,7 @@ class AdminServer:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
 
     async def start(self) -> int:
-        """Listen. The port that was bound, which matters when the address asked for port 0; 0 for a unix socket.
+        """Listen, and return the bound port, which matters if the address asks for port 0. Returns 0 for a unix socket.
 
         Raises:
             ConfigError: the address cannot be listened on.
@@ -79,11 +79,11 @@ class AdminServer:
 
     @property
     def connections(self) -> int:
-        """Open ones."""
+        """How many connections are open."""
         return len(self._runner.server.connections) if self._runner.server else 0
 
     async def stop(self) -> None:
-        """Close the port; answers under way get a second."""
+        """Close the port. Open requests get one more second."""
         await self._runner.cleanup()
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -114,7 +114,8 @@ class AdminServer:
         if not operations:
             raise RequestError(404, "the cache is off; set semantic_cache.enabled to true", code="cache_off")
         if name not in operations:
-            raise RequestError(404, f"there is no such operation; known are: {', '.join(operations)}", code="unknown_operation")
+            message = f"there is no such operation; known operations are: {', '.join(operations)}"
+            raise RequestError(404, message, code="unknown_operation")
         return web.json_response(await operations[name](_document(body)), dumps=_dumps)
 
     async def _version(self, request: web.Request) -> web.Response:
@@ -122,7 +123,7 @@ class AdminServer:
 
 
 def _document(body: bytes) -> Document:
-    """A request's body; an empty one is an empty document."""
+    """Parse a request's body. An empty body is an empty document."""
     try:
         document = json.loads(body or b"{}")
     except (ValueError, RecursionError):
@@ -152,7 +153,7 @@ async def listen(runner: web.AppRunner, address: str) -> None:
 
 
 async def _check_unused(path: str) -> None:
-    """Binding replaces a socket file, which is right for a dead process's and would silence a living one's."""
+    """Refuse a socket that a living process uses, because binding would replace it. A dead process's socket is replaced."""
     try:
         _, writer = await asyncio.open_unix_connection(path)
     except (FileNotFoundError, ConnectionRefusedError):
@@ -163,7 +164,7 @@ async def _check_unused(path: str) -> None:
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Errors as JSON, as everywhere else."""
+    """Turns every error into a JSON document."""
     try:
         return await handler(request)
     except RequestError as error:
@@ -171,18 +172,18 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return web.json_response({"error": document}, status=error.http_status)
     except web.HTTPException as error:
         return web.json_response({"error": {"message": error.reason}}, status=error.status)
-    except Exception as error:  # noqa: BLE001 - this port's edge: what goes wrong here is told without a request's words
+    except Exception as error:  # noqa: BLE001 - this port's outer edge; the log must not quote the request
         log.error("%s failed: %s", _route_of(request), type(error).__name__)
         return web.json_response({"error": {"message": "internal error"}}, status=500)
 
 
 def _route_of(request: web.Request) -> str:
-    """The path as this file writes it: the one that was asked for may hold anything."""
+    """The route's pattern. The requested path is not logged, because it may hold anything."""
     resource = request.match_info.route.resource
     return resource.canonical if resource else "an unknown path"
 
 
 def _dumps(document: object) -> str:
-    """JSON for people to read. Half a surrogate pair, which a question may hold, is no UTF-8 and stays escaped."""
+    """JSON for people to read. Half a surrogate pair stays escaped, because UTF-8 cannot encode it."""
     text = json.dumps(document, ensure_ascii=False, indent=2)
     return _HALF_PAIR.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

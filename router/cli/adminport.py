@@ -1,4 +1,4 @@
-"""Asks a running router over its admin port: the one client of all commands, at host:port and at unix:/path alike."""
+"""The client of the admin port, for all commands. The port may be a host:port or a unix:/path."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from router.errors import ConfigError, Problem
 
 Document = dict[str, Any]
-"""A JSON object of another process; who asked for it knows its fields."""
+"""A JSON object from the router. The caller knows its fields."""
 _TIMEOUT_S = 60.0
-"""`explain` of a long prompt reads all of it, and an operation on the cache waits for the store."""
+"""Long, because `explain` may read a long prompt, and a cache operation may wait for the store."""
 _OK_STATUSES = range(200, 300)
 _COMMAND = re.compile(r"\w+")
-"""What a path begins with is the command that asks for it."""
+"""The first word of a path is the command that uses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class AdminPort:
     address: str
 
     def post(self, path: str, document: object) -> Document:
-        """The answer to a document.
+        """Send a document and return the answer.
 
         Raises:
-            ConfigError: nobody answers there, no router does, or the router refuses.
+            ConfigError: nothing answers at the address, something else than a router does, or the router refuses.
         """
         return self._ask("POST", path, json.dumps(document).encode())
 
@@ -46,26 +46,24 @@ class AdminPort:
             answer = connection.getresponse()
             document = json.loads(answer.read())
         except ValueError:
-            message = f"{self.address} answers with no JSON: is the admin port of a router there?"
+            message = f"{self.address} does not answer with JSON; is it a router's admin port?"
         except (OSError, http.client.HTTPException) as error:
             why = error or type(error).__name__
-            message = f"nobody answers at {self.address} ({why}); is the router running, and is that its admin port?"
+            message = f"nothing answers at {self.address} ({why}); is the router running, and is that its admin port?"
         else:
             if answer.status in _OK_STATUSES and isinstance(document, dict):
                 return document
-            message = _refusal(document) or (
-                f"{self.address} answers with status {answer.status}: is the admin port of a router there?"
-            )
+            message = _refusal(document) or (f"{self.address} answers with status {answer.status}; is it a router's admin port?")
         finally:
             connection.close()
         raise ConfigError([Problem(_COMMAND.findall(path)[0], 0, "", message)])
 
 
 def admin_port(options: argparse.Namespace, otherwise: str = "") -> AdminPort:
-    """The port that `--admin` names, else the configured one. `otherwise` says what else to do where it is switched off.
+    """The port that `--admin` names, else the configured one. `otherwise` ends the message when the port is switched off.
 
     Raises:
-        ConfigError: the configuration is wrong, or switches the port off.
+        ConfigError: the configuration has errors, or switches the port off.
     """
     if options.admin:
         return AdminPort(options.admin)
@@ -73,7 +71,7 @@ def admin_port(options: argparse.Namespace, otherwise: str = "") -> AdminPort:
 
     admin = load(options.config).admin
     if not admin.enabled:
-        message = f"is false, so nobody can be asked{otherwise}"
+        message = f"is false, so the router has no admin port{otherwise}"
         raise ConfigError([Problem(str(options.config), 0, "admin.enabled", message)])
     return AdminPort(admin.address)
 
@@ -84,25 +82,25 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """To the socket's path."""
+        """Connect to the socket's path."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(_TIMEOUT_S)
         self.sock.connect(self._path)
 
 
 def _connection_to(address: str) -> http.client.HTTPConnection:
-    """Not open yet. Raises `ConfigError` for what is no address."""
+    """A connection that is not open yet. Raises `ConfigError` for a malformed address."""
     if address.startswith("unix:"):
         return _UnixConnection(address.removeprefix("unix:"))
     host, _, port = address.rpartition(":")
-    # Where it listens on every address, this machine's own is one of them.
+    # A router that listens on all addresses also listens on loopback.
     host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))  # noqa: S104 - asked, not listened on
     if not port.isdecimal():
-        raise ConfigError([Problem("admin", 0, "", f"'{address}' is no address; host:port or unix:/path is")])
+        raise ConfigError([Problem("admin", 0, "", f"'{address}' is not an address; expected host:port or unix:/path")])
     return http.client.HTTPConnection(host, int(port), timeout=_TIMEOUT_S)
 
 
 def _refusal(document: object) -> str:
-    """What the router says is wrong; empty when that is no router's answer."""
+    """The router's error message. Empty when the answer is not a router's."""
     error = document.get("error") if isinstance(document, dict) else None
     return str(error.get("message", "")) if isinstance(error, dict) else ""

@@ -1,4 +1,4 @@
-"""`semantic-router explain`: what it is asked about, and whom it asks: the files on this machine, or a running router."""
+"""`semantic-router explain`: reads a request and explains it, from the files on this machine or by asking a running router."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from router.errors import ConfigError, Problem, RequestError
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    """Of the command."""
-    command.add_argument("prompt", nargs="?", help="the prompt; without it, a request's JSON is read from standard input")
+    """Add the options of `explain`."""
+    command.add_argument("prompt", nargs="?", help="the prompt; without it, standard input must hold a request as JSON")
     command.add_argument(
-        "--body", metavar="FILE", help="a whole request as JSON, in the place of the prompt; - for standard input"
+        "--body", metavar="FILE", help="a file with a whole request as JSON, instead of a prompt; - for standard input"
     )
     command.add_argument(
-        "--endpoint", choices=tuple(ENDPOINTS), default="chat", help="which the request is sent to; default: %(default)s"
+        "--endpoint", choices=tuple(ENDPOINTS), default="chat", help="the endpoint of the request; default: %(default)s"
     )
     command.add_argument(
         "--header",
@@ -33,17 +33,17 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="a header of the request; may be repeated",
     )
     command.add_argument(
-        "--running", action="store_true", help="ask the running router, which knows its cache, at the configured admin port"
+        "--running", action="store_true", help="ask the running router, which knows its cache, over the configured admin port"
     )
-    command.add_argument("--admin", metavar="ADDRESS", help="ask the router whose admin port is at this host:port or unix:/path")
-    command.add_argument("--json", action="store_true", help="print a JSON document")
+    command.add_argument("--admin", metavar="ADDRESS", help="ask the router with its admin port at this host:port or unix:/path")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def explained(options: argparse.Namespace) -> list[str]:
-    """What is printed.
+    """The lines to print.
 
     Raises:
-        ConfigError: the options, a file, or the running router's answer are for the operator to mend.
+        ConfigError: the options or a file are wrong, or the running router does not explain the request.
     """
     try:
         asked = _asked(options)
@@ -71,7 +71,7 @@ def _asked(options: argparse.Namespace) -> Asked:
     data = sys.stdin.buffer.read()
     if options.body or options.endpoint != "chat":
         return Asked(data, headers, endpoint)
-    asked = read_asked(data)  # what the admin port takes is taken here, too
+    asked = read_asked(data)  # standard input may hold any document that the admin port accepts
     return replace(asked, headers={**asked.headers, **headers})
 
 
@@ -80,7 +80,7 @@ def _from_files(config: Config, asked: Asked) -> Mapping[str, object]:
     from router.runtime.build import build
 
     runtime = build(config, is_serving=False)
-    # What the cache is told to do can be read here; what it holds, and the key of its scopes, only a running router knows.
+    # The configuration says how the cache would be asked. Only a running router knows its entries and the key of its scopes.
     plan = config.cache.plan(b"", "") if config.cache.enabled else None
     return asyncio.run(explain(replace(runtime.snapshot, cache=plan), runtime.signal_reader, asked))
 
@@ -96,5 +96,5 @@ def _as_text(document: Mapping[str, object]) -> Iterator[str]:
 
 
 def _printable(text: str) -> str:
-    """Half a surrogate pair, which a body may hold, is no UTF-8."""
+    """Escape half surrogate pairs, which a body may hold and UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode()

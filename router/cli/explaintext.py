@@ -1,4 +1,4 @@
-"""`explain`'s document as lines for people. Says what stands there, and nothing of its own."""
+"""Renders the document of `explain` as lines for people. Adds nothing of its own."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from router.core.headers import CACHE_ENTRY_HEADER
 
 Node = Mapping[str, Any]
-"""A part of the document, as `admin/explain` made it, perhaps in another process."""
+"""A part of the document that `admin/explain` made, perhaps in another process."""
 _TOP_SCORES = 3
 _MARKS = {"won": "=>", "not asked": "  "}
 
 
 def render(document: Node) -> Iterator[str]:
-    """Lines for a terminal."""
+    """The lines for a terminal."""
     if "request" in document:
         yield "request    " + ", ".join(f"{name} {value}" for name, value in document["request"].items())
     yield from _signal_lines(document)
@@ -42,7 +42,7 @@ def _signal_lines(document: Node) -> Iterator[str]:
         line = (
             "see selection" if name == "quality" and "selection" in document and "scores" in reading else _reading_line(reading)
         )
-        yield f"signal     {name}: {line}" + (f"; asked for at least {held}" if held else "")
+        yield f"signal     {name}: {line}" + (f"; threshold {held}" if held else "")
     for name, why in document.get("unread", {}).items():
         yield f"not read   {name}: {why}"
 
@@ -67,7 +67,7 @@ def _tree_lines(node: Node, depth: int) -> Iterator[str]:
 def _decision_line(decision: Node) -> str:
     if decision.get("blocks"):
         missing = f": {decision['missing']}" if "missing" in decision else ""
-        return f"decision   {decision['name']} ({decision['reason']}{missing}) blocks the request; no model is asked"
+        return f"decision   {decision['name']} ({decision['reason']}{missing}) blocks the request"
     return f"decision   {decision['name']} ({decision['reason']}), reasoning {decision['reasoning']}"
 
 
@@ -87,22 +87,22 @@ def _cache_lines(cache: Node | None) -> Iterator[str]:
     if cache is None or cache["status"] == "off":
         return
     if cache["status"] == "skipped":
-        yield f"cache      skipped ({cache['reason']}): neither looked up nor stored"
+        yield f"cache      skipped ({cache['reason']}): not looked up, not stored"
         return
     scope = f", scope {cache['scope']}" if "scope" in cache else ""
     terms = cache["terms"]
     if cache["reason"] == "unknown":
-        outcome = "looked up; only a running router knows whether an answer is stored: ask it with --running"
+        outcome = "looked up; only the running router knows whether an answer is stored; ask it with --running"
     else:
         outcome = f"{cache['status']} ({cache['reason']})"
     yield f"cache      {outcome}"
     yield f"{'':13}shared by {cache['shared_by']}{scope}"
-    asked = f"{'':13}asked for similarity {terms['min_similarity']:.2f}, verifier {terms['min_probability']:.4f}"
-    yield asked + (", shadow: nothing is served" if terms["is_shadow"] else "")
+    asked = f"{'':13}thresholds: similarity {terms['min_similarity']:.2f}, verifier {terms['min_probability']:.4f}"
+    yield asked + ("; shadow mode: hits are counted, not served" if terms["is_shadow"] else "")
     if not terms["may_look_up"] or not terms["may_store"]:
-        yield f"{'':13}by rule or client not {'looked up' if not terms['may_look_up'] else 'stored'}"
+        yield f"{'':13}not {'looked up' if not terms['may_look_up'] else 'stored'}, because the rule or the client says so"
     if cache.get("waits_for_equal_question"):
-        yield f"{'':13}an equal question is under way, and its answer would be waited for"
+        yield f"{'':13}an equal question is in flight; the request would wait for its answer"
     for one in cache.get("candidates", ()):
         yield f"{'':13}{_candidate_line(one)}"
 
@@ -114,11 +114,11 @@ def _candidate_line(one: Node) -> str:
 
 
 def _reply_lines(reply: Node) -> Iterator[str]:
-    yield f"the router answers itself: {reply['status']}" + (f", unless {reply['unless']}" if "unless" in reply else "")
+    yield f"the router itself answers: {reply['status']}" + (f", unless {reply['unless']}" if "unless" in reply else "")
     for name, value in reply["headers"].items():
         yield f"  {name}: {value}"
     if "body" in reply:
         yield json.dumps(reply["body"], indent=2, ensure_ascii=False)
     else:
         entry = reply["headers"].get(CACHE_ENTRY_HEADER, "")
-        yield f"the stored answer: semantic-router cache get {entry}"
+        yield f"to see the stored answer: semantic-router cache get {entry}"

@@ -1,4 +1,4 @@
-"""What `--help` says beyond the options: a description and an example for every command, in one place."""
+"""Completes the `--help` of every command with a description and examples."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ EXAMPLES = {
     "cache import": ["semantic-router cache import entries.jsonl"],
     "cache warm": ["semantic-router cache warm questions.jsonl --authorization 'Bearer test-token'"],
 }
-"""By command; each is a command line as it can be typed, and a test parses it."""
+"""Command lines to type, by command. A test parses each."""
 
 
 def commands_of(parser: argparse.ArgumentParser, path: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Every command that does something, with its words as they are typed."""
+    """Every command without subcommands, with its words as they are typed."""
     below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not below:
         yield path, parser
@@ -56,7 +56,7 @@ def commands_of(parser: argparse.ArgumentParser, path: str = "") -> Iterator[tup
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Give every command its examples, and each group of commands a word on where more is told."""
+    """Give every command its description and examples, and each group of commands a hint at their help."""
     for path, command in commands_of(parser):
         lines = EXAMPLES.get(path, [])
         command.epilog = "\n".join([f"example{'s' if len(lines) > 1 else ''}:", *(f"  {line}" for line in lines)])
@@ -65,12 +65,16 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
 
 def _describe(parser: argparse.ArgumentParser) -> None:
-    """What a list of commands says of each stands in its own help, too."""
+    """Make the help text of a command in the list its description, as a sentence."""
     for action in parser._actions:
         if not isinstance(action, argparse._SubParsersAction):
             continue
         said = {choice.dest: choice.help for choice in action._choices_actions}
         for name, child in action.choices.items():
-            child.description = child.description or said.get(name)
+            child.description = child.description or _sentence(said.get(name))
             _describe(child)
-        parser.epilog = f"`{parser.prog} {action.metavar} --help` explains each."
+        parser.epilog = f"`{parser.prog} {action.metavar} --help` shows the help of one."
+
+
+def _sentence(text: str | None) -> str | None:
+    return f"{text[0].upper()}{text[1:]}." if text else text

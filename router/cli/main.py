@@ -1,4 +1,4 @@
-"""The command line, from `serve` to `mock-vllm`. Each command loads only what it needs."""
+"""The command line, from `serve` to `mock-vllm`. Each command imports only what it needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from router.runtime.program import Program
 
 CONFIG_STATUS = 2
-"""Exit status for everything that is the operator's to mend."""
+"""Exit status for every problem that the operator has to fix."""
 
 FIRST_CURL = """curl -X POST http://localhost:{port}/v1/chat/completions \\
   -H "Content-Type: application/json" -H "Authorization: Bearer test-token" \\
@@ -28,7 +28,7 @@ FIRST_CURL = """curl -X POST http://localhost:{port}/v1/chat/completions \\
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status: 0, 1 for what failed, 2 for what the operator has to mend."""
+    """Run one command and return the exit status: 0, 1 for a failure, 2 for a problem that the operator has to fix."""
     options = _parser().parse_args(argv)
     try:
         status: int = options.run(options)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(problem, file=sys.stderr)
         return CONFIG_STATUS
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left, as `head` does
+        sys.stderr.close()  # the reader of our output has ended, as `head` does
         return 0
     return status
 
@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Run the router: a supervisor, and its workers."""
-    # A restart is asked for with it. Before the supervisor can listen, and in every worker, it changes nothing.
+    """Run the router: a supervisor and its workers."""
+    # SIGHUP asks the supervisor for a restart. Until the supervisor handles it, and in workers, it is ignored.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if options.worker is not None:
         return _work(options)
@@ -69,7 +69,7 @@ def serve(options: argparse.Namespace) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    """One worker, with the files that the supervisor read."""
+    """Run one worker, with the files that the supervisor read."""
     from router.config.load import load
     from router.files import Files, replayed
     from router.runtime.build import build
@@ -86,28 +86,30 @@ def _work(options: argparse.Namespace) -> int:
             runtime = build(config)
         return _run(serve_one(runtime, by))
     except ConfigError as error:
-        # A part that knows no file says "config": to the operator that is the one that was given.
+        # A part that does not know the file's name says "config".
         named = (replace(each, file=str(options.config)) if each.file == "config" else each for each in error.problems)
         report(by.report_fd, *(f"{PROBLEM}{problem}" for problem in named))
         return CONFIG_STATUS
 
 
 def restart(options: argparse.Namespace) -> int:
-    """Have a running router read its configuration again, and replace its workers one by one."""
+    """Have a running router read its configuration again and replace its workers one by one."""
     from router.cli.adminport import admin_port
     from router.cli.restart import restart as restart_at
 
-    return restart_at(admin_port(options, "; send the process of `semantic-router serve` a SIGHUP instead"))
+    return restart_at(admin_port(options, "; send SIGHUP to the process of `semantic-router serve` instead"))
 
 
 def up(options: argparse.Namespace) -> int:
-    """Run Envoy, the router and mock models on this machine."""
+    """Run Envoy, the router and mock vLLM backends on this machine."""
     from router.devstack.up import plan_of, run
 
     report_problems(options)
     plan, port = plan_of(options.config, options.envoy)
-    greeting = f"\nready. Try:\n\n{FIRST_CURL.format(port=port)}\n\nCtrl-C stops all of it.\n"
-    print(f"starting {', '.join(plan.commands)} ... Until all is ready, Envoy warns that it finds no healthy router.", flush=True)
+    greeting = f"\nready. Try:\n\n{FIRST_CURL.format(port=port)}\n\nCtrl-C stops everything.\n"
+    print(
+        f"starting {', '.join(plan.commands)} ... Until the router is ready, Envoy warns that it has no healthy one.", flush=True
+    )
     return _run(run(plan, lambda: print(greeting, flush=True)))
 
 
@@ -120,10 +122,10 @@ def check(options: argparse.Namespace) -> int:
 
 
 def report_problems(options: argparse.Namespace) -> list[str]:
-    """Print the warnings; the report's summary.
+    """Print the warnings of both files and return the summary.
 
     Raises:
-        ConfigError: the two files hold errors.
+        ConfigError: the two files have errors.
     """
     from router.envoy.check import check as check_files
 
@@ -137,7 +139,7 @@ def report_problems(options: argparse.Namespace) -> list[str]:
 
 
 def explain(options: argparse.Namespace) -> int:
-    """Say where a request would go, and why."""
+    """Say where a request would go and why."""
     from router.cli.explain import explained
 
     for line in explained(options):
@@ -146,7 +148,7 @@ def explain(options: argparse.Namespace) -> int:
 
 
 def models(options: argparse.Namespace) -> int:
-    """List the configured models, and the classifier with its checksums."""
+    """List the configured models, and the encoder and the verifier with their checksums."""
     from router.config.load import load
     from router.inference.bundle import Bundle
 
@@ -166,7 +168,7 @@ def models(options: argparse.Namespace) -> int:
             ("personal data", heads.get("personal", ())),
             ("quality_profile", heads.get("outcomes", ())),
         ):
-            print(f"  {what}: {', '.join(names) or 'not told by this model'}")
+            print(f"  {what}: {', '.join(names) or 'not supported by this model'}")
         _print_files(bundle)
     if config.cache.enabled and config.cache.verifier:
         verifier = Bundle.load(config.cache.verifier)
@@ -181,7 +183,7 @@ def _print_files(bundle: Bundle) -> None:
 
 
 def operate_cache(options: argparse.Namespace) -> int:
-    """Ask a running router's cache, or change it."""
+    """Inspect or change a running router's cache."""
     from router.cli.adminport import admin_port
     from router.cli.cache import asker
 
@@ -190,13 +192,13 @@ def operate_cache(options: argparse.Namespace) -> int:
 
 
 def mock_vllm(options: argparse.Namespace) -> int:
-    """Run mock models. The first answers to `auto` and `MoM` too, as the default cluster's vLLM should."""
+    """Run mock vLLM backends. The first one also serves `auto` and `MoM`, as the default cluster's vLLM should."""
     from router.devstack.vllm import Backend, run
 
     backends = []
     for index, (name, host, port) in enumerate(options.backends):
         backends.append(Backend(name, host, port, aliases=("auto", "MoM") if index == 0 else ()))
-    lines = "".join(f"mock of {backend.name} on {backend.host}:{backend.port}\n" for backend in backends)
+    lines = "".join(f"mock {backend.name} on {backend.host}:{backend.port}\n" for backend in backends)
     try:
         return _run(_no_status(run(backends, lambda _: print(lines, end="", flush=True))))
     except OSError as error:
@@ -207,7 +209,7 @@ def mock_vllm(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="semantic-router", description="Semantic router for LLM traffic behind Envoy.")
+    parser = argparse.ArgumentParser(prog="semantic-router", description="A semantic router for LLM traffic behind Envoy.")
     parser.add_argument("--version", action="version", version=f"semantic-router {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     config = argparse.ArgumentParser(add_help=False)
@@ -217,31 +219,35 @@ def _parser() -> argparse.ArgumentParser:
     envoy = argparse.ArgumentParser(add_help=False)
     envoy.add_argument("--envoy", type=Path, default=Path("envoy/envoy.yaml"), help="Envoy's configuration; default: %(default)s")
 
-    command = commands.add_parser("serve", parents=[config], help="run the router for an Envoy that runs elsewhere")
-    command.add_argument("--admin", help="host:port or unix:/path of the admin port, in the place of the configured one")
+    command = commands.add_parser("serve", parents=[config], help="run the router; Envoy is started separately")
+    command.add_argument("--admin", metavar="ADDRESS", help="host:port or unix:/path of the admin port; default: as configured")
     command.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     for fd in ("--parent-fd", "--report-fd", "--files-fd"):
         command.add_argument(fd, type=int, help=argparse.SUPPRESS)
     command.set_defaults(run=serve)
 
     command = commands.add_parser(
-        "restart", parents=[config], help="put a changed configuration into force in a running router; no request is lost"
+        "restart", parents=[config], help="make a running router use a changed configuration, without losing a request"
     )
     command.add_argument("--admin", metavar="ADDRESS", help="host:port or unix:/path of its admin port; default: as configured")
     command.set_defaults(run=restart)
 
-    command = commands.add_parser("up", parents=[config, envoy], help="run Envoy, the router and mock models here")
+    command = commands.add_parser(
+        "up", parents=[config, envoy], help="run Envoy, the router and mock vLLM backends on this machine"
+    )
     command.set_defaults(run=up)
-    command = commands.add_parser("check", parents=[config, envoy], help="validate both configurations together")
+    command = commands.add_parser(
+        "check", parents=[config, envoy], help="validate the router's and Envoy's configuration together"
+    )
     command.set_defaults(run=check)
 
     from router.cli.explain import add_options
 
-    command = commands.add_parser("explain", parents=[config], help="say where a prompt would go, and why")
+    command = commands.add_parser("explain", parents=[config], help="show where a prompt would go and why")
     add_options(command)
     command.set_defaults(run=explain)
 
-    command = commands.add_parser("models", parents=[config], help="list the models and the classifier")
+    command = commands.add_parser("models", parents=[config], help="list the configured models, the encoder and the verifier")
     command.set_defaults(run=models)
 
     from router.cli.help import commands_of, complete
@@ -251,17 +257,23 @@ def _parser() -> argparse.ArgumentParser:
 
     from router.cli.cache import add_commands
 
-    command = commands.add_parser("cache", parents=[config], help="look into a running router's cache, or change it")
+    command = commands.add_parser("cache", parents=[config], help="inspect or change a running router's cache")
     command.add_argument("--admin", metavar="ADDRESS", help="host:port or unix:/path of the admin port; default: as configured")
     add_commands(command)
     command.set_defaults(run=operate_cache)
-    for _, operation in commands_of(command):  # behind the operation as well, where it overrides
-        operation.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="whose admin port to ask")
-        operation.add_argument("--admin", metavar="ADDRESS", default=argparse.SUPPRESS, help="the admin port itself")
+    for _, operation in commands_of(command):  # the options may also stand behind the operation
+        operation.add_argument(
+            "--config", type=Path, default=argparse.SUPPRESS, help="the router's configuration, which names its admin port"
+        )
+        operation.add_argument("--admin", metavar="ADDRESS", default=argparse.SUPPRESS, help="the address of the admin port")
 
     command = commands.add_parser("mock-vllm", help="run mock vLLM backends")
     command.add_argument(
-        "backends", nargs="+", type=_backend, metavar="NAME=HOST:PORT", help="served name and address; the first is `auto`, too"
+        "backends",
+        nargs="+",
+        type=_backend,
+        metavar="NAME=HOST:PORT",
+        help="served name and address of a backend; the first backend also serves `auto` and `MoM`",
     )
     command.set_defaults(run=mock_vllm)
     complete(parser)
@@ -280,8 +292,8 @@ def _backend(text: str) -> tuple[str, str, int]:
 
 
 def _run(work: Coroutine[object, object, int]) -> int:
-    """Run a coroutine to its exit status, on uvloop where there is one: it costs 10 to 15% less CPU a request."""
-    # Until the loop takes over, Ctrl-C ends the process without a traceback.
+    """Run a coroutine to its exit status. uvloop, if installed, saves 10 to 15% of the CPU time of a request."""
+    # Ctrl-C ends the process without a traceback, until the loop handles it.
     signal.signal(signal.SIGINT, _interrupted)
     try:
         import uvloop

@@ -1,4 +1,4 @@
-"""`semantic-router eval` and `calibrate`: how good the models are on labelled data, and what to set by it."""
+"""`semantic-router eval`, `train` and `calibrate`: measure, train and calibrate the models on labelled data."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-_PAIRS = 'JSON lines of {"a": asked, "b": stored, "y": 1 if one answer fits both}; may be .gz'
+_PAIRS = 'JSON lines {"a": asked, "b": stored, "y": 1 if one answer fits both, else 0}; may be .gz'
 
 
 def add_commands(commands: Subcommands) -> None:
     """Add the commands to the parser's subcommands."""
-    _add_eval(_parts(commands, "eval", "measure a part on labelled data"))
-    _add_train(_parts(commands, "train", "fit a part to labelled data"))
-    _add_calibrate(_parts(commands, "calibrate", "choose a bar by your own data"))
+    _add_eval(_parts(commands, "eval", "measure the models on labelled data"))
+    _add_train(_parts(commands, "train", "train a model of your own on labelled data"))
+    _add_calibrate(_parts(commands, "calibrate", "choose thresholds by your own data"))
 
 
 def _parts(commands: Subcommands, name: str, said: str) -> Subcommands:
@@ -29,77 +29,98 @@ def _parts(commands: Subcommands, name: str, said: str) -> Subcommands:
 
 
 def _add_eval(kinds: Subcommands) -> None:
-    command = kinds.add_parser("intent", help="accuracy, macro-F1, calibration error and confusion of the intent")
-    command.add_argument("file", type=Path, help='JSON lines of {"text": ..., "label": ...}')
-    command.add_argument("--bundle", type=Path, help="another model than the shipped one, or a head of your own")
-    command.add_argument("--baseline", type=Path, help="a second model or head, side by side")
-    command.add_argument("--threshold", type=float, help="confidence from which the intent counts as known")
+    command = kinds.add_parser("intent", help="measure accuracy, macro-F1, calibration error and confusion of the intent")
+    command.add_argument("file", type=Path, help='JSON lines {"text": ..., "label": ...}')
+    command.add_argument("--bundle", type=Path, metavar="FOLDER", help="measure this model or head, not the shipped model")
+    command.add_argument("--baseline", type=Path, metavar="FOLDER", help="compare with this model or head")
+    command.add_argument(
+        "--threshold", type=float, help="confidence from which an intent counts as known; default: the model's own"
+    )
     command.set_defaults(run=evaluate_intent)
 
     for part, run, said, lines in (
         (
             "routing",
             evaluate_routing,
-            "the chances of a right answer, and what choosing by them saves",
+            "measure the predicted accuracy of models, and what selection by it saves",
             '"outcomes": {model: 1 or 0}',
         ),
         (
             "jailbreak",
             evaluate_jailbreak,
-            "attacks found, and harmless texts taken for one",
+            "measure how many attacks are found, and how many harmless texts are mistaken for attacks",
             '"attack": benign, jailbreak or harmful',
         ),
-        ("pii", evaluate_pii, "personal data found, by kind", '"spans": [[start, end, kind], ...]'),
+        ("pii", evaluate_pii, "measure how much personal data is found, by kind", '"spans": [[start, end, kind], ...]'),
     ):
         command = kinds.add_parser(part, help=said)
-        command.add_argument("file", type=Path, help=f'JSON lines of {{"text": ..., {lines}}}')
-        command.add_argument("--bundle", type=Path, help="another model than the shipped one")
+        command.add_argument("file", type=Path, help=f'JSON lines {{"text": ..., {lines}}}')
+        command.add_argument("--bundle", type=Path, metavar="FOLDER", help="measure this model, not the shipped one")
         if part == "jailbreak":
             command.add_argument("--threshold", type=float, help="probability from which it counts; default: the model's own")
         command.set_defaults(run=run)
 
-    command = kinds.add_parser("cache", help="hit rate, precision and false-hit rate of the cache")
+    command = kinds.add_parser("cache", help="measure hit rate, precision and false-hit rate of the cache")
     _add_models(command)
-    command.add_argument("--similarity", type=float, help="least cosine similarity; default: the configuration's default")
-    command.add_argument("--max-false-hit-rate", type=float, default=0.01, help="bound that sets the bar; default: %(default)s")
-    command.add_argument("--calibration", type=Path, help="another table than the shipped one")
+    command.add_argument(
+        "--similarity", type=float, help="threshold of the cosine similarity; default: the configuration's default"
+    )
+    command.add_argument(
+        "--max-false-hit-rate",
+        type=float,
+        default=0.01,
+        metavar="RATE",
+        help="upper bound of the false-hit rate; the calibration table gives its threshold; default: %(default)s",
+    )
+    command.add_argument("--calibration", type=Path, metavar="FILE", help="use this calibration table, not the shipped one")
     command.set_defaults(run=evaluate_cache)
 
 
 def _add_train(kinds: Subcommands) -> None:
-    command = kinds.add_parser("intent", help="your own labels, told from the shipped encoder's vectors")
-    command.add_argument("--data", type=Path, required=True, help='JSON lines of {"text": ..., "label": ...}')
-    command.add_argument("--out", type=Path, required=True, help="folder to write; signals.custom names it then")
-    command.add_argument("--name", help="what rules call the signal; default: the folder's name")
+    command = kinds.add_parser("intent", help="train a head for your own labels on top of the shipped encoder")
+    command.add_argument("--data", type=Path, required=True, metavar="FILE", help='JSON lines {"text": ..., "label": ...}')
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to write the head, for signals.custom")
+    command.add_argument("--name", help="the signal's name in rules; default: the folder's name")
     command.add_argument(
         "--config",
         type=Path,
         default=Path("config/config.yaml"),
-        help="the configuration that will name it, for the lines that are printed; default: %(default)s",
+        help="the configuration for which the printed lines are written; default: %(default)s",
     )
-    command.add_argument("--bundle", type=Path, help="another encoder than the shipped one")
+    command.add_argument("--bundle", type=Path, metavar="FOLDER", help="use this encoder, not the shipped one")
     command.set_defaults(run=train_intent)
 
 
 def _add_calibrate(kinds: Subcommands) -> None:
-    command = kinds.add_parser("intent", help="the confidence from which an intent counts as known, by your traffic")
-    command.add_argument("--from", dest="file", type=Path, required=True, help='JSON lines of {"text": ..., "label": if known}')
-    command.add_argument("--bundle", type=Path, help="another model than the shipped one, or a head of your own")
-    command.add_argument("--accuracy", type=float, default=0.9, help="share of known intents that is right; default: %(default)s")
+    command = kinds.add_parser("intent", help="choose the confidence from which an intent counts as known")
+    command.add_argument(
+        "--from",
+        dest="file",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help='your traffic, JSON lines {"text": ..., "label": ...}; the label is optional',
+    )
+    command.add_argument("--bundle", type=Path, metavar="FOLDER", help="calibrate this model or head, not the shipped model")
+    command.add_argument(
+        "--accuracy", type=float, default=0.9, help="share of known intents that must be right; default: %(default)s"
+    )
     command.set_defaults(run=calibrate_intent)
 
-    command = kinds.add_parser("cache", help="the table that semantic_cache.max_false_hit_rate is looked up in")
+    command = kinds.add_parser("cache", help="make the table in which the cache looks up semantic_cache.max_false_hit_rate")
     _add_models(command)
-    command.add_argument("--out", type=Path, required=True, help="where to write it; semantic_cache.calibration names it then")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="where to write the table, for semantic_cache.calibration"
+    )
     command.set_defaults(run=calibrate_cache)
 
 
 def _add_models(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, help=_PAIRS)
-    command.add_argument("--bundle", type=Path, help="another encoder than the shipped one")
-    command.add_argument("--verifier", type=Path, help="another verifier than the shipped one")
-    command.add_argument("--no-verifier", action="store_true", help="without a verifier")
-    command.add_argument("--guards", metavar="NAME,...", help="checks of the words to use; default: the configuration's default")
+    command.add_argument("--bundle", type=Path, metavar="FOLDER", help="use this encoder, not the shipped one")
+    command.add_argument("--verifier", type=Path, metavar="FOLDER", help="use this verifier, not the shipped one")
+    command.add_argument("--no-verifier", action="store_true", help="use no verifier")
+    command.add_argument("--guards", metavar="NAME,...", help="lexical checks to use; default: the configuration's default")
 
 
 def evaluate_intent(options: argparse.Namespace) -> int:
@@ -113,7 +134,7 @@ def evaluate_intent(options: argparse.Namespace) -> int:
 
 
 def evaluate_routing(options: argparse.Namespace) -> int:
-    """Measure the chances of a right answer on recorded outcomes."""
+    """Measure the predicted accuracy on recorded outcomes."""
     from router.evaluation.signals import evaluate_routing as evaluate
 
     return _print(evaluate(options.file, _encoder(options)))
@@ -127,7 +148,7 @@ def evaluate_jailbreak(options: argparse.Namespace) -> int:
 
 
 def evaluate_pii(options: argparse.Namespace) -> int:
-    """Measure the head for personal data on marked texts."""
+    """Measure the head for personal data on annotated texts."""
     from router.evaluation.signals import evaluate_pii as evaluate
 
     return _print(evaluate(options.file, _encoder(options)))
@@ -140,7 +161,7 @@ def _encoder(options: argparse.Namespace) -> Bundle:
 
 
 def train_intent(options: argparse.Namespace) -> int:
-    """Fit a head to an operator's own labels."""
+    """Train a head for an operator's own labels."""
     from router.training.head import train
 
     name = options.name or options.out.resolve().name
@@ -161,7 +182,14 @@ def evaluate_cache(options: argparse.Namespace) -> int:
     point = table.point(options.max_false_hit_rate)
     if point is None:
         raise ConfigError(
-            [Problem("--max-false-hit-rate", 0, "", f"no threshold in {table.file} keeps {options.max_false_hit_rate:g}")]
+            [
+                Problem(
+                    "--max-false-hit-rate",
+                    0,
+                    "",
+                    f"no threshold in {table.file} keeps the false-hit rate below {options.max_false_hit_rate:g}",
+                )
+            ]
         )
     similarity = options.similarity or (table.similarity if verifier else point.threshold)
     return _print(evaluate(options.file, encoder, verifier, guards, similarity, point.threshold))
@@ -196,7 +224,7 @@ def _guards(options: argparse.Namespace) -> Sequence[str] | None:
         return None
     guards = tuple(filter(None, options.guards.split(",")))
     if unknown := set(guards) - set(CHECKS):
-        message = f"there is no guard {', '.join(sorted(unknown))}; known are: {', '.join(CHECKS)}"
+        message = f"there is no lexical check {', '.join(sorted(unknown))}; known are: {', '.join(CHECKS)}"
         raise ConfigError([Problem("--guards", 0, "", message)])
     return guards
 

@@ -1,4 +1,4 @@
-"""`semantic-router restart`: asks a running router for a rolling restart, and tells what becomes of it."""
+"""`semantic-router restart`: asks a running router for a rolling restart and prints its progress."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ _REFUSED, _FAILED = 2, 1
 
 
 def restart(port: AdminPort) -> int:
-    """Ask for a restart and print each step; 0 when the new configuration serves, 1 when not, 2 when it is bad.
+    """Ask for a restart, print each step, and return the exit status.
+
+    The status is 0 when the new configuration serves, 1 when the restart failed, and 2 when the configuration has errors.
 
     Raises:
-        ConfigError: nobody answers there, or nobody that can restart.
+        ConfigError: nothing answers at the port, or something that cannot restart.
     """
     state = _state(port, port.post("/restart", {}))
     shown = 0
@@ -35,6 +37,6 @@ def restart(port: AdminPort) -> int:
 
 def _state(port: AdminPort, document: Document) -> Document:
     if "steps" not in document:
-        message = f"{port.address} tells of no restart: is the admin port of a router there?"
+        message = f"{port.address} reports no restart; is it a router's admin port?"
         raise ConfigError([Problem("restart", 0, "", message)])
     return document

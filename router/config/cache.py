@@ -1,4 +1,4 @@
-"""The section `semantic_cache`, and `cache` in rules: what an operator may write, and the cache policies that become of it."""
+"""Reads the section `semantic_cache` and the key `cache` of rules into cache policies."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _HEADER = Text("header", "a header's name", r"[A-Za-z0-9-]{1,100}")
 
 @dataclass(frozen=True, slots=True)
 class PolicyKeys:
-    """Cache settings that every decision may have for itself."""
+    """Cache settings that each decision may override."""
 
     similarity_threshold: float | None = key(
         Number(0.5, 1),
@@ -78,7 +78,7 @@ class PolicyKeys:
 
 @dataclass(frozen=True, slots=True)
 class DecisionCacheKeys(PolicyKeys):
-    """Cache settings of one decision; what it does not say is as in `semantic_cache`."""
+    """Cache settings of one decision. Settings that it omits are those of `semantic_cache`."""
 
     enabled: bool = key(Flag(), "False: what this rule decides is never cached.", False)
 
@@ -96,7 +96,7 @@ class VerifierKeys:
     )
 
     def check(self, section: Section) -> None:
-        """A model that is off cannot be chosen."""
+        """Refuse a model path when the verifier is switched off."""
         if not self.enabled and section.has("model_path"):
             section.problem("model_path", "could do nothing: the verifier is switched off")
 
@@ -120,7 +120,7 @@ class EligibilityKeys:
 
 @dataclass(frozen=True, slots=True)
 class ClientControlsKeys:
-    """What clients may ask for."""
+    """Which cache controls clients may use."""
 
     allow: tuple[str, ...] = key(
         Texts("controls", f"list of {', '.join(CONTROLS)}", CONTROLS, may_be_empty=True),
@@ -149,7 +149,7 @@ class ScopeKeys:
     )
 
     def check(self, section: Section) -> None:
-        """One of the two."""
+        """Require exactly one of the two keys."""
         if section.has("header") and section.has("require_header"):
             section.problem("require_header", "could do nothing: without the scope's own header nothing is cached anyway")
         if not section.has("header") and not section.has("require_header"):
@@ -220,7 +220,7 @@ class CacheKeys(PolicyKeys):
 
 @dataclass(frozen=True, slots=True)
 class CacheConfig:
-    """The cache as the operator wants it."""
+    """The cache's configuration."""
 
     enabled: bool = False
     backend: str = "milvus"
@@ -246,18 +246,18 @@ class CacheConfig:
     max_ttl_s: float = 86_400.0
     max_answer_bytes: int = 256 * 1024
     rejections_file: Path | None = None
-    """Where rejected pairs are kept without a store; None when the store has them."""
+    """The file for rejected pairs, without a store. None when the store keeps them."""
 
     def plan(self, key: bytes, versions: str) -> CachePlan:
-        """What exchanges need of it."""
+        """The part that exchanges need."""
         scope = ScopePlan(self.scope_header, key, self.required_header)
         return CachePlan(scope, self.eligibility, self.policies, versions, self.max_answer_bytes, self.controls, self.max_ttl_s)
 
 
 def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
-    """The section `semantic_cache`; the policies of decisions are added by whoever reads the rules.
+    """Read the section `semantic_cache`. The reader of the rules adds the policies of decisions.
 
-    `state_path` is the folder for what outlives the process; None for that of the file.
+    `state_path` is the folder for data that outlives the process. None means the folder of the file.
     """
     folder = Path(section.notes.file).parent
     state_path = state_path or folder.absolute()
@@ -294,7 +294,7 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
 
 
 def decision_policy(section: Section, cache: CacheConfig) -> CachePolicy | None:
-    """The key `cache` of a rule or of the default: its cache policy, or None when its answers are not to be cached."""
+    """Read the key `cache` of a rule or of the default: its cache policy, or None if its answers are not cached."""
     part = section.section("cache")
     keys = read(part, DecisionCacheKeys, _keys_of(cache))
     if part.has("enabled") and keys.enabled and not cache.enabled:
@@ -336,7 +336,7 @@ def _policy(section: Section, keys: PolicyKeys, calibration: CalibrationTable, d
 
 
 def _verifier(section: Section, keys: CacheKeys, folder: Path) -> Path | None:
-    """The bundle of the model that confirms candidates; None when it is switched off."""
+    """The folder of the verifier's bundle. None when the verifier is switched off."""
     if not keys.verifier.enabled:
         return None
     bundle = folder / keys.verifier.model_path
@@ -346,7 +346,7 @@ def _verifier(section: Section, keys: CacheKeys, folder: Path) -> Path | None:
 
 
 def _scope(section: Section) -> tuple[str, str]:
-    """The header whose value keeps answers apart, empty for none; and the one that a request must have where all share."""
+    """The header whose value separates answers, and the header that a request must have if all share. Empty for none."""
     item = section.item("scope")
     if item is None:
         return _SCOPE_HEADER, ""

@@ -1,4 +1,4 @@
-"""How sure the cache has to be before it serves: the operator's bound on wrong hits, looked up in a table that was measured."""
+"""Chooses the cache's thresholds: looks up the operator's `max_false_hit_rate` in a measured table."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from router.errors import ConfigError, Problem
 from router.files import read_text
 
 CALIBRATION = Path(__file__).parents[1] / "models" / "calibration.json"
-"""Of the shipped models. Made by `semantic-router calibrate cache`."""
+"""The table for the shipped models, made by `semantic-router calibrate cache`."""
 FALSE_HIT_RATE = 0.01
-"""The bound that holds unless the operator names one."""
+"""The default of `max_false_hit_rate`."""
 _SIMILARITY_BESIDE_VERIFIER, _SIMILARITY_ALONE = 0.75, 0.80
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """What one threshold was measured to do."""
+    """The measurements for one threshold."""
 
     threshold: float
     """Of the verifier's probability; without a verifier, of the similarity."""
@@ -32,19 +32,20 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What a candidate has to reach."""
+    """The thresholds of a candidate."""
 
     similarity: float
     verifier: float
     max_false_hit_rate: float | None
-    """The bound that they keep; None when nothing is promised."""
+    """The upper bound of the false-hit rate that they keep. None if they promise none."""
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationTable:
-    """With a verifier the bound sets the verifier's threshold, and the similarity only says which candidates it sees.
+    """The measured thresholds with their false-hit rates.
 
-    Without one the bound sets the similarity itself.
+    With a verifier, the bound sets the verifier's threshold, and the similarity only selects the candidates that it reads.
+    Without one, the bound sets the similarity's threshold.
     """
 
     has_verifier: bool = False
@@ -56,12 +57,12 @@ class CalibrationTable:
 
     @property
     def similarity(self) -> float:
-        """The default of `similarity_threshold`: a verifier wants to see candidates, checks alone have to be careful."""
+        """The default of `similarity_threshold`: low with a verifier, which reads the candidates, and high without one."""
         return _SIMILARITY_BESIDE_VERIFIER if self.has_verifier else _SIMILARITY_ALONE
 
     @property
     def verifier_threshold(self) -> float:
-        """The verifier's threshold when no bound is named; 0 when there is no verifier."""
+        """The verifier's default threshold; 0 without a verifier."""
         if not self.has_verifier:
             return 0.0
         point = self.point(FALSE_HIT_RATE)
@@ -79,16 +80,16 @@ class CalibrationTable:
     def thresholds(
         self, section: Section, similarity: float | None, rate: float | None, default: CachePolicy, checks: tuple[str, ...]
     ) -> Thresholds:
-        """What a policy has to reach.
+        """The thresholds of a policy.
 
         Args:
             section: where problems are noted.
             similarity: `similarity_threshold`; None when it is not written.
             rate: `max_false_hit_rate`; None when it is not written.
-            default: the policy that holds where nothing is written.
+            default: the policy that applies where nothing is written.
             checks: the policy's lexical checks.
         """
-        is_calibrated = set(checks) >= set(self.checks)  # more of them only keep more back
+        is_calibrated = set(checks) >= set(self.checks)  # more checks only veto more
         nearest = default.similarity_threshold if similarity is None else similarity
         if rate is None:
             keeps_default = is_calibrated and (self.has_verifier or similarity is None)
@@ -113,7 +114,7 @@ class CalibrationTable:
 
 
 def read_calibration(section: Section, file: Path, *, has_verifier: bool, is_caching: bool) -> CalibrationTable:
-    """The table in a file. A cache that is off needs none."""
+    """Read the table in a file. A cache that is off needs none."""
     if not is_caching:
         return CalibrationTable(has_verifier, file)
     try:
@@ -124,7 +125,7 @@ def read_calibration(section: Section, file: Path, *, has_verifier: bool, is_cac
 
 
 def read_table(file: Path, *, has_verifier: bool) -> CalibrationTable:
-    """The part of a table for a cache with or without verifier. Raises `ConfigError` when it is no such table."""
+    """Read the part of a table for a cache with or without verifier. Raises `ConfigError` if the file is not such a table."""
     try:
         table = json.loads(read_text(file))["with_verifier" if has_verifier else "no_verifier"]
         points = tuple(OperatingPoint(*map(float, point)) for point in table["points"])

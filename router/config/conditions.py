@@ -1,4 +1,4 @@
-"""Conditions: what may stand in a rule's `when`, and the condition that becomes of it."""
+"""Reads the `when` of a rule into a condition."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class When:
 
 
 def read_condition(item: Item, context: ConditionContext) -> Condition:
-    """A mapping of one condition, or of several that all have to hold."""
+    """Read a mapping of one condition, or of several that must all hold."""
     section = item.section()
     found = [
         condition
@@ -204,7 +204,7 @@ def _tree(key: str, item: Item, context: ConditionContext) -> list[Condition]:
 
 
 def _check_possible(parts: Sequence[Condition], item: Item) -> None:
-    """Conditions that all have to hold can hold together. Where one of them is wrong in itself, that problem is enough."""
+    """Report conditions that cannot hold together. If one of them is wrong in itself, only that problem is reported."""
     if any(problem.path.startswith(item.path) for problem in item.notes.problems):
         return
     if found := contradiction(AllOf(tuple(parts))):
@@ -216,7 +216,7 @@ def _not(key: str, item: Item, context: ConditionContext) -> list[Condition]:
 
 
 def _labels(item: Item, usual: IntentKeys | ScoreKeys) -> tuple[Item | None, float]:
-    """Where the labels stand, None where they are left out; and the threshold."""
+    """The place of the labels, None if they are left out, and the threshold."""
     if not item.is_mapping:
         return item, usual.threshold
     section = item.section()
@@ -224,7 +224,7 @@ def _labels(item: Item, usual: IntentKeys | ScoreKeys) -> tuple[Item | None, flo
 
 
 def _known(listed: Item, known: Sequence[str], what: str, kind: str) -> frozenset[str]:
-    """The labels of a list; a problem for each that the signal cannot give."""
+    """Read a list of labels. Each label that the signal does not have is a problem."""
     names = listed.texts(what)
     for name in names:
         if known and name.text() not in known:
@@ -242,7 +242,7 @@ def _intent(key: str, item: Item, context: ConditionContext) -> list[Condition]:
 
 
 def _scores(key: str, item: Item, context: ConditionContext) -> list[Condition]:
-    """`jailbreak` and `pii`: true for any label, a list of some, or a section with both."""
+    """Read `jailbreak` or `pii`: true for any label, a list of labels, or a section with labels and threshold."""
     known = context.capabilities.attacks[1:] if key == "jailbreak" else context.capabilities.kinds
     if not known:
         item.problem("the model of signals.encoder.model_path does not tell this, or signals.encoder is switched off")
@@ -257,7 +257,7 @@ def _scores(key: str, item: Item, context: ConditionContext) -> list[Condition]:
 
 
 def _custom(key: str, item: Item, context: ConditionContext) -> list[Condition]:
-    """`signal`: one of the operator's own signals gives one of these labels."""
+    """Read `signal`: one of the operator's own signals has one of these labels."""
     section = item.section()
     name = section.item("name")
     signal = context.custom.get(str(name.value)) if name else None

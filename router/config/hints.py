@@ -1,4 +1,4 @@
-"""What is wrong with a text that is no YAML, in words for the person who wrote it. Knows the parser's messages, and no file."""
+"""Explains YAML syntax errors to the person who wrote the file. Knows the parser's messages, and no file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _OPEN_BRACKET = re.compile(r"expected ',' or '([\]}])'")
 
 
 def place_of(error: MarkedYAMLError) -> Mark | None:
-    """Where the mistake stands; the parser tells of a line without its colon when the next one begins."""
+    """The place of the mistake. The parser reports a missing colon only at the next line."""
     return error.context_mark if error.problem == _NO_COLON and error.context_mark else error.problem_mark
 
 
 def explain(error: MarkedYAMLError, text: str) -> str:
-    """What is wrong at the place that the parser names, and how to mend it; the parser's own words where no others are known."""
+    """What is wrong at the parser's place and how to fix it. The parser's own message if there is no better one."""
     said, mark = str(error.problem or ""), error.problem_mark
     if mark is None:
         return said or "it cannot be read"

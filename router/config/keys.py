@@ -1,7 +1,7 @@
-"""How a key is declared: once, on the dataclass field that holds its value.
+"""Declares keys: each key once, on the dataclass field that holds its value.
 
-The declaration is all there is: `read` checks by it what an operator wrote, and `config/schema.py` makes the JSON Schema and the
-tables of config/README.md of it.
+`read` checks the operator's file by the declarations, and `config/schema.py` makes the JSON Schema and the tables of
+config/README.md from them.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ NAME_WORDS = "a name of letters, digits and ._:/@+- (at most 100)"
 
 
 class Kind(Protocol):
-    """What a key's value may be. Lists and mappings of sections that refer to others are read by readers of their own."""
+    """The type of a key's value. Lists and mappings of sections that refer to other parts have their own readers."""
 
     @property
     def words(self) -> str:
-        """Type and range, as the documents say it."""
+        """Type and range in words, for the documents."""
         ...
 
     @property
     def schema(self) -> JsonSchema:
-        """The same for an editor."""
+        """Type and range as JSON Schema, for editors."""
         ...
 
 
 class ValueKind(Kind, Protocol):
-    """One that needs nothing else to be read."""
+    """A kind that can be read without other parts of the file."""
 
     def read(self, item: Item, fallback: object) -> object:
-        """The value, of the type that the field has; the fallback, and a problem noted, when it is wrong."""
+        """Read the value. A wrong value is noted as a problem, and the fallback is returned."""
         ...
 
 
@@ -53,11 +53,11 @@ class Key:
     """The attribute that holds the value."""
     kind: Kind
     does: str
-    """What it does, in Markdown."""
+    """Its effect, in Markdown."""
     required: str
-    """What to write, for a key that must be there; else empty."""
+    """What to write, for a required key; else empty."""
     shown: str
-    """The default in words, where the field's own is not what acts."""
+    """The default in words, if it is not the field's default."""
 
     @property
     def is_value(self) -> bool:
@@ -71,12 +71,12 @@ def key(
     """A dataclass field that is a key of the configuration.
 
     Args:
-        kind: what may be written.
-        does: what it does, for the documents.
-        default: what holds when nothing is written. A mapping or a dataclass is shared, so it must be immutable.
-        name: the key, when it cannot be the field's name.
-        required: what the operator has to write, when there is no default.
-        shown: the default in words, when it depends on something else.
+        kind: the type of the value.
+        does: the effect, for the documents.
+        default: the value when the key is absent. A mapping or a dataclass is shared, so it must be immutable.
+        name: the key, if it differs from the field's name.
+        required: what the operator has to write, if there is no default.
+        shown: the default in words, if it depends on something else.
     """
     return dataclasses.field(default=default, metadata={"key": (kind, does, name, required, shown)})
 
@@ -97,12 +97,12 @@ def keys_of(declared: type[Any]) -> tuple[Key, ...]:
 
 
 def read(section: Section, declared: type[T], defaults: T | None = None) -> T:
-    """What a section says, checked by its declaration. Keys that nothing declares are problems.
+    """Read a section and check it by its declaration. Undeclared keys are problems.
 
     Args:
         section: as the operator wrote it; may be absent.
-        declared: a dataclass whose fields are keys. A method `check(section)` tells what no single key can.
-        defaults: what holds for absent keys, in the place of the fields' own defaults.
+        declared: a dataclass whose fields are keys. Its method `check(section)` reports problems that involve several keys.
+        defaults: the values of absent keys, instead of the fields' defaults.
     """
     usual = declared() if defaults is None else defaults
     values = {each.field: read_key(section, each, getattr(usual, each.field)) for each in keys_of(declared)}
@@ -114,7 +114,7 @@ def read(section: Section, declared: type[T], defaults: T | None = None) -> T:
 
 
 def read_key(section: Section, declared: Key, default: object) -> object:
-    """The value of one key; the default when it is absent."""
+    """Read the value of one key. The default when it is absent."""
     item = section.item(declared.name)
     if item is not None:
         return cast("ValueKind", declared.kind).read(item, default) if declared.is_value else default
@@ -198,7 +198,7 @@ class Text:
 
     words: str = "text"
     what: str = "a string"
-    """What an error says was expected."""
+    """What an error message says was expected."""
     pattern: str = ""
     """The whole of it matches."""
     may_be_empty: bool = False
@@ -257,7 +257,7 @@ class Texts:
     """What they may be; empty for anything."""
     may_be_empty: bool = False
     folds_case: bool = False
-    """Upper and lower case mean the same; kept in lower case."""
+    """Case does not matter; the values are kept in lower case."""
 
     def __post_init__(self) -> None:
         if not self.words:
@@ -326,7 +326,7 @@ class ListOf:
 
 
 def section_schema(declared: type[Any]) -> JsonSchema:
-    """What a mapping with declared keys may hold. An empty section (`signals:`) means its defaults."""
+    """The JSON Schema of a mapping with declared keys. An empty section (`signals:`) means its defaults."""
     keys = keys_of(declared)
     required = [each.name for each in keys if each.required]
     found: JsonSchema = {"type": "object" if required else ["object", "null"], "additionalProperties": False}
@@ -344,13 +344,13 @@ def _described(declared: Key, section: type[Any]) -> JsonSchema:
 
 
 def check_name(name: str, item: Item) -> None:
-    """Note a name that could not travel everywhere."""
+    """Note a problem with a name that headers, metrics or messages cannot hold."""
     if not re.fullmatch(NAME, name):
         item.problem(f"{NAME_WORDS} was expected")
 
 
 def named(section: Section, declared: type[T]) -> dict[str, tuple[Section, T]]:
-    """Sections under the operator's own names, each with what it says."""
+    """The sections under the operator's own names, with their values."""
     found = {}
     for name, item in section.named():
         check_name(name, item)
@@ -360,7 +360,7 @@ def named(section: Section, declared: type[T]) -> dict[str, tuple[Section, T]]:
 
 
 def _plain(bound: float) -> str:
-    """A bound as people write it: 315360000, not 3.1536e+08."""
+    """Format a number as people write it: 315360000, not 3.1536e+08."""
     return str(int(bound)) if bound == int(bound) else str(bound)
 
 

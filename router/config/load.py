@@ -1,4 +1,4 @@
-"""The router's configuration: what an operator may write, and what becomes of it. Strict: a key acts or is refused."""
+"""Loads the router's configuration. It is strict: every key has an effect, or is refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _of(declared: type[object]) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class ConfigKeys:
-    """The top of the file. Each section has a reader of its own."""
+    """The keys at the top of the file. Each section has its own reader."""
 
     version: object = key(_Version(), "Layout of this file.", required=f"write 'version: {VERSION}'")
     server: object = key(_of(ServerConfig), "The gRPC server that Envoy asks.", shown=" ")
@@ -102,7 +102,7 @@ def load(path: Path) -> Config:
     """Read a configuration file.
 
     Raises:
-        ConfigError: every problem in it, each with its line.
+        ConfigError: with every problem in the file, each with its line.
     """
     try:
         text = read_text(path)
@@ -122,7 +122,7 @@ def parse(text: str, file: str) -> Config:
 
 
 def read_config(text: str, file: str) -> tuple[Config, Notes]:
-    """The configuration as far as it could be read, and what was noted on the way."""
+    """The configuration as far as it could be read, and the problems found."""
     notes = Notes(file)
     top = parse_yaml(text, notes)
     _check_top(top)
@@ -155,7 +155,7 @@ def read_config(text: str, file: str) -> tuple[Config, Notes]:
 
 
 def _check_top(top: Section) -> None:
-    """The version, and keys that nobody declares."""
+    """Check the version, and report undeclared keys."""
     for each in keys_of(ConfigKeys):
         top.has(each.name)
     version = top.item("version")

@@ -1,7 +1,7 @@
-"""What follows from one condition about another: rules that can never win, conditions that never or always hold.
+"""Derives facts about conditions: rules that can never win, and conditions that never or always hold.
 
-Sound, not complete: what is said here is so; what is not said may be so all the same. Readings have three values, so nothing is
-concluded from a condition that is not YES.
+It is sound but not complete: every derived fact is true, but not every true fact is derived. Conditions have three truth values,
+so a condition that is not YES implies nothing.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def never_holds(condition: Condition) -> bool:
 
 
 def contradiction(condition: AllOf) -> tuple[Condition, Condition] | None:
-    """Two parts that never hold together. None when there are none."""
+    """Two parts that never hold together, or None."""
     parts = _flat(condition)
     for index, part in enumerate(parts):
         for other in parts[:index]:
@@ -102,7 +102,7 @@ def _exclude(one: Condition, other: Condition) -> bool:
 
 
 def in_words(condition: Condition) -> str:
-    """A condition with all that it holds, on one line."""
+    """A condition with all its parts, on one line."""
     match condition:
         case Not(part):
             return f"not {in_words(part)}"
@@ -115,6 +115,6 @@ def in_words(condition: Condition) -> str:
 
 
 def _are_different_words(one: str, other: str) -> bool:
-    """Both patterns are plain words, and not the same."""
+    """Whether both patterns are plain words and differ."""
     plain = [pattern.replace("\\", "") for pattern in (one, other)]
     return plain[0] != plain[1] and all(word.replace("-", "").replace("_", "").isalnum() for word in plain)

@@ -13,7 +13,7 @@ EFFORTS = ("minimal", "low", "medium", "high")
 VIRTUAL_MODELS = ("auto", "MoM")
 """The default of `virtual_models`."""
 _BODY_FIELDS = ("model", "messages", "prompt", "input", "stream", "stream_options", "tools")
-"""Fields of a request that no reasoning switch may overwrite."""
+"""Request fields that a reasoning switch must not overwrite."""
 
 FAMILIES: Mapping[str, ReasoningFamily] = {
     "qwen3": ReasoningFamily("chat_template_kwargs", "enable_thinking"),
@@ -21,7 +21,7 @@ FAMILIES: Mapping[str, ReasoningFamily] = {
     "gpt-oss": ReasoningFamily("reasoning_effort", "reasoning_effort", "medium", "low"),  # it cannot be switched off
     "gpt": ReasoningFamily("reasoning_effort", "reasoning_effort", "medium", "minimal"),
 }
-"""The built-in reasoning families; a configuration may override or add."""
+"""The built-in reasoning families. A configuration may override them or add others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class FamilyKeys:
     )
 
     def check(self, section: Section) -> None:
-        """Nothing is overwritten, and nothing is said in vain."""
+        """Refuse keys that would overwrite other fields of the request or have no effect."""
         if self.parameter in _BODY_FIELDS and self.type == "reasoning_effort":
             section.problem("parameter", f"would overwrite the request's own '{self.parameter}'")
         for name in ("default_effort", "off_effort"):
@@ -95,12 +95,12 @@ def read_families(section: Section) -> dict[str, ReasoningFamily]:
 def read_models(
     section: Section, families: Mapping[str, ReasoningFamily], recorded: tuple[str, ...]
 ) -> tuple[dict[str, Model], frozenset[str]]:
-    """The models by name, and the names of those that `semantic-router up` may imitate.
+    """The models by name, and the names of those that `semantic-router up` may mock.
 
     Args:
         section: `models`.
-        families: what `reasoning_family` may name.
-        recorded: what `quality_profile` may name; empty when that is not known.
+        families: the names allowed in `reasoning_family`.
+        recorded: the names allowed in `quality_profile`; empty when they are not known.
     """
     models, mocks = {}, set()
     for name, (part, keys) in named(section, ModelKeys).items():

@@ -1,6 +1,6 @@
-"""Operators' patterns, matched in time linear in the text (RE2): no message can make one of them hold up the router.
+"""Operators' patterns, matched by RE2 in time linear in the text, so that no message can stall the router.
 
-Knows no rules and no YAML. Lookaround and back-references are what a linear engine cannot have; they are refused by name.
+Knows no rules and no YAML. A linear engine cannot support lookaround and back-references, so they are refused by name.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 import re2
 
 MAX_REPEATED = 100
-"""Characters that counted repetitions may stand for, nested ones multiplied. RE2 is linear in the text, times the places in the
-pattern where a match may be at once: with 200 of them 16,384 characters took up to 160 ms, with 3,000 over a second."""
+"""The most characters that counted repetitions may stand for, nested ones multiplied. RE2's time is the text's length times the
+pattern's concurrent states: 16,384 characters took up to 160 ms with 200 states, and over a second with 3,000."""
 MAX_WORDS = 10_000
-"""Of one set; at three times as many RE2 runs out of memory for its states and becomes a thousand times slower."""
+"""The most characters of one set. With three times as many, RE2 runs out of memory for states and is a thousand times slower."""
 _MEMORY_BYTES = 64 * 1024 * 1024
-"""That RE2 may take for one pattern, most of it while it searches. At its own 8 MiB, 4,000 words or a counted `\\pL` run out of
-room for states, and a search takes a hundred times as long."""
+"""RE2's memory for one pattern, most of it used while searching. With RE2's default of 8 MiB, 4,000 words or a counted `\\pL` run
+out of memory for states, and a search takes a hundred times as long."""
 _NOT_WORD = r"[^\pL\pN_]"
-"""As Python's `\\W`: RE2's own knows ASCII alone."""
+"""Python's `\\W`. RE2's own `\\W` knows only ASCII."""
 _REMEDIES = (
     (r"\(\?<?[=!]", "it looks ahead or behind; write that into the pattern, or use two conditions under all and not"),
     (r"\\[1-9]|\(\?P=|invalid perl operator: \(\?P$", "it refers back to a group; write the alternatives out"),
@@ -35,7 +35,7 @@ _REMEDIES = (
     ("repetition size", f"counts go up to 1000, and repetitions may stand for {MAX_REPEATED} characters; write * or + for more"),
     ("too large", "write a shorter one, or several"),
 )
-"""Of RE2's error message, what tells the construct, and what to write in its place."""
+"""Patterns that recognise an unsupported construct in RE2's error message, each with what to write instead."""
 _TOKEN = re.compile(
     r"\\Q.*?(?:\\E|\Z)|\\[pP]\{[^}]*\}|\\x\{[^}]*\}|\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]|\(\?[\w-]*\)|\(\?P?<\w+>|"
     r"\(\?[\w-]*:|[()|^$]|(?P<count>\{\d+(?:,\d*)?\})|[*+?]|.",
@@ -45,7 +45,7 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class LinearPattern:
-    """A compiled pattern. Equal to another of the same text and case."""
+    """A compiled pattern. Patterns with equal text and case are equal."""
 
     pattern: str
     is_case_sensitive: bool
@@ -61,14 +61,14 @@ class LinearPattern:
 
 
 class PatternError(ValueError):
-    """Not a pattern; the words are for the operator."""
+    """The text is not a valid pattern. The message is for the operator."""
 
 
 def compile_pattern(pattern: str, *, is_case_sensitive: bool = True) -> LinearPattern:
     """Compile a pattern in RE2's syntax.
 
     Raises:
-        PatternError: what RE2 does not take, and what to write in its place.
+        PatternError: says what RE2 does not accept, and what to write instead.
     """
     options = re2.Options()
     options.case_sensitive, options.log_errors, options.never_capture = is_case_sensitive, False, True
@@ -87,7 +87,7 @@ def compile_pattern(pattern: str, *, is_case_sensitive: bool = True) -> LinearPa
 
 
 def keyword_patterns(words: Sequence[str], patterns: Sequence[str], *, is_case_sensitive: bool) -> tuple[LinearPattern, ...]:
-    """Whole words and patterns, each of which compiles: as one where they fit together, so that a text is read once.
+    """Combine words and valid patterns into as few patterns as possible, so that a text is searched once.
 
     Raises:
         PatternError: there are too many words.
@@ -103,13 +103,13 @@ def keyword_patterns(words: Sequence[str], patterns: Sequence[str], *, is_case_s
 
 
 def any_word(words: Iterable[str]) -> str:
-    """A pattern for any of some words or phrases, whole. A word is bounded by what is neither letter nor digit in any script."""
-    # Not \b: a word may begin or end with a character that is none of a word's, as C++ or .NET do.
+    """A pattern for any of some whole words or phrases. A word ends where no letter or digit of any script follows."""
+    # Not \b, because a word may begin or end with a character that is not a letter or digit, such as C++ or .NET.
     return rf"(?:\A|{_NOT_WORD})(?:{'|'.join(map(re2.escape, words))})(?:{_NOT_WORD}|\z)"
 
 
 def repeated(pattern: str) -> int:
-    """How many characters the counted repetitions of a valid pattern stand for: `(?:ab{3}){10}` for 40."""
+    """How many characters the counted repetitions of a valid pattern stand for. `(?:ab{3}){10}` stands for 40."""
     counted = 0
     size = before = 0
     """Of what was read last: its characters, and what was counted before it began."""

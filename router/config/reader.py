@@ -1,4 +1,4 @@
-"""YAML read strictly: typed values, each with its line. A mistake is noted and reading goes on, so that all are told at once."""
+"""Reads YAML strictly, into typed values with their lines. Reading goes on after a mistake, so that all are reported at once."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _TYPED = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int
 
 @dataclass(slots=True)
 class Notes:
-    """What one reading of a file has found so far."""
+    """The problems found so far in one file."""
 
     file: str
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, node: Node | None, path: str, message: str, severity: str = "error") -> None:
-        """Note a problem at a node, once; the message says what is wrong and what would be right."""
+        """Note a problem at a node, once. The message says what is wrong and how to fix it."""
         line = node.start_mark.line + 1 if node is not None else 0
         problem = Problem(self.file, line, path, message, severity)
         if problem not in self.problems:
@@ -38,7 +38,7 @@ def parse(text: str, notes: Notes) -> Section:
     """The mapping at the top of a YAML text.
 
     Raises:
-        ConfigError: it is no YAML, no mapping, or too large to be a configuration.
+        ConfigError: it is not YAML, not a mapping, or too large for a configuration.
     """
     node = compose(text, notes.file)
     if node is not None and not isinstance(node, MappingNode):
@@ -50,7 +50,7 @@ def compose(text: str, file: str) -> Node | None:
     """The tree of a YAML text; None when it is empty. `file` names it in problems.
 
     Raises:
-        ConfigError: it is no YAML, or too large to be a configuration (1 MB, 200 000 values, 64 levels).
+        ConfigError: it is not YAML, or too large for a configuration (1 MB, 200 000 values, 64 levels).
     """
     if len(text) > _MAX_CHARS:
         raise _refusal(file, 0, f"is larger than {_MAX_CHARS} characters, which no configuration needs")
@@ -73,7 +73,7 @@ def _refusal(file: str, line: int, message: str) -> ConfigError:
 
 
 def _count(node: Node, left: int, levels: int) -> int:
-    """`left` less the nodes of a tree with its aliases followed; stops at zero, which too many levels are as well."""
+    """`left` less the number of nodes in a tree, with aliases followed. Stops at zero, also when there are too many levels."""
     left -= 1
     if not levels or left <= 0:
         return 0
@@ -88,7 +88,7 @@ def _count(node: Node, left: int, levels: int) -> int:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` when a known word is close, else the known words."""
+    """`; did you mean 'x'?` if a known word is similar, else the known words."""
     names = sorted(known)
     if close := difflib.get_close_matches(word, names, 1):
         return f"; did you mean '{close[0]}'?"
@@ -97,7 +97,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A value whose shape its reader decides on."""
+    """A value that may have several shapes."""
 
     node: Node
     path: str
@@ -108,11 +108,11 @@ class Item:
         self.notes.add(self.node, self.path, message)
 
     def section(self) -> Section:
-        """The value as a mapping; an empty one, and a problem, when it is none."""
+        """The value as a mapping. Anything else is a problem and gives an empty one."""
         return Section(self.node, self.path, self.notes)
 
     def items(self, what: str = "a list") -> list[Item]:
-        """The elements of a list; a problem, and none, when it is no list."""
+        """The elements of a list. Anything else is a problem and gives none."""
         if not isinstance(self.node, SequenceNode):
             self.problem(f"{what} was expected")
             return []
@@ -125,11 +125,11 @@ class Item:
 
     @property
     def value(self) -> object:
-        """A scalar as YAML types it; None for lists and mappings."""
+        """The value of a scalar, typed as YAML does. None for lists and mappings."""
         return scalar(self.node)
 
     def text(self, what: str = "a string") -> str:
-        """The value as a string that is not blank; a problem, and an empty one, when it is none."""
+        """The value as a string that is not blank. Anything else is a problem and gives an empty one."""
         value = self.value
         if isinstance(value, str):
             if not value.strip():
@@ -148,7 +148,7 @@ class Item:
 
 
 class Section:
-    """A mapping that is read key by key; `close` reports the keys that nobody asked for."""
+    """A mapping that is read key by key. `close` reports the keys that were not read."""
 
     def __init__(self, node: Node | None, path: str, notes: Notes) -> None:
         self.node, self.path, self.notes = node, path, notes
@@ -189,7 +189,7 @@ class Section:
     def problem(self, key: str, message: str) -> None:
         """Note a problem with the value of a key, or with this mapping when the key is absent.
 
-        A value that was to be a mapping and is none has been told of: what it lacks is not worth a line.
+        If this should be a mapping and is not, that problem is already noted, and its missing keys are not reported.
         """
         if self._is_broken:
             return
@@ -212,16 +212,16 @@ class Section:
             yield name, Item(node, self._at(name), self.notes)
 
     def close(self) -> None:
-        """Report every key that was not asked for."""
+        """Report every key that was not read."""
         for name, key in self._keys.items():
             if name not in self._known:
                 self.notes.add(key, self._at(name), f"unknown key{suggest(name, self._known)}")
 
 
 def scalar(node: Node | None) -> object:
-    """A scalar's value; None for null and for lists and mappings.
+    """A scalar's value. None for null and for lists and mappings.
 
-    Typed as in YAML 1.1, less its traps: dates, `010` (octal) and `1:30` (base 60) stay the text that they are.
+    Typed as in YAML 1.1, except for its traps: dates, `010` (octal) and `1:30` (base 60) remain text.
     """
     if not isinstance(node, ScalarNode):
         return None

@@ -1,4 +1,4 @@
-"""Rules: what may stand in `rules` and `default`, and the policy that becomes of it."""
+"""Reads `rules` and `default` into the policy."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ class BlockKeys:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningKeys:
-    """Whether and how hard the model thinks."""
+    """Whether the model thinks, and with which effort."""
 
     enabled: bool = key(Flag(), "Sent either way: off is said, too.", True, required="true or false was expected")
     effort: str = key(Choice(EFFORTS), "Only for families of type `reasoning_effort`.", "", shown="the family's")
 
     def check(self, section: Section) -> None:
-        """An effort needs thinking."""
+        """Refuse an effort when thinking is off."""
         if self.effort and not self.enabled:
             section.problem("effort", "says how hard to think while 'enabled' is false; remove one of them")
 
@@ -110,7 +110,7 @@ class SystemPromptKeys:
 
 @dataclass(frozen=True, slots=True)
 class DefaultKeys:
-    """What holds when no rule fires."""
+    """The decision when no rule fires."""
 
     model: str = key(
         _MODEL, "Also serves, by envoy.yaml, while the router is down.", "", required="the name of a model was expected"
@@ -168,7 +168,7 @@ class RuleContext:
 
 
 def read_policy(top: Section, context: RuleContext) -> tuple[Policy, dict[str, CachePolicy]]:
-    """The rules, and the cache policies of their decisions, by name; a decision without one is not cached."""
+    """Read the rules, and the cache policies of their decisions by name. A decision without a policy is not cached."""
     listed = top.item("rules")
     items = listed.items("a list of rules") if listed else []
     policies: dict[str, CachePolicy] = {}
@@ -191,7 +191,7 @@ def read_policy(top: Section, context: RuleContext) -> tuple[Policy, dict[str, C
 
 
 def _check_rules(rules: list[Rule], items: list[Item]) -> None:
-    """Names differ, and no rule is shadowed by one that is evaluated before it."""
+    """Report rules with equal names, and rules that can never win because an earlier rule always wins."""
     names: set[str] = set()
     for rule, item in zip(rules, items, strict=True):
         if rule.name in names:
@@ -209,7 +209,10 @@ def _check_rules(rules: list[Rule], items: list[Item]) -> None:
 
 
 def _shadows(other: Rule, rule: Rule) -> bool:
-    """A rule that fails closed may also fire on a missing reading, which no other rule does."""
+    """Whether `rule` can never win because the earlier `other` always does.
+
+    A rule that fails closed also fires on a missing reading, so only a rule that fails closed can shadow it.
+    """
     is_stricter = rule.block is not None and rule.block.fails_closed and not (other.block and other.block.fails_closed)
     is_told = other.when == _NO_CONDITION or never_holds(rule.when)
     return not is_told and not is_stricter and follows(rule.when, other.when)
@@ -245,10 +248,10 @@ def _rule(item: Item, context: RuleContext, policies: dict[str, CachePolicy]) ->
 
 
 def _of_prompt(condition: Condition, reads: str, context: RuleContext) -> Condition:
-    """The condition of a rule that blocks: what looks for something looks through all that `reads` says.
+    """The condition of a blocking rule, whose guards read what `reads` says.
 
-    What tells the subject of a message (the intent, heads) stays with the last user message, and so does what must not be there:
-    no request has it in all its parts.
+    Signals for the subject of a message (the intent, heads) still read the last user message. So do conditions under `not`,
+    because no request has a finding in all its parts.
     """
     custom = context.conditions.custom
     match condition:

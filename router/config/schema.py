@@ -1,6 +1,6 @@
-"""What the declarations say, for others: the JSON Schema of config.yaml, and the tables of config/README.md.
+"""Makes the JSON Schema of config.yaml and the tables of config/README.md from the declarations of keys.
 
-`python -m router.config.schema` writes both (`make schema`); a test holds them to the declarations.
+`python -m router.config.schema` (`make schema`) writes both, and a test compares them with the declarations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _INHERITED = "`semantic_cache`'s"
 
 
 def schema() -> JsonSchema:
-    """The JSON Schema (2020-12) of config.yaml. What refers to other parts of the file is left to `semantic-router check`."""
+    """The JSON Schema (2020-12) of config.yaml. `semantic-router check` checks references to other parts of the file."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Envoy Semantic Router: config.yaml",
@@ -50,7 +50,7 @@ def _rows(prefix: str, declared: type[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _inside(kind: Kind) -> tuple[str, type[object]] | None:
-    """What stands in a key's place in the paths of the keys below it, and the dataclass that declares these."""
+    """The path segment of a key in the paths below it, and the dataclass that declares the keys below."""
     match kind:
         case SectionOf(declared):
             return "", declared
@@ -78,10 +78,10 @@ def _plain(value: object) -> str:
 
 
 def fill(text: str) -> str:
-    """A document with its tables as the declarations have them.
+    """Fill the tables of a document from the declarations.
 
-    A table stands between `<!-- keys: PATHS -->` and `<!-- end -->`. A path stands for the key and all below it, `top` for the
-    keys at the top of config.yaml, `milvus` for the Milvus file's.
+    A table is between `<!-- keys: PATHS -->` and `<!-- end -->`. A path means the key and all keys below it, `top` the keys at
+    the top of config.yaml, and `milvus` those of the Milvus file.
     """
     known = rows()
 

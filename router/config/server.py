@@ -96,12 +96,12 @@ class ServerConfig:
         return f"{host}:{int(port) + worker}"
 
     def state_folder(self, file: str) -> Path:
-        """The folder for what outlives the process: as configured, else the variable STATE_DIRECTORY's, else that of `file`."""
+        """The folder for data that outlives the process: as configured, else from STATE_DIRECTORY, else the folder of `file`."""
         found = self.state_path or os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         return (Path(file).parent / found).absolute()
 
     def check(self, section: Section) -> None:
-        """Every worker has a port."""
+        """Require a port for every worker."""
         _check_port(section, self.address)
         host, port = _host_and_port(self.address)
         if host and _LAST_PORT >= port > _LAST_PORT - self.workers + 1:
@@ -132,7 +132,7 @@ class AdminConfig:
     )
 
     def check(self, section: Section) -> None:
-        """Names are names, and the port is one."""
+        """Check the host names and the port."""
         _check_port(section, self.address)
         item = section.item("allowed_hosts")
         for name in item.items() if item else ():
@@ -140,7 +140,7 @@ class AdminConfig:
                 name.problem("a host name was expected, without port and scheme, such as router.monitoring.svc")
 
     def check_beside(self, server: ServerConfig, section: Section) -> None:
-        """No worker listens there."""
+        """Refuse an address on which a worker listens."""
         host, port = _host_and_port(self.address)
         other, first = _host_and_port(server.address)
         is_same_host = host == other or {host, other} & {"0.0.0.0", "[::]"}  # noqa: S104 - looked for, not listened on

@@ -19,7 +19,7 @@ USUAL_THRESHOLD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """The one model pass of a request, from which intent, jailbreak, personal data and quality are read."""
+    """The encoder, whose one pass gives intent, jailbreak, personal data and quality."""
 
     enabled: bool = key(Flag(), "Off: no model is loaded, and rules may not use `intent`, `jailbreak`, `pii` or `select`.", True)
     model_path: Path = key(
@@ -50,7 +50,7 @@ class IntentConfig:
 
 @dataclass(frozen=True, slots=True)
 class GuardsConfig:
-    """Readings for rules that block."""
+    """Guards, which read prompts for blocking rules."""
 
     deadline_ms: int = key(
         Integer(1, 100_000),
@@ -134,7 +134,7 @@ class SignalsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelCapabilities:
-    """What the encoder's heads tell apart."""
+    """The labels of the encoder's heads."""
 
     labels: tuple[str, ...] = ()
     attacks: tuple[str, ...] = ()
@@ -157,7 +157,7 @@ class CustomSignal:
     labels: tuple[str, ...]
     threshold: float
     is_detector: bool = False
-    """Looks for something, as a classifier from Hugging Face does; a head tells what a message is about."""
+    """True for a classifier from Hugging Face, which can be a guard. False for a head, which tells a message's subject."""
 
 
 def read_signals(section: Section, built_in: Collection[str]) -> tuple[SignalsConfig, ModelCapabilities]:
@@ -225,7 +225,7 @@ def _read_keywords(section: Section) -> dict[str, TextMatches]:
 
 
 def compile_regex(item: Item, *, is_case_sensitive: bool) -> LinearPattern | None:
-    """A pattern that does not match every text; a problem, and None, when it is none."""
+    """Compile a pattern that does not match every text. Anything else is a problem and gives None."""
     text = item.text()
     try:
         pattern = compile_pattern(text, is_case_sensitive=is_case_sensitive)

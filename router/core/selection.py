@@ -54,7 +54,7 @@ class Selection(Selector):
     """How much accuracy is given up for cost: at 0.1, the most expensive model must be right 10 points more often than a free
     one; 0 takes the best model, whatever it costs."""
 
-    why = "its predicted accuracy, less its share of the highest cost, scores best"
+    why = "best score: predicted accuracy less weighted cost"
 
     def settings(self) -> Mapping[str, float]:
         """See `Selector`."""

@@ -1,6 +1,6 @@
-"""`semantic-router up`: Envoy, the router and mock models on this machine, started together and stopped together.
+"""`semantic-router up`: starts and stops Envoy, the router and mock vLLM backends together on this machine.
 
-Nothing here is needed in production: there, Envoy and `semantic-router serve` run each on their own.
+Production does not need it: there, Envoy and `semantic-router serve` run on their own.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from router.envoy.binary import find_envoy
 from router.envoy.file import EnvoyFile, endpoints_of, read_envoy
 from router.errors import ConfigError, Problem
 
-_START_TIMEOUT_S = 60.0  # a cold machine loads the model in seconds; Envoy takes 0.3 s
-_STOP_TIMEOUT_S = 0.8  # Ctrl-C should feel immediate; what is left then is killed
+_START_TIMEOUT_S = 60.0  # a cold machine loads the models in seconds; Envoy takes 0.3 s
+_STOP_TIMEOUT_S = 0.8  # Ctrl-C should feel immediate; processes that are left are killed
 _POLL_S = 0.1
 _THIS_MACHINE = ("127.0.0.1", "localhost")
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -34,32 +34,32 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A TCP address that something is going to listen on."""
+    """A TCP address on which a part will listen."""
 
     host: str
     port: int
     field: str
-    """Where the operator set it, for the message when it is taken."""
+    """Where the operator set it, for the message when it is in use."""
 
 
 @dataclass(frozen=True, slots=True)
 class StackPlan:
-    """What runs, and how to tell that it is there."""
+    """What to run, and how to tell that it is ready."""
 
     commands: dict[str, Sequence[str]]
-    """Command line by name, in the order in which they are started; they are stopped in the opposite order."""
+    """Command lines by name, in the order in which they start. They are stopped in reverse order."""
     ready_urls: tuple[str, ...]
-    """All have to answer 200 before the stack counts as up."""
+    """The stack is ready when all of them answer 200."""
     routed_url: str
-    """Has to be answered by the router itself: Envoy lets requests pass it by until its own health check has seen it."""
+    """The router itself must answer it: until Envoy's health check has seen the router, requests bypass it."""
     addresses: tuple[Address, ...]
-    """Have to be free before anything is started."""
+    """Must be free before anything starts."""
 
 
 def plan_of(config_path: Path, envoy_path: Path) -> tuple[StackPlan, int]:
-    """What runs for these two files, and the port that clients use.
+    """The plan for these two files, and the port for clients.
 
-    A model marked `mock` gets a stand-in where its cluster points at this machine.
+    A model marked `mock` gets a mock vLLM backend if its cluster points at this machine.
 
     Raises:
         ConfigError: a file cannot be read, or there is no Envoy.
@@ -68,10 +68,10 @@ def plan_of(config_path: Path, envoy_path: Path) -> tuple[StackPlan, int]:
     addresses = [Address(*envoy.listener, "envoy.yaml listener"), Address(*envoy.admin, "envoy.yaml admin")]
     program = [sys.executable, "-m", "router"]
     commands: dict[str, Sequence[str]] = {}
-    stand_ins = _stand_ins(config, envoy)
-    if stand_ins:
-        commands["mock models"] = [*program, "mock-vllm", *(f"{name}={host}:{port}" for name, host, port in stand_ins)]
-        addresses += [Address(host, port, f"envoy.yaml, cluster of {name}") for name, host, port in stand_ins]
+    mocks = _mocks(config, envoy)
+    if mocks:
+        commands["mock backends"] = [*program, "mock-vllm", *(f"{name}={host}:{port}" for name, host, port in mocks)]
+        addresses += [Address(host, port, f"envoy.yaml, cluster of {name}") for name, host, port in mocks]
     commands["router"] = [*program, "serve", "--config", str(config_path)]
     commands["envoy"] = [find_envoy(), "-c", str(envoy_path), "--log-level", "warning", "--use-dynamic-base-id"]
     ready = [f"http://{envoy.admin[0]}:{envoy.admin[1]}/ready"]
@@ -89,8 +89,8 @@ def plan_of(config_path: Path, envoy_path: Path) -> tuple[StackPlan, int]:
     return StackPlan(commands, tuple(ready), routed_url, tuple(addresses)), client_port
 
 
-def _stand_ins(config: Config, envoy: EnvoyFile) -> list[tuple[str, str, int]]:
-    """Served name, host and port of the models to simulate; the default model first."""
+def _mocks(config: Config, envoy: EnvoyFile) -> list[tuple[str, str, int]]:
+    """Served name, host and port of the models to mock, the default model first."""
     clusters, found = envoy.clusters(), []
     for model in sorted(config.models.values(), key=lambda model: model is not config.default_model):
         host, port = next(iter(endpoints_of(clusters[model.cluster])), ("", 0)) if model.cluster in clusters else ("", 0)
@@ -100,12 +100,12 @@ def _stand_ins(config: Config, envoy: EnvoyFile) -> list[tuple[str, str, int]]:
 
 
 async def run(plan: StackPlan, on_ready: Callable[[], None]) -> int:
-    """Start everything, call `on_ready` when all of it answers, and run until a signal or until a part ends.
+    """Start everything, call `on_ready` when all parts answer, and run until a signal or until a part ends.
 
     Returns the exit status: 0 after SIGINT or SIGTERM, 1 when a part ended on its own.
 
     Raises:
-        ConfigError: an address is taken, or a part did not come up.
+        ConfigError: an address is in use, or a part did not start.
     """
     _refuse_taken(plan.addresses)
     stopped = asyncio.Event()
@@ -143,7 +143,7 @@ async def _watch(
 
 
 async def _start(command: Sequence[str]) -> asyncio.subprocess.Process:
-    # A session of its own: the terminal's Ctrl-C reaches this process alone, which then stops the parts in order.
+    # A session of its own, so that the terminal's Ctrl-C reaches only this process, which then stops the parts in order.
     preexec = _die_with_parent if sys.platform == "linux" else None
     return await asyncio.create_subprocess_exec(*command, start_new_session=True, preexec_fn=preexec)
 
@@ -165,7 +165,7 @@ async def _wait_ready(plan: StackPlan) -> None:
 
 
 async def _answers(session: aiohttp.ClientSession, url: str, response_path: str | None) -> bool:
-    """A 200, and from the router where a response path is named."""
+    """Whether the URL answers 200, with the given response path of the router if any."""
     try:
         async with session.get(url) as response:
             return response.status == 200 and response.headers.get(PATH_HEADER) == response_path
@@ -174,7 +174,7 @@ async def _answers(session: aiohttp.ClientSession, url: str, response_path: str 
 
 
 async def _stop(processes: Sequence[asyncio.subprocess.Process]) -> None:
-    """SIGINT to all, which every part takes as "leave now"; SIGKILL to what is still there after a moment."""
+    """Send SIGINT to all, which makes every part stop at once. After a moment, send SIGKILL to the rest."""
     for process in processes:
         _signal(process, signal.SIGINT)
     waiting = [asyncio.create_task(process.wait()) for process in processes]
@@ -189,7 +189,7 @@ async def _stop(processes: Sequence[asyncio.subprocess.Process]) -> None:
 def _signal(process: asyncio.subprocess.Process, signum: int) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            # The whole session: a supervisor's workers must not outlive it.
+            # The whole session, because a supervisor's workers must not outlive it.
             os.killpg(process.pid, signum)
 
 
@@ -199,7 +199,7 @@ def _refuse_taken(addresses: Sequence[Address]) -> None:
             address.field,
             0,
             "",
-            f"port {address.port} on {address.host} is taken by another program; free it or set another",
+            f"another program uses port {address.port} on {address.host}; stop it or set another port",
         )
         for address in addresses
         if _is_taken(address)

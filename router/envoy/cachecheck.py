@@ -1,4 +1,4 @@
-"""What `semantic-router check` says of the cache: where it stores, and whether it could from here. Starts nothing."""
+"""Checks of the cache: where it stores answers, and whether it can do so from this machine. Starts nothing."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _KNOCK_S = 2.0
 
 
 def cache_problems(cache: CacheConfig, file: str) -> Iterator[Problem]:
-    """Warnings only: the router may run elsewhere, where the store can be reached."""
+    """Warnings only, because the router may run on another machine that can reach the store."""
     if not cache.enabled:
         return
     if cache.backend == "memory" and cache.rejections_file:
         if fault := _unwritable(cache.rejections_file.parent):
-            message = f"rejected pairs are forgotten when the router ends: {fault}; {_REMEDY}"
+            message = f"rejected pairs are lost when the router ends: {fault}; {_REMEDY}"
             yield Problem(file, 0, "semantic_cache", message, "warning")
     elif folder := cache.milvus.file:
         if fault := _unwritable(folder):
-            yield Problem(file, 0, "semantic_cache", f"Milvus Lite could not start from here: {fault}; {_REMEDY}", "warning")
+            yield Problem(file, 0, "semantic_cache", f"Milvus Lite could not start here: {fault}; {_REMEDY}", "warning")
         elif _is_open(folder):
-            message = f"{folder} holds the key of the scopes and is open to other users; the router shuts it at its start"
+            message = f"{folder} holds the key of the scopes, and other users can open it; the router closes it when it starts"
             yield Problem(file, 0, "semantic_cache", message, "warning")
     elif cache.backend == "milvus" and (fault := _knock(cache.milvus.host, cache.milvus.port)):
-        message = f"{_place(cache)} does not answer from here: {fault}; without it the router caches in its own memory"
+        message = f"{_place(cache)} does not answer from here: {fault}; without it the router caches in memory only"
         yield Problem(file, 0, "semantic_cache.backend_config_path", message, "warning")
 
 
-_REMEDY = "set server.state_path, or the variable STATE_DIRECTORY, to a folder that the router may write"
+_REMEDY = "set server.state_path, or the variable STATE_DIRECTORY, to a folder that the router can write to"
 
 
 def cache_summary(cache: CacheConfig) -> str:
-    """One line: on or off, where answers are stored, and who shares them."""
+    """One line: whether the cache is on, where it stores answers, and who shares them."""
     if not cache.enabled:
         return "cache: off"
     shared = f"shared by requests with the same {cache.scope_header}" if cache.scope_header else "shared by all clients"
@@ -52,12 +52,12 @@ def _place(cache: CacheConfig) -> str:
 
 
 def _unwritable(path: Path) -> str:
-    """Why a path could not be made or written to, or empty. Nothing is made to find out."""
+    """Why the router could not create a path or write to it, else empty. Creates nothing."""
     existing = next((folder for folder in (path, *path.parents) if folder.exists()), path)
     if not existing.is_dir():
-        return f"{existing} is no folder"
+        return f"{existing} is not a folder"
     if not os.access(existing, os.W_OK | os.X_OK):
-        return f"{existing} cannot be written"
+        return f"{existing} is not writable"
     return ""
 
 

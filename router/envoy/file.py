@@ -1,4 +1,4 @@
-"""Envoy's configuration file as a tree that knows its lines. Reads only what YAML says; what it means is for others."""
+"""Envoy's configuration file as a tree with line numbers. Reads the YAML and leaves its meaning to others."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _LOCAL = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A value in the file, or the place where one could be."""
+    """A value in the file, or the place where it would be."""
 
     node: Node | None
     """None when there is no such value."""
     path: str
     line: int
-    """1-based line of the value, or of the nearest thing around it."""
+    """1-based line of the value, or of the nearest value around it."""
 
     def at(self, *keys: str | int) -> Place:
-        """What lies below, by keys and positions; a place without a value when there is no such thing."""
+        """The place below, by keys and positions. It has no value if the file does not."""
         place = self
         for key in keys:
             place = place._step(key)
@@ -43,20 +43,20 @@ class Place:
         return Place(found, path, found.start_mark.line + 1 if found is not None else self.line)
 
     def items(self) -> Iterator[Place]:
-        """The elements of a list; none when it is no list."""
+        """The elements of a list. None for anything else."""
         if isinstance(self.node, SequenceNode):
             for index in range(len(self.node.value)):
                 yield self.at(index)
 
     def pairs(self) -> Iterator[tuple[str, Place]]:
-        """The keys of a mapping with their values; none when it is no mapping."""
+        """The keys of a mapping with their values. None for anything else."""
         if isinstance(self.node, MappingNode):
             for key, value in self.node.value:
                 name = str(key.value)
                 yield name, Place(value, f"{self.path}.{name}" if self.path else name, key.start_mark.line + 1)
 
     def texts(self) -> Iterator[Place]:
-        """Every scalar that is not empty, here and below."""
+        """Every non-empty scalar, here and below."""
         if self.text:
             yield self
         for _, value in self.pairs():
@@ -66,23 +66,23 @@ class Place:
 
     @property
     def value(self) -> object:
-        """A scalar as YAML types it; None for anything else."""
+        """The value of a scalar, typed as YAML does. None for anything else."""
         return scalar(self.node)
 
     @property
     def text(self) -> str:
-        """A scalar as it is written; empty for anything else."""
+        """The text of a scalar as it is written. Empty for anything else."""
         return str(self.node.value) if isinstance(self.node, ScalarNode) else ""
 
     @property
     def number(self) -> int:
-        """A whole number; 0 for anything else."""
+        """A whole number. 0 for anything else."""
         value = self.value
         return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
     @property
     def seconds(self) -> float | None:
-        """A duration as Envoy writes it (`0.25s`), in seconds; None for anything else."""
+        """A duration as Envoy writes it (`0.25s`), in seconds. None for anything else."""
         try:
             return float(self.text.removesuffix("s")) if self.text.endswith("s") else None
         except ValueError:
@@ -127,17 +127,17 @@ class EnvoyFile:
 
     @property
     def listener(self) -> tuple[str, int]:
-        """Host and port where clients go: the first listener's."""
+        """Host and port for clients: those of the first listener."""
         for place in self.listeners():
             return socket_of(place.at("address"))
         return _LOCAL, 0
 
 
 def read_envoy(path: Path) -> EnvoyFile:
-    """Read a file.
+    """Read Envoy's configuration.
 
     Raises:
-        ConfigError: it cannot be read, is no YAML mapping, or has a key twice.
+        ConfigError: the file cannot be read, is not a YAML mapping, or has a key twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -159,7 +159,7 @@ def _twice(file: EnvoyFile, place: Place) -> Iterator[Problem]:
     seen: dict[str, int] = {}
     for name, value in place.pairs():
         if name in seen:
-            yield file.problem(value, f"occurs twice; it stands in line {seen[name]} already")
+            yield file.problem(value, f"occurs twice; it is already in line {seen[name]}")
         seen.setdefault(name, value.line)
         yield from _twice(file, value)
     for item in place.items():
@@ -167,7 +167,7 @@ def _twice(file: EnvoyFile, place: Place) -> Iterator[Problem]:
 
 
 def socket_of(address: Place) -> tuple[str, int]:
-    """Host and port of an Envoy `Address`; the path of a pipe as `unix:/path` with port 0."""
+    """Host and port of an Envoy `Address`. A pipe is `unix:/path` with port 0."""
     if pipe := address.at("pipe", "path").text:
         return f"unix:{pipe}", 0
     socket = address.at("socket_address")

@@ -1,6 +1,6 @@
-"""What `semantic-router check` says of safety: ways round the router, the order of filters, whom the two admin ports answer.
+"""Checks of safety: paths that bypass the router, the order of filters, the addresses of the two admin ports.
 
-"Guarded" is a configuration with a rule that blocks. What is a matter of taste without one is a hole with one.
+With a blocking rule, some findings are errors that are only warnings without one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from router.errors import Problem
 
 _ENDPOINTS = frozenset(endpoint.value for endpoint in Endpoint)
 _HARMLESS = frozenset({"/v1/models", "/health", "/ping", "/version", "/metrics"})
-"""Paths on which vLLM takes no prompt, by whatever method."""
+"""Paths on which vLLM accepts no prompt, with any method."""
 _SLASH_ACTIONS = ("UNESCAPE_AND_FORWARD", "UNESCAPE_AND_REDIRECT", "REJECT_REQUEST")
 _AUTHORIZATION = {
     "rbac.v3.RBAC": "RBAC",
@@ -33,18 +33,18 @@ _LOOPBACK = ("127.", "localhost", "[::1]", "::1", "unix:")
 
 
 def filters_are_in_order(file: EnvoyFile) -> Iterator[Problem]:
-    """The router filter ends every chain: what stands behind it never runs."""
+    """The filter envoy.filters.http.router ends every chain, because filters behind it never run."""
     for _, manager in file.managers():
         filters = list(manager.at("http_filters").items())
         kinds = [place.at("typed_config", "@type").text for place in filters]
         ends = [index for index, kind in enumerate(kinds) if kind.endswith(".router.v3.Router")]
         if not ends:
-            message = "does not end with envoy.filters.http.router, so nothing would be sent anywhere; add it as the last filter"
+            message = "does not end with envoy.filters.http.router, so Envoy would forward nothing; add it as the last filter"
             yield file.problem(manager.at("http_filters"), message)
             continue
         for place, kind in zip(filters[ends[0] + 1 :], kinds[ends[0] + 1 :], strict=True):
             name = place.at("name").text or kind
-            message = f"{name} stands behind envoy.filters.http.router, where it never runs; move it above that filter"
+            message = f"{name} is behind envoy.filters.http.router, where it never runs; move it above that filter"
             yield file.problem(place, message)
 
 
@@ -52,7 +52,7 @@ def filters_are_in_order(file: EnvoyFile) -> Iterator[Problem]:
 
 
 def authorization_comes_first(pair: Pair) -> Iterator[Problem]:
-    """The router answers by itself (from the cache, lists, errors): what decides who may ask stands before it."""
+    """Filters that authorize clients come before the router, because the router answers some requests itself."""
     filters = list(pair.manager.at("http_filters").items())
     ours = next(index for index, place in enumerate(filters) if place.at("typed_config").path == pair.ext_proc.path)
     for place in filters[ours + 1 :]:
@@ -60,23 +60,23 @@ def authorization_comes_first(pair: Pair) -> Iterator[Problem]:
         if kind not in _AUTHORIZATION:
             continue
         if pair.config.cache.enabled:
-            message = "a cached answer is given before it is asked, also to clients that it would refuse"
+            message = "cached answers are served before it runs, also to clients that it would refuse"
             severity = "error"
         else:
-            message, severity = "the router works for clients that it would refuse, and would give them cached answers", "warning"
-        message = f"{_AUTHORIZATION[kind]} stands behind ext_proc: {message}; move it above {pair.filter_name}"
+            message, severity = "the router works for clients that it would refuse, and a cache would answer them", "warning"
+        message = f"{_AUTHORIZATION[kind]} is behind ext_proc: {message}; move it above {pair.filter_name}"
         yield pair.file.problem(place, message, severity)
 
 
 def fail_closed_is_closed(pair: Pair) -> Iterator[Problem]:
-    """A rule that must not be passed unseen is not passed while the router is down, either."""
+    """With a rule that says fail_closed, requests must not pass while the router is down."""
     if not pair.strict_guards:
         return
-    says = f"config's rule '{pair.strict_guards[0].name}' says fail_closed, yet with failure_mode_allow requests pass unread"
-    remedy = "set it to false (clients then get a 503), or take fail_closed away"
+    says = f"config's rule '{pair.strict_guards[0].name}' says fail_closed, but with failure_mode_allow requests pass unread"
+    remedy = "set it to false (clients then get a 503), or remove fail_closed"
     if pair.is_fail_open:
         yield pair.file.problem(
-            pair.ext_proc.at("failure_mode_allow"), f"{says} while the router is down or slow, or Envoy overloaded; {remedy}"
+            pair.ext_proc.at("failure_mode_allow"), f"{says} while the router is down or slow or Envoy is overloaded; {remedy}"
         )
     told = set()
     for host in pair.virtual_hosts:
@@ -88,7 +88,7 @@ def fail_closed_is_closed(pair: Pair) -> Iterator[Problem]:
 
 
 def paths_are_normalised(pair: Pair) -> Iterator[Problem]:
-    """Envoy matches the path that the models will serve: they decode it."""
+    """Envoy normalises paths as the models do, so that both see the same path."""
     manager = pair.manager
     wrong = []
     if manager.at("normalize_path").value is not True:
@@ -99,12 +99,12 @@ def paths_are_normalised(pair: Pair) -> Iterator[Problem]:
     if action.text not in _SLASH_ACTIONS:
         wrong.append((action, "path_with_escaped_slashes_action must be UNESCAPE_AND_FORWARD", "/v1/chat%2Fcompletions"))
     for place, what, example in wrong:
-        message = f"{what}: as {example} a chat takes another route here, and the models serve it all the same"
+        message = f"{what}: a chat sent to {example} takes another route in Envoy, but the models serve it"
         yield pair.file.problem(place, message, "error" if pair.guards else "warning")
 
 
 def what_is_not_read_is_refused(pair: Pair) -> Iterator[Problem]:
-    """Nothing reaches a model unread where a rule blocks."""
+    """With a blocking rule, nothing reaches a model unread."""
     if not pair.guards:
         return
     severity = "error" if pair.strict_guards else "warning"
@@ -114,7 +114,7 @@ def what_is_not_read_is_refused(pair: Pair) -> Iterator[Problem]:
 
 
 def _ways_round(pair: Pair) -> Iterator[tuple[Place, str]]:
-    """Every place where a prompt passes that the router does not read, with what passes there and the remedy."""
+    """Every place where prompts bypass the router, with a description and the remedy."""
     for host in pair.virtual_hosts:
         for route in host.at("routes").items():
             if refuses_the_rest(route):
@@ -129,39 +129,39 @@ def _ways_round(pair: Pair) -> Iterator[tuple[Place, str]]:
 
 
 def _is_read(route: Place) -> bool:
-    """Whether all that a route takes is for the router to read."""
+    """Whether the router reads all requests of a route."""
     return route.at("match", "path").text in _ENDPOINTS
 
 
 def _passing(route: Place) -> str:
     match = route.at("match")
     shown = match.at("prefix").text or match.at("path").text or match.at("path_separated_prefix").text
-    what = f"passes {shown or 'what it matches'} on unread"
+    what = f"forwards {shown or 'what it matches'} unread"
     if may_take(match, "/v1/responses") and may_take(match, "/invocations"):
-        what = "passes every other path on unread, such as /v1/responses, /v1/messages and /invocations"
+        what = "forwards every other path unread, such as /v1/responses, /v1/messages and /invocations"
         return f"{what}; refuse them in a route above (in our envoy.yaml: GUARDED, numerator: 100)"
-    return f"{what}; remove it, limit it to GET, or replace it by the exact path of something that takes no prompts"
+    return f"{what}; remove it, limit it to GET, or replace it by exact paths that accept no prompts"
 
 
 def _unread_here(pair: Pair, route: Place, host: Place) -> Iterator[tuple[Place, str]]:
-    """A route of a path that the router reads, for some clients with the router switched off."""
+    """A route for a path that the router reads which disables the router or changes the protocol."""
     level, settings = pair.filter_settings(route, host)
     path = route.at("match", "path").text
     if settings.at("disabled").value is True and first_route(host, path) != route:
-        yield level, f"takes {path} of some clients and has the router disabled; remove it"
+        yield level, f"takes {path} from some clients and disables the router; remove it"
     if route.at("route", "upgrade_configs"):
-        yield route.at("route", "upgrade_configs"), f"lets {path} become another protocol; remove it"
+        yield route.at("route", "upgrade_configs"), f"allows {path} to switch to another protocol; remove it"
 
 
 def _other_ways(pair: Pair) -> Iterator[tuple[Place, str]]:
-    """Listeners that lead to the models past our filter."""
+    """Listeners that lead to the models without our filter."""
     models = {model.cluster for model in pair.config.models.values()}
     for listener in pair.file.listeners():
         for chain in listener.at("filter_chains").items():
             for place in chain.at("filters").items():
                 config = place.at("typed_config")
                 if config.at("@type").text.endswith(".TcpProxy") and config.at("cluster").text in models:
-                    yield config, f"passes bytes on to the cluster '{config.at('cluster').text}' unread; remove it"
+                    yield config, f"forwards bytes to the cluster '{config.at('cluster').text}' unread; remove it"
     for _, manager in pair.file.managers():
         if any(place.at("typed_config", "grpc_service") for place in manager.at("http_filters").items()):
             continue
@@ -170,23 +170,23 @@ def _other_ways(pair: Pair) -> Iterator[tuple[Place, str]]:
                 if route.at("route", "cluster").text in models or route.at("route", "cluster_header"):
                     yield (
                         route,
-                        "leads to a model, and this connection manager has no ext_proc filter; add it, or remove the route",
+                        "leads to a model, but its connection manager has no ext_proc filter; add the filter or remove the route",
                     )
 
 
 def sharing_is_meant(pair: Pair) -> Iterator[Problem]:
-    """Answers for everybody are answers for those whose key the models would refuse."""
+    """A global cache also answers clients whose key the models would refuse."""
     place = pair.settings.top.at("semantic_cache", "scope")
     if pair.config.cache.enabled and place.text == "global":
         message = (
-            "global gives stored answers to everybody, also to clients without a key, or with a wrong one, that the models would"
-            " refuse; let Envoy check keys before ext_proc, or name a header in its place"
+            "global serves stored answers to everybody, also to clients whose missing or wrong key the models would refuse; "
+            "let Envoy check keys before ext_proc, or name a header instead"
         )
         yield pair.settings.problem(place, message, "warning")
 
 
 def tenants_are_not_chosen(pair: Pair) -> Iterator[Problem]:
-    """Whose answers a client gets is not for the client to say. `Authorization` is a secret; other headers are names."""
+    """A client must not choose whose answers it gets. `Authorization` is a secret; any other header could be forged."""
     name = pair.config.cache.scope_header
     if (
         not pair.config.cache.enabled
@@ -195,14 +195,14 @@ def tenants_are_not_chosen(pair: Pair) -> Iterator[Problem]:
     ):
         return
     message = (
-        f"nothing in Envoy's file sets or removes {name}, so clients say themselves whose answers they get; let Envoy set"
-        " it (jwt_authn's claim_to_headers, ext_authz, a header mutation), or a gateway that clients cannot go round"
+        f"nothing in Envoy's file sets or removes {name}, so clients choose whose answers they get; let Envoy set it "
+        "(jwt_authn's claim_to_headers, ext_authz, a header mutation), or a gateway that clients cannot bypass"
     )
     yield pair.settings.problem(pair.settings.top.at("semantic_cache", "scope", "header"), message, "warning")
 
 
 def admin_ports_are_private(pair: Pair) -> Iterator[Problem]:
-    """Neither of the two asks who is there."""
+    """The two admin ports listen on loopback, because neither asks for a password."""
     place = pair.settings.top.at("admin", "address")
     if pair.config.admin.enabled and not pair.config.admin.address.startswith(_LOOPBACK):
         message = "the router's admin port asks for no password and can empty the cache; listen on 127.0.0.1"
@@ -215,7 +215,7 @@ def admin_ports_are_private(pair: Pair) -> Iterator[Problem]:
 
 
 def summary(pair: Pair) -> Iterator[str]:
-    """One line where a rule blocks: what becomes of requests that it is not asked of."""
+    """One line if a rule blocks: what happens to requests for other paths."""
     if pair.guards:
         rest = "pass unread" if list(what_is_not_read_is_refused(pair)) else "are refused"
         yield f"guarded by {', '.join(rule.name for rule in pair.guards)}: other paths {rest}"

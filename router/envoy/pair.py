@@ -1,4 +1,4 @@
-"""Both configurations side by side, as the rules of `semantic-router check` look at them. Judges nothing."""
+"""The router's and Envoy's configuration together, as the rules of `semantic-router check` see them. Contains no rules."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from router.core.types import Endpoint
 from router.envoy.file import EnvoyFile, Place
 
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods with which nobody sends a prompt."""
+"""Methods that carry no prompt."""
 _METHODS = (*READING_METHODS, "POST", "PUT", "PATCH", "DELETE", "post", "X")
 _NARROWER = ("headers", "query_parameters", "grpc", "dynamic_metadata", "filter_state", "tls_context", "cookies")
-"""Parts of a match with which it takes only some requests of a path."""
+"""Parts of a match that restrict it to some requests of a path."""
 _DENOMINATORS = {"": 100, "HUNDRED": 100, "TEN_THOUSAND": 10_000, "MILLION": 1_000_000}
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Both configurations, and the places in Envoy's that matter here."""
+    """Both configurations, and the relevant places in Envoy's."""
 
     config: Config
     settings: EnvoyFile
-    """The router's own file, for what has to be shown at its line there."""
+    """The router's file, for problems at one of its lines."""
     file: EnvoyFile
     listener: Place
     manager: Place
@@ -34,45 +34,45 @@ class Pair:
     ext_proc: Place
     """The filter's configuration."""
     filter_name: str
-    """What routes call the filter."""
+    """The name by which routes configure the filter."""
 
     @property
     def router_cluster(self) -> str:
-        """The cluster in which Envoy finds the router."""
+        """The cluster of the router."""
         return self.ext_proc.at("grpc_service", "envoy_grpc", "cluster_name").text
 
     @property
     def reads_answers(self) -> bool:
-        """Answers pass through the router, for their token counts or to be stored."""
+        """Whether answers pass through the router, for their token counts or for the cache."""
         return self.config.telemetry.track_token_usage or self.config.cache.enabled
 
     @property
     def is_fail_open(self) -> bool:
-        """Requests pass to the default cluster when the router does not answer."""
+        """Whether requests go to the default cluster when the router does not answer."""
         return self.ext_proc.at("failure_mode_allow").value is True
 
     @property
     def guards(self) -> list[Rule]:
-        """The rules that block: with one of them, what passes unread is a hole."""
+        """The blocking rules. With one of them, nothing may bypass the router."""
         return [rule for rule in self.config.policy.rules if rule.block]
 
     @property
     def strict_guards(self) -> list[Rule]:
-        """Of those, the ones that say `fail_closed`."""
+        """The blocking rules that say `fail_closed`."""
         return [rule for rule in self.guards if rule.block and rule.block.fails_closed]
 
     @property
     def virtual_hosts(self) -> list[Place]:
-        """All of the manager that are in the file."""
+        """The manager's virtual hosts that are in the file."""
         return list(self.manager.at("route_config", "virtual_hosts").items())
 
     @property
     def hosts(self) -> list[Place]:
-        """The virtual hosts that take anything that the router reads."""
+        """The virtual hosts with a route for an endpoint that the router reads."""
         return [host for host in self.virtual_hosts if any(first_route(host, endpoint.value) for endpoint in Endpoint)]
 
     def filter_settings(self, route: Place, host: Place) -> tuple[Place, Place]:
-        """Where our filter is told something for one route (by it, its host or all routes; the innermost counts), and what."""
+        """Our filter's settings for one route, and the level that has them: the route, its host, or all routes."""
         for level in (route, host, self.manager.at("route_config")):
             if said := level.at("typed_per_filter_config", self.filter_name):
                 return level, said
@@ -80,7 +80,7 @@ class Pair:
 
     @property
     def processing_modes(self) -> list[Place]:
-        """What our filter is shown of the requests that the router reads: each place where that is said for some of them."""
+        """Every processing mode that applies to requests that the router reads."""
         routes = [(host, route) for host in self.hosts for path in Endpoint if (route := first_route(host, path.value))]
         modes = [self._processing_mode(route, host) for host, route in routes] or [self.ext_proc.at("processing_mode")]
         return list({mode.path: mode for mode in modes}.values())
@@ -96,7 +96,7 @@ class Pair:
 
 
 def first_route(host: Place, path: str) -> Place | None:
-    """The first route of a virtual host that takes every POST to a path."""
+    """A virtual host's first route that takes every POST to a path."""
     return next((place for place in host.at("routes").items() if takes(place.at("match"), path)), None)
 
 
@@ -116,7 +116,7 @@ def may_take(match: Place, path: str) -> bool:
 
 
 def is_narrow(match: Place) -> bool:
-    """Whether a match looks at more than the path, so that it may leave some requests to the next."""
+    """Whether a match depends on more than the path, so that some requests go to the next route."""
     share = match.at("runtime_fraction", "default_value")
     whole = _DENOMINATORS.get(share.at("denominator").text, 100)
     is_partial = bool(match.at("runtime_fraction")) and share.at("numerator").number < whole
@@ -124,13 +124,13 @@ def is_narrow(match: Place) -> bool:
 
 
 def refuses_the_rest(route: Place) -> bool:
-    """Whether no request goes on to the routes below, nor anywhere else."""
+    """Whether a route takes every request and forwards none."""
     everything = takes(route.at("match"), "/") and takes(route.at("match"), "/any/other")
     return everything and not route.at("route")
 
 
 def takes_prompts(route: Place) -> bool:
-    """Whether a method that can carry a prompt gets through; a web socket opens with GET."""
+    """Whether a route lets a method through that can carry a prompt. A web socket opens with GET."""
     if route.at("route", "upgrade_configs"):
         return True
     for header in route.at("match", "headers").items():
@@ -144,19 +144,19 @@ def _is(header: Place, value: str) -> bool:
     exact, regex = test.at("exact") or header.at("exact_match"), test.at("safe_regex", "regex")
     if exact or regex:
         return exact.text == value if exact else matches(regex.text, value)
-    return True  # any other test may let it through
+    return True  # any other test may match
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether one of Envoy's regular expressions takes the whole of a name."""
+    """Whether one of Envoy's regular expressions matches a whole name."""
     try:
         return bool(pattern) and re.fullmatch(pattern, name) is not None
     except re.error:
-        return True  # RE2 and Python differ; Envoy itself says whether it is right
+        return True  # RE2's syntax differs from Python's; Envoy itself validates the pattern
 
 
 def named(place: Place, key: str) -> Iterator[Place]:
-    """Every value of a key, however deep."""
+    """Every value of a key, at any depth."""
     for name, value in place.pairs():
         if name == key:
             yield value

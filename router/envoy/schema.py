@@ -1,6 +1,6 @@
-"""Envoy's configuration against Envoy's own types, as envoy-data-plane has them: unknown fields, wrong types, wrong enum words.
+"""Checks Envoy's configuration against Envoy's types from envoy-data-plane: unknown fields, wrong types, wrong enum values.
 
-Only `semantic-router check` loads this: the types cost most of a second to import.
+Only `semantic-router check` imports this, because the types take nearly a second to import.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from router.envoy.file import EnvoyFile, Place
 from router.errors import Problem
 
 Kind = Any
-"""Of envoy-data-plane, which has no types of its own that fit: a message's class or an enum."""
+"""A message class or an enum of envoy-data-plane, which has no fitting static types."""
 _DURATION = re.compile(r"-?\d+(\.\d+)?s")
 _FREE = {"Struct", "Value", "ListValue"}
-"""Messages of google.protobuf that hold any JSON."""
+"""Messages of google.protobuf that may hold any JSON."""
 _TYPE_URL = "type.googleapis.com/"
 
 
 def check_types(file: EnvoyFile) -> Iterator[Problem]:
     """Every value in the file that Envoy's types do not allow."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of envoy-data-plane about itself
+        warnings.simplefilter("ignore")  # envoy-data-plane warns about itself
         from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap
 
         yield from _Checker(file).message(file.top, Bootstrap)
@@ -41,7 +41,7 @@ class _FieldMetadata(Protocol):
     proto_type: str
     repeated: bool
     map_meta: tuple[_FieldMetadata, _FieldMetadata] | None
-    """Of the key and of the value; None for what is no map."""
+    """The key's and the value's metadata. None for a field that is not a map."""
 
 
 class _Checker:
@@ -71,19 +71,19 @@ class _Checker:
                 continue
             key = next(known for known in (name, f"{name}_", snake) if known in fields)
             if name != key.removesuffix("_"):
-                yield self._file.problem(value, f"write it as '{key}': Envoy takes both, but only this spelling is checked")
+                yield self._file.problem(value, f"write it as '{key}'; Envoy accepts both, but only this spelling is checked")
             yield from self._field(value, field, kind._betterproto.cls_by_field[key])
 
     def _any(self, place: Place) -> Iterator[Problem]:
-        """A message that says itself what it is."""
+        """A message that names its own type."""
         url = place.at("@type").text
         if not url:
-            yield self._file.problem(place, "'@type' is missing; it says which message this is")
+            yield self._file.problem(place, "'@type' is missing; it names the type of this message")
             return
         kind, close = _find(url.removeprefix(_TYPE_URL))
         if kind is None:
             hint = f"; did you mean '{_TYPE_URL}{close}'?" if close else ""
-            yield self._file.problem(place.at("@type"), f"no message '{url}' is known{hint}", "warning")
+            yield self._file.problem(place.at("@type"), f"the type '{url}' is not known{hint}", "warning")
             return
         yield from self.message(place, kind)
 
@@ -120,17 +120,17 @@ class _Checker:
             return
         close = difflib.get_close_matches(place.text.upper(), words, 1)
         hint = f"; did you mean '{close[0]}'?" if close else f"; known are: {', '.join(sorted(words)[:12])}"
-        yield self._file.problem(place, f"'{place.text}' is no {kind.__name__}{hint}")
+        yield self._file.problem(place, f"'{place.text}' is not a {kind.__name__}{hint}")
 
 
 def _find(name: str) -> tuple[Kind, str]:
-    """The class of a message by its full name, or None with a name that is close, if there is one in its package."""
+    """The class of a message by its full name, or None and a similar name from the same package, if there is one."""
     package, _, kind = name.rpartition(".")
     try:
         module = importlib.import_module(f"envoy_data_plane.{package}")
     except ImportError:
         return None, ""
-    # The classes write RBACPerRoute as RbacPerRoute.
+    # RBACPerRoute's class is called RbacPerRoute.
     spelt = re.sub(r"([A-Z])([A-Z]+)(?=[A-Z][a-z]|$)", lambda part: part[1] + part[2].lower(), kind)
     if found := getattr(module, kind, None) or getattr(module, spelt, None):
         return found, ""
@@ -139,7 +139,7 @@ def _find(name: str) -> tuple[Kind, str]:
 
 
 def _scalar_name(proto_type: str, kind: Kind) -> str:
-    """The kind of scalar; wrappers such as UInt32Value and durations come as messages of a plain Python type."""
+    """The kind of scalar. Wrappers such as UInt32Value, and durations, are messages with a plain Python type."""
     if proto_type == "message":
         return {bool: "bool", int: "int", float: "float", str: "string", datetime.timedelta: "duration"}.get(kind, "")
     if "int" in proto_type or "fixed" in proto_type:
@@ -159,7 +159,10 @@ _SCALARS: dict[str, tuple[tuple[str, Callable[[Place], bool]], ...]] = {
     "float": (("a number", _is_number),),
     "string": (
         ("a string", lambda place: isinstance(place.node, ScalarNode)),
-        ("a string in quotes", lambda place: not isinstance(place.value, int)),  # Envoy takes 1.5 for one, but not 1 or true
+        (
+            "a string in quotes",
+            lambda place: not isinstance(place.value, int),
+        ),  # Envoy accepts 1.5 as a string, but not 1 or true
     ),
     "duration": (("a duration such as 0.25s", lambda place: _DURATION.fullmatch(place.text) is not None),),
 }

@@ -1,4 +1,4 @@
-"""`semantic-router eval cache FILE`: how often a hit would be right, and how often wrong, on pairs of questions with labels."""
+"""`semantic-router eval cache FILE`: measures on labelled pairs of questions how often cache hits are right and wrong."""
 
 from __future__ import annotations
 
@@ -28,44 +28,44 @@ _MAX_TAGS = 60
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the cache would make of one pair."""
+    """What the cache would decide about one pair."""
 
     asked: str
     stored: str
     is_same: bool
-    """The label: one answer fits both."""
+    """The label: whether one answer fits both."""
     tag: str
     similarity: float
-    """-1 where one of the texts has no vector."""
-    guard: str
-    """The guard that vetoes, or `UNREAD`; empty when none does."""
+    """Cosine similarity; -1 when one of the texts has no vector."""
+    check: str
+    """The lexical check that vetoes the pair, or `UNREAD`; empty when none does."""
     probability: float | None
-    """By verifier and guards together; None where the verifier is not asked: there is none, or the wording is the same."""
+    """The verifier's probability, raised where the texts agree. None without a verifier, or when the wording is the same."""
 
-    def is_served(self, similarity: float, at_least: float) -> bool:
-        """Whether the stored answer of the one would be given to the other."""
-        is_sure = self.probability is None or self.probability >= at_least
-        return not self.guard and self.similarity >= similarity and is_sure
+    def is_served(self, similarity: float, threshold: float) -> bool:
+        """Whether the cache would serve the stored answer."""
+        is_sure = self.probability is None or self.probability >= threshold
+        return not self.check and self.similarity >= similarity and is_sure
 
 
 class Judge:
     """Judges pairs as the cache does, with the models that it uses."""
 
-    def __init__(self, encoder: Bundle, verifier: Bundle | None, guards: Sequence[str]) -> None:
+    def __init__(self, encoder: Bundle, verifier: Bundle | None, checks: Sequence[str]) -> None:
         passes = InferencePool(1, 1)
         self._encoder = Encoder(encoder, passes)
         self._verifier = CrossEncoder(verifier, passes) if verifier else None
-        self._guards = tuple(guards)
+        self._checks = tuple(checks)
         self._vectors: dict[str, NDArray[np.float32] | None] = {}
 
     def judge(self, asked: str, stored: str, tag: str, *, is_same: bool) -> Judged:
-        """One pair. The verifier is asked even where a guard vetoes, so that it can be measured alone."""
+        """Judge one pair. The verifier reads it even if a check vetoes, so that the verifier can be measured alone."""
         one, other = self._vector(asked), self._vector(stored)
         similarity = float(one @ other) if one is not None and other is not None else -1.0
         written = difference(asked, stored)
-        guard = conflict(asked, stored, self._guards) or (UNREAD if written == "unread" else "")
+        check = conflict(asked, stored, self._checks) or (UNREAD if written == "unread" else "")
         probability = None if written == "none" else self._probability(asked, stored)
-        return Judged(asked, stored, is_same, tag, similarity, guard, probability)
+        return Judged(asked, stored, is_same, tag, similarity, check, probability)
 
     def _vector(self, text: str) -> NDArray[np.float32] | None:
         if text not in self._vectors:
@@ -85,28 +85,28 @@ class Judge:
             return 0.0
 
 
-def judge(path: Path, encoder: Bundle, verifier: Bundle | None, guards: Sequence[str]) -> list[Judged]:
-    """Every pair of a file of JSON lines with `a` (asked), `b` (stored), `y` (1: one answer fits both) and perhaps `tag`.
+def judge(path: Path, encoder: Bundle, verifier: Bundle | None, checks: Sequence[str]) -> list[Judged]:
+    """Judge every pair of a file of JSON lines with `a` (asked), `b` (stored), `y` (1: one answer fits both) and optional `tag`.
 
     Raises:
-        ConfigError: the file cannot be read as that; every bad line is named.
+        ConfigError: the file does not have this form; every bad line is named.
     """
     pairs = list(_read(path))
-    judge_ = Judge(encoder, verifier, guards)
+    judge_ = Judge(encoder, verifier, checks)
     return [judge_.judge(asked, stored, tag, is_same=is_same) for asked, stored, is_same, tag in pairs]
 
 
 def evaluate(
-    path: Path, encoder: Bundle, verifier: Bundle | None, guards: Sequence[str], similarity: float, at_least: float
+    path: Path, encoder: Bundle, verifier: Bundle | None, checks: Sequence[str], similarity: float, threshold: float
 ) -> Iterator[str]:
     """The report on the pairs in `path`, line by line. Raises as `judge` does."""
     if verifier:
         refuse_trained_on(path, verifier, [f"{asked}\n{stored}" for asked, stored, _, _ in _read(path)])
-    pairs = judge(path, encoder, verifier, guards)
+    pairs = judge(path, encoder, verifier, checks)
     names = ", ".join(f"{bundle.name} {bundle.version}" for bundle in (encoder, verifier) if bundle)
-    yield f"{names} on {path.name}: {len(pairs)} pairs, guards {', '.join(guards) or 'none'}"
-    yield f"at similarity {similarity:.2f}" + (f" and verifier {at_least:.3f}:" if verifier else ":")
-    yield from _figures(pairs, similarity, at_least)
+    yield f"{names} on {path.name}: {len(pairs)} pairs, lexical checks {', '.join(checks) or 'none'}"
+    yield f"at similarity {similarity:.2f}" + (f" and verifier {threshold:.3f}:" if verifier else ":")
+    yield from _figures(pairs, similarity, threshold)
     yield from _alone(pairs)
     tags = sorted({pair.tag for pair in pairs})
     if 1 < len(tags) <= _MAX_TAGS:
@@ -115,34 +115,34 @@ def evaluate(
         for tag in tags:
             some = [pair for pair in pairs if pair.tag == tag]
             different = [pair for pair in some if not pair.is_same]
-            served = sum(pair.is_served(similarity, at_least) for pair in some)
-            false = sum(pair.is_served(similarity, at_least) for pair in different)
+            served = sum(pair.is_served(similarity, threshold) for pair in some)
+            false = sum(pair.is_served(similarity, threshold) for pair in different)
             rate = f"{false / len(different):.4f}" if different else "     -"
             yield f"  {tag[:64]:64} {len(some):6} {served / len(some):8.4f} {rate:>8}"
     yield ""
-    yield "      bar   hit rate   recall   precision   false-hit rate (95% at most)   bare similarity: recall  false-hit rate"
-    for bar in PROBABILITIES if verifier else SIMILARITIES:
-        yield _row(pairs, similarity if verifier else bar, bar)
+    yield "threshold   hit rate   recall   precision   false-hit rate (95% at most)   similarity alone: recall  false-hit rate"
+    for tried in PROBABILITIES if verifier else SIMILARITIES:
+        yield _row(pairs, similarity if verifier else tried, tried)
     yield ""
-    yield "vetoes of pairs that would be served else, by guard: right (different questions), wrong (the same question)"
-    for guard in (*guards, UNREAD):
-        vetoed = [p for p in pairs if p.guard == guard and p.similarity >= similarity and (p.probability or 1) >= at_least]
+    yield "vetoes of pairs that would otherwise be served, by lexical check: right (different questions), wrong (same question)"
+    for check in (*checks, UNREAD):
+        vetoed = [p for p in pairs if p.check == check and p.similarity >= similarity and (p.probability or 1) >= threshold]
         wrong = sum(pair.is_same for pair in vetoed)
-        yield f"  {guard:17} {len(vetoed) - wrong:6} {wrong:6}"
+        yield f"  {check:17} {len(vetoed) - wrong:6} {wrong:6}"
 
 
-def _figures(pairs: Sequence[Judged], similarity: float, at_least: float) -> Iterator[str]:
-    served = [pair for pair in pairs if pair.is_served(similarity, at_least)]
+def _figures(pairs: Sequence[Judged], similarity: float, threshold: float) -> Iterator[str]:
+    served = [pair for pair in pairs if pair.is_served(similarity, threshold)]
     same, different = [pair for pair in pairs if pair.is_same], [pair for pair in pairs if not pair.is_same]
     right = sum(pair.is_same for pair in served)
     yield f"{'hit rate':18} {share(len(served), len(pairs))}"
     yield f"{'recall':18} {share(right, len(same))}  of pairs that one answer fits"
-    yield f"{'precision':18} {share(right, len(served))}  of what is served"
+    yield f"{'precision':18} {share(right, len(served))}  of served answers"
     yield f"{'false-hit rate':18} {share(len(served) - right, len(different))}  of pairs that need two answers"
 
 
 def _alone(pairs: Sequence[Judged]) -> Iterator[str]:
-    """How well similarity and verifier rank pairs, each alone."""
+    """How well the similarity alone and the verifier alone rank pairs."""
     truth = np.array([pair.is_same for pair in pairs])
     if truth.all() or not truth.any():
         return
@@ -156,16 +156,16 @@ def _alone(pairs: Sequence[Judged]) -> Iterator[str]:
         yield f"{name:18} ROC area {roc_area(truth, scores):.4f}  {recalls}"
 
 
-def _row(pairs: Sequence[Judged], similarity: float, bar: float) -> str:
+def _row(pairs: Sequence[Judged], similarity: float, threshold: float) -> str:
     same, different = [pair for pair in pairs if pair.is_same], [pair for pair in pairs if not pair.is_same]
-    right, false = (sum(pair.is_served(similarity, bar) for pair in some) for some in (same, different))
-    bare_right, bare_false = (sum(pair.similarity >= bar for pair in some) for some in (same, different))
+    right, false = (sum(pair.is_served(similarity, threshold) for pair in some) for some in (same, different))
+    bare_right, bare_false = (sum(pair.similarity >= threshold for pair in some) for some in (same, different))
     precision = f"{right / (right + false):.4f}" if right + false else "     -"
     recall, bare_recall = (f"{count / len(same):.4f}" if same else "     -" for count in (right, bare_right))
     rate, bare_rate = (f"{count / len(different):.4f}" if different else "     -" for count in (false, bare_false))
-    most = f"({clopper_pearson(false, len(different)):.4f})" if different else ""
+    upper = f"({clopper_pearson(false, len(different)):.4f})" if different else ""
     hits = (right + false) / len(pairs)
-    return f"{bar:9.3f} {hits:10.4f} {recall:>8} {precision:>11} {rate:>16} {most:>10} {bare_recall:>30} {bare_rate:>15}"
+    return f"{threshold:9.3f} {hits:10.4f} {recall:>8} {precision:>11} {rate:>16} {upper:>10} {bare_recall:>30} {bare_rate:>15}"
 
 
 def _read(path: Path) -> Iterator[tuple[str, str, bool, str]]:

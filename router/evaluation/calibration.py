@@ -1,4 +1,4 @@
-"""`semantic-router calibrate cache FILE`: the table by which `max_false_hit_rate` chooses how sure the cache has to be."""
+"""`semantic-router calibrate cache FILE`: makes the table that gives the cache's threshold for a `max_false_hit_rate`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from router.evaluation.cache import Judged, judge
 from router.evaluation.measures import clopper_pearson, share
 from router.inference.bundle import MODEL, Bundle, digest, sha256_of
 
-_MIN_SIMILARITY = 0.5  # the least that `similarity_threshold` may be: a higher one serves less, never more
-_BUDGETS = (0.005, 0.01, 0.02, 0.05)
-_MIN_PAIRS = 300  # with fewer, not even no wrong hit at all bounds the rate by 1%
+_MIN_SIMILARITY = 0.5  # the lowest `similarity_threshold` allowed; a higher one never serves more
+_MAX_RATES = (0.005, 0.01, 0.02, 0.05)
+_MIN_PAIRS = 300  # with fewer pairs, the upper bound exceeds 1% even without a single wrong hit
 _POINTS = 120
 
 
 def calibrate(path: Path, out: Path, encoder: Bundle, verifier: Bundle | None, guards: Sequence[str] | None) -> Iterator[str]:
-    """Write the table and report what it promises, line by line. `guards` of None are those of the defaults.
+    """Write the table and report on it, line by line. `guards` names the lexical checks; None means the defaults.
 
-    The table rests on all pairs. Whether it keeps what it promises is shown by halves: a bar chosen on one half of the pairs
-    is measured on the other, and no question is in both.
+    The table is made from all pairs. The report checks it by halves: thresholds chosen on one half of the pairs are measured on
+    the other half, and no question is in both.
 
     Raises:
-        ConfigError: the file cannot be read as pairs, or holds too few that need two answers.
+        ConfigError: the file does not hold pairs, or too few of them need two answers.
     """
     with_verifier = tuple(CHECKS_WITH_VERIFIER if guards is None else guards)
     alone = tuple(CHECKS_ALONE if guards is None else guards)
@@ -43,7 +43,7 @@ def calibrate(path: Path, out: Path, encoder: Bundle, verifier: Bundle | None, g
         pairs = judge(path, encoder, second, chosen)
         different = sum(not pair.is_same for pair in pairs)
         if different < _MIN_PAIRS:
-            message = f"holds {different} pairs that need two answers; a bound on wrong hits needs at least {_MIN_PAIRS}"
+            message = f"holds {different} pairs that need two answers; a bound of the false-hit rate needs at least {_MIN_PAIRS}"
             raise ConfigError([Problem(str(path), 0, "", message)])
         points = table(pairs, by_verifier=second is not None)
         document |= {"different_pairs": different, "same_pairs": len(pairs) - different}
@@ -55,46 +55,46 @@ def calibrate(path: Path, out: Path, encoder: Bundle, verifier: Bundle | None, g
 
 
 def table(pairs: Sequence[Judged], *, by_verifier: bool) -> list[tuple[float, float, float]]:
-    """Bars, each with the upper 95% bound of the false-hit rate and the recall, by rising bar."""
+    """Rising thresholds, each with the upper 95% bound of the false-hit rate and with the recall."""
     same, different = [pair for pair in pairs if pair.is_same], [pair for pair in pairs if not pair.is_same]
     points = []
-    for bar in _bars(pairs, by_verifier=by_verifier):
-        false, right = (sum(_is_served(pair, bar, by_verifier=by_verifier) for pair in some) for some in (different, same))
-        points.append((bar, clopper_pearson(false, len(different)), right / max(1, len(same))))
+    for threshold in _thresholds(pairs, by_verifier=by_verifier):
+        false, right = (sum(_is_served(pair, threshold, by_verifier=by_verifier) for pair in some) for some in (different, same))
+        points.append((threshold, clopper_pearson(false, len(different)), right / max(1, len(same))))
     return points
 
 
-def _bars(pairs: Sequence[Judged], *, by_verifier: bool) -> list[float]:
-    """Where bars are worth trying: hundredths of similarity; of probability, closer together where few are left."""
+def _thresholds(pairs: Sequence[Judged], *, by_verifier: bool) -> list[float]:
+    """The thresholds to try: hundredths of similarity, or quantiles of the probability, denser at high probabilities."""
     if not by_verifier:
         return [step / 100 for step in range(70, 100)]
-    scores = [pair.probability for pair in pairs if pair.probability is not None and not pair.guard]
+    scores = [pair.probability for pair in pairs if pair.probability is not None and not pair.check]
     places = 1 - np.geomspace(0.6, 0.0005, _POINTS)
-    return sorted({round(float(bar), 4) for bar in np.quantile(scores, places)} | {1.0})
+    return sorted({round(float(threshold), 4) for threshold in np.quantile(scores, places)} | {1.0})
 
 
-def _is_served(pair: Judged, bar: float, *, by_verifier: bool) -> bool:
-    return pair.is_served(_MIN_SIMILARITY, bar) if by_verifier else pair.is_served(bar, 0)
+def _is_served(pair: Judged, threshold: float, *, by_verifier: bool) -> bool:
+    return pair.is_served(_MIN_SIMILARITY, threshold) if by_verifier else pair.is_served(threshold, 0)
 
 
 def _check(pairs: Sequence[Judged], *, by_verifier: bool) -> Iterator[str]:
-    """What a bound that was chosen on one half does on the other, both ways taken together."""
+    """The false-hit rate of thresholds on the half on which they were not chosen, for both halves together."""
     halves = _halves(pairs)
     yield "  bound    measured on the other half                     recall"
-    for budget in _BUDGETS:
+    for max_rate in _MAX_RATES:
         false = right = different = same = 0
         for chosen, held_back in (halves, halves[::-1]):
             points = table(chosen, by_verifier=by_verifier)
-            bar = next((bar for bar, at_most, _ in points if at_most <= budget), None)
+            threshold = next((threshold for threshold, rate, _ in points if rate <= max_rate), None)
             for pair in held_back:
-                served = bar is not None and _is_served(pair, bar, by_verifier=by_verifier)
+                served = threshold is not None and _is_served(pair, threshold, by_verifier=by_verifier)
                 false, different = false + (served and not pair.is_same), different + (not pair.is_same)
                 right, same = right + (served and pair.is_same), same + pair.is_same
-        yield f"  {budget:5.3f}    {share(false, different)}      {right / max(1, same):.4f}"
+        yield f"  {max_rate:5.3f}    {share(false, different)}      {right / max(1, same):.4f}"
 
 
 def _halves(pairs: Sequence[Judged]) -> tuple[list[Judged], list[Judged]]:
-    """Two halves that share no question: pairs that hang together by a text stay together."""
+    """Two halves that share no question: pairs that share a text stay together."""
     root: dict[str, str] = {}
 
     def find(text: str) -> str:
@@ -110,5 +110,5 @@ def _halves(pairs: Sequence[Judged]) -> tuple[list[Judged], list[Judged]]:
 
 
 def _as_json(document: dict[str, object]) -> str:
-    """A point a line."""
+    """JSON with one point per line."""
     return re.sub(r"\[\s+([\d.e-]+),\s+([\d.e-]+),\s+([\d.e-]+)\s+\]", r"[\1, \2, \3]", json.dumps(document, indent=1)) + "\n"

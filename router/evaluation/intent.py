@@ -1,4 +1,4 @@
-"""`semantic-router eval intent FILE`: how well the intent is told, on texts that the model was not trained on."""
+"""`semantic-router eval intent FILE`: measures intent classification on texts that the model was not trained on."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from router.signals.intent import HEAD as INTENT
 from router.signals.own.head import WEIGHTS, Head
 
 SCIENCES = ("biology", "chemistry", "computer science", "engineering", "health", "math", "physics", "psychology")
-"""Where everyday talk does the most harm: it would wake a large model."""
+"""Everyday talk does the most harm when it is classified as a science, because rules send these to a large model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """A model as it classifies texts: the encoder's own categories, or an operator's head on its vectors."""
+    """A model that classifies texts: the encoder with its categories, or an operator's head on its vectors."""
 
     name: str
     labels: tuple[str, ...]
@@ -38,7 +38,7 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: Path) -> Classifier:
-        """An encoder's bundle, or a head's, which stands on the shipped encoder. Raises `ConfigError` for what is neither."""
+        """Load an encoder's bundle, or a head, which uses the shipped encoder. Raises `ConfigError` for any other folder."""
         if not (folder / WEIGHTS).is_file():
             bundle = Bundle.load(folder)
             return cls(f"{bundle.name} {bundle.version}", bundle.heads[INTENT], bundle.thresholds["intent"], bundle)
@@ -46,7 +46,7 @@ class Classifier:
         return cls(folder.name, facts.names, facts.threshold, encoder, Head.load(folder, encoder))
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """(texts, labels); what a head knows to lie outside has all its probability there."""
+        """(texts, labels) float64. A text outside a head's labels has probability 1 for `out_of_scope`."""
         encoder = Encoder(self.encoder, InferencePool(1, 1))
         encodings = [encoder.run(text) for text in texts]
         if self.head is None:
@@ -55,7 +55,7 @@ class Classifier:
         found = self.head.probabilities(layers).astype(np.float64)
         if len(self.labels) == len(self.head.labels):
             return found
-        outside = (self.head.familiarity(layers) < self.head.known_at_least)[:, np.newaxis]
+        outside = (self.head.familiarity(layers) < self.head.min_familiarity)[:, np.newaxis]
         return np.concatenate([np.where(outside, 0.0, found), outside.astype(np.float64)], axis=1)
 
 
@@ -65,21 +65,21 @@ def evaluate(path: Path, folder: Path, threshold: float | None = None) -> Iterat
     Each line of the file is a JSON object with `text` and `label`.
 
     Raises:
-        ConfigError: the file cannot be read as that, or the model was trained on most of it.
+        ConfigError: the file does not have this form, or the model was trained on most of it.
     """
     model = Classifier.load(folder)
     cases, warnings = _read(path, model)
     yield from warnings
-    at_least = model.threshold if threshold is None else threshold
+    threshold = model.threshold if threshold is None else threshold
     probabilities = model.probabilities([text for text, _ in cases])
     truth = np.array([label for _, label in cases], dtype=np.int64)
     guess, confidence = probabilities.argmax(1), probabilities.max(1)
-    is_known = confidence >= at_least
+    is_known = confidence >= threshold
     yield f"{model.name} on {path.name}: {len(cases)} texts"
     for name, estimate in bootstrap(truth, probabilities).items():
         yield f"{name:28} {estimate}"
     known = int(is_known.sum())
-    yield f"{'known':28} {share(known, len(cases))}  confidence at least {at_least:.2f}"
+    yield f"{'known':28} {share(known, len(cases))}  confidence at least {threshold:.2f}"
     yield f"{'accuracy of known':28} {share(int((guess == truth)[is_known].sum()), known)}"
     yield from _everyday(truth, guess, is_known, model.labels)
     yield ""
@@ -87,19 +87,19 @@ def evaluate(path: Path, folder: Path, threshold: float | None = None) -> Iterat
 
 
 def compare(path: Path, folders: Sequence[Path]) -> Iterator[str]:
-    """Two models side by side on the same labelled texts, and whether their difference is more than chance.
+    """Compare two models on the same labelled texts, and test whether their difference is significant.
 
     Raises:
-        ConfigError: as `evaluate`, and when the models do not tell the same labels apart.
+        ConfigError: the models have different labels; else as `evaluate`.
     """
     one, other = map(Classifier.load, folders)
     if set(one.labels) != set(other.labels):
-        message = f"{folders[0]} and {folders[1]} tell different labels apart, so they cannot be compared on one file"
+        message = f"{folders[0]} and {folders[1]} have different labels, so one file cannot compare them"
         raise ConfigError([Problem(str(folders[1]), 0, "labels", message)])
     right: list[NDArray[np.bool_]] = []
     figures: list[dict[str, Estimate]] = []
     read = [_read(path, model) for model in (one, other)]
-    both = set(read[0][0]) & set(read[1][0])  # what either was trained on is left out for both
+    both = set(read[0][0]) & set(read[1][0])  # texts that one model was trained on are left out for both
     yield from dict.fromkeys(warning for _, warnings in read for warning in warnings)
     for model, (known, _) in zip((one, other), read, strict=True):
         cases = [(text, label) for text, label in known if (text, label) in both]
@@ -112,16 +112,16 @@ def compare(path: Path, folders: Sequence[Path]) -> Iterator[str]:
     for name in figures[0]:
         yield f"{name:28} {figures[0][name]!s:36} {figures[1][name]}"
     first, second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    chance = _sign_test(first, second)
-    yield f"only the first is right on {first}, only the second on {second}: p = {chance:.3g} (exact McNemar test)"
+    p = _sign_test(first, second)
+    yield f"only the first is right on {first}, only the second on {second}: p = {p:.3g} (exact McNemar test)"
 
 
 Places = NDArray[np.int64]
-"""(texts,): of each the place of its label."""
+"""(texts,) int64: the index of each text's label."""
 
 
 def _sign_test(first: int, second: int) -> float:
-    """Probability, two-sided, of so uneven a split by chance alone."""
+    """The two-sided probability of a split at least this uneven by chance."""
     total = first + second
     tail: float = sum(math.comb(total, count) for count in range(min(first, second) + 1)) / 2**total
     return min(1.0, 2 * tail)
@@ -138,7 +138,7 @@ def _everyday(truth: Places, guess: Places, is_known: NDArray[np.bool_], labels:
 
 
 def _confusion(truth: Places, guess: Places, labels: Sequence[str]) -> Iterator[str]:
-    yield "rows: what it is; columns: what it was taken for"
+    yield "rows: the label; columns: the prediction"
     yield " " * 18 + "".join(f"{label[:5]:>6}" for label in labels)
     for row, label in enumerate(labels):
         counts = [int(((truth == row) & (guess == column)).sum()) for column in range(len(labels))]
@@ -147,7 +147,7 @@ def _confusion(truth: Places, guess: Places, labels: Sequence[str]) -> Iterator[
 
 
 def _read(path: Path, model: Classifier) -> tuple[list[tuple[str, int]], list[str]]:
-    """Texts with the place of their label, without those that the model was trained on; and a warning about these."""
+    """Texts with the index of their label, without those that the model was trained on, and a warning about the latter."""
     labels = model.labels
 
     def labelled(line: dict[str, object]) -> tuple[str, int]:

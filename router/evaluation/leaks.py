@@ -1,4 +1,4 @@
-"""No figures on what a model was trained on."""
+"""Excludes texts that a model was trained on from its evaluation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from router.inference.bundle import DIGEST_BYTES, TRAINED_ON, Bundle, digest
 
 Case = TypeVar("Case")
 
-_MAX_KNOWN = 0.01  # share of pairs that may match by chance, such as "hello" in two data sets
-_MAX_LEFT_OUT = 0.5  # of a file that is mostly training data, the rest is hardly chosen without it
+_MAX_KNOWN = 0.01  # share of pairs that may match by accident, such as "hello" in two data sets
+_MAX_LEFT_OUT = 0.5  # a file that is mostly training data is refused, because the rest is hardly independent
 
 
 def without_trained_on(
@@ -21,7 +21,7 @@ def without_trained_on(
     """The cases that the model was not trained on, and a warning that names the lines of the others.
 
     Raises:
-        ConfigError: it was trained on most of them.
+        ConfigError: the model was trained on most of them.
     """
     known = _trained_on(bundle)
     lines = [line for line, case in cases if _is_known(text_of(case), known)]
@@ -30,12 +30,12 @@ def without_trained_on(
     if len(lines) > _MAX_LEFT_OUT * len(cases):
         raise _refusal(path, len(lines), len(cases), lines)
     left_out = set(lines)
-    warning = f"warning: {path}: {len(lines)} of {len(cases)} texts were trained on and are left out: {_places(lines)}"
+    warning = f"warning: {path}: the model was trained on {len(lines)} of {len(cases)} texts; left out: {_places(lines)}"
     return [case for line, case in cases if line not in left_out], [warning]
 
 
 def refuse_trained_on(path: Path, bundle: Bundle, texts: Sequence[str]) -> None:
-    """Raise `ConfigError` when more than a few of the texts, one of each line of the file `path`, were trained on."""
+    """Raise `ConfigError` when the model was trained on more than a few of the texts. Each text is one line of `path`."""
     known = _trained_on(bundle)
     lines = [line for line, text in enumerate(texts, 1) if _is_known(text, known)]
     if len(lines) > _MAX_KNOWN * len(texts):
@@ -53,7 +53,7 @@ def _is_known(text: str, known: frozenset[bytes]) -> bool:
 
 
 def _refusal(path: Path, count: int, total: int, lines: Iterable[int]) -> ConfigError:
-    message = f"{count} of {total} texts were trained on; figures on them would say nothing. Use texts held back: without "
+    message = f"the model was trained on {count} of {total} texts, so figures would say nothing. Use other texts: remove "
     return ConfigError([Problem(str(path), 0, "", message + _places(lines))])
 
 

@@ -1,4 +1,4 @@
-"""JSON lines with a text each, and whatever else a measurement needs."""
+"""Reads JSON lines, each with a text and other fields for a measurement."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from router.errors import ConfigError, Problem
 
 JsonLine = dict[str, Any]
-"""A line's object. Whoever reads it names the fields that he expects; what is something else raises, and the line is named."""
+"""The object of a line, before its fields are checked."""
 Case = TypeVar("Case")
 
 
 class UnfitError(Exception):
-    """A line is well formed, but a field of it cannot be used; caught here."""
+    """A line is well formed, but one of its fields cannot be used. Caught in this module."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -23,12 +23,12 @@ class UnfitError(Exception):
 
 
 def read_cases(path: Path, read: Callable[[JsonLine], Case], wanted: str) -> list[tuple[int, Case]]:
-    """Each line as `read` makes it of the line's object, under the line's number; blank lines are left out.
+    """Read each line's object with `read`. Returns the results with their line numbers. Blank lines are left out.
 
-    `read` may raise KeyError, TypeError or ValueError for what is not `wanted`, which says what was expected, and `UnfitError`.
+    `wanted` describes a line. `read` may raise KeyError, TypeError or ValueError for any other line, and `UnfitError`.
 
     Raises:
-        ConfigError: the file cannot be read, holds nothing, or has lines that are something else; each is named.
+        ConfigError: the file cannot be read, is empty, or has wrong lines; each is named.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -46,7 +46,7 @@ def read_cases(path: Path, read: Callable[[JsonLine], Case], wanted: str) -> lis
         except (ValueError, KeyError, TypeError, AttributeError):
             problems.append(Problem(str(path), number, "", f"{wanted} was expected"))
     if not found and not problems:
-        problems.append(Problem(str(path), 0, "", f"holds nothing; {wanted} on each line was expected"))
+        problems.append(Problem(str(path), 0, "", f"is empty; {wanted} on each line was expected"))
     if problems:
         raise ConfigError(problems)
     return found

@@ -1,4 +1,4 @@
-"""How good a classifier is, in the field's own terms, each with its uncertainty. Plain arithmetic on arrays."""
+"""The field's measures of classifiers, with their uncertainty. Plain arithmetic on arrays."""
 
 from __future__ import annotations
 
@@ -60,25 +60,25 @@ def calibration_error(is_right: NDArray[np.bool_], confidence: NDArray[np.float6
 
 
 def bootstrap(truth: Labels, probabilities: Probabilities, seed: int = 0) -> dict[str, Estimate]:
-    """Accuracy, macro-F1 and calibration error; the intervals of the last two by resampling the questions.
+    """Accuracy, macro-F1 and calibration error. The intervals of the last two come from resampling the questions.
 
-    `calibration_error_by_chance` is what a perfectly calibrated model of the same confidences would show on so few questions:
-    the measure cannot fall below it on average.
+    `calibration_error_by_chance` is the error that a perfectly calibrated model with the same confidences would show on as many
+    questions. On average, no model falls below it.
     """
     guess, confidence = probabilities.argmax(1), probabilities.max(1)
     is_right, labels = guess == truth, probabilities.shape[1]
-    chance = np.random.default_rng(seed)
-    f1, ece, least = [], [], []
+    rng = np.random.default_rng(seed)
+    f1, ece, by_chance = [], [], []
     for _ in range(_RESAMPLES):
-        drawn = chance.integers(0, len(truth), len(truth))
+        drawn = rng.integers(0, len(truth), len(truth))
         f1.append(macro_f1(truth[drawn], guess[drawn], labels))
         ece.append(calibration_error(is_right[drawn], confidence[drawn]))
-        least.append(calibration_error(chance.random(len(truth)) < confidence, confidence))
+        by_chance.append(calibration_error(rng.random(len(truth)) < confidence, confidence))
     return {
         "accuracy": share(int(is_right.sum()), len(truth)),
         "macro_f1": Estimate(macro_f1(truth, guess, labels), *map(float, np.percentile(f1, [2.5, 97.5]))),
         "calibration_error": Estimate(calibration_error(is_right, confidence), *map(float, np.percentile(ece, [2.5, 97.5]))),
-        "calibration_error_by_chance": Estimate(float(np.mean(least)), *map(float, np.percentile(least, [2.5, 97.5]))),
+        "calibration_error_by_chance": Estimate(float(np.mean(by_chance)), *map(float, np.percentile(by_chance, [2.5, 97.5]))),
     }
 
 
@@ -91,16 +91,16 @@ def roc_area(truth: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
 
 
 def recall_at_precision(truth: NDArray[np.bool_], scores: NDArray[np.float64], precision: float) -> float:
-    """The largest share of true cases that a bar on the score can let through at a precision."""
+    """The largest recall of a threshold on the score that reaches a precision."""
     order = np.argsort(-scores, kind="stable")
     right, ranked = truth[order].cumsum(), scores[order]
-    is_bar = np.append(ranked[1:] != ranked[:-1], True)  # a bar cannot part what scores the same
-    enough = is_bar & (right >= precision * np.arange(1, len(truth) + 1))
+    is_threshold = np.append(ranked[1:] != ranked[:-1], True)  # a threshold cannot separate equal scores
+    enough = is_threshold & (right >= precision * np.arange(1, len(truth) + 1))
     return float(right[enough].max() / truth.sum()) if enough.any() else 0.0
 
 
 def clopper_pearson(hits: int, total: int, confidence: float = 0.95) -> float:
-    """The upper bound of a share, two-sided at `confidence`: with it, the share is at most this (Clopper and Pearson, 1934)."""
+    """The upper end of the two-sided confidence interval of a share (Clopper and Pearson, 1934)."""
     if hits >= total:
         return 1.0
     tail, low, high = (1 - confidence) / 2, hits / total, 1.0

@@ -1,4 +1,4 @@
-"""`semantic-router eval routing | jailbreak | pii FILE`: the other heads of the encoder, on labelled texts."""
+"""`semantic-router eval routing | jailbreak | pii FILE`: measures the encoder's other heads on labelled texts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from router.signals.pii.signal import PiiSignal
 from router.signals.quality import HEAD as QUALITY
 
 Truth = TypeVar("Truth")
-"""What is known of a text."""
+"""The label of a text."""
 Case = tuple[str, Truth]
-_FEW = 0.02  # false alarms at which the recall is told
+_FEW = 0.02  # the false alarm rate at which the recall is reported
 
 
 def evaluate_routing(path: Path, bundle: Bundle) -> Iterator[str]:
-    """How well the chances of a right answer are told. Lines: `text` and `outcomes`, 1 or 0 by model, null where not known."""
+    """Measure the predicted accuracy. Lines: `text` and `outcomes`, which is 1 or 0 by model, or null where not known."""
     names = _labels(bundle, QUALITY)
     cases, warnings = _cases(path, bundle, _outcomes, 'a JSON object with "text" and "outcomes", such as {"llama-8b": 1}')
     yield from warnings
@@ -54,38 +54,38 @@ def evaluate_routing(path: Path, bundle: Bundle) -> Iterator[str]:
 
 
 def _curve(names: tuple[str, ...], outcomes: NDArray[np.float64], right: NDArray[np.float64]) -> Iterator[str]:
-    """Price against accuracy for seven models, beside always asking one of them."""
-    if not set(routing.PRICES) <= set(names):
+    """Cost against accuracy for seven models, beside always asking one of them."""
+    if not set(routing.COSTS) <= set(names):
         return
-    columns = [names.index(name) for name in routing.PRICES]
+    columns = [names.index(name) for name in routing.COSTS]
     rows = ~np.isnan(outcomes[:, columns]).any(axis=1)
-    some, expected, prices = outcomes[rows][:, columns], right[rows][:, columns], np.array(list(routing.PRICES.values()))
+    some, expected, costs = outcomes[rows][:, columns], right[rows][:, columns], np.array(list(routing.COSTS.values()))
     yield ""
-    yield "one model for all: price, accuracy"
-    for name, price, accuracy in zip(routing.PRICES, prices, some.mean(axis=0), strict=True):
-        yield f"  {name:30} {price:5.2f} {accuracy:9.4f}"
-    yield "chosen among them: mean price, accuracy"
-    points = routing.curve(some, expected, prices)
-    for most in (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.5, 3.5):
-        yield f"  at most {most:22.2f} {routing.accuracy_at(points, most):15.4f}"
+    yield "one model for all questions: cost, accuracy"
+    for name, cost, accuracy in zip(routing.COSTS, costs, some.mean(axis=0), strict=True):
+        yield f"  {name:30} {cost:5.2f} {accuracy:9.4f}"
+    yield "selection among them: mean cost, accuracy"
+    points = routing.curve(some, expected, costs)
+    for max_cost in (0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.5, 3.5):
+        yield f"  at max_cost {max_cost:22.2f} {routing.accuracy_at(points, max_cost):15.4f}"
 
 
 def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> Iterator[str]:
-    """How many attacks are found, and how many harmless texts are taken for one. Lines: `text` and `attack`."""
+    """Measure how many attacks are found, and how many harmless texts are mistaken for one. Lines: `text` and `attack`."""
     attacks = _labels(bundle, ATTACK)
     cases, warnings = _cases(path, bundle, _attack, f'a JSON object with "text" and "attack", one of {", ".join(attacks)},')
     yield from warnings
     if unknown := sorted({label for _, label in cases} - set(attacks)):
         raise ConfigError([Problem(str(path), 0, "attack", f"{unknown[0]!r} is none of {', '.join(attacks)}")])
-    bar = threshold_of(bundle) if threshold is None else threshold
+    threshold = threshold_of(bundle) if threshold is None else threshold
     signal = JailbreakSignal(Encoder(bundle, InferencePool(1, 1), max_windows=64), bundle)
     scores = np.array([_worst(signal, text) for text, _ in cases])
     labels = np.array([label for _, label in cases])
-    yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts, at {bar:.2f}"
+    yield f"{bundle.name} {bundle.version} on {path.name}: {len(cases)} texts, at {threshold:.2f}"
     for label in attacks:
-        hits = scores[labels == label] >= bar
+        hits = scores[labels == label] >= threshold
         if len(hits):
-            yield f"{label:12} {share(int(hits.sum()), len(hits))}  {'taken for an attack' if label == attacks[0] else 'found'}"
+            yield f"{label:12} {share(int(hits.sum()), len(hits))}  {'mistaken for attacks' if label == attacks[0] else 'found'}"
     truth = labels != attacks[0]
     if truth.any() and not truth.all():
         few = float(np.quantile(scores[~truth], 1 - _FEW))
@@ -95,13 +95,13 @@ def evaluate_jailbreak(path: Path, bundle: Bundle, threshold: float | None) -> I
 
 def _worst(signal: JailbreakSignal, text: str) -> float:
     try:
-        return float(signal.run(text).chances[1:].max())
+        return float(signal.run(text).probabilities[1:].max())
     except BackendError:
         return 0.0
 
 
 def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
-    """How well personal data is found. Lines: `text` and `spans`, a list of [start, end, kind]."""
+    """Measure how well personal data is found. Lines: `text` and `spans`, a list of [start, end, kind]."""
     cases, warnings = _cases(path, bundle, _spans, 'a JSON object with "text" and "spans", a list of [start, end, kind]')
     yield from warnings
     _labels(bundle, PERSONAL)
@@ -122,7 +122,7 @@ def evaluate_pii(path: Path, bundle: Bundle) -> Iterator[str]:
 
 
 def _labels(bundle: Bundle, head: str) -> tuple[str, ...]:
-    """Of a head. Raises `ConfigError` for a model that has none."""
+    """The labels of a head. Raises `ConfigError` if the model lacks it."""
     if labels := bundle.heads.get(head):
         return labels
     raise ConfigError([Problem(str(bundle.folder), 0, "", f"has no head '{head}', so there is nothing to measure")])

@@ -1,4 +1,4 @@
-"""How well personal data is found: spans by their exact ends and kind."""
+"""Measures how well personal data is found, by spans with exact ends and kind."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Place = tuple[int, int, str]
 @dataclass(frozen=True, slots=True)
 class SpanFigures:
     precision: Estimate
-    """Of the spans found, those that are right in both ends and in kind."""
+    """The share of found spans whose ends and kind are right."""
     recall: Estimate
-    """Of the spans there are, those found so."""
+    """The share of true spans that were found exactly."""
     f1: float
 
 
 def span_figures(pairs: Iterable[tuple[Set[Place], Set[Place]]]) -> SpanFigures:
-    """Over texts, each with the spans it has and the spans that were found."""
+    """The figures over texts, each with its true and its found spans."""
     right = there = found = 0
     for truth, guess in pairs:
         right, there, found = right + len(truth & guess), there + len(truth), found + len(guess)

@@ -1,4 +1,4 @@
-"""Labelled texts: JSON lines of `text` and `label`."""
+"""Reads labelled texts: JSON lines with `text` and `label`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ WANTED = 'a JSON object with "text" and "label"'
 
 
 def read_labelled(path: Path) -> list[tuple[int, tuple[str, str]]]:
-    """Every text with its label, under its line; blank texts are left out. Raises as `read_cases` does."""
+    """Every text with its label and line number. Blank texts are left out. Raises as `read_cases` does."""
     return [(line, case) for line, case in read_cases(path, labelled_text, WANTED) if case[0].strip()]
 
 
 def groups_of(texts: Sequence[str]) -> list[int]:
-    """A number for each text; texts that differ only in case, width, spacing and punctuation have the same."""
+    """A group number for each text. Texts that differ only in case, width, spacing and punctuation share one."""
     numbers: dict[str, int] = {}
     return [numbers.setdefault(_words(text), len(numbers)) for text in texts]
 
@@ -29,5 +29,5 @@ def _words(text: str) -> str:
 
 
 def labelled_text(line: dict[str, object]) -> tuple[str, str]:
-    """Of one line."""
+    """Text and label of one line."""
     return str(line["text"]), str(line["label"])

@@ -1,4 +1,4 @@
-"""A model on disk: what belongs to it, and that it is whole. Loads nothing into a runtime."""
+"""A model on disk: which files belong to it, and that none is missing or damaged. Runs no model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from router.inference.manifest import FORMAT, BundleManifest, broken
 
 SHIPPED = Path(__file__).parent.parent / "models" / "intent"
 SHIPPED_VERIFIER = SHIPPED.parent / "verifier"
-"""The bundles inside the package."""
+"""The bundles that ship with the package."""
 MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
 TRAINED_ON = "trained_on.bin"
-"""Digests of the training texts, sorted and joined: an evaluation on them is refused."""
+"""The digests of the training texts, sorted and joined. An evaluation on training texts is refused."""
 DIGEST_BYTES = 8
 
 
@@ -27,13 +27,13 @@ class Bundle:
     name: str
     version: str
     heads: Mapping[str, tuple[str, ...]]
-    """The labels of each head that the model has, in the order of its outputs."""
+    """The labels of each head, in the order of its outputs."""
     thresholds: Mapping[str, float]
-    """By signal: probability, 0 to 1, from which it counts unless the operator says otherwise."""
+    """By signal: the default threshold, a probability from 0 to 1."""
     max_tokens: int
-    """What is read in one pass, special tokens included."""
+    """The most tokens of one pass, special tokens included."""
     outputs: Mapping[str, str]
-    """What the graph calls an output, by our word for it, where the two differ."""
+    """The graph's name of an output, by our name for it, where the two differ."""
     sha256: Mapping[str, str]
     """By file name."""
 
@@ -42,13 +42,13 @@ class Bundle:
         """Read the manifest and check every file against it.
 
         Raises:
-            ConfigError: a file is missing, damaged, or of a format that this version does not read; it names the file.
+            ConfigError: a file is missing or damaged, or this version does not read its format; the file is named.
         """
         facts, file = BundleManifest.of(folder), folder / "manifest.json"
         if facts.format != FORMAT:
             raise broken(file, f"is of format {facts.format}, this version reads format {FORMAT}")
         if not {MODEL, TOKENIZER} <= facts.sha256.keys() or not facts.heads:
-            raise broken(file, f"does not name its labels and the files {MODEL} and {TOKENIZER}")
+            raise broken(file, f"does not name its labels, {MODEL} and {TOKENIZER}")
         for name, expected in facts.sha256.items():
             _check(folder / name, expected)
         return cls(
@@ -57,7 +57,7 @@ class Bundle:
 
 
 def digest(text: str) -> bytes:
-    """Eight bytes by which a training text is known again: of its words in lower case."""
+    """Eight bytes that identify a training text, computed from its words in lower case."""
     words = re.sub(r"\W+", " ", text.lower()).strip()
     return hashlib.blake2b(words.encode("utf-8", "replace"), digest_size=DIGEST_BYTES).digest()
 
@@ -76,4 +76,4 @@ def _check(path: Path, expected: str) -> None:
             path, "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         ) from None
     if found != expected:
-        raise broken(path, "is damaged: its sha256 is not the manifest's")
+        raise broken(path, "is damaged: its sha256 differs from the manifest's")

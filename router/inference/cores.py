@@ -1,4 +1,4 @@
-"""How many cores this process may really use: of the machine's, those that its affinity and its container's quota leave it."""
+"""How many cores this process may use, given its CPU affinity and its container's quota."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _V1_FOLDERS = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """At least 1; a part of a core counts as a whole one. `root` is where /proc and /sys are looked for."""
+    """At least 1. A fraction of a core counts as a whole one. `root` holds /proc and /sys."""
     return max(1, math.ceil(min(_scheduled(), *_quotas(root))))
 
 
 def _scheduled() -> int:
-    """Cores on which the scheduler may put this process (taskset, cpusets); all of them where that is not told."""
+    """Cores on which the scheduler may run this process (taskset, cpusets); all cores where the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Cores' worth of time that each of this process's control groups may take; infinite when there is no limit."""
+    """The quota of each control group of this process, in cores; infinite without a limit."""
     yield math.inf
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
@@ -38,7 +38,7 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _folders(mount: Path, path: str) -> Iterator[Path]:
-    """The group and all above it, each of which may have a limit. A container may see its own group at the mount itself."""
+    """The group and its parents, each of which may have a limit. A container may see its own group at the mount itself."""
     group = mount / path.strip("/")
     yield group
     for folder in group.parents:
@@ -48,7 +48,7 @@ def _folders(mount: Path, path: str) -> Iterator[Path]:
 
 
 def _share(quota: str, period: str) -> float:
-    """Quota and period as the kernel writes them, `max` or -1 for no limit; infinite when they are not there."""
+    """Quota divided by period, as the kernel writes them. Infinite without a limit (`max` or -1) and without a file."""
     with contextlib.suppress(ValueError):
         if (taken := int(quota)) > 0 and (of := int(period)) > 0:
             return taken / of

@@ -1,4 +1,4 @@
-"""The second model: reads two questions at once and gives the probability that one answer fits both."""
+"""The second model: it reads two questions together and gives the probability that one answer fits both."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class CrossEncoder:
         self._session = open_session(bundle.folder / MODEL)
         self._reader = PairTokenizer(bundle.folder / TOKENIZER, bundle.max_tokens)
         self._passes = passes
-        self.run("warm up", "warm up")  # allocates; no request should pay for it
+        self.run("warm up", "warm up")  # the first pass allocates memory, which would delay the first request
 
     async def score(self, asked: str, stored: str) -> float:
         """Probability, 0 to 1, that the answer to `stored` answers `asked`.
 
         Raises:
-            BackendError: as `PairTokenizer.read` does, `overloaded`, `closed`, `model_failed`.
+            BackendError: `overloaded`, `closed`, `model_failed`, or as `PairTokenizer.read` does.
         """
         return await self._passes.submit(lambda: self.run(asked, stored))
 

@@ -1,4 +1,4 @@
-"""What the files of a model say of it: the one reader of manifest.json. Loads no library: `check` needs the labels alone."""
+"""The one reader of a model's manifest.json or config.json. Loads no model library, because `check` needs only the labels."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from router.errors import ConfigError, Problem
 from router.files import read_text
 
 FORMAT = 2
-"""The layout of a bundle that this version reads."""
+"""The bundle format that this version reads."""
 _LABELS_OF = {"intent": "labels", "outcomes": "models", "attack": "attacks", "personal": "personal"}
-"""Under which key that layout keeps the labels of a head."""
+"""The manifest's key for the labels of each head."""
 HEAD_FORMAT = 1
-"""The layout of a head's bundle that this version reads."""
+"""The format of a head's bundle that this version reads."""
 OUTSIDE = "out_of_scope"
-"""A head's word for what belongs to none of its labels."""
+"""A head's label for texts that belong to none of its own labels."""
 _Json = Mapping[str, Any]
-"""A file's document, before it is looked at."""
+"""A file's document before its fields are checked."""
 _MAX_TOKENS = 512
 _PLACES = re.compile(r"^[BILUES]-")
-"""What marks a token's place within an entity, in front of its kind."""
+"""The prefix of a label that marks the token's place within an entity."""
 
 
 @dataclass(frozen=True, slots=True)
 class BundleManifest:
-    """What the manifest.json of an encoder or a verifier says. `Bundle` checks the files against it."""
+    """The manifest.json of an encoder or a verifier. `Bundle` checks the files against it."""
 
     format: object
     name: str
     version: str
     heads: Mapping[str, tuple[str, ...]]
-    """The labels of each head that the model has, in the order of its outputs; empty where `labels` is missing."""
+    """The labels of each head, in the order of its outputs; empty where `labels` is missing."""
     thresholds: Mapping[str, float]
-    """By signal: probability, 0 to 1, from which it counts unless the operator says otherwise."""
+    """By signal: the default threshold, a probability from 0 to 1."""
     max_tokens: int
-    """What is read in one pass, special tokens included."""
+    """The most tokens of one pass, special tokens included."""
     outputs: Mapping[str, str]
-    """What the graph calls an output, by our word for it, where the two differ."""
+    """The graph's name of an output, by our name for it, where the two differ."""
     sha256: Mapping[str, str]
     """By file name."""
     metrics: Mapping[str, object]
-    """What was measured when it was made."""
+    """Measured when the model was trained."""
 
     @classmethod
     def of(cls, folder: Path) -> BundleManifest:
         """Read manifest.json.
 
         Raises:
-            ConfigError: it is missing, or no manifest.
+            ConfigError: the file is missing, or is not a manifest.
         """
         file = folder / "manifest.json"
         try:
@@ -85,14 +85,14 @@ class BundleManifest:
 
 
 def broken(file: Path, what: str) -> ConfigError:
-    """A file of a model that cannot be used, and the way on."""
+    """The error for a model file that cannot be used, with the remedy."""
     message = f"the model file {what}; reinstall the package, or make the bundle again with `make train`"
     return ConfigError([Problem(str(file), 0, "", message)])
 
 
 @dataclass(frozen=True, slots=True)
 class ModelManifest:
-    """What the config.json of an exported Hugging Face model says."""
+    """The config.json of an exported Hugging Face model."""
 
     labels: tuple[str, ...]
     """In the order of the outputs."""
@@ -102,7 +102,7 @@ class ModelManifest:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What rules may ask for: labels, or kinds of entities."""
+        """The labels, or the kinds of entities, that rules may name."""
         return (
             tuple(dict.fromkeys(kind_of(label) for label in self.labels if kind_of(label))) if self.is_of_tokens else self.labels
         )
@@ -112,7 +112,7 @@ class ModelManifest:
         """Read config.json.
 
         Raises:
-            ConfigError: it is missing, or says no labels.
+            ConfigError: the file is missing, or names no labels.
         """
         file = folder / "config.json"
         try:
@@ -133,35 +133,35 @@ class ModelManifest:
 
 
 def kind_of(label: str) -> str:
-    """The kind of entity that a token's label names; empty for `O`."""
+    """The kind of entity that a token's label names. Empty for `O`, which means outside."""
     return "" if label == "O" else _PLACES.sub("", label)
 
 
 @dataclass(frozen=True, slots=True)
 class HeadManifest:
-    """What the manifest.json of a head says."""
+    """The manifest.json of a head."""
 
     labels: tuple[str, ...]
     """In the order of the weights."""
     threshold: float
-    """Confidence from which a label counts unless the operator says otherwise."""
-    known_at_least: float
-    """Familiarity below which a text lies outside, -1 to 1; -1 when nothing does."""
+    """The default threshold of the confidence, 0 to 1."""
+    min_familiarity: float
+    """Threshold of the familiarity, -1 to 1: a text below it belongs to none of the labels. -1 switches this off."""
     sha256: str
-    """Of the weights."""
+    """Of the weights file."""
     encoder_sha256: str
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What rules may ask for."""
-        return (*self.labels, OUTSIDE) if self.known_at_least > -1 else self.labels
+        """The labels that rules may name."""
+        return (*self.labels, OUTSIDE) if self.min_familiarity > -1 else self.labels
 
     @classmethod
     def of(cls, folder: Path) -> HeadManifest:
         """Read manifest.json.
 
         Raises:
-            ConfigError: it is none that `semantic-router train intent` wrote.
+            ConfigError: `semantic-router train intent` did not write it.
         """
         file = folder / "manifest.json"
         try:
@@ -169,15 +169,19 @@ class HeadManifest:
             if manifest["format"] != HEAD_FORMAT or manifest["kind"] != "head":
                 raise ValueError
             labels = tuple(map(str, manifest["labels"]))
-            threshold, known_at_least = (float(manifest[key]) for key in ("threshold", "known_at_least"))
-            return cls(labels, threshold, known_at_least, str(manifest["sha256"]), str(manifest["encoder_sha256"]))
+            threshold, min_familiarity = (float(manifest[key]) for key in ("threshold", "known_at_least"))
+            return cls(labels, threshold, min_familiarity, str(manifest["sha256"]), str(manifest["encoder_sha256"]))
         except (OSError, ValueError, KeyError, TypeError):
-            message = "is no head that `semantic-router train intent` wrote; train it again"
+            message = "is not a head that `semantic-router train intent` wrote; train it again"
             raise ConfigError([Problem(str(file), 0, "", message)]) from None
 
 
 def facts_of(folder: Path) -> HeadManifest | ModelManifest:
-    """A head has a manifest.json, an exported model a config.json. Raises `ConfigError` for what is neither."""
+    """The manifest of an operator's own model. A head has a manifest.json, an exported model has a config.json.
+
+    Raises:
+        ConfigError: the folder has neither file, or the file cannot be used.
+    """
     if (folder / "manifest.json").is_file():
         return HeadManifest.of(folder)
     if (folder / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""Model passes off the event loop, within bounds: no more at once than there are threads for, and no endless queue."""
+"""Runs model passes in threads off the event loop, with a bounded queue."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ FAILURES = tuple(
         "NotImplemented",
     )
 )
-"""What a session raises; these share no base class of their own."""
+"""The errors that a session raises. They have no common base class."""
 MAX_SCAN_CHARS = 1_048_576
-"""Where nobody says otherwise: as many as the configuration says by default for two threads."""
+"""The default of `InferencePool`: the value that the configuration's defaults give for two threads."""
 
 
 class Runnable(Protocol):
-    """What waits for a thread."""
+    """Work that waits for a thread."""
 
     def run(self) -> None:
-        """Do it. Raises nothing."""
+        """Do the work. Raises nothing."""
         ...
 
 
 PassLine = Line[Runnable]
-"""The passes of one scan, in their order."""
+"""The passes of one scan, in order."""
 
 
 @dataclass(slots=True)
@@ -53,44 +53,45 @@ class _Job(Generic[Result]):
     future: Future[Result]
 
     def run(self) -> None:
-        """Do the work, unless whoever wanted it has left."""
+        """Do the work, unless the caller has cancelled it."""
         if not self.future.set_running_or_notify_cancel():
             return
         try:
             self.future.set_result(self.work())
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever awaits the result
+        except BaseException as error:  # noqa: BLE001 - whoever awaits the result gets it
             self.future.set_exception(error)
 
 
 class InferencePool:
-    """Runs passes in `threads` threads, one thread a pass: on CPUs two half-speed passes beat one shared one.
+    """Runs passes in `threads` threads, one thread a pass. On CPUs, two passes side by side beat one pass on two threads.
 
-    All models of a process share one, so that their passes together take no more than the cores there are. More than
-    `max_waiting` at once, running ones included, are refused: a late reading is worth nothing. Scans stand in lines of their own,
-    behind all others (`turns.py`); what bounds them is the length of their texts (`scans.py`).
+    All models of a process share one pool, so that their passes together use no more than the available cores. The pool refuses
+    passes beyond `max_queue`, running ones included, because a late reading is useless. Scans wait in lines of their own, behind
+    all other passes (`turns.py`). The length of their texts bounds them (`scans.py`).
     """
 
-    def __init__(self, threads: int, max_waiting: int, max_scan_chars: int = MAX_SCAN_CHARS) -> None:
+    def __init__(self, threads: int, max_queue: int, max_scan_chars: int = MAX_SCAN_CHARS) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="passes")
         self.threads = threads
         self.max_scan_chars = max_scan_chars
-        """Of what waits for one guard, so many characters."""
-        self._max_waiting = max_waiting
+        """The most characters that may wait for one guard."""
+        self._max_queue = max_queue
         self._urgent_count = 0
         self._turns: Turns[Runnable] = Turns()
 
     def submit(self, work: Callable[[], Result], line: PassLine | None = None) -> asyncio.Future[Result]:
-        """The result of `work`, to come; in a line, when its turn is. Whoever cancels it before it has begun takes it out.
+        """Queue `work`, in `line` if one is given. Cancelling the future before the work has begun removes it from the queue.
 
-        Raises `BackendError`: `overloaded` when too many wait that stand in no line, `closed` after the end.
+        Raises:
+            BackendError: `overloaded` when too many passes without a line wait, `closed` after `close`.
         """
-        if line is None and self._urgent_count >= self._max_waiting:
+        if line is None and self._urgent_count >= self._max_queue:
             raise BackendError("overloaded")
         job = _Job(work, Future[Result]())
         self._turns.add(job, line)
         try:
             self._pool.submit(self._run_next)
-        except RuntimeError:  # the pool was closed while this request was under way
+        except RuntimeError:  # the pool was closed during this request
             job.future.cancel()
             raise BackendError("closed") from None
         future = asyncio.wrap_future(job.future)
@@ -100,11 +101,11 @@ class InferencePool:
         return future
 
     def close(self) -> None:
-        """Forget what waits; a pass under way ends by itself."""
+        """Drop the waiting passes. A running pass ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _run_next(self) -> None:
-        """Called in a thread once for each job: so there always is one."""
+        """Called in a thread once for each job, so a job is always there."""
         self._turns.next().run()
 
     def _settle(self, _: object) -> None:
@@ -112,20 +113,20 @@ class InferencePool:
 
 
 def digest_of(text: str) -> bytes:
-    """16 bytes by which a text is remembered, whatever its characters."""
+    """16 bytes that identify a text. Accepts half surrogate pairs."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class CoalescingMemo(Generic[Result]):
-    """Passes by text: equal texts under way share one, and recent texts are remembered by a digest."""
+    """Passes by text: concurrent calls with equal texts share one, and recent results are remembered by the text's digest."""
 
     def __init__(self, passes: InferencePool, run: Callable[[str], Result], max_remembered: int) -> None:
-        self._passes, self._run, self._most = passes, run, max_remembered
+        self._passes, self._run, self._max_remembered = passes, run, max_remembered
         self._memo: OrderedDict[bytes, Result] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Future[Result]] = {}
 
     async def __call__(self, text: str) -> Result:
-        """What `run` gives for `text`. Raises as `InferencePool.submit` and `run` do."""
+        """The result of `run` for `text`. Raises as `InferencePool.submit` and `run` do."""
         key = digest_of(text)
         if key in self._memo:
             self._memo.move_to_end(key)
@@ -135,7 +136,7 @@ class CoalescingMemo(Generic[Result]):
             future = self._begin(text)
             self._under_way[key] = future
             future.add_done_callback(lambda done: self._settle(key, done))
-        # Shielded: a caller that gives up must not take the pass away from the others, nor from the memo.
+        # Shielded, because a caller that gives up must not cancel the pass for the others and the memo.
         return await asyncio.shield(future)
 
     def _begin(self, text: str) -> asyncio.Future[Result]:
@@ -146,21 +147,21 @@ class CoalescingMemo(Generic[Result]):
         if done.cancelled() or done.exception():
             return
         self._memo[key] = done.result()
-        if len(self._memo) > self._most:
+        if len(self._memo) > self._max_remembered:
             self._memo.popitem(last=False)
 
 
 Steps = Generator[None, None, Result]
-"""Work of many passes: it runs to the next `yield` in each, and what it returns is the result."""
+"""Work of several passes. Each pass runs to the next `yield`; the return value is the result."""
 
 
 class CoalescingSteps(CoalescingMemo[Result]):
-    """The same for work of many passes, which takes turns as scans do: in one pass it would keep a thread from everybody else."""
+    """The same for work of several passes. It takes turns as scans do, because in one go it would block a thread for long."""
 
     def __init__(self, passes: InferencePool, begin: Callable[[str], Steps[Result]], max_remembered: int, max_chars: int) -> None:
-        """`max_chars`: about what is read of a longer text."""
+        """`max_chars`: about how many characters of a longer text are read."""
         super().__init__(passes, lambda text: to_end(begin(text)), max_remembered)
-        self._steps_of, self._most_chars = begin, max_chars
+        self._steps_of, self._max_chars = begin, max_chars
         self._room: Room[Runnable] = Room(passes.max_scan_chars)
 
     def _begin(self, text: str) -> asyncio.Future[Result]:
@@ -168,21 +169,21 @@ class CoalescingSteps(CoalescingMemo[Result]):
 
     async def _in_turns(self, text: str) -> Result:
         steps = self._steps_of(text)
-        async with self._room.line(min(len(text), self._most_chars)) as line:
+        async with self._room.line(min(len(text), self._max_chars)) as line:
             while True:
                 if end := await self._passes.submit(lambda: _next(steps), line):
                     return end[0]
 
 
 def to_end(steps: Steps[Result]) -> Result:
-    """All of it in the calling thread."""
+    """Run all steps in the calling thread."""
     while not (end := _next(steps)):
         pass
     return end[0]
 
 
 def _next(steps: Steps[Result]) -> tuple[Result] | None:
-    """Do the next step; the result, in a tuple, after the last one."""
+    """Run the next step. Returns the result, in a tuple, after the last step."""
     try:
         next(steps)
     except StopIteration as end:
@@ -191,7 +192,7 @@ def _next(steps: Steps[Result]) -> tuple[Result] | None:
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """A graph ready to run on one thread of the CPU."""
+    """Load a graph that runs on one CPU thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -1,4 +1,4 @@
-"""From token labels to spans of text, such as personal data."""
+"""Turns token labels into spans of text, such as personal data."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WORD = re.compile(r"[(+]?\w+(?:(?!['’]s\b)[-.@&'’_:/+]\w+)*")
-"""A word as it is written: names with hyphens, addresses, numbers with dashes; not its quotation marks, nor a possessive s."""
+"""A written word: a name with hyphens, an address, a number with dashes. Without quotation marks and the possessive s."""
 _MAX_BETWEEN = 3  # characters between two words of one span, such as ") " or ", "
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What a head on tokens marks in a text."""
+    """A part of a text that a head on tokens marks."""
 
     start: int
     end: int
-    """Characters of the text; the end is not part of it."""
+    """Offsets in characters; the end is exclusive."""
     kind: str
-    """By Presidio's names, such as `CREDIT_CARD`."""
+    """Presidio's name, such as `CREDIT_CARD`."""
     probability: float
-    """Of the least sure word."""
+    """The lowest probability of its words."""
 
 
 def spans_of(
     text: str, labels: NDArray[np.float32], offsets: Sequence[tuple[int, int]], kinds: Sequence[str]
 ) -> tuple[Span, ...]:
-    """The spans that a model's token labels tell, in the order of the text.
+    """The spans that a model's token labels mark, in the order of the text.
 
-    `labels` is (tokens, 2 * kinds + 1) with probabilities: outside, then begin and inside of every kind; `offsets` are the
-    tokens' places in `text`. The pieces of a word decide together, so a word is never cut in two. Words of one kind that only
-    space parts are one span; across a comma or a bracket they are, unless the second word begins anew.
+    `labels` is (tokens, 2 * kinds + 1) float32, probabilities: outside, then begin and inside of each kind. `offsets` are the
+    tokens' places in `text`. The pieces of a word are averaged, so a word is never split. Words of one kind with only space
+    between them form one span. With a comma or a bracket between them they form one span unless the second word is a beginning.
     """
     if not labels.argmax(axis=1).any():
         return ()
@@ -59,8 +59,8 @@ def spans_of(
 
 
 def _words(text: str, offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, list[int]]]:
-    """Start and end of each word, with the places of its tokens."""
-    places = [place for place, (start, end) in enumerate(offsets) if end > start]  # special tokens stand nowhere
+    """Start and end of each word, with the indices of its tokens."""
+    places = [place for place, (start, end) in enumerate(offsets) if end > start]  # special tokens are empty
     if not places:
         return
     first, at = offsets[places[0]][0], 0
@@ -77,9 +77,9 @@ def _words(text: str, offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[int,
 
 
 def joined(text: str, spans: Iterable[tuple[int, int, str]]) -> set[tuple[int, int, str]]:
-    """Spans of one kind with nothing but space between them are one: a house's number and its street, a title and a name.
+    """Join spans of one kind with only space between them, such as a house number and its street.
 
-    Presidio's own evaluation does the same; whoever marked the texts did it either way.
+    Presidio's own evaluation does the same, because annotators mark such parts as one span or as two.
     """
     whole: list[tuple[int, int, str]] = []
     for start, end, kind in sorted(spans):

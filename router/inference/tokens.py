@@ -1,4 +1,4 @@
-"""Which part of a text is read, and as which tokens. The same in training as in serving."""
+"""Selects the part of a text that a model reads, and tokenises it. Training and serving use the same code."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from tokenizers import Tokenizer
 from router.errors import BackendError
 
 SPECIAL_TOKENS = 2
-"""Of every pass: the one in front of a text and the one behind it."""
+"""Every pass has one before the text and one after it."""
 HEAD_SHARE = 0.63
-"""Of the tokens that are read of a long text, the share taken from its start; the rest is its end, where questions stand."""
+"""The share of tokens that a long text's start gets. The rest go to its end, where the question usually is."""
 END_CHARS = 2048
-"""Of each end of a longer text so much is tokenised: room for 256 tokens at 8 characters each."""
+"""Characters tokenised at each end of a longer text: 256 tokens of 8 characters."""
 WINDOW_CHARS = 512
-"""Of a window of as many tokens as the model reads, about so many."""
+"""About how many characters a window holds that is as wide as the model reads."""
 OVERLAP = 32
-"""Tokens that a window shares with the one before: what stands at an edge is seen whole in one of them."""
+"""Tokens that a window shares with the one before, so that a word or name at an edge stands whole in one of them."""
+_MAX_CHARS_A_TOKEN = 32
+"""Characters tokenised for each token that is wanted. Prose has about 4, so only blobs and padding use more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What the model reads of a text."""
+    """The tokens that a model reads of a text."""
 
     ids: NDArray[np.int64]
-    """(tokens,) int64, the special tokens at both ends included."""
+    """(tokens,) int64, including the special tokens at both ends."""
     offsets: tuple[tuple[int, int], ...]
-    """Where each token stands in the text, start and end; (0, 0) for the special ones, and where the start was cut off."""
+    """Start and end of each token in the text. (0, 0) for special tokens and for the tail that `WindowTokenizer.read` appends."""
     is_truncated: bool
-    """The text is longer than what is read of it."""
+    """The text is longer than the part that is read."""
 
 
 class WindowTokenizer:
-    """Turns texts into tokens: a text that fits whole, of a longer one its start and its end.
+    """Tokenises a text: all of it if it fits, else its start and its end.
 
-    Tokenising megabytes would take seconds, so of a very long text only the ends are looked at.
+    Tokenising megabytes would take seconds, so a very long text is cut before it is tokenised.
     """
 
     def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
@@ -49,7 +51,7 @@ class WindowTokenizer:
         self._head = round(self._room * HEAD_SHARE)
 
     def read(self, text: str) -> Tokens:
-        """The tokens of `text`, 2 to `max_tokens` of them; 2 alone when there is nothing to read in it."""
+        """The tokens of `text`, at most `max_tokens`. Only the two special tokens when there is nothing to read."""
         is_cut = len(text) > 2 * END_CHARS
         ids, offsets = self._read(text[:END_CHARS] if is_cut else text)
         if not is_cut and len(ids) <= self._room:
@@ -58,21 +60,36 @@ class WindowTokenizer:
         tail = end[-(self._room - self._head) :]
         return self._tokens(ids[: self._head] + tail, offsets[: self._head] + [(0, 0)] * len(tail), is_truncated=True)
 
-    def windows(self, text: str, most: int, width: int | None = None) -> tuple[list[Tokens], bool]:
-        """The whole of `text` in overlapping pieces, and whether it is the whole: of more than `most`, the first and the last.
+    def windows(self, text: str, max_windows: int, width: int | None = None) -> tuple[list[Tokens], bool]:
+        """`text` in overlapping windows, and whether they cover all of it. Of more than `max_windows`, the first and the last.
 
-        A piece has `width` tokens at most, by default as many as the model reads at once; the special ones come on top.
+        A window has at most `width` tokens, by default as many as the model reads at once, and the special ones.
         """
-        ids, offsets = self._read(text)
         width = min(width or self._room, self._room)
         overlap = min(OVERLAP, width // 3)
-        if len(ids) <= width:
+        max_chars = (max_windows * (width - overlap) + width) * _MAX_CHARS_A_TOKEN
+        end_chars = width * _MAX_CHARS_A_TOKEN
+        is_cut = len(text) > max_chars + end_chars
+        ids, offsets = self._read(text[:max_chars] if is_cut else text)
+        if not is_cut and len(ids) <= width:
             return [self._tokens(ids, offsets, is_truncated=False)], True
-        starts = list(range(0, len(ids) - overlap, width - overlap))
-        is_complete = len(starts) <= most
-        chosen = starts if is_complete else [*starts[: most - 1], len(ids) - width]
-        pieces = [slice(start, start + width) for start in chosen]
-        return [self._tokens(ids[piece], offsets[piece], is_truncated=True) for piece in pieces], is_complete
+        starts = list(range(0, max(1, len(ids) - overlap), width - overlap))
+        if not is_cut and len(starts) <= max_windows:
+            return [self._window(ids, offsets, start, width) for start in starts], True
+        end = self._end(text, end_chars) if is_cut else (ids, offsets)
+        windows = [self._window(ids, offsets, start, width) for start in starts[: max_windows - 1]]
+        windows.append(self._window(*end, max(0, len(end[0]) - width), width))
+        return [window for window in windows if len(window.ids) > SPECIAL_TOKENS] or windows[:1], False
+
+    def _end(self, text: str, chars: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of the last `chars` characters, and their places in the whole text."""
+        first = len(text) - chars
+        ids, offsets = self._read(text[first:])
+        return ids, [(first + start, first + end) for start, end in offsets]
+
+    def _window(self, ids: list[int], offsets: list[tuple[int, int]], start: int, width: int) -> Tokens:
+        piece = slice(start, start + width)
+        return self._tokens(ids[piece], offsets[piece], is_truncated=True)
 
     def _read(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         read = self._tokenizer.encode(_encodable(text), add_special_tokens=False)
@@ -84,7 +101,7 @@ class WindowTokenizer:
 
 
 class PairTokenizer:
-    """Turns two texts into the tokens of one pass. Nothing is left out: it could be where they differ."""
+    """Tokenises two texts for one pass. Never truncates, because the texts could differ in the part left out."""
 
     def __init__(self, tokenizer_file: Path, max_tokens: int) -> None:
         self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
@@ -92,11 +109,11 @@ class PairTokenizer:
         self._max_tokens = max_tokens
 
     def read(self, first: str, second: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Token ids and kinds, each (tokens,) int64, kind 1 from the second text on.
+        """Token ids and kinds, each (tokens,) int64. The kind is 1 for the second text, else 0.
 
         Raises:
-            BackendError: `too_long`, or `unknown_words` when the texts differ in what the model has no tokens for: emoji, rare
-                scripts, words of over a hundred letters.
+            BackendError: `too_long`, or `unknown_words` when the texts differ in words without a token: emoji, rare scripts,
+                words of over a hundred letters.
         """
         if len(first) + len(second) > 2 * END_CHARS:
             raise BackendError("too_long")
@@ -114,5 +131,5 @@ class PairTokenizer:
 
 
 def _encodable(text: str) -> str:
-    """JSON may carry half a surrogate pair, which no UTF-8 library takes."""
+    """The text without half surrogate pairs, which JSON may hold but UTF-8 libraries reject."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Which pass runs next, and how much may wait to be read: nobody's long texts hold up or turn away others' short ones."""
+"""Decides which pass runs next and how much text may wait, so that long texts never delay or displace short ones."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ from typing import Generic, TypeVar
 from router.errors import BackendError
 
 Job = TypeVar("Job")
-_URGENT_IN_A_ROW = 3
-"""Then a scan has a turn, if one waits: else a crowd of short requests would keep guards from ever reading."""
+_MAX_URGENT_IN_A_ROW = 3
+"""After so many urgent passes a waiting scan gets a turn. Otherwise many short requests would starve the guards."""
 _OLDEST_EVERY = 4
-"""So often the scan that began first has a turn, whatever it has left: else a crowd of short ones would keep it from ending."""
+"""Every so many scan turns, the oldest scan runs, however long it is. Otherwise many short scans would starve it."""
 _ages = itertools.count()
 
 
 @dataclass(eq=False, slots=True)
 class Line(Generic[Job]):
-    """The passes of one scan, in their order."""
+    """The passes of one scan, in order."""
 
     chars_left: int
-    """What the scan has still to read."""
+    """Characters that the scan has yet to read."""
     limit: asyncio.Timeout
     jobs: deque[Job] = field(default_factory=deque)
     age: int = field(default_factory=lambda: next(_ages))
-    """Lower of an older one."""
+    """A serial number: the older line has the lower one."""
 
 
 class Turns(Generic[Job]):
-    """Jobs that wait for a thread: urgent ones first, then those of the line with least left to read.
+    """Jobs that wait for a thread: urgent ones first, then those of the line with the fewest characters left.
 
-    In turns, which would be fairer at a glance, many long texts would all be read at once, and all too late. Every method may be
-    called in any thread.
+    Round robin looks fairer, but then many long texts would all finish late. Every method may be called from any thread.
     """
 
     def __init__(self) -> None:
@@ -47,7 +46,7 @@ class Turns(Generic[Job]):
         self._urgent_in_a_row = self._scan_turns = 0
 
     def add(self, job: Job, line: Line[Job] | None) -> None:
-        """Behind the others of its line; without a line it is urgent."""
+        """Append the job to its line. A job without a line is urgent."""
         with self._lock:
             if line is None:
                 self._urgent.append(job)
@@ -56,9 +55,9 @@ class Turns(Generic[Job]):
             self._lines.add(line)
 
     def next(self) -> Job:
-        """Whose turn it is. Raises `ValueError` when nothing waits."""
+        """Remove and return the next job. Raises `ValueError` when none waits."""
         with self._lock:
-            if self._urgent and not (self._lines and self._urgent_in_a_row >= _URGENT_IN_A_ROW):
+            if self._urgent and not (self._lines and self._urgent_in_a_row >= _MAX_URGENT_IN_A_ROW):
                 self._urgent_in_a_row += 1
                 return self._urgent.popleft()
             self._urgent_in_a_row = 0
@@ -72,9 +71,9 @@ class Turns(Generic[Job]):
 
 
 class Room(Generic[Job]):
-    """What scans may have waiting, all together. Where it is too much, the one with most left to read is refused.
+    """Bounds the characters that all scans together may have waiting. Beyond it, the scan with the most left is refused.
 
-    So what many long texts take is never taken from short ones; and a text that is read alone always has room.
+    So long texts never displace short ones, and a single text always has room.
     """
 
     def __init__(self, max_chars: int) -> None:
@@ -83,7 +82,7 @@ class Room(Generic[Job]):
 
     @contextlib.asynccontextmanager
     async def line(self, chars: int) -> AsyncIterator[Line[Job]]:
-        """A line for a scan that is to read `chars` characters. Raises `BackendError`: `overloaded`, at once or later."""
+        """A line for a scan of `chars` characters. Raises `BackendError` (`overloaded`), at once or later."""
         try:
             async with asyncio.timeout(None) as limit:
                 line = Line[Job](chars, limit)

@@ -1,6 +1,6 @@
-"""From configuration to running parts. With `build_signals` and `build_cache` the only modules that know the concrete classes.
+"""Builds the parts of a process from its configuration. Only `build*.py` know the concrete classes.
 
-A new signal, store or instrument is one file elsewhere and one line in one of the three.
+A new signal, store or instrument is one file elsewhere and one line in one of these modules.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Runtime:
 
 
 def build(config: Config, *, is_serving: bool = True) -> Runtime:
-    """Make every part that the configuration switches on, and none that it does not.
+    """Build the parts that the configuration switches on, and no others.
 
-    `is_serving` is false for a command that only looks: it gets no instruments and no cache.
+    `is_serving` is false for commands that serve no traffic: they get no instruments and no cache.
 
     Raises:
-        ConfigError: a part cannot be made, such as a model whose file is damaged.
+        ConfigError: a part cannot be built, for example because a model file is damaged.
     """
     metrics = Metrics() if config.telemetry.metrics and is_serving else None
     is_caching = config.cache.enabled and is_serving
@@ -53,7 +53,7 @@ def build(config: Config, *, is_serving: bool = True) -> Runtime:
 
 
 def snapshot_of(config: Config) -> Snapshot:
-    """What exchanges need of the configuration."""
+    """The part of the configuration that exchanges need."""
     return Snapshot(
         config.policy,
         config.models,
@@ -65,7 +65,7 @@ def snapshot_of(config: Config) -> Snapshot:
         bounds=config.server.bounds,
         max_guard_chars=config.signals.guards.max_chars,
         guard_deadline_s=config.signals.guards.deadline_ms / 1000,
-        guard_patience_s=config.signals.deadline_ms / 1000,  # `check` holds Envoy's message_timeout to more than this
+        guard_patience_s=config.signals.deadline_ms / 1000,  # `check` requires that Envoy's message_timeout is longer
     )
 
 

@@ -1,4 +1,4 @@
-"""From configuration to the cache: its tiers, its verifier and its store. A new store is one line in `STORES`."""
+"""Builds the cache from the configuration: its tiers, its verifier and its store. A new store is one line in `STORES`."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ loaded."""
 
 @dataclass(frozen=True, slots=True)
 class Caching:
-    """The cache, and what exchanges need to know of it once the key for scopes is there."""
+    """The cache, with the parts that make the exchanges' plan once the key for scopes is known."""
 
     cache: Cache
     control: CacheOperations
     config: CacheConfig
     versions: str
     store_requests: Mapping[tuple[str, str], int] | None = None
-    """Counted by the store while it runs; None when there is none."""
+    """Requests to the store by kind and result, counted by the store. None without a store."""
 
     def plan(self, key: bytes) -> CachePlan:
-        """For `Snapshot.cache`."""
+        """The value of `Snapshot.cache`, with `key` as the key for scopes."""
         return self.config.plan(key, self.versions)
 
     async def peek(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
-        """For `explain`: what would be found, and what would be weighed, without a trace in the cache."""
+        """For `explain`: what a lookup would find and why. Changes nothing in the cache."""
         from router.cache.peek import peek
 
         return await peek(self.cache, query, cache_policy)
 
 
 def build_cache(config: CacheConfig, models: Models) -> Caching:
-    """The cache with its store, if it has one. Nothing is connected yet.
+    """Build the cache, with its store if it has one. Opens no connection.
 
     Raises:
-        ConfigError: the verifier cannot be loaded, or the calibration was made for other models.
+        ConfigError: the verifier cannot be loaded, or the calibration table was made with other models.
     """
     from router.cache.cache import Cache
     from router.cache.operations import CacheOperations
@@ -80,7 +80,7 @@ def build_cache(config: CacheConfig, models: Models) -> Caching:
 
 
 def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) -> None:
-    """A table made with other models says nothing about these. `encoder` and `verifier` are SHA-256."""
+    """Refuse a calibration table that was made with other models. `encoder` and `verifier` are SHA-256 digests."""
     if not config.calibration.has_verifier and all(
         cache_policy.max_false_hit_rate is None for cache_policy in config.policies.values()
     ):
@@ -89,8 +89,7 @@ def _check_calibration(config: CacheConfig, encoder: str, verifier: str | None) 
     if table["encoder_sha256"] == encoder and (verifier is None or table["verifier_sha256"] == verifier):
         return
     message = (
-        "was made with other models than signals.encoder.model_path and semantic_cache.verifier.model_path name; make one for "
-        "them with `semantic-router calibrate cache`, or set semantic_cache.verifier.enabled to false and leave "
-        "max_false_hit_rate out"
+        "was made with other models than signals.encoder.model_path and semantic_cache.verifier.model_path name; make a new one "
+        "with `semantic-router calibrate cache`, or set semantic_cache.verifier.enabled to false and remove max_false_hit_rate"
     )
     raise ConfigError([Problem("config", 0, "semantic_cache.calibration", message)])

@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SignalReader:
-    """Takes the readings that an exchange asks for, all within one deadline."""
+    """Reads the signals that an exchange asks for. Signals share one deadline, guards another."""
 
     signals: Mapping[str, Signal]
     deadline_s: float
     guards: Mapping[str, Guard] = field(default_factory=dict)
-    """By the names of signals, `keywords NAME` among them."""
+    """By the name of the signal, or `keywords NAME`."""
     guard_deadline_s: float = 30.0
 
     async def __call__(self, wanted: ReadSignals) -> Readings:
-        """A reading, or `Missing`, for every name that is wanted."""
+        """A reading, or `Missing`, for every wanted name."""
         own = [self.signals[name] for name in sorted(wanted.wanted) if name in self.signals]
         scans = {name: self._scan(name, wanted) for name in sorted(wanted.wanted) if name not in self.signals}
         if not scans:
@@ -44,14 +44,14 @@ class SignalReader:
     def _scan(self, name: str, wanted: ReadSignals) -> Coroutine[None, None, Scores]:
         reads, signal = reads_of(name)
         if wanted.prompt is None:
-            raise TypeError(f"{name} wants the prompt")
+            raise TypeError(f"{name} needs the prompt")
         prompt = wanted.prompt if reads == "prompt" else wanted.prompt.conversation
         return self.guards[signal].scan(prompt, wanted.request.text)
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What signals and cache stand on: the passes of the process, and the one encoder."""
+    """What signals and cache use: the pool for the process's passes, and the encoder."""
 
     passes: InferencePool
     bundle: Bundle
@@ -68,7 +68,7 @@ SIGNALS: Mapping[str, Callable[[Models], Signal]] = {
 
 
 def build_passes(config: Config) -> InferencePool:
-    """Where all models of the process run."""
+    """The pool in which all models of the process run."""
     from router.inference.pool import InferencePool
 
     threads, waiting = pass_threads(config), config.signals.guards
@@ -76,7 +76,7 @@ def build_passes(config: Config) -> InferencePool:
 
 
 def build_models(config: Config, passes: InferencePool) -> Models:
-    """The encoder, loaded.
+    """Load the encoder.
 
     Raises:
         ConfigError: its files are missing or damaged.
@@ -89,15 +89,15 @@ def build_models(config: Config, passes: InferencePool) -> Models:
 
 
 def needs_encoder(config: Config) -> bool:
-    """Some rule asks for more than keywords."""
+    """Whether some rule uses a signal other than keywords."""
     return any(not reads_of(name)[1].startswith(f"{KEYWORDS} ") for name in config.policy.signals)
 
 
 def build_signals(config: Config, passes: InferencePool | None, models: Models | None) -> SignalReader:
-    """The signals and guards that rules ask for, and no others. `passes` and `models` are None where none is needed.
+    """Build the signals and guards that rules use, and no others. `passes` and `models` are None if no rule needs them.
 
     Raises:
-        ConfigError: a model of the operator's own cannot be loaded.
+        ConfigError: an operator's own model cannot be loaded.
     """
     wanted = config.policy.signals
     guarded = frozenset(signal for reads, signal in map(reads_of, wanted) if reads != "message")
@@ -110,12 +110,12 @@ def build_signals(config: Config, passes: InferencePool | None, models: Models |
 
 
 def pass_threads(config: Config) -> int:
-    """Threads for model passes of each worker: as configured, or the cores that we may use shared out, at least one."""
+    """How many threads a worker uses for model passes: the configured number, else its share of the usable cores, at least 1."""
     return config.server.threads or max(1, usable_cores() // config.server.workers)
 
 
 def _own_signals(folders: Mapping[str, Path], models: Models) -> dict[str, Signal]:
-    """The operator's: heads on the encoder's vector, and models of their own."""
+    """The operator's own signals: heads on the encoder's vectors, and exported models."""
     from router.inference.manifest import HeadManifest, facts_of
     from router.signals.own.head import Head, HeadSignal
     from router.signals.own.huggingface import HuggingFaceSignal
@@ -132,15 +132,15 @@ def _own_signals(folders: Mapping[str, Path], models: Models) -> dict[str, Signa
 def _guards(
     wanted: frozenset[str], config: Config, passes: InferencePool, models: Models | None, own: Mapping[str, Signal]
 ) -> dict[str, Guard]:
-    """What rules that block look for in everything that the model reads."""
+    """The guards of blocking rules."""
     from router.core.text.encodings import stretches
     from router.signals.cuts import CutSearch
-    from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PiiGuard
+    from router.signals.guards import HuggingFaceGuard, JailbreakGuard, KeywordGuard, PiiGuard
     from router.signals.own.huggingface import HuggingFaceSignal
 
     across = CutSearch(passes, stretches)
     made: dict[str, Guard] = {
-        name: ExportedGuard(signal, passes, across)
+        name: HuggingFaceGuard(signal, passes, across)
         for name, signal in own.items()
         if name in wanted and isinstance(signal, HuggingFaceSignal)
     }

@@ -1,4 +1,4 @@
-"""One router process: listens, reports, and leaves in order when it is told to."""
+"""A worker process: it listens, reports that it serves, and shuts down in order."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from router.runtime.supervisor import READY, report, watch_parent
 
 log = logging.getLogger(__name__)
 
-_STORE_START_S = 10.0  # making the collection takes a Milvus server 7 s, the first time; one that is down fails at once
-_FAST_GRACE_S = 0.3  # Ctrl-C: somebody waits at a terminal
+_STORE_START_S = 10.0  # a Milvus server takes 7 s to create the collection; an unreachable one fails at once
+_FAST_GRACE_S = 0.3  # after Ctrl-C, when somebody waits at a terminal
 
 
 @dataclass(frozen=True, slots=True)
 class Supervised:
-    """What a supervisor gives to its worker."""
+    """What a worker gets from its supervisor."""
 
     index: int
     admin_address: str
     parent_fd: int
-    """The end of a pipe whose other end the supervisor holds: when that is gone, so are we."""
+    """The read end of a pipe. It closes when the supervisor ends, and then the worker ends, too."""
     report_fd: int
 
 
 async def serve(runtime: Runtime, by: Supervised) -> int:
-    """Serve until SIGTERM, which drains, or SIGINT, which does not wait; the exit status.
+    """Serve until SIGTERM, which drains, or SIGINT, which does not wait. Returns the exit status.
 
     Raises:
-        ConfigError: an address cannot be listened on.
+        ConfigError: the worker cannot listen on an address.
     """
     config, caching = runtime.config, runtime.caching
     address = config.server.address_of(by.index)
@@ -60,7 +60,7 @@ async def serve(runtime: Runtime, by: Supervised) -> int:
             await _open_cache(caching, processor)
         await admin.start()
         await server.start()
-        # What is loaded by now stays: the collector need not walk it while a body with many values is parsed (116 ms, then 55).
+        # The garbage collector need not visit what is loaded so far and stays: parsing a large body took 116 ms, now 55.
         gc.freeze()
         log.info("serving ext_proc on %s", address)
         report(by.report_fd, READY)
@@ -78,7 +78,7 @@ async def serve(runtime: Runtime, by: Supervised) -> int:
 
 
 async def _open_cache(caching: Caching, processor: Processor) -> None:
-    """Until the store has given the key for scopes, one of our own serves: answers stored under it are out of reach then."""
+    """Open the store and use its key for scopes. Until it arrives, a random key is used, whose answers are then forgotten."""
 
     known = b""
 
@@ -98,14 +98,14 @@ async def _open_cache(caching: Caching, processor: Processor) -> None:
 
 
 async def _sweep(caching: Caching) -> None:
-    """Forget what has expired, now and then, until cancelled."""
+    """Remove expired entries from time to time, until cancelled."""
     while True:
         await asyncio.sleep(caching.config.sync.sweep_s)
         caching.cache.sweep()
 
 
 def _remove_folder(admin_address: str) -> None:
-    """Of the sockets; the supervisor can do it no more. The last worker finds it empty."""
+    """Remove the folder of the sockets when the supervisor is gone. The last worker succeeds, because it finds it empty."""
     socket = Path(admin_address.removeprefix("unix:"))
     with contextlib.suppress(OSError):
         socket.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def _remove_folder(admin_address: str) -> None:
 
 
 class End:
-    """Waits for the reason to leave, and leaves accordingly."""
+    """Waits for a reason to shut down, and shuts down accordingly."""
 
     def __init__(self, parent_fd: int) -> None:
         self._told, self._hurried = asyncio.Event(), asyncio.Event()
@@ -132,10 +132,10 @@ class End:
         self._told.set()
 
     async def leave(self, server: Server, drain_s: float, grace_s: float) -> None:
-        """When it is time: SIGTERM drains, SIGINT, also in the middle of that, does not wait.
+        """Wait for the reason, then shut down. SIGTERM drains; SIGINT, even while draining, does not wait.
 
-        Without a supervisor there is none to come after us either: the port is let go at once, so that another router can
-        start there, and only what is open is ended in peace.
+        When the supervisor is gone, the port is released at once, so that another router can start there. Only open exchanges are
+        completed.
         """
         await self._told.wait()
         log.info("leaving" if self._hurried.is_set() else "the supervisor is gone" if self.is_orphan else "draining")
@@ -158,7 +158,7 @@ def _routes(runtime: Runtime, processor: Processor, server: Server, index: int) 
         return runtime.metrics.render() if runtime.metrics else b""
 
     async def explained(body: bytes) -> Mapping[str, object]:
-        # The very snapshot that traffic gets, with the cache's plan in it.
+        # The snapshot that traffic gets, including the cache's plan.
         return await explain(processor.snapshot, runtime.signal_reader, read_asked(body), peek)
 
     async def described() -> Mapping[str, object]:
@@ -170,7 +170,7 @@ def _routes(runtime: Runtime, processor: Processor, server: Server, index: int) 
 
 
 def describe(runtime: Runtime) -> dict[str, object]:
-    """The routing table in force, without anything secret."""
+    """The routing table in use, without secrets."""
     config = runtime.config
     return {
         "virtual_models": list(config.virtual_models),

@@ -1,4 +1,4 @@
-"""What the workers of one router run: the operator's files as they were when they were read, and what follows from them."""
+"""A program is what a router's workers run: the operator's files as they were read, and the settings that follow from them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from router.config.load import Config, load
 from router.errors import ConfigError, Problem
 from router.inference.manifest import BundleManifest
 
-_KILL_S = 2.0  # a worker ends its telemetry and its store after the time that the configuration gives it
+_KILL_S = 2.0  # beyond the configured time, for a worker to close its telemetry and its store
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One state of the configuration, with which any number of workers can be started."""
+    """One state of the configuration, with which any number of workers can start."""
 
     command: tuple[str, ...]
-    """Starts a worker; what tells workers apart is put behind it."""
+    """The command that starts a worker. The supervisor appends the options of each worker."""
     count: int
+    """How many workers the configuration wants."""
     stop_s: float
-    """How long a worker may take to leave before it is killed."""
+    """How long a worker may take to shut down before it is killed, in seconds."""
     addresses: tuple[str, ...] = ()
-    """Of the router and of its admin port: a restart cannot change them."""
+    """The router's address and its admin port's. A restart cannot change them."""
     read: files.Files = field(default_factory=files.Files)
-    """For the worker in the place of the files on the disk."""
+    """The files that workers use instead of those on the disk."""
     log_level: str = "info"
     allowed_hosts: tuple[str, ...] = ()
-    """Names that the admin port is asked under."""
+    """The host names under which the admin port answers."""
 
 
 def read_program(path: Path, admin: str | None) -> Program:
-    """Read and validate the configuration. `admin` is an address in the place of the configured one.
+    """Read and validate the configuration. `admin` replaces the configured address of the admin port.
 
     Raises:
-        ConfigError: every problem in it.
+        ConfigError: with every problem in it.
     """
     with files.recorded() as read:
         config = load(path)
@@ -49,7 +50,7 @@ def read_program(path: Path, admin: str | None) -> Program:
 
 
 def refuse_moves(path: Path, running: Program, program: Program) -> None:
-    """Raise `ConfigError` when an address is another one: Envoy and whoever asks the admin port have to be told, too."""
+    """Raise `ConfigError` when an address has changed, because Envoy and the users of the admin port need to know it."""
     problems = [
         Problem(str(path), 0, field, f"was {was or 'off'} when the router started; stop it and start it again to change that")
         for field, was, new in zip(("server.address", "admin.address"), running.addresses, program.addresses, strict=True)
@@ -72,7 +73,7 @@ def _model_files(config: Config) -> list[Path]:
 
 
 def _bundle_files(folder: Path) -> list[Path]:
-    """As its manifest names them; a damaged one is told of by the worker that loads it."""
+    """The files that the manifest names. None for a damaged manifest, which the worker that loads it reports."""
     try:
         return [folder / name for name in BundleManifest.of(folder).sha256]
     except ConfigError:

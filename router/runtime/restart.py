@@ -1,8 +1,9 @@
-"""A rolling restart: every worker is replaced by one with the configuration that lies on the disk now, and nothing is lost.
+"""A rolling restart: new workers with the configuration now on the disk replace the old ones, and no request is lost.
 
-Workers keep their places, each with its port. First a spare worker starts on the port behind them; when Envoy asks for its
-health, the workers leave one by one, each drained, and the new one in its place is asked by Envoy before the next one leaves.
-In the end the spare leaves. A configuration that cannot work changes nothing: it is read first, and the spare tries it.
+Each worker has an index and a port, which its successor takes over. First a spare worker starts on the next free port. When Envoy
+has checked its health, the workers are replaced one by one: the old one drains, the new one starts, and Envoy checks its health
+before the next one leaves. At the end the spare leaves. A configuration that cannot work changes nothing, because it is validated
+first and the spare tries it.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from router.runtime.supervisor import Supervisor, Worker
 log = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "done", "refused", "failed"]
-_START_S = 60.0  # loading the models takes seconds, a cold Milvus ten
-_MAX_TRIES = 3  # a port may be taken for a moment more
-_UNASKED_S = 15.0  # Envoy asks every second in our envoy.yaml
-_LAST_ASKED_S = 60.0  # whoever was asked that lately has an Envoy that asks
+_START_S = 60.0  # loading the models takes seconds, opening a cold Milvus ten
+_MAX_TRIES = 3  # the port may still be in use for a moment
+_UNASKED_S = 15.0  # with our envoy.yaml, Envoy checks every second
+_LAST_ASKED_S = 60.0  # a worker that was checked this recently has an Envoy
 _POLL_S = 0.05
 _MAX_REMEMBERED = 20
 
 Ask = Callable[[Worker], Awaitable[Mapping[str, object]]]
-"""What a worker says of itself: its part of `/readyz`, empty when it does not answer."""
+"""Returns a worker's part of `/readyz`, empty when it does not answer."""
 
 
 @dataclass(slots=True)
 class Restart:
-    """One restart, from the request for it to its end."""
+    """One restart, from its request to its end."""
 
     number: int
     state: State = "waiting"
@@ -44,16 +45,16 @@ class Restart:
     """Why it was refused or failed."""
 
     def document(self) -> dict[str, object]:
-        """As JSON."""
+        """As a JSON document."""
         return {"restart": self.number, "state": self.state, "steps": self.steps, "problems": self.problems}
 
     def say(self, step: str) -> None:
-        """Note a step."""
+        """Record and log a step."""
         log.info("restart %d: %s", self.number, step)
         self.steps.append(step)
 
     def end(self, state: State, problems: list[str]) -> None:
-        """Note how it ended."""
+        """Record and log the end."""
         for problem in problems:
             log.error("restart %d: %s", self.number, problem)
         self.problems += problems
@@ -61,27 +62,27 @@ class Restart:
 
 
 class NotUpError(Exception):
-    """A new worker does not come up, or Envoy does not ask it; caught here."""
+    """A new worker does not start, or Envoy does not check its health. Caught in this module."""
 
 
 class NotAskedError(NotUpError):
-    """The latter."""
+    """Envoy does not check the health of a new worker."""
 
 
 class Restarts:
-    """Carries out restarts one by one. Those asked for while one is under way become one, after it."""
+    """Performs restarts one by one. All requests during a restart are joined into one more restart."""
 
     def __init__(self, supervisor: Supervisor, read: Callable[[Program], Program], ask: Ask) -> None:
-        """`read` reads the configuration from the disk, to follow the one that runs; it may raise `ConfigError`."""
+        """`read` reads the configuration from the disk, given the running program. It may raise `ConfigError`."""
         self._supervisor, self._read, self._ask = supervisor, read, ask
         self._asked = asyncio.Event()
         self._replacing: asyncio.Task[None] | None = None
         self._known: OrderedDict[int, Restart] = OrderedDict()
         self.counts: dict[str, int] = {"done": 0, "refused": 0, "failed": 0}
-        """Of restarts, by how they ended."""
+        """How many restarts ended in which state."""
 
     def request(self) -> Restart:
-        """Have the workers replaced; the restart in which it happens."""
+        """Request a restart, and return the restart that will serve the request."""
         last = next(reversed(self._known.values()), None)
         if last is not None and last.state == "waiting":
             return last
@@ -93,11 +94,11 @@ class Restarts:
         return made
 
     def find(self, number: int | None = None) -> Restart | None:
-        """One of the latest, by its number; the latest without one."""
+        """A recent restart by its number, or the latest one. None if it is not known."""
         return next(reversed(self._known.values()), None) if number is None else self._known.get(number)
 
     async def run(self) -> None:
-        """Carry them out, until cancelled."""
+        """Perform the requested restarts until cancelled."""
         try:
             while True:
                 await self._asked.wait()
@@ -110,7 +111,7 @@ class Restarts:
             await self._stop_replacing()
 
     async def _stop_replacing(self) -> None:
-        """A spare worker that still serves is a worker like the others from now on."""
+        """Stop waiting to retire the spare worker. If it still serves, it is from now on a worker like the others."""
         if self._replacing:
             self._replacing.cancel()
             await asyncio.wait([self._replacing])
@@ -143,39 +144,41 @@ class Restarts:
             self._supervisor.program = new
         except NotUpError as error:
             failure = error
-            restart.say(f"{error}; going back to the configuration before")
+            restart.say(f"{error}; going back to the previous configuration")
             await self._go_back(restart, places, old)
         if self._others_serve(spare):
             restart.say("the spare worker leaves")
             await self._supervisor.retire(spare)
         else:
-            restart.say("the spare worker serves until another does")
+            restart.say("the spare worker serves until another worker does")
             self._replacing = asyncio.create_task(self._retire_when_replaced(spare))
         if failure:
             are_back = all(worker.is_up for worker in self._supervisor.workers if worker is not spare)
-            then = "the workers run the configuration before again" if are_back else "not every worker is back, /readyz tells why"
+            then = (
+                "the workers run the previous configuration again" if are_back else "not every worker is back; /readyz says why"
+            )
             raise NotUpError(f"{failure}; {then}")
 
     def _others_serve(self, spare: Worker) -> bool:
         return any(worker.is_up for worker in self._supervisor.workers if worker is not spare)
 
     async def _retire_when_replaced(self, spare: Worker) -> None:
-        while not self._others_serve(spare):  # noqa: ASYNC110 - what others do is asked of them
+        while not self._others_serve(spare):  # noqa: ASYNC110 - the state is polled
             await asyncio.sleep(_POLL_S)
         await self._supervisor.retire(spare)
 
     async def _try(self, restart: Restart, places: int, new: Program) -> Worker:
-        """A spare worker with the new configuration, which shows that it works and serves in the place of those that leave."""
+        """Start a spare worker with the new configuration. It proves that the configuration works, and serves meanwhile."""
         restart.say("a spare worker starts")
         spare = self._supervisor.start(places, new)
         try:
             await self._wait_up(spare)
         except NotAskedError as error:
             if places > 1:
-                restart.say(f"{error}; the workers are replaced without it, so one less serves meanwhile")
+                restart.say(f"{error}; the workers are replaced without it, so one worker less serves meanwhile")
                 return spare
             await self._supervisor.retire(spare)
-            raise NotUpError(f"{error}; with one worker nobody would serve meanwhile; nothing was changed") from None
+            raise NotUpError(f"{error}; with a single worker no other would serve meanwhile; nothing was changed") from None
         except NotUpError as error:
             await self._supervisor.retire(spare)
             raise NotUpError(f"{error}; nothing was changed") from None
@@ -191,7 +194,7 @@ class Restarts:
                 await self._wait_up(self._supervisor.start(index, new))
 
     async def _go_back(self, restart: Restart, places: int, old: Program) -> None:
-        """Every place as it was. One that does not come up is tried again for ever, as after any other failure."""
+        """Put an old worker at every index. One that does not start is tried again and again, as after any failure."""
         for index in range(places):
             worker = self._supervisor.find(index)
             if worker and worker.program is old:
@@ -205,11 +208,11 @@ class Restarts:
                     restart.say(str(error))
 
     async def _wait_up(self, worker: Worker) -> None:
-        """Until a new worker serves and Envoy knows.
+        """Wait until a new worker serves and Envoy has checked its health.
 
         Raises:
             NotUpError: it does not start.
-            NotAskedError: Envoy asks the others for their health, and not this one.
+            NotAskedError: Envoy checks the health of others, but not of this one.
         """
         loop = asyncio.get_running_loop()
         began, up_since = loop.time(), 0.0
@@ -229,23 +232,23 @@ class Restarts:
                 return
             elif now - up_since > _UNASKED_S:
                 raise NotAskedError(
-                    f"Envoy does not ask worker {worker.index} for its health within {_UNASKED_S:.0f} s, as it asks others: "
-                    "list its port (server.address + its number) among the endpoints of the cluster ext_proc in envoy.yaml"
+                    f"Envoy did not check the health of worker {worker.index} within {_UNASKED_S:.0f} s, but it checks others: "
+                    "add its port (server.address + its number) to the endpoints of the cluster ext_proc in envoy.yaml"
                 )
             await asyncio.sleep(_POLL_S)
 
     async def _has_envoy(self, new: Worker) -> bool:
-        """Whether other workers are asked for their health."""
+        """Whether Envoy checks the health of other workers."""
         others = [worker for worker in self._supervisor.workers if worker is not new and worker.is_up]
         ages = await asyncio.gather(*map(self._asked_s, others))
         return any(age is not None and age < _LAST_ASKED_S for age in ages)
 
     async def _asked_s(self, worker: Worker) -> float | None:
-        """How long ago somebody asked for the worker's health; None when nobody ever did."""
+        """Seconds since the last health check of the worker; None when there was none."""
         age = (await self._ask(worker)).get("health_asked_s")
         return age if isinstance(age, int | float) else None
 
 
 def as_json(restart: Restart | None) -> str:
-    """A restart as its asker gets it."""
+    """A restart as a JSON document for the client."""
     return json.dumps(restart.document() if restart else {"state": "none"})

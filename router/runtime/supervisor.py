@@ -1,7 +1,7 @@
-"""Keeps workers running: starts each again when it ends, and lets no worker's failure touch another.
+"""Keeps workers running: it restarts a worker that ends, and no worker's failure affects another.
 
-A worker is a process with its own gRPC port, model and metrics. All run one `Program`, the configuration as it was validated.
-How they are replaced by workers with another one is told in `restart.py`.
+A worker is a process with its own gRPC port, models and metrics. All run the same `Program`, the validated configuration.
+`restart.py` replaces them by workers with another program.
 """
 
 from __future__ import annotations
@@ -24,63 +24,63 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONFIG_STATUS = 2
-"""Exit status of a worker that cannot start until somebody mends something."""
+"""Exit status of a worker that cannot start until the operator fixes a problem."""
 READY, PROBLEM = "ready", "problem "
-"""What a worker reports: that it serves, or why it cannot start, in a line each."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
-_HEALTHY_S = 10.0  # a worker that served this long did not fail at start; its next failure is taken as the first
+"""Lines that a worker reports: that it serves, or a reason why it cannot start."""
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.2, 10.0
+_HEALTHY_S = 10.0  # a worker that served this long started well, so its next failure counts as the first
 _MAX_FAILURES = 5
-_REPORT_S = 1.0  # the pipe ends with the worker; longer only if something else holds it
+_REPORT_S = 1.0  # the pipe ends with the worker, unless another process holds it
 _MAX_PROBLEMS = 100
 
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """The place of one worker, and the processes that fill it one after the other."""
+    """A worker and its current process. A new process follows when one ends."""
 
     index: int
     socket: str
-    """Path of the unix socket of its admin port."""
+    """Path of its admin port's unix socket."""
     program: Program
     process: asyncio.subprocess.Process | None = None
     is_up: bool = False
-    """The process that runs now has said that it serves."""
+    """The current process has reported that it serves."""
     failures: int = 0
-    """In a row: starts that failed, and processes that ended soon after they came up."""
+    """Failures in a row: failed starts, and processes that ended soon after they started."""
     status: int | None = None
-    """With which the last process ended."""
+    """Exit status of the last process."""
     problems: list[str] = field(default_factory=list)
-    """Why the last start failed, as far as the worker could say."""
+    """The reasons that the worker reported when its last start failed."""
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
-    """The place is given up: when the process ends, no other follows."""
+    """Set when the worker is to leave: when its process ends, no other follows."""
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """The process id while the process runs."""
         return self.process.pid if self.process and self.process.returncode is None else None
 
     def send(self, signum: signal.Signals) -> None:
-        """Signal the process, if there is one."""
+        """Send a signal to the process, if it runs."""
         if self.process and self.pid:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signum)
 
     def why(self) -> str:
-        """Why it does not run, in a sentence's part."""
+        """Why it does not run, as part of a sentence."""
         return "; ".join(self.problems) or f"it ended with status {self.status}"
 
 
 class Supervisor:
-    """Runs a program's workers until it is told to stop, or until it is clear that they never could."""
+    """Runs a program's workers until it is told to stop, or until it is clear that none can start."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        """What new workers run."""
+        """The program of new workers."""
         self.workers: list[Worker] = []
-        """By rising index; the one list, which is changed in place."""
+        """Sorted by index. Others hold this list too, so it is changed in place."""
         self.failed_starts_count = 0
         self._folder = tempfile.TemporaryDirectory(prefix="semantic-router-")  # mode 0700
-        # The children hold the reading end: it reports the end of this process, however that came about.
+        # Workers hold the reading end, which closes when this process ends for any reason.
         self._parent_read, self._parent_write = os.pipe()
         self._keepers: dict[Worker, asyncio.Task[None]] = {}
         self._over = asyncio.Event()
@@ -91,15 +91,15 @@ class Supervisor:
     # -- life ----------------------------------------------------------------------------------------------------
 
     def stop(self, signum: signal.Signals) -> None:
-        """Hand the signal to all workers and come to an end: SIGTERM drains, SIGINT leaves at once."""
+        """Pass the signal to all workers and end: SIGTERM drains, SIGINT does not wait."""
         self._signum = signum
-        if self._over.is_set():  # once more: who asks now may not want to wait any longer
+        if self._over.is_set():  # a second signal may be stronger than the first
             for worker in self.workers:
                 worker.send(signum)
         self._over.set()
 
     async def run(self, beside: Callable[[], Coroutine[object, object, None]] | None = None) -> int:
-        """Run until stopped, with a task `beside` it; the exit status: 0, or a worker's own when none ever came up."""
+        """Run until stopped, with the task `beside`. Returns 0, or a worker's exit status if none ever started."""
         task = asyncio.create_task(beside()) if beside else None
         for index in range(0 if self._over.is_set() else self.program.count):
             self.start(index, self.program)
@@ -125,11 +125,11 @@ class Supervisor:
     # -- workers -------------------------------------------------------------------------------------------------
 
     def find(self, index: int) -> Worker | None:
-        """The worker at a place."""
+        """The worker with an index."""
         return next((worker for worker in self.workers if worker.index == index), None)
 
     def start(self, index: int, program: Program) -> Worker:
-        """Fill a place that is free, and keep it filled."""
+        """Start a worker with an unused index, and keep it running."""
         worker = Worker(index, str(Path(self._folder.name) / f"{index}.sock"), program)
         self.workers.append(worker)
         self.workers.sort(key=lambda each: each.index)
@@ -137,21 +137,21 @@ class Supervisor:
         return worker
 
     async def retire(self, worker: Worker, signum: signal.Signals = signal.SIGTERM) -> None:
-        """Have a worker leave, by force if it takes too long, and give its place up."""
+        """Stop a worker, by force if it takes too long, and remove it."""
         worker.leaving.set()
         worker.send(signum)
-        store_sync = self._keepers[worker]
-        _, late = await asyncio.wait([store_sync], timeout=worker.program.stop_s)
+        keeper = self._keepers[worker]
+        _, late = await asyncio.wait([keeper], timeout=worker.program.stop_s)
         if late:
             log.error("worker %d did not leave within %.0f s; killing it", worker.index, worker.program.stop_s)
             worker.send(signal.SIGKILL)
-            await asyncio.wait([store_sync])
-        if not self._over.is_set():  # at the end they stay, with what they have to say
+            await asyncio.wait([keeper])
+        if not self._over.is_set():  # at the end they stay in the list, because `run` prints their problems
             self.workers.remove(worker)
         del self._keepers[worker]
 
     async def _keep(self, worker: Worker) -> None:
-        """Start a worker's process again whenever it ends, with growing pauses while it fails."""
+        """Restart a worker's process whenever it ends, with growing pauses while it fails."""
         while not worker.leaving.is_set():
             lasted_s = await self._live(worker)
             if worker.leaving.is_set():
@@ -160,13 +160,13 @@ class Supervisor:
             worker.failures = worker.failures + 1 if is_failed else 0
             self.failed_starts_count += worker.status != 0 and not lasted_s
             self._give_up()
-            pause_s = min(_FIRST_PAUSE_S * 2 ** min(worker.failures, 10), _LONGEST_PAUSE_S)
+            pause_s = min(_FIRST_PAUSE_S * 2 ** min(worker.failures, 10), _MAX_PAUSE_S)
             log.warning("worker %d: %s; starting it again in %.1f s", worker.index, worker.why(), pause_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(worker.leaving.wait(), pause_s)
 
     def _give_up(self) -> None:
-        """End when no worker ever came up and none will: what runs once is kept running, whatever happens to others."""
+        """End when no worker ever started and none can. Once a worker has started, the supervisor never gives up."""
         hopeless = [worker.status == CONFIG_STATUS or worker.failures >= _MAX_FAILURES for worker in self.workers]
         if self._was_up or not all(hopeless) or self._over.is_set():
             return
@@ -175,15 +175,15 @@ class Supervisor:
         self._over.set()
 
     async def _live(self, worker: Worker) -> float:
-        """One process from start to end; how long it served, in seconds."""
+        """Run one process from start to end. Returns how long it served, in seconds."""
         loop = asyncio.get_running_loop()
         try:
             report_fd = await self._spawn(worker)
-        except OSError as error:  # no memory, no process, no file left for one more
+        except OSError as error:  # the system has no memory, process or file descriptor left
             worker.status, worker.problems = 1, [f"it cannot be started: {error.strerror}"]
             return 0.0
         assert worker.process is not None  # noqa: S101 - spawned above
-        if worker.leaving.is_set():  # told to while it was being born
+        if worker.leaving.is_set():  # it was told to leave while it was starting
             worker.send(self._signum)
         up_since: asyncio.Future[float] = loop.create_future()
         listening = asyncio.create_task(self._listen(worker, report_fd, up_since))
@@ -194,7 +194,7 @@ class Supervisor:
         return loop.time() - up_since.result() if up_since.done() else 0.0
 
     async def _spawn(self, worker: Worker) -> int:
-        """Start the process; the end of the pipe on which it reports."""
+        """Start the process, and return the read end of the pipe on which it reports."""
         report_read, report_write = os.pipe()
         try:
             with _handed_over(worker.program.read.dump()) as files_fd:
@@ -210,7 +210,7 @@ class Supervisor:
         return report_read
 
     async def _listen(self, worker: Worker, fd: int, up_since: asyncio.Future[float]) -> None:
-        """Note what the process reports, until it ends."""
+        """Record what the process reports, until it ends."""
         loop, reader, problems = asyncio.get_running_loop(), asyncio.StreamReader(), list[str]()
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", 0))
         try:
@@ -227,7 +227,7 @@ class Supervisor:
 
 @contextlib.contextmanager
 def _handed_over(content: bytes) -> Iterator[int]:
-    """A file without a name for a child to read, so that neither a full disk nor another user gets at it."""
+    """A file without a name for a child to read. It needs no disk space, and no other user can open it."""
     with _nameless() as fd:
         rest = memoryview(content)
         while rest:
@@ -249,20 +249,20 @@ def _nameless() -> Iterator[int]:
 
 
 def taken_over(fd: int) -> bytes:
-    """What the supervisor handed over."""
+    """Read what the supervisor handed over."""
     os.lseek(fd, 0, os.SEEK_SET)
     with os.fdopen(fd, "rb") as file:
         return file.read()
 
 
 def report(fd: int, *lines: str) -> None:
-    """Tell the supervisor, by a worker; one that has gone is told nothing."""
+    """Called by a worker: report lines to the supervisor, if it still runs."""
     with contextlib.suppress(OSError), os.fdopen(os.dup(fd), "w", encoding="utf-8", errors="replace") as pipe:
         pipe.writelines(f"{' '.join(line.split())}\n" for line in lines)
 
 
 def watch_parent(fd: int, on_gone: Callable[[], object]) -> None:
-    """Call `on_gone` when the supervisor at the other end of the pipe is gone, even by SIGKILL."""
+    """Call `on_gone` when the supervisor at the other end of the pipe has ended, even by SIGKILL."""
     loop = asyncio.get_running_loop()
 
     def gone() -> None:

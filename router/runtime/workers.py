@@ -1,4 +1,4 @@
-"""`semantic-router serve`: a supervisor with its workers, and the admin port that speaks for all of them."""
+"""`semantic-router serve`: a supervisor with its workers, and one admin port for all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import aiohttp
 from aiohttp import web
 
-from router.admin.access import guard
+from router.admin.access import only_programs
 from router.admin.server import errors_as_json, listen
 from router.runtime.program import Program
 from router.runtime.restart import Restarts, as_json
@@ -21,11 +21,11 @@ from router.telemetry.supervision import page_of
 
 log = logging.getLogger(__name__)
 State = Callable[[], Mapping[str, Mapping[str, float]]]
-"""Names of metrics, each with its values by label."""
+"""Returns values by label, by the metric's name."""
 
-_LONGEST_NUMBER = 20
+_MAX_NUMBER_DIGITS = 20
 _ASK_S = 2.0
-_OPERATION_S = 60.0  # as the command line waits: an import of many entries takes its time
+_OPERATION_S = 60.0  # as long as the command line waits, because importing many entries takes time
 _OK = 200
 _BODY_BYTES = 16 * 1024 * 1024
 
@@ -41,12 +41,12 @@ class AggregatedAdmin:
         address: str = "unix:",
         allowed_hosts: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        """`restarts` carries out `/restart`; `state` counts what the supervisor has to tell beside its workers' metrics.
+        """`restarts` performs `/restart`. `state` returns the supervisor's own metrics.
 
-        `address` and `allowed_hosts` as in `access.guard`.
+        `address` and `allowed_hosts` are those of `access.only_programs`.
         """
         self._workers, self._restarts, self._state = workers, restarts, state
-        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[errors_as_json, guard(address, allowed_hosts)])
+        app = web.Application(client_max_size=_BODY_BYTES, middlewares=[errors_as_json, only_programs(address, allowed_hosts)])
         app.add_routes(
             [
                 web.get("/healthz", self._health),
@@ -63,7 +63,7 @@ class AggregatedAdmin:
         self.runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
 
     async def _health(self, request: web.Request) -> web.Response:
-        """Bad only when workers are there and none of them answers: ending this process can help then."""
+        """Bad only when workers are up and none answers, because then it helps to restart this process."""
         living = [worker for worker in self._workers if worker.is_up]
         answers = await asyncio.gather(*(_ask(worker, "GET", "/healthz") for worker in living))
         is_well = not living or any(status == _OK for status, _, _ in answers)
@@ -79,16 +79,16 @@ class AggregatedAdmin:
         answers = await asyncio.gather(*(_ask(worker, "GET", "/metrics") for worker in workers))
         texts = {str(worker.index): body.decode() for worker, (status, body, _) in _pairs(workers, answers) if status == _OK}
         page = merge(texts) if self._tells_workers_apart else next((text.encode() for text in texts.values()), b"")
-        own = page_of(self._state()) if page or not texts else b""  # telemetry.metrics is false when workers show none
+        own = page_of(self._state()) if page or not texts else b""  # workers have no metrics when telemetry.metrics is false
         return web.Response(body=page + own, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     @property
     def _tells_workers_apart(self) -> bool:
-        """A label `worker` stands on metrics when the configuration wants several."""
+        """Metrics have the label `worker` when the configuration wants several workers."""
         return any(worker.program.count > 1 for worker in self._workers)
 
     async def _restart(self, request: web.Request) -> web.Response:
-        """Ask for a restart; what becomes of it is told by GET."""
+        """Request a restart. GET tells its progress."""
         if self._restarts is None:
             return web.json_response({"error": {"message": "this process has no workers to restart"}}, status=404)
         return web.Response(text=as_json(self._restarts.request()), status=202, content_type="application/json")
@@ -98,7 +98,7 @@ class AggregatedAdmin:
         return web.Response(text=as_json(found), content_type="application/json")
 
     async def _any(self, request: web.Request) -> web.Response:
-        """Explanations and the like are the same in every worker: the first that is ready answers."""
+        """Forward the request to the first ready worker, because all workers would answer the same."""
         body = await request.read()
         for worker in await self._ready_workers():
             status, answer, kind = await _ask(worker, request.method, request.path_qs, body, _OPERATION_S)
@@ -107,7 +107,7 @@ class AggregatedAdmin:
         return web.json_response({"error": {"message": "no worker is ready"}}, status=503)
 
     async def _every(self, request: web.Request) -> web.Response:
-        """What has to be done in every worker: each may have a cache of its own. Counts are of the worker that did most."""
+        """Forward the operation to all workers, because each has a cache of its own. The count is the highest of all workers."""
         answers = await self._ask_all(request)
         if not answers:
             return web.json_response({"error": {"message": "no worker is up"}}, status=503)
@@ -119,7 +119,7 @@ class AggregatedAdmin:
         documents = [json.loads(body) for _, body, _ in answers]
         reference = next((document["reference"] for document in documents if document.get("reference")), "")
         if reference and not all(document["count"] for document in documents):
-            # Some do not know the entry that was reported; by its whole reference they need not.
+            # A worker without the reported entry needs the whole reference to remember the pair.
             await self._ask_all(request, json.dumps({"id": reference}).encode())
         merged: dict[str, object] = {"count": max((document["count"] for document in documents), default=0)}
         if reference:
@@ -129,7 +129,7 @@ class AggregatedAdmin:
         return web.json_response(merged)
 
     async def _each(self, request: web.Request) -> web.Response:
-        """What every worker answers for itself."""
+        """Forward the operation to all workers and merge their answers."""
         answers = await self._ask_all(request)
         if len(answers) == 1:
             return _as_it_is(answers[0])
@@ -154,12 +154,12 @@ class AggregatedAdmin:
 
 
 def _worst(stores: set[str]) -> str:
-    """Of what each worker says of its store."""
+    """The worst state of the workers' stores."""
     return next((state for state in ("waiting", "written") if state in stores), "none")
 
 
 def _merged(documents: Sequence[dict[str, object]]) -> dict[str, object]:
-    """Entries of all, each once; of everything else, what each worker says."""
+    """Merge the entries of all workers. Other answers are listed by worker."""
     if "entries" not in documents[0] or not isinstance(documents[0]["entries"], list):
         return {"workers": documents}
     entries = {entry["id"]: entry for document in documents for entry in _entries(document)}
@@ -168,7 +168,7 @@ def _merged(documents: Sequence[dict[str, object]]) -> dict[str, object]:
 
 
 def _entries(document: Mapping[str, object]) -> Iterable[Mapping[str, object]]:
-    """Of what a worker answers, as `cache search` and `export` write it."""
+    """The entries in a worker's answer to `search` or `export`."""
     found = document.get("entries")
     return found if isinstance(found, list) else ()
 
@@ -177,13 +177,13 @@ Answer = tuple[int, bytes, str]
 
 
 def _as_it_is(answer: Answer) -> web.Response:
-    """The only worker's own answer."""
+    """A single worker's answer, unchanged."""
     status, body, kind = answer
     return web.Response(status=status or 503, body=body, headers={"Content-Type": kind or "application/json"})
 
 
 def _state_of(worker: Worker, *, is_ready: bool) -> dict[str, object]:
-    """Of `/readyz`: why a worker is away stands there, too."""
+    """A worker's part of `/readyz`, with the reason when it does not run."""
     state: dict[str, object] = {"worker": worker.index, "pid": worker.pid, "ready": is_ready}
     if worker.leaving.is_set():
         return {**state, "leaving": True}
@@ -197,9 +197,9 @@ def _pairs(workers: Sequence[Worker], answers: Sequence[Answer]) -> list[tuple[W
 
 
 async def _ask(worker: Worker, method: str, path: str, body: bytes = b"", wait_s: float = _ASK_S) -> Answer:
-    """Status, body and content type of a worker's answer; status 0 when there is none."""
+    """Status, body and content type of a worker's answer; status 0 when it does not answer."""
     connector = aiohttp.UnixConnector(path=worker.socket)
-    headers = {"Content-Type": "application/json"} if body else {}  # it was so, or the request would not have come this far
+    headers = {"Content-Type": "application/json"} if body else {}  # `access.py` let only JSON through
     try:
         async with (
             aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=wait_s)) as session,
@@ -211,7 +211,7 @@ async def _ask(worker: Worker, method: str, path: str, body: bytes = b"", wait_s
 
 
 async def ask_about(worker: Worker) -> Mapping[str, object]:
-    """What a worker says of itself in `/readyz`; empty when it does not answer."""
+    """A worker's part of `/readyz`; empty when it does not answer."""
     _, body, _ = await _ask(worker, "GET", "/readyz")
     try:
         (about,) = json.loads(body)["workers"]
@@ -221,12 +221,12 @@ async def ask_about(worker: Worker) -> Mapping[str, object]:
 
 
 async def supervise(program: Program, admin_address: str | None, read: Callable[[Program], Program]) -> int:
-    """Run the workers and their common admin port until SIGTERM or SIGINT; the exit status. SIGHUP restarts the workers.
+    """Run the workers and their common admin port until SIGTERM or SIGINT. Returns the exit status.
 
-    `read` reads the configuration again, to follow the program that runs; it may raise `ConfigError`.
+    SIGHUP restarts the workers. `read` reads the configuration again, given the running program; it may raise `ConfigError`.
 
     Raises:
-        ConfigError: the admin address cannot be listened on.
+        ConfigError: the admin port cannot listen on its address.
     """
     supervisor = Supervisor(program)
     restarts = Restarts(supervisor, read, ask_about)
@@ -244,18 +244,18 @@ async def supervise(program: Program, admin_address: str | None, read: Callable[
             "restarts": restarts.counts,
         }
 
-    front = AggregatedAdmin(
+    admin = AggregatedAdmin(
         supervisor.workers, restarts, state, admin_address or "unix:", lambda: supervisor.program.allowed_hosts
     )
-    await front.runner.setup()
+    await admin.runner.setup()
     try:
         if admin_address:
-            await listen(front.runner, admin_address)
+            await listen(admin.runner, admin_address)
         return await supervisor.run(restarts.run)
     finally:
-        await front.runner.cleanup()
+        await admin.runner.cleanup()
 
 
 def restart_number(text: str) -> int | None:
-    """The number of a restart as a client writes it; None, for the latest, where it is none."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < _LONGEST_NUMBER else None
+    """The number of a restart in a query. None, which means the latest, if it is not a number."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < _MAX_NUMBER_DIGITS else None

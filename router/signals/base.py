@@ -1,4 +1,4 @@
-"""What a signal is, and how all of them are read within one deadline. Knows no concrete signal."""
+"""The protocols of signals and guards, and the code that reads several within one deadline. Knows no concrete signal."""
 
 from __future__ import annotations
 
@@ -12,31 +12,34 @@ from router.errors import BackendError
 
 
 class Signal(Protocol):
-    """A named measurement of one request, such as its intent. One instance serves all requests of a process."""
+    """A named measurement of a request, such as its intent. One instance serves all requests of a process."""
 
     name: str
-    """What rules call it, such as `intent`."""
+    """The name in rules, such as `intent`."""
 
     async def read(self, request: ChatRequest) -> Classification | Scores:
-        """Measure `request`. Raises `BackendError` when it cannot be measured; a request never fails for it."""
+        """Measure `request`. Raises `BackendError` when it cannot; the request goes on all the same."""
         ...
 
 
 class Guard(Protocol):
-    """A signal as rules that block ask for it: of everything that the model reads. One instance serves all requests."""
+    """The form of a signal that blocking rules use: it reads all that the model reads. One instance serves all requests."""
 
     async def scan(self, prompt: Prompt, shared: str) -> Scores:
-        """Look through `prompt`. `shared` is the text that the other signals of the request read, and may have read already.
+        """Scan `prompt`. Returns no scores when nothing is found.
 
-        Raises `BackendError` when it cannot be read; what nothing is found in is no scores.
+        `shared` is the text that the request's other signals read; its encoding may exist already.
+
+        Raises:
+            BackendError: the prompt cannot be read.
         """
         ...
 
 
 async def read_all(signals: Sequence[Signal], request: ChatRequest, deadline_s: float) -> Mapping[str, Reading]:
-    """Read every signal side by side; what fails or is late is `Missing`, with the reason.
+    """Read all signals concurrently. A signal that fails or is late becomes `Missing`, with the reason.
 
-    `deadline_s` is the one budget for all signals together, in seconds. However this ends, no reading goes on behind it.
+    `deadline_s` bounds all signals together, in seconds. No reading continues after this returns or raises.
     """
     return await collect({signal.name: signal.read(request) for signal in signals}, deadline_s)
 
@@ -44,7 +47,7 @@ async def read_all(signals: Sequence[Signal], request: ChatRequest, deadline_s: 
 async def collect(
     wanted: Mapping[str, Coroutine[None, None, Classification | Scores]], deadline_s: float
 ) -> Mapping[str, Reading]:
-    """The readings that are wanted, by name, as `read_all` does."""
+    """Await all readings concurrently, as `read_all` does, and return them by name."""
     if not wanted:
         return {}
     tasks = {name: asyncio.create_task(reading) for name, reading in wanted.items()}

@@ -1,4 +1,4 @@
-"""What stands across the cuts of a long text: looked for once per text, however many guards ask. Knows no guard."""
+"""Finds text that the cuts of a long text would split, once per text, however many guards ask. Knows no guard."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 from router.inference.pool import InferencePool, PassLine, digest_of
 
 Result = TypeVar("Result")
-_MAX_REMEMBERED = 16384  # texts; nearly all say nothing, and take some 100 bytes
-_MAX_REMEMBERED_CHARS = 1_048_576  # of what they say, at most four bytes each
+_MAX_REMEMBERED = 16384  # texts; nearly all have no result, and take some 100 bytes
+_MAX_REMEMBERED_CHARS = 1_048_576  # of results, at most four bytes each
 
 
 @dataclass(slots=True)
@@ -22,13 +22,13 @@ class _UnderWay(Generic[Result]):
 
 
 class SharedWork(Generic[Result]):
-    """Equal work under way is done once; it ends when the last who waited for it has left."""
+    """Runs equal work once for all concurrent callers. Cancels it when the last caller has left."""
 
     def __init__(self) -> None:
         self._under_way: dict[bytes, _UnderWay[Result]] = {}
 
     async def __call__(self, key: bytes, begin: Callable[[], Coroutine[None, None, Result]]) -> Result:
-        """The result for `key`, of work that `begin` starts where none is under way. Raises as that does."""
+        """The result for `key`. Calls `begin` unless equal work is running, and raises as that does."""
         work = self._under_way.get(key)
         if work is None:
             work = self._under_way[key] = _UnderWay(asyncio.create_task(begin()))
@@ -39,23 +39,23 @@ class SharedWork(Generic[Result]):
             work.waiting_count -= 1
             if not work.waiting_count:
                 work.task.cancel()
-                if self._under_way.get(key) is work:  # whoever comes now must not join what was cancelled
+                if self._under_way.get(key) is work:  # a new caller must not join cancelled work
                     del self._under_way[key]
 
 
 class CutSearch:
-    """Looks through whole texts for what a cut would break. All guards of a process share one."""
+    """Searches whole texts for what a cut would split. All guards of a process share one."""
 
     def __init__(self, passes: InferencePool, search: Callable[[str, int], Iterable[str]]) -> None:
-        """`search` runs in the passes' threads. It gets a text and how many characters two chunks share, and gives what the text
-        says in more characters than these."""
+        """`search` runs in the passes' threads. It gets a text and the overlap of two chunks in characters, and yields decoded
+        stretches that are longer than the overlap."""
         self._passes, self._search = passes, search
         self._work = SharedWork[tuple[str, ...]]()
         self._memo: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()
         self._remembered_chars = 0
 
     async def __call__(self, text: str, overlap: int, line: PassLine) -> tuple[str, ...]:
-        """What `text` says across its cuts: remembered, as most documents come again. Raises as `InferencePool.submit` does."""
+        """The results for `text`, remembered because most documents come again. Raises as `InferencePool.submit` does."""
         key = digest_of(text)
         if key in self._memo:
             self._memo.move_to_end(key)

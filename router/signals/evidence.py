@@ -1,4 +1,4 @@
-"""What a window's probability of an attack is worth, beside how much was looked at, who wrote it and the words in it."""
+"""Weighs a window's probability of an attack by how much was read, who wrote it and which words it uses."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from router.core.types import Scores
 
 JAILBREAK, HARMFUL = "jailbreak", "harmful"
 IN_WORDS, UNDEFENDED = f"{JAILBREAK} in words", f"{JAILBREAK} undefended"
-"""Beside the scores of the model: that of `jailbreak` in windows that also say it in so many words, and in windows that do not
-speak of defending against one."""
+"""Two more scores beside the model's: `jailbreak` in windows that also use the words of attacks, and in windows that do not speak
+of defending against attacks."""
 _CHARS_A_WINDOW = 110
 _WINDOWS_OF_A_MESSAGE = 2
 _INSTRUCTION_ODDS, _DEFENCE_ODDS = 50.0, 1000.0
 _WORDS_ODDS = 30.0
-_DOUBT = 1.15  # a little over 1: windows of one text resemble each other, and so do the mistakes made with them
+_DOUBT = 1.15  # a little over 1, because windows of one text resemble each other and the model's mistakes on them do, too
 
 _SAID = (
     r"\b(?:ignore|disregard|forget|override|bypass|cancel\w*|stop following|not follow|follow no|break|broken|no longer)\b.{0,48}"
@@ -35,7 +35,7 @@ _SAID = (
     r"\b(?:an? ai|chatgpt|gpt|chatbot|language model|bot|character|model)\b",
 )
 _WORDS = re.compile("|".join(f"(?:{pattern})" for pattern in _SAID), re.IGNORECASE | re.DOTALL)
-"""What attacks say, as far as ordinary texts do not. Every repetition is bounded, so the time grows with the text alone."""
+"""Words of attacks that ordinary texts seldom use. Every repetition is bounded, so the time is linear in the text."""
 
 
 _DEFENDS = re.compile(
@@ -43,11 +43,11 @@ _DEFENDS = re.compile(
     r"|\bif (?:the |a )?(?:user|someone|anyone|anybody|person|human|customer|client|asked)\b|\bpolitely\b|\bdecline\b",
     re.IGNORECASE | re.DOTALL,
 )
-"""What applications tell their model about attacks."""
+"""Words by which applications tell their model to resist attacks."""
 
 
 def with_words(scores: Scores, window: str) -> Scores:
-    """The scores of one window, with `IN_WORDS` where its text says what attacks say, and `UNDEFENDED` where no defence is."""
+    """Adds `IN_WORDS` to a window's scores if its text uses the words of attacks, and `UNDEFENDED` if it names no defence."""
     found = scores.values.get(JAILBREAK)
     if found is None:
         return scores
@@ -56,13 +56,12 @@ def with_words(scores: Scores, window: str) -> Scores:
 
 
 def weighed(scores: Scores, chars: int, *, is_instruction: bool) -> Scores:
-    """The probabilities of the worst window, given that it is the worst of all in `chars` characters.
+    """The worst window's probabilities, corrected for its being the worst of all windows in `chars` characters.
 
-    A text of thirty thousand characters is no likelier to hold an attack than one of three hundred, so each of its windows is
-    that much less: the odds are divided by the number of windows, of `harmful` by its root, since fewer windows are taken for it.
-    Where a window also uses the words of attacks, which ordinary texts seldom do, they are divided by thirty times less. What
-    applications tell their model reads like a jailbreak, so its odds are divided by fifty more, whatever its words, and by a
-    thousand where it speaks of defending against one.
+    A text of 30,000 characters holds an attack no more often than one of 300. So the odds are divided by the number of windows,
+    for `harmful` by its square root, because fewer windows are mistaken for that. In a window that uses the words of attacks, the
+    divisor is 30 times smaller, because ordinary texts seldom use them. Instructions of the application read like a jailbreak, so
+    their odds are divided by another 50, and by 1000 where they speak of defending against attacks.
     """
     windows = max(1.0, chars / _CHARS_A_WINDOW / _WINDOWS_OF_A_MESSAGE)
     factor = windows**_DOUBT
@@ -75,5 +74,5 @@ def weighed(scores: Scores, chars: int, *, is_instruction: bool) -> Scores:
 
 
 def _divided(probability: float, by: float) -> float:
-    """A probability whose odds are divided."""
+    """The probability after its odds are divided."""
     return probability / (probability + (1 - probability) * by) if probability else 0.0

@@ -1,4 +1,4 @@
-"""What a request is about: one of the model's categories, with a calibrated probability."""
+"""The intent of a request: one of the model's categories, with a calibrated probability."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from router.inference.bundle import Bundle
 from router.inference.encoder import Encoder
 
 HEAD = "intent"
-"""The encoder's head that tells categories."""
+"""The encoder's head for categories."""
 
 
 class IntentSignal:
-    """The signal `intent`: reads the last user message (`ChatRequest.text`), of long ones the start and the end."""
+    """The signal `intent`. Reads the last user message (`ChatRequest.text`); of a long one, the start and the end."""
 
     name = "intent"
 

@@ -1,4 +1,4 @@
-"""Who would answer right: each recorded model's chance, by which a rule weighs quality against price."""
+"""The predicted accuracy of each benchmarked model, by which a rule weighs quality against cost."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from router.inference.bundle import Bundle
 from router.inference.encoder import Encoder
 
 HEAD = "outcomes"
-"""The encoder's head that tells the chances."""
+"""The encoder's head for predicted accuracy, by its name in the manifest."""
 
 
 class QualitySignal:
-    """The signal `outcomes`: reads the last user message, of long ones the start and the end."""
+    """The signal `quality`. Reads the last user message; of a long one, the start and the end."""
 
     name = "quality"
 

@@ -1,4 +1,4 @@
-"""Whole texts read in many small passes that give way to everybody else's. What was read once is remembered."""
+"""Reads whole texts in many small passes, which give way to all other passes. Remembers what was read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from router.signals.cuts import CutSearch, SharedWork
 
 Part = TypeVar("Part")
 CHUNK_CHARS, SHARED_CHARS = 8192, 512
-"""A text is cut into pieces of so many characters, which share so many with the one before: a narrow window has about 200, so
-that what stands at a cut stands whole in one of them. Tokenising one takes 4 ms, and a document that comes again at the
-same place is remembered piece by piece."""
+"""Characters of a chunk, and of its overlap with the chunk before. A narrow window has about 200, so each stands whole in some
+chunk. Tokenising a chunk takes 4 ms. Chunks are remembered, so a long text that grows at its end costs little."""
 _MIN_CHARS = 256
-"""What a shorter piece of text counts for where it waits: it costs a pass, too, and a narrow window has some 200 characters."""
-_MAX_REMEMBERED = 16384  # chunks and messages; about 200 bytes each
+"""A shorter chunk counts as this many characters, because it costs a pass, too. A narrow window has about 200 characters."""
+_MAX_REMEMBERED = 16384  # chunks; about 200 bytes each
 
 
 def chunks_of(text: str, size: int = CHUNK_CHARS, shared: int = SHARED_CHARS) -> Iterator[str]:
@@ -31,7 +30,7 @@ def chunks_of(text: str, size: int = CHUNK_CHARS, shared: int = SHARED_CHARS) ->
 
 
 def highest(found: Sequence[Scores]) -> Scores:
-    """Of every score the highest."""
+    """The highest value of each score."""
     scores: dict[str, float] = {}
     for each in found:
         for name, score in each.values.items():
@@ -49,9 +48,9 @@ class _Chunk:
 
 
 class Scans(Generic[Part]):
-    """Readings of texts of any length: cut into parts in a pass of their own, each part read in one, the scores joined.
+    """Reads texts of any length. One pass cuts a chunk into parts, one more pass reads each part, and the scores are joined.
 
-    Equal texts under way share a scan; it ends when the last who waited for it has left.
+    Concurrent scans of equal chunks are shared. A scan is cancelled when the last caller has left.
     """
 
     def __init__(
@@ -62,8 +61,8 @@ class Scans(Generic[Part]):
         chunk_chars: int = CHUNK_CHARS,
         across: CutSearch | None = None,
     ) -> None:
-        """`cut` and `read` run in the passes' threads; `cut` gets at most `chunk_chars` characters. `across` finds what a cut
-        would break."""
+        """`cut` and `read` run in the passes' threads. `cut` gets at most `chunk_chars` characters. `across` finds what the cuts
+        between chunks would split."""
         self._passes, self._cut, self._read = passes, cut, read
         self._chunk_chars, self._overlap, self._across = chunk_chars, min(SHARED_CHARS, chunk_chars // 4), across
         self._room: Room[Runnable] = Room(passes.max_scan_chars)
@@ -71,17 +70,17 @@ class Scans(Generic[Part]):
         self._work = SharedWork[Scores]()
 
     async def __call__(self, texts: Sequence[str]) -> list[Scores]:
-        """The scores of each text. Raises as `InferencePool.submit` and what is run do."""
+        """The scores of each text. Raises as `InferencePool.submit`, `cut` and `read` do."""
         chunks = [chunk for place, text in enumerate(texts) for chunk in self._chunks(place, text)]
-        async with self._room.line(self._price(chunks)) as line:
+        async with self._room.line(self._unread_chars(chunks)) as line:
             for place, text in enumerate(texts):
                 for said in await self._said_across(text, line):
                     chunks += self._chunks(place, said)
-            line.chars_left = self._price(chunks)
+            line.chars_left = self._unread_chars(chunks)
             return await self._read_all(chunks, len(texts), line)
 
     async def _said_across(self, text: str, line: PassLine) -> Sequence[str]:
-        """Of a text that is cut, what a cut would break."""
+        """The stretches of a long text that the cuts between chunks would split."""
         if self._across is None or len(text) <= self._chunk_chars:
             return ()
         return await self._across(text, self._overlap, line)
@@ -93,14 +92,14 @@ class Scans(Generic[Part]):
         found: list[list[Scores]] = [[] for _ in range(text_count)]
         for start in range(0, len(chunks), self._passes.threads):
             turn = chunks[start : start + self._passes.threads]
-            price = self._price(turn)
+            chars = self._unread_chars(turn)
             for chunk, scores in zip(turn, await _all(self._chunk(chunk, line) for chunk in turn), strict=True):
                 found[chunk.place].append(scores)
-            line.chars_left = max(0, line.chars_left - price)
+            line.chars_left = max(0, line.chars_left - chars)
         return [highest(some) for some in found]
 
-    def _price(self, chunks: Sequence[_Chunk]) -> int:
-        """The characters that are still to be read."""
+    def _unread_chars(self, chunks: Sequence[_Chunk]) -> int:
+        """The characters of the chunks that are not remembered."""
         return sum(max(len(chunk.text), _MIN_CHARS) for chunk in chunks if chunk.key not in self._memo)
 
     async def _chunk(self, chunk: _Chunk, line: PassLine) -> Scores:
@@ -111,7 +110,7 @@ class Scans(Generic[Part]):
         return await self._work(key, lambda: self._scan(chunk, line))
 
     async def _scan(self, chunk: _Chunk, line: PassLine) -> Scores:
-        """At most as many passes at once as there are threads."""
+        """Read a chunk, with at most as many passes at once as there are threads."""
         parts = await self._passes.submit(lambda: self._cut(chunk.text), line)
         found: list[Scores] = []
         for start in range(0, len(parts), self._passes.threads):
@@ -127,7 +126,7 @@ class Scans(Generic[Part]):
 
 
 async def _all(wanted: Iterable[Coroutine[None, None, Scores]]) -> list[Scores]:
-    """All results; where one fails or the caller leaves, none goes on behind it."""
+    """All results. When one fails or the caller leaves, the others are cancelled."""
     tasks = [asyncio.ensure_future(each) for each in wanted]
     try:
         return list(await asyncio.gather(*tasks))

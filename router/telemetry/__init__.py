@@ -1,4 +1,4 @@
-"""What operators see of the router: one frozen record per exchange feeds metrics, a span and a log line. Never any text."""
+"""What operators see of the router: one frozen record per exchange feeds metrics, a span and a log line. Never prompt text."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from router.core.exchange_record import ExchangeRecord
 
 
 class Instrument(Protocol):
-    """One way of telling operators."""
+    """One way to inform operators: metrics, traces or logs."""
 
     def begin(self, headers: Mapping[str, str]) -> Recording:
-        """An exchange begins with these request headers."""
+        """Called when an exchange begins, with its request headers."""
         ...
 
     def close(self) -> None:
-        """Hand on what is still held, within seconds."""
+        """Send what is still held, within seconds."""
         ...
 
 
 class Recording(Protocol):
-    """What an instrument holds while one exchange lasts."""
+    """An instrument's state during one exchange."""
 
     def upstream_headers(self) -> Mapping[str, str]:
-        """Headers that the backend should get."""
+        """Headers to add to the request for the backend."""
         ...
 
     def end(self, record: ExchangeRecord) -> None:
-        """The exchange is over."""
+        """Called when the exchange is over."""
         ...
 
 
 class Observation:
-    """All instruments' marks of one exchange."""
+    """The recordings of all instruments for one exchange."""
 
     __slots__ = ("_marks", "_upstream")
 
@@ -51,17 +51,17 @@ class Observation:
 
 
 class Telemetry:
-    """The instruments that are switched on; with none it costs nothing.
+    """All instruments that are switched on.
 
-    Each sees the request's headers as those before it leave them for the backend, and is closed after them: `Logs` comes
-    behind `Tracing`, so that its lines name the trace, and what goes wrong while the last spans are sent is still logged.
+    Order matters. An instrument sees the upstream headers of those before it, and is closed after them. `Logs` comes after
+    `Tracing`, so log lines name the trace, and errors while the last spans are sent are still logged.
     """
 
     def __init__(self, instruments: Sequence[Instrument]) -> None:
         self._instruments = tuple(instruments)
 
     def begin(self, headers: Mapping[str, str]) -> Observation:
-        """Called with the request's headers, when an exchange begins."""
+        """Called when an exchange begins, with its request headers."""
         marks: list[Recording] = []
         upstream: Mapping[str, str] = {}
         for instrument in self._instruments:
@@ -72,6 +72,6 @@ class Telemetry:
         return Observation(marks, upstream)
 
     def close(self) -> None:
-        """Hand on what is still held; called once, when the process ends."""
+        """Send what is still held. Called once, when the process ends."""
         for instrument in self._instruments:
             instrument.close()

@@ -1,4 +1,4 @@
-"""JSON lines on standard error: one for each exchange, and the process's own. A reader that stalls costs lines, never time."""
+"""JSON lines on standard error: the access log and the process's own messages. A slow reader loses lines and delays nothing."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from router.core.headers import TRACEPARENT
 _MAX_WAITING = 10_000  # lines; at 500 bytes a line about 5 MB
 _CLOSE_S = 1.0
 _STDERR = 2
-_LONGEST_TEXT = 128  # of a field: a request id may come from the client, whatever it holds
+_MAX_TEXT_CHARS = 128  # per field, because a client may send any request id
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _VALUES = re.compile(r"[\n(<{'\"]")
-"""Where other libraries begin to show values. asyncio names the callback that failed with its arguments, and the exception in the
-line below; either may be a prompt."""
+"""Where a message of another library begins to show values. asyncio names a failed callback with its arguments, and the exception
+on the next line; either may hold a prompt."""
 _OURS = logging.getLogger("router")
 
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """An exchange's line before it is text: the writer's thread makes that, not the event loop."""
+    """An exchange's log line before it is formatted. The writer's thread formats it, not the event loop."""
 
     moment: float
     record: ExchangeRecord
@@ -40,11 +40,11 @@ _Entry = Mapping[str, object] | _Ended
 
 
 class _Writer:
-    """A thread that writes lines one by one. Only the thread ever waits for the reader.
+    """Writes lines one by one in a thread. Only this thread ever waits for the reader.
 
-    It writes to the file descriptor itself, in one call for a line: a thread that waits inside `sys.stderr`, or inside a
-    `logging.StreamHandler`, holds a lock that the interpreter needs in order to exit. Workers that share the descriptor do
-    not mix lines up, which a pipe promises for up to 4096 bytes.
+    It writes to the file descriptor directly, because a thread that waits inside `sys.stderr` or a `logging.StreamHandler` holds
+    a lock that the interpreter needs to exit. It writes a line in one call, so lines of workers that share a pipe do not mix, up
+    to 4096 bytes.
     """
 
     def __init__(self, fd: int) -> None:
@@ -55,14 +55,14 @@ class _Writer:
         self._thread.start()
 
     def put(self, entry: _Entry) -> None:
-        """Hand over a line, or drop it when too many wait."""
+        """Queue a line, or drop it when too many wait."""
         if self._waiting.qsize() < _MAX_WAITING:
             self._waiting.put(entry)
         else:
             self.dropped_count += 1
 
     def close(self) -> None:
-        """Write what waits, for at most a second."""
+        """Write the queued lines, for at most a second."""
         self._waiting.put(None)
         self._thread.join(_CLOSE_S)
 
@@ -75,12 +75,12 @@ class _Writer:
         try:
             while line:
                 line = line[os.write(self._fd, line) :]
-        except OSError:  # the reader has left, or it is a pipe that does not wait and is full
+        except OSError:  # the reader has left, or a non-blocking pipe is full
             self.dropped_count += 1
 
 
 class _Handler(logging.Handler):
-    """What the process logs in words, from any library."""
+    """Passes the process's log messages, from any library, to the writer."""
 
     def __init__(self, writer: _Writer) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _Handler(logging.Handler):
         """Never waits and never raises."""
         try:
             message = record.getMessage()
-        except (TypeError, ValueError):  # arguments that do not fit their format
+        except (TypeError, ValueError):  # the arguments do not fit the format
             message = str(record.msg)
         if record.name.partition(".")[0] != _OURS.name:
             message = _VALUES.split(message, 1)[0].rstrip(" ,:")
@@ -101,10 +101,10 @@ class _Handler(logging.Handler):
 
 
 class Logs:
-    """The process's logging, and the instrument that writes an exchange's line. One at a time in a process."""
+    """Sets up the process's logging, and is the instrument that writes the access log. A process has at most one at a time."""
 
     def __init__(self, level: str, access_log: bool, fd: int = _STDERR) -> None:
-        """`level` bounds what is logged in words, by other libraries from `warning` on; `fd` is the descriptor to write to."""
+        """`level` applies to the router's messages; those of other libraries are logged from `warning` on. Writes to `fd`."""
         self._writer = _Writer(fd)
         self._handler = _Handler(self._writer)
         self._access_log = access_log
@@ -114,22 +114,22 @@ class Logs:
 
     @property
     def dropped_count(self) -> int:
-        """Lines that were dropped because nobody took them."""
+        """Lines that were dropped because the reader was too slow."""
         return self._writer.dropped_count
 
     def begin(self, headers: Mapping[str, str]) -> LogMark:
-        """Notes which trace the exchange belongs to."""
+        """Note the exchange's trace."""
         return LogMark(self._writer if self._access_log else None, headers.get(TRACEPARENT, ""))
 
     def close(self) -> None:
-        """Write what waits, for at most a second, and leave the process's logging as it was."""
+        """Write the queued lines, for at most a second, and restore the process's logging."""
         logging.getLogger().removeHandler(self._handler)
         _OURS.setLevel(self._level_before)
         self._writer.close()
 
 
 class LogMark:
-    """The line of one exchange."""
+    """The access log's line of one exchange."""
 
     __slots__ = ("_traceparent", "_writer")
 
@@ -137,17 +137,17 @@ class LogMark:
         self._writer, self._traceparent = writer, traceparent
 
     def upstream_headers(self) -> Mapping[str, str]:
-        """None of its own."""
+        """None."""
         return {}
 
     def end(self, record: ExchangeRecord) -> None:
-        """Have the line written."""
+        """Queue the line."""
         if self._writer:
             self._writer.put(_Ended(time.time(), record, self._traceparent))
 
 
 def _document(ended: _Ended) -> dict[str, object]:
-    """An exchange's line. Fields that say nothing are left out."""
+    """The access log's line of an exchange. Empty fields are left out."""
     line = _head(ended.moment, "info", "router.outcome")
     if trace := _TRACEPARENT.match(ended.traceparent):
         line["trace_id"] = trace[1]
@@ -169,7 +169,7 @@ def _shown(value: object) -> object:
         case float():
             return round(value, 6)
         case str():
-            return value[:_LONGEST_TEXT]
+            return value[:_MAX_TEXT_CHARS]
         case Usage():
             return {"prompt": value.prompt_tokens, "completion": value.completion_tokens}
         case _:
@@ -182,7 +182,7 @@ def _head(moment: float, level: str, logger: str) -> dict[str, object]:
 
 
 def _error(error: BaseException) -> str:
-    """Type and place. The error's own words are left out: they may quote a prompt."""
+    """The error's type and place. Its message is left out, because it may quote a prompt."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next

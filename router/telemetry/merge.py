@@ -1,4 +1,4 @@
-"""The metrics of several workers as one page, told apart by a label."""
+"""Merges the metrics of several workers into one page, with a label for the worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Merged(Collector):
         self._texts = texts
 
     def collect(self) -> Iterator[Metric]:
-        """One family for each name, with every worker's samples in it."""
+        """One metric family per name, with the samples of all workers."""
         families: dict[str, Metric] = {}
         for worker, text in self._texts.items():
             for family in text_string_to_metric_families(text):
@@ -27,7 +27,7 @@ class _Merged(Collector):
 
 
 def merge(texts: Mapping[str, str]) -> bytes:
-    """One page in Prometheus' text format from the pages of workers, by worker."""
+    """Merge pages in Prometheus' text format, given by worker, into one."""
     registry = CollectorRegistry()
     registry.register(_Merged(texts))
     return generate_latest(registry)

@@ -1,4 +1,4 @@
-"""What the supervisor counts, in Prometheus' text format: workers, starts that failed, restarts."""
+"""The supervisor's metrics in Prometheus' text format: workers, failed starts, restarts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class _Counts(Collector):
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
-        workers = GaugeMetricFamily("llm_router_workers", "Workers: wanted, up, and failing at their start", labels=["state"])
+        workers = GaugeMetricFamily("llm_router_workers", "Workers: wanted, up, and failing to start", labels=["state"])
         for state, count in self._counts.get("workers", {}).items():
             workers.add_metric([state], count)
-        failed = CounterMetricFamily("llm_router_worker_failed_starts", "Starts of workers that failed")
+        failed = CounterMetricFamily("llm_router_worker_failed_starts", "Failed starts of workers")
         failed.add_metric([], sum(self._counts.get("failed_starts", {}).values()))
-        restarts = CounterMetricFamily("llm_router_restarts", "Rolling restarts, by how they ended", labels=["result"])
+        restarts = CounterMetricFamily("llm_router_restarts", "Rolling restarts, by result", labels=["result"])
         for result, count in self._counts.get("restarts", {}).items():
             restarts.add_metric([result], count)
         yield from (workers, failed, restarts)
 
 
 def page_of(counts: Mapping[str, Mapping[str, float]]) -> bytes:
-    """`counts` by `workers`, `failed_starts` and `restarts`; empty for none."""
+    """Render `counts`, which has the keys `workers`, `failed_starts` and `restarts`. Empty for no counts."""
     if not counts:
         return b""
     registry = CollectorRegistry()

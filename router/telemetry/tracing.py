@@ -1,4 +1,4 @@
-"""One span per exchange, in the client's trace when it sent one, and the context that the backend continues it with.
+"""One span per exchange. It continues the client's trace if there is one, and the backend gets headers to continue it.
 
 Imported only when tracing is switched on.
 """
@@ -18,8 +18,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from router.core.exchange_record import ExchangeRecord
 
-_EXPORT_TIMEOUT_S = 2  # spans wait in a bounded queue of their own; a collector that is down costs spans, not requests
-_CLOSE_S = 3.0  # one batch sent in full, or given up
+_EXPORT_TIMEOUT_S = 2  # spans wait in a bounded queue; an unavailable collector loses spans and delays no request
+_CLOSE_S = 3.0  # long enough to send one batch
 _ATTRIBUTES = (
     ("semantic_router.decision", "decision"),
     ("semantic_router.reason", "reason"),
@@ -34,9 +34,9 @@ _ATTRIBUTES = (
     ("error.type", "error_code"),
     ("http.response.status_code", "http_status"),
 )
-"""Span attribute and the ExchangeRecord's field that it shows; OpenTelemetry's GenAI names where there are such."""
+"""Span attributes with the fields of `ExchangeRecord` that they show. OpenTelemetry's GenAI names where there is one."""
 _OPERATIONS = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
-"""`gen_ai.operation.name` as OpenTelemetry words it, by the ExchangeRecord's endpoint."""
+"""`gen_ai.operation.name` in OpenTelemetry's terms, by the record's endpoint."""
 
 
 class Tracing:
@@ -54,14 +54,14 @@ class Tracing:
         self._context = TraceContextTextMapPropagator()
 
     def begin(self, headers: Mapping[str, str]) -> TraceMark:
-        """A span that continues the client's trace, or begins one."""
+        """Start a span that continues the client's trace, or a new one."""
         parent = self._context.extract(headers)
         span = self._tracer.start_span("semantic_router.route", parent, SpanKind.SERVER)
         return TraceMark(span, self._context)
 
     def close(self) -> None:
-        """Send what is held, for at most three seconds."""
-        # Not shutdown() alone: it would try every batch that waits, each up to the exporter's timeout.
+        """Send the spans that wait, for at most three seconds."""
+        # shutdown() tries every waiting batch, each up to the exporter's timeout, so it runs in a thread that may be left.
         closing = threading.Thread(target=self._provider.shutdown, name="trace-closer", daemon=True)
         closing.start()
         closing.join(_CLOSE_S)
@@ -76,7 +76,7 @@ class TraceMark:
         self._span, self._context = span, context
 
     def upstream_headers(self) -> Mapping[str, str]:
-        """`traceparent`, and `tracestate` if there is one, by which the backend becomes the span's child."""
+        """`traceparent`, and `tracestate` if there is one, with which the backend continues the trace."""
         headers: dict[str, str] = {}
         self._context.inject(headers, set_span_in_context(self._span))
         return headers

@@ -1,8 +1,8 @@
-"""`python -m router.training`: makes the shipped models again, from the data sets to the bundles.
+"""`python -m router.training`: trains the shipped models again, from the data sets to the bundles.
 
-fit       --data DIR --out DIR     the encoder with its heads: train, calibrate, export, verify, write (needs the extra `train`)
-verifier  --data DIR --out DIR     the same for the model that confirms what the cache found
-split     --data DIR --out FILE    the texts or the pairs that are held back, as `semantic-router eval` reads them
+fit       --data DIR --out DIR     train, calibrate, export, verify and write the encoder with its heads (needs the extra `train`)
+verifier  --data DIR --out DIR     the same for the verifier, which confirms the cache's candidates
+split     --data DIR --out FILE    write the held-back texts or pairs, as `semantic-router eval` reads them
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SOURCES = f"comma-separated: texts, such as mmlu_pro or clinc150,banking77, or 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status."""
+    """Run one command and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m router.training", description=__doc__.splitlines()[0] if __doc__ else "")
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("fit", "verifier", "split"):
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def split(data: Path, out: Path, sources: Sequence[str]) -> int:
-    """Write what is held back of some sources: texts, or pairs of questions. The exit status."""
+    """Write the held-back texts or pairs of questions of some sources, and return the exit status."""
     lines = _pairs(data, sources) if set(sources) <= set(KINDS_OF_PAIRS) else _texts(data, sources)
     out.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     print(f"{len(lines)} lines in {out}")
@@ -63,7 +63,7 @@ def _pairs(data: Path, kinds: Sequence[str]) -> list[dict[str, object]]:
 
 
 def _texts(data: Path, sources: Sequence[str]) -> list[dict[str, object]]:
-    """Those that calibration did not use either."""
+    """Held-back texts that calibration did not use either."""
     _, held_back = read(data)
     chosen = [example for example in held_back if example.source in sources and not is_for_calibration(example.text)]
     if missing := set(sources) - {example.source for example in chosen}:

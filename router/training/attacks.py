@@ -1,4 +1,4 @@
-"""Jailbreaks, injections and harmful requests, and harmless prompts that look like them."""
+"""Training texts for attacks: jailbreaks, injections, harmful requests, and harmless prompts that look like them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from router.training.examples import NO_LABEL, Example, own_lists
 _MADE = 8000
 _MAX_CHARS = 600
 _HIDDEN = 0.35
-"""Share of the made texts that stand in the middle of something longer."""
+"""The share of made texts that are placed in the middle of a longer text."""
 
 
 def attacks(data: Path) -> Iterator[Example]:
@@ -31,20 +31,20 @@ def safety() -> list[Example]:
 
 
 def safety_held_back() -> list[Example]:
-    """Our own attacks and look-alikes that are never trained on."""
+    """Our own held-back attacks and look-alikes, which are never trained on."""
     lists = own_lists("safety.yaml")["held_back"]
     found = [Example(text, "", "own attack", attack=1) for text in lists["attack"]]
     return found + [Example(text, "", "own lookalike") for text in lists["harmless"]]
 
 
 def amid(text: str, fillers: Sequence[str], chance: random.Random) -> str:
-    """`text` before, after or between one to three others, of any length."""
+    """`text` before, after or between one to three other texts of any length."""
     before, after = (" ".join(chance.sample(fillers, chance.randint(1, 3))) for _ in range(2))
     return chance.choice((f"{text} {after}", f"{before} {text}", f"{before} {text} {after}"))
 
 
 def made(examples: Sequence[Example]) -> list[Example]:
-    """Attacks made out of openings, rules and requests, and harmless texts of the same shape; some hidden in other texts."""
+    """Attacks composed of openings, rules and requests, and harmless texts of the same form. Some are hidden in other texts."""
     maker = _Maker(examples)
     chance = random.Random(12)  # noqa: S311 - reproducible on purpose
     return [maker.make(chance) for _ in range(_MADE)]
@@ -88,7 +88,7 @@ class _Maker:
         return f"{talk} {text}" if where < 0.3 else f"{text} {talk}" if where < 0.5 else text
 
     def _amid(self, chance: random.Random, text: str) -> str:
-        """The text with others around it, short enough that a window shows all of it."""
+        """The text surrounded by others, short enough to fit one window."""
         room = max(0, _MAX_CHARS - 200 - len(text)) // 2
         before, after = (" ".join(chance.sample(self._fillers, 2)) for _ in range(2))
         return f"{before[-chance.randint(0, room) :]} {text} {after[: chance.randint(0, room)]}".strip()

@@ -1,4 +1,4 @@
-"""The model card: what the model is, what it was made from, how good it was measured to be, what it cannot do."""
+"""Writes the model cards: what the model is, its training data, its measured quality, and its limits."""
 
 from __future__ import annotations
 

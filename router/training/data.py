@@ -1,4 +1,4 @@
-"""The data that the shipped model is trained and judged on: where it comes from, how it is split, how it is varied."""
+"""The encoder's training and evaluation data: its sources, its split, and its variations."""
 
 from __future__ import annotations
 
@@ -30,26 +30,25 @@ SOURCES = (
     ("advbench/harmful_behaviors.csv", "AdvBench", "MIT"),
     ("presidio_pii/generated_large.json", "Presidio research, synthetic sentences", "MIT"),
 )
-"""File, name and licence of every data set; the YAML files beside this file are our own."""
+"""File, name and licence of every data set. The YAML files beside this file are our own."""
 
 FOLDERS = {
     **dict.fromkeys(("math", "mbpp", "human_eval", "commonsense_qa"), "llmrouter_queries"),
     **dict.fromkeys(("presidio", "refilled"), "presidio_pii"),
     "nothing personal": "banking77",
 }
-"""Of the sources whose folder has another name."""
+"""The folders of sources whose folder has another name."""
 
 
 _ASIDES, _MISTYPED = 0.35, 0.45
-"""Shares of the texts that are varied so."""
+"""The shares of texts that are varied with an aside and with typing errors."""
 
 
 def read(data: Path, without: frozenset[str] = frozenset()) -> tuple[list[Example], list[Example]]:
     """All examples of the data sets in the folder `data`: those to train on, and those held back.
 
-    The split is by a hash of how a text begins, of sentences with personal data by a hash of their template, so it is the same
-    on every machine. Nothing is trained on of the data sets that `without` names by folder; what is held back of them still
-    measures.
+    The split depends on a hash of a text's beginning, or of the template of a sentence with personal data, so it is the same on
+    every machine. Data sets whose folder is in `without` are not trained on; their held-back texts are still measured on.
     """
     examples = [*_mmlu_pro(data), *_everyday(data), *_tasks(data), *attacks(data)]
     used = [*examples, *without_any(data), *natural(), *safety()]
@@ -64,7 +63,7 @@ def _folder(example: Example) -> str:
 
 
 def _without_contradictions(examples: Sequence[Example]) -> list[Example]:
-    """Texts that occur under two labels say nothing about either ("Which of the following is true?")."""
+    """Remove texts with two labels, such as "Which of the following is true?", because they teach neither."""
     labels: dict[bytes, set[str]] = {}
     for example in examples:
         if example.label:
@@ -98,7 +97,7 @@ def _mmlu_pro(data: Path) -> Iterator[Example]:
 
 
 def _everyday(data: Path) -> Iterator[Example]:
-    """What people say to assistants and to their bank. It is `other`, however many words it shares with a science."""
+    """What people say to assistants and to their bank. It is `other`, even if it shares words with a science."""
     clinc = json.loads((data / "clinc150" / "data_train_val.json").read_text(encoding="utf-8"))
     for part in ("train", "oos_train"):  # the others measure heads on operators' own labels
         yield from (Example(text, "other", "clinc150") for text, _ in clinc[part])
@@ -110,7 +109,7 @@ _TASKS = {"math": "math", "mbpp": "computer science", "human_eval": "computer sc
 
 
 def _tasks(data: Path) -> Iterator[Example]:
-    """Data sets that are of one category as a whole."""
+    """Data sets whose texts all have one category."""
     for line in _lines(data / "llmrouter_queries" / "default_query_train.jsonl"):
         task = str(line["task_name"])
         if task in _TASKS:
@@ -134,7 +133,7 @@ def _asides() -> list[str]:
 
 
 def vary(example: Example, chance: random.Random) -> str:
-    """One of the many ways in which the same thing may be typed."""
+    """A random variation of the text, as a person might type it."""
     text = example.text
     if example.source == "natural" and chance.random() < _ASIDES:
         text = chance.choice(_asides()).format(text)
@@ -148,7 +147,7 @@ def vary(example: Example, chance: random.Random) -> str:
 
 
 def epoch(examples: Iterable[Example], chance: random.Random, shares: dict[str, int]) -> list[Example]:
-    """The examples of one epoch: of each source at most its share, drawn anew."""
+    """The examples of one epoch: at most a source's share, drawn anew."""
     by_source: dict[str, list[Example]] = {}
     for example in examples:
         by_source.setdefault(example.source, []).append(example)

@@ -1,4 +1,4 @@
-"""The MiniLM encoder in PyTorch, no larger than what we use of it: weights in, token states out, vectors and logits on top."""
+"""The MiniLM encoder in PyTorch, reduced to the parts that are used, with the heads on top."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 WIDTH, LAYERS, HEADS, VOCABULARY, POSITIONS = 384, 6, 12, 30522, 512
 """all-MiniLM-L6-v2, from its config.json."""
 LAYERS_KEPT = 4
-"""Of the last ones: lower ones tell wordings apart, the upper ones meanings; on CLINC150 all four together gain a point."""
+"""The last four layers are exported: lower ones separate wordings, upper ones meanings. All four gain a point on CLINC150."""
 
 
 class Layer(nn.Module):
@@ -33,7 +33,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, states: Tensor, bias: Tensor) -> Tensor:
-        """`states` (n, tokens, 384); `bias` (n, 1, 1, tokens) is 0 where a token stands and very negative where none does."""
+        """`states` is (n, tokens, 384). `bias` is (n, 1, 1, tokens): 0 for a token and very negative for padding."""
 
         def split(linear: nn.Linear) -> Tensor:
             return linear(states).unflatten(-1, (HEADS, WIDTH // HEADS)).transpose(1, 2)
@@ -51,16 +51,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.words = nn.Embedding(VOCABULARY, WIDTH)
         self.positions = nn.Embedding(POSITIONS, WIDTH)
-        self.kinds = nn.Embedding(2, WIDTH)  # single texts are of the first; of a pair, the second text is of the second
+        self.kinds = nn.Embedding(2, WIDTH)  # the first kind, except for the second text of a pair
         self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
 
     def forward(self, ids: Tensor, mask: Tensor, kinds: Tensor | None = None) -> Tensor:
-        """`ids`, `mask` and `kinds` (n, tokens) int64, mask 1 where a token stands; states (n, tokens, 384)."""
+        """States (n, tokens, 384) of `ids`, `mask` and `kinds`, each (n, tokens) int64. The mask is 1 for a token."""
         return self.layer_states(ids, mask, kinds)[-1]
 
     def layer_states(self, ids: Tensor, mask: Tensor, kinds: Tensor | None = None) -> list[Tensor]:
-        """The same after every layer."""
+        """The states after each layer."""
         places = torch.arange(ids.shape[1], device=ids.device)
         kind = self.kinds.weight[0] if kinds is None else self.kinds(kinds)
         states = self.norm(self.words(ids) + self.positions(places) + kind)
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
 
 
 class Verifier(nn.Module):
-    """Reads two questions at once; the logit that one answer fits both."""
+    """Reads two questions together and gives the logit that one answer fits both."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Verifier(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What one pass gives, as logits."""
+    """The outputs of one pass, as logits."""
 
     vector: Tensor
     """(n, 384), unit length."""
@@ -106,9 +106,9 @@ class Outputs:
     intent: Tensor
     """(n, labels)."""
     subject: Tensor
-    """(n, subjects); of use in training only."""
+    """(n, subjects); used only in training."""
     outcomes: Tensor
-    """(n, models): that a model answers right."""
+    """(n, models): the predicted accuracy of each model."""
     attack: Tensor
     """(n, 3)."""
     personal: Tensor
@@ -116,7 +116,7 @@ class Outputs:
 
 
 class Model(nn.Module):
-    """One pass, every output: all heads stand on the same states."""
+    """The encoder with all heads, which share its states, so that one pass gives every output."""
 
     def __init__(self, encoder: Encoder, labels: int, subjects: int, models: int, attacks: int, kinds: int) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ def load_pretrained() -> tuple[Encoder, bytes]:
 
 
 def _tokenizer(path: Path) -> bytes:
-    """tokenizer.json without its padding and truncation: how much of a text is read is decided where it is read."""
+    """tokenizer.json without padding and truncation, because the reader of a text decides how much to read."""
     document = json.loads(path.read_text(encoding="utf-8"))
     return json.dumps({**document, "padding": None, "truncation": None}, ensure_ascii=False).encode()
 

@@ -1,4 +1,4 @@
-"""What one training text is, which texts are held back, and how a text may be mistyped."""
+"""Defines a training example, the split, and typing errors."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ LABELS = (
 """The 14 categories of MMLU-Pro, in the order of the model's outputs."""
 
 HELD_BACK_PERCENT = 15
-_GROUP_CHARS = 40  # questions that begin alike are often twins with other numbers: they stay on one side of the split
+_GROUP_CHARS = 40  # questions with equal beginnings are often twins with other numbers, so they stay on one side of the split
 _PREFACE = re.compile(
     r"^this question refers to the following information\W*(read the.*?questions?\W+)?", re.IGNORECASE | re.DOTALL
 )
-"""Before the passage that a question is about; by this alone, most of history would fall on one side."""
-_TYPO_CHARS = 18  # one typo in so many characters: what cost a head on frozen vectors 7 points (.755 to .685)
+"""The phrase before a quoted passage. If it counted, most history questions would be on one side of the split."""
+_TYPO_CHARS = 18  # one typo in so many characters; it cost a head on frozen vectors 7 points (.755 to .685)
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 ATTACKS = ("benign", "jailbreak", "harmful")
-"""What a prompt tries: nothing of the kind, to talk the model out of its instructions, or to get something harmful."""
+"""Harmless, an attempt to make the model ignore its instructions, or a request for harm."""
 KINDS = (
     "ADDRESS", "CREDIT_CARD", "DATE_TIME", "DOMAIN_NAME", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "LOCATION", "ORGANIZATION",
     "PERSON", "PHONE_NUMBER", "PREFIX", "TITLE", "US_DRIVER_LICENSE", "US_SSN",
 )  # fmt: skip
-"""Personal data that is told apart, by Presidio's names."""
+"""The kinds of personal data, by Presidio's names."""
 NO_LABEL = -100
-"""PyTorch's mark for a target that is not there."""
+"""PyTorch's value for a missing target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,18 @@ class Example:
 
     text: str
     label: str
-    """The category; empty where a text has none."""
+    """The category; empty for none."""
     source: str
     options: tuple[str, ...] = ()
     """The answers that an exam offers; used to vary the text in training only."""
     subject: str = ""
-    """The exam that a question is from; a finer label that training alone uses."""
+    """The exam of a question: a finer label, used only in training."""
     outcomes: tuple[float, ...] = ()
-    """1 or 0 for each recorded model, right or wrong; NaN where it was not run."""
+    """1 or 0 for each recorded model, right or wrong. NaN where it did not answer."""
     attack: int = 0
-    """Its place in `ATTACKS`, or `NO_LABEL`."""
+    """Its index in `ATTACKS`, or `NO_LABEL`."""
     spans: tuple[tuple[int, int, str], ...] | None = None
-    """Where personal data stands: start, end, kind. None where nobody marked it."""
+    """The personal data: start, end, kind. None where the text is not annotated."""
 
 
 def is_held_back(text: str) -> bool:
@@ -64,7 +64,7 @@ def is_held_back(text: str) -> bool:
 
 
 def is_for_calibration(text: str) -> bool:
-    """Whether a text that is held back sets the temperature and the threshold; figures are taken on the others."""
+    """Whether a held-back text is used for temperatures and thresholds. The others are used for the figures."""
     return _group(text)[1] < 256 // 3
 
 
@@ -90,5 +90,5 @@ def typos(text: str, chance: random.Random) -> str:
 
 
 def own_lists(name: str) -> Any:
-    """What we wrote by hand, from the YAML file `name` beside this one."""
+    """Our own texts from the YAML file `name` beside this one."""
     return yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The trained model as one int8 ONNX graph, held against the float model, and written as a bundle."""
+"""Exports a trained model as one int8 ONNX graph, compares it with the float model, and writes the bundle."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ _TIMED, _ROUNDS = (16, 64), 60
 
 
 SHARE_OF_ITS_OWN = 0.4
-"""Of what sets a model's chance on a question apart from the other models', so much is believed.
+"""How much of a model's deviation from the other models on a question is kept in its predicted accuracy.
 
-How hard a question is for all is learned well; that it suits one model more than another is mostly noise of the training. On
-questions held back, .25 to .5 gave the best choices between a small and a large model, 1 and 0 worse ones.
+How hard a question is for all models is learned well; how much it suits one model is mostly noise. On held-back questions, .25
+to .5 gave the best choices between a small and a large model; 0 and 1 gave worse ones.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What is done to logits, so that probabilities mean what they say."""
+    """The changes to logits that make probabilities calibrated."""
 
     intent: float = 1.0
     outcomes: float = 1.0
-    """What logits are divided by: temperatures."""
+    """Temperatures, by which logits are divided."""
     means: tuple[float, ...] = ()
     """Each recorded model's mean logit."""
 
-    def chances(self, outcomes: Tensor) -> Tensor:
-        """Probabilities (n, models) that each model answers right, of the logits."""
+    def predicted_accuracy(self, outcomes: Tensor) -> Tensor:
+        """The predicted accuracy (n, models) from the logits (n, models)."""
         means = torch.tensor(self.means) if self.means else outcomes.new_zeros(outcomes.shape[-1])
         above = outcomes - means
         common = above.mean(-1, keepdim=True)
         return ((means + common + SHARE_OF_ITS_OWN * (above - common)) / self.outcomes).sigmoid()
 
 
-_MIN_COSINE = 0.97  # int8 against float on real texts; measured .99, and a broken export is far below
+_MIN_COSINE = 0.97  # between int8 and float on real texts; measured .99, and a broken export is far below
 
 
 OUTPUTS = ("vector", "layers", "intent", "outcomes", "attack", "personal")
-"""What the graph gives, in this order; see `Outputs`."""
+"""The graph's outputs, in order; see `Outputs`."""
 _AXES = {0: "n", 1: "tokens"}
 
 
 class Served(nn.Module):
-    """What is exported: the vector, and calibrated probabilities of every head, from one pass."""
+    """The exported model: one pass gives the vector and the calibrated probabilities of every head."""
 
     def __init__(self, model: Model, calibration: Calibration) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Served(nn.Module):
             found.vector,
             found.layers,
             (found.intent / self.calibration.intent).softmax(-1),
-            self.calibration.chances(found.outcomes),
+            self.calibration.predicted_accuracy(found.outcomes),
             found.attack.softmax(-1),
             found.personal.softmax(-1),
         )
@@ -95,7 +95,7 @@ class ServedVerifier(nn.Module):
 
 
 def export(model: Model, calibration: Calibration, path: Path) -> Mapping[int, float]:
-    """Write the fused int8 graph; how many times faster than the float one it is, by tokens."""
+    """Write the int8 graph. Returns how many times faster than the float graph it is, by number of tokens."""
     ids = torch.ones((2, 8), dtype=torch.int64)
     axes = {name: {0: "n"} for name in OUTPUTS} | {"ids": _AXES, "mask": _AXES, "personal": _AXES}
     return _write(Served(model, calibration), (ids, torch.ones_like(ids)), ["ids", "mask"], OUTPUTS, axes, path)
@@ -114,9 +114,9 @@ def _write(
     model: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], outputs: Sequence[str],
     axes: Mapping[str, Mapping[int, str]], path: Path,
 ) -> Mapping[int, float]:  # fmt: skip
-    """Weights per channel, 7 bits wide so that CPUs without VNNI cannot overflow."""
+    """Quantise weights per channel, to 7 bits, so that CPUs without VNNI cannot overflow."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about its own successor
+        warnings.simplefilter("ignore")  # the exporter warns about its successor
         whole = str(Path(folder) / "float.onnx")
         torch.onnx.export(
             model.eval(), inputs, whole, input_names=list(names), output_names=list(outputs), dynamic_axes=axes,
@@ -127,7 +127,7 @@ def _write(
 
 
 def _times_faster(one: Path, other: Path, names: Sequence[str], tokens: int) -> float:
-    """The other graph's median time by this one's, one thread each, taking turns."""
+    """The other graph's median time divided by this one's. Both use one thread and take turns."""
     sessions = (open_session(one), open_session(other))
     feed = {name: np.ones((1, tokens), dtype=np.int64) for name in names}
     times: tuple[list[float], list[float]] = ([], [])
@@ -154,7 +154,7 @@ def verify(path: Path, vectors: Tensor, texts: Sequence[str], reader: WindowToke
     """Mean cosine between the int8 vectors and the float ones, 0 to 1.
 
     Raises:
-        ValueError: a vector is further off than any sound export was measured to be.
+        ValueError: a vector differs more than in any sound export.
     """
     cosines = (run(path, texts, reader)["vector"] * vectors.numpy()).sum(1)
     if cosines.min() < _MIN_COSINE - 0.07 or cosines.mean() < _MIN_COSINE:
@@ -163,7 +163,7 @@ def verify(path: Path, vectors: Tensor, texts: Sequence[str], reader: WindowToke
 
 
 def provenance(data: Path, sources: Sequence[tuple[str, str, str]], without: frozenset[str]) -> dict[str, object]:
-    """What a manifest says of the data: file, name, licence and SHA-256 of each source that was used, and what was left out."""
+    """The manifest's fields on the data: file, name, licence and SHA-256 of each used source, and the names of those left out."""
     used = (source for source in sources if source[0].partition("/")[0] not in without)
     return {
         "data": [

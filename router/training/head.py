@@ -1,4 +1,4 @@
-"""Fits an operator's own labels on the frozen encoder: a linear head, its calibration, and what lies outside. Needs no torch."""
+"""Trains a head for an operator's own labels on the frozen encoder: a calibrated linear classifier. Needs no torch."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from router.signals.own.head import VECTOR, WEIGHTS, Head, features_of
 Vectors = NDArray[np.float32]
 Places = NDArray[np.int64]
 STRENGTHS = (3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
-"""Of the penalty on weights, tried in turn; unit vectors want little of it."""
+"""The penalties on weights to try. Unit vectors need little."""
 FOLDS = 5
-_MIN_EXAMPLES = 2  # of a label: one to fit to, one to measure on
+_MIN_EXAMPLES = 2  # per label: one to train on, one to measure on
 _MAX_TRIED = 2000
 _MAX_NAMED = 5
 _STEPS, _MEMORY = 150, 8
@@ -38,7 +38,7 @@ _STEPS, _MEMORY = 150, 8
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A head, and how good cross-validation found it."""
+    """A head with its figures from cross-validation."""
 
     head: Head
     threshold: float
@@ -47,10 +47,10 @@ class Fitted:
 
 
 def train(path: Path, encoder: Bundle, out: Path, name: str, config: Path | None = None) -> Iterator[str]:
-    """Fit a head to the labelled texts in `path` and write its bundle into `out`, with a report line by line.
+    """Train a head on the labelled texts in `path`, write its bundle into `out`, and report line by line.
 
-    Texts labelled `out_of_scope` are no label of their own: they teach what lies outside. `name` is what rules call the signal,
-    `config` the file that is to name it.
+    Texts labelled `out_of_scope` teach the head which texts belong to none of its labels. `name` is the signal's name in rules,
+    and `config` the configuration that will use it.
 
     Raises:
         ConfigError: the file cannot be read, a label has fewer than two texts, or there are fewer than two labels.
@@ -76,7 +76,7 @@ def train(path: Path, encoder: Bundle, out: Path, name: str, config: Path | None
 
 
 def _how_to_use(out: Path, name: str, config: Path | None) -> Iterator[str]:
-    """Lines for the configuration: a path in it is meant from its own folder."""
+    """The lines for the configuration. Its paths are relative to its folder."""
     if config is None or not config.is_file():
         where, folder = "the router's configuration", str(out.resolve())
     else:
@@ -87,22 +87,20 @@ def _how_to_use(out: Path, name: str, config: Path | None) -> Iterator[str]:
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(NAME, name) or name in BUILT_IN_SIGNALS:
-        why = "is a signal of the router's own" if name in BUILT_IN_SIGNALS else f"is none: {NAME_WORDS} was expected"
-        message = (
-            f"the signal would be called '{name}', as its folder, and that {why}; name it with --name, or write to another folder"
-        )
+        why = "is a built-in signal" if name in BUILT_IN_SIGNALS else f"is not allowed: {NAME_WORDS} was expected"
+        message = f"the signal's name would be '{name}', which {why}; name it with --name, or write to another folder"
         raise ConfigError([Problem("--out", 0, "", message)])
 
 
 def _repeated(path: Path, lines: Sequence[tuple[int, tuple[str, str]]], groups: Places) -> Iterator[str]:
-    """Warnings about texts that are there more than once."""
+    """Warnings about repeated texts."""
     members: dict[int, list[tuple[int, str]]] = {}
     for (line, (_, label)), group in zip(lines, groups, strict=True):
         members.setdefault(int(group), []).append((line, label))
     again = [some for some in members.values() if len(some) > 1]
     if again:
         extra = sum(len(some) - 1 for some in again)
-        alike = "repeat others, apart from case, spacing and punctuation; no copy is measured by another"
+        alike = "repeat others, apart from case, spacing and punctuation; copies are never both trained and measured on"
         yield f"warning: {path}: {extra} of {len(lines)} texts {alike}"
     torn = [some for some in again if len({label for _, label in some}) > 1]
     for some in torn[:_MAX_NAMED]:
@@ -117,15 +115,15 @@ def _check(path: Path, labels: Sequence[str], groups: Places) -> None:
     counts = {label: sum(label == other for other, _ in different) for label in dict.fromkeys(labels)}
     few = [label for label, count in counts.items() if count < _MIN_EXAMPLES]
     if few:
-        need = "every label needs two different ones, and eight are a good start"
-        message = f"has a single text, or the same one again, for {', '.join(few[:5])}; {need}"
+        need = "every label needs two different texts, and eight are a good start"
+        message = f"has only one text, perhaps repeated, for {', '.join(few[:5])}; {need}"
         raise ConfigError([Problem(str(path), 0, "label", message)])
     if len(counts.keys() - {OUTSIDE}) < 2:
         raise ConfigError([Problem(str(path), 0, "label", "names fewer than two labels, so there is nothing to tell apart")])
 
 
 def encode(texts: Sequence[str], bundle: Bundle) -> Vectors:
-    """The vectors of four layers (n, 1536), on all cores. A text with nothing to read is all zeros."""
+    """The vectors of four layers, (n, 1536) float32, computed on all cores. A text without tokens gives zeros."""
     encoder = Encoder(bundle, InferencePool(1, 1))
 
     blank = encoder.run("blank").layers
@@ -141,10 +139,10 @@ def encode(texts: Sequence[str], bundle: Bundle) -> Vectors:
 
 
 def fit(layers: Vectors, truth: Places, labels: Sequence[str], groups: Places | None = None) -> Fitted:
-    """The head that cross-validation likes best, of two widths and several penalties.
+    """The best head by cross-validation, of two widths and several penalties.
 
-    `layers` is (texts, 1536), `truth` each text's place in `labels`, -1 for what lies outside. Texts of one of `groups` are never
-    fitted to while another of them is measured: what is learnt by heart says nothing.
+    `layers` is (texts, 1536). `truth` is each text's index in `labels`, or -1 for `out_of_scope`. Texts of one group are never
+    split between training and measuring, because memorised texts say nothing.
     """
     inside, inner = layers[truth >= 0], truth[truth >= 0]
     folds = _folds(inner, np.arange(len(inner)) if groups is None else groups[truth >= 0])
@@ -157,21 +155,21 @@ def fit(layers: Vectors, truth: Places, labels: Sequence[str], groups: Places | 
     vectors = features_of(inside, VECTOR)
     examples = np.rint(vectors * 127).astype(np.int8)
     head = Head(tuple(labels), weights * scale, bias * scale, examples, -1.0)
-    known_at_least = -1.0
+    min_familiarity = -1.0
     if (truth < 0).any():
         known, unknown = _familiar_out_of_fold(vectors, probabilities, folds), head.familiarity(layers[truth < 0])
-        known_at_least = _least_familiarity(known, unknown)
+        min_familiarity = _min_familiarity(known, unknown)
         is_known = np.concatenate([np.ones(len(known), bool), np.zeros(len(unknown), bool)])
         area = roc_area(is_known, np.concatenate([known, unknown]).astype(np.float64))
         figures["outside_roc_area"] = Estimate(area, area, area)
-        figures["taken_for_outside"] = share(int((known < known_at_least).sum()), len(known))
-        figures["outside_found"] = share(int((unknown < known_at_least).sum()), len(unknown))
-    head = Head(head.labels, head.weights, head.bias, examples if known_at_least > -1 else examples[:0], known_at_least)
+        figures["taken_for_outside"] = share(int((known < min_familiarity).sum()), len(known))
+        figures["outside_found"] = share(int((unknown < min_familiarity).sum()), len(unknown))
+    head = Head(head.labels, head.weights, head.bias, examples if min_familiarity > -1 else examples[:0], min_familiarity)
     return Fitted(head, _threshold(probabilities, inner), strength, figures)
 
 
 def _chosen(layers: Vectors, truth: Places, labels: int, folds: Places) -> tuple[int, float]:
-    """Width and penalty of the least loss, by cross-validation on at most some thousand texts of every label."""
+    """The width and the penalty with the lowest loss, by cross-validation on a few thousand texts."""
     few = np.concatenate([np.flatnonzero(truth == label)[: max(FOLDS, _MAX_TRIED // labels)] for label in range(labels)])
     some, known, parts = layers[few], truth[few], folds[few]
     losses = {}
@@ -203,7 +201,7 @@ def minimise(vectors: Vectors, truth: Places, labels: int, strength: float) -> t
 
 
 def _lbfgs(loss: Callable[[Vectors], tuple[float, Vectors]], start: Vectors) -> Vectors:
-    """A minimum of a smooth convex function; Nocedal and Wright, algorithm 7.5, with a backtracking line search."""
+    """The minimum of a smooth convex function: Nocedal and Wright, algorithm 7.5, with a backtracking line search."""
     place, steps, changes = start, list[Vectors](), list[Vectors]()
     value, gradient = loss(place)
     for _ in range(_STEPS):
@@ -239,7 +237,7 @@ def _inverse_hessian_times(gradient: Vectors, steps: Sequence[Vectors], changes:
 
 
 def _folds(truth: Places, groups: Places) -> Places:
-    """A fold for every text, the same for all of a group, each label spread over them."""
+    """A fold for every text. Texts of a group share one, and each label is spread over all folds."""
     _, first, members = np.unique(groups, return_index=True, return_inverse=True)
     of_group, labels = np.empty(len(first), dtype=np.int64), truth[first]
     chance = np.random.default_rng(0)
@@ -258,7 +256,7 @@ def _out_of_fold(vectors: Vectors, truth: Places, labels: int, folds: Places, st
 
 
 def _familiar_out_of_fold(vectors: Vectors, probabilities: Vectors, folds: Places) -> Vectors:
-    """Familiarity of the operator's own texts, none of them beside itself."""
+    """The familiarity of the operator's texts, each compared only with texts of other folds."""
     nearest = np.empty(len(vectors), dtype=np.float32)
     for fold in range(FOLDS):
         held, others = folds == fold, folds != fold
@@ -266,24 +264,24 @@ def _familiar_out_of_fold(vectors: Vectors, probabilities: Vectors, folds: Place
     return np.asarray((probabilities.max(axis=1) + nearest) / 2, dtype=np.float32)
 
 
-def _least_familiarity(known: Vectors, unknown: Vectors) -> float:
-    """Where most is told right: the share of own texts kept plus the share of others found is highest."""
-    bars = np.unique(np.quantile(np.concatenate([known, unknown]), np.linspace(0, 1, 201)))
-    right = [(known >= bar).mean() + (unknown < bar).mean() for bar in bars]
-    return round(float(bars[int(np.argmax(right))]), 4)
+def _min_familiarity(known: Vectors, unknown: Vectors) -> float:
+    """The threshold with the highest sum of two shares: own texts kept and `out_of_scope` texts found."""
+    thresholds = np.unique(np.quantile(np.concatenate([known, unknown]), np.linspace(0, 1, 201)))
+    right = [(known >= threshold).mean() + (unknown < threshold).mean() for threshold in thresholds]
+    return round(float(thresholds[int(np.argmax(right))]), 4)
 
 
 def _threshold(probabilities: Vectors, truth: Places) -> float:
-    """The least of 0.30, 0.35 ... 0.95 from which labels are right 19 times in 20; 0.95 when none is."""
+    """The lowest of 0.30, 0.35 ... 0.95 above which 19 of 20 labels are right; 0.95 if there is none."""
     right, sure = probabilities.argmax(axis=1) == truth, probabilities.max(axis=1)
-    for bar in np.arange(0.30, 0.96, 0.05):
-        if (sure >= bar).any() and right[sure >= bar].mean() >= 0.95:
-            return round(float(bar), 2)
+    for threshold in np.arange(0.30, 0.96, 0.05):
+        if (sure >= threshold).any() and right[sure >= threshold].mean() >= 0.95:
+            return round(float(threshold), 2)
     return 0.95
 
 
 def _scale(logits: Vectors, truth: Places) -> float:
-    """What logits are multiplied by so that probabilities mean what they say."""
+    """The factor for logits that calibrates the probabilities."""
     return float(min(np.geomspace(0.25, 16, 49), key=lambda scale: _log_loss(logits, truth, float(scale))))
 
 
@@ -298,7 +296,7 @@ def _softmax(logits: Vectors) -> Vectors:
 
 
 def write(fitted: Fitted, encoder: Bundle, out: Path, name: str, source: Path) -> None:
-    """A bundle that `signals.custom` can name."""
+    """Write a bundle for `signals.custom`."""
     out.mkdir(parents=True, exist_ok=True)
     head = fitted.head
     np.savez_compressed(out / WEIGHTS, weights=head.weights, bias=head.bias, examples=head.examples)
@@ -308,7 +306,7 @@ def write(fitted: Fitted, encoder: Bundle, out: Path, name: str, source: Path) -
         "name": name,
         "labels": list(head.labels),
         "threshold": fitted.threshold,
-        "known_at_least": head.known_at_least,
+        "known_at_least": head.min_familiarity,
         "encoder": f"{encoder.name} {encoder.version}",
         "encoder_sha256": encoder.sha256[MODEL],
         "sha256": sha256_of(out / WEIGHTS),

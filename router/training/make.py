@@ -1,4 +1,4 @@
-"""From data to bundle, in one go: fit, calibrate, export, verify, describe."""
+"""Makes the encoder's bundle from the data: train, calibrate, export, verify, describe."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def finish(
         **provenance(data, SOURCES, without),
     }
     trained_on = [example.text for example in train]
-    write_bundle(out, tokenizer, trained_on, LABELS, facts, "")  # whole enough to be served, and so measured
+    write_bundle(out, tokenizer, trained_on, LABELS, facts, "")  # complete enough to be served and measured
     metrics = {
         **measure(out / MODEL, model, development, reader, thresholds, models, _table(train)),
         **{f"int8_times_faster_at_{tokens}_tokens": Estimate(times, times, times) for tokens, times in faster.items()},
@@ -93,10 +93,10 @@ def finish(
 
 
 def calibrate(model: Model, examples: Sequence[Example], reader: WindowTokenizer) -> tuple[Calibration, dict[str, float]]:
-    """Temperatures by maximum likelihood; thresholds that keep false alarms on everyday talk at most at 1%.
+    """Temperatures by maximum likelihood, and thresholds with at most 1% false alarms.
 
-    The intent's threshold is the least of 0.40, 0.45 ... 0.90 at which at most 1% of everyday texts are confidently in a
-    science; the attack's is the least of 0.50, 0.55 ... 0.95 at which at most 1% of harmless texts are taken for an attack.
+    The intent's threshold is the lowest of 0.40, 0.45 ... 0.95 at which at most 1% of everyday texts are classified as a science.
+    The attack's is the lowest of 0.50, 0.55 ... 0.95 at which at most 1% of harmless texts are mistaken for an attack.
     """
     exam = [example for example in examples if example.source == "mmlu_pro"]
     found = predict(model, [example.text for example in exam], reader)
@@ -107,26 +107,29 @@ def calibrate(model: Model, examples: Sequence[Example], reader: WindowTokenizer
     calibration = Calibration(
         _temperature(lambda scale: F.cross_entropy(found.intent / scale, truth)),
         _temperature(
-            lambda scale: F.binary_cross_entropy(Calibration(1.0, scale, means).chances(found.outcomes)[known], outcomes[known])
+            lambda scale: F.binary_cross_entropy(
+                Calibration(1.0, scale, means).predicted_accuracy(found.outcomes)[known], outcomes[known]
+            )
         ),
         means,
     )
     everyday = predict(model, [e.text for e in examples if e.source in ("clinc150", "banking77")], reader)
     talk = (everyday.intent / calibration.intent).softmax(-1).numpy()
-    science = _least(0.40, lambda bar: _in_science(talk, bar).mean() <= _MAX_EVERYDAY_IN_SCIENCE)
+    science = _lowest(0.40, lambda threshold: _in_science(talk, threshold).mean() <= _MAX_EVERYDAY_IN_SCIENCE)
     harmless = torch.cat([everyday.attack, found.attack]).softmax(-1)[:, 1:].amax(-1).numpy()
-    alarm = _least(0.50, lambda bar: (harmless >= bar).mean() <= _MAX_FALSE_ALARMS)
+    alarm = _lowest(0.50, lambda threshold: (harmless >= threshold).mean() <= _MAX_FALSE_ALARMS)
     return calibration, {"intent": science, "jailbreak": alarm, "pii": 0.5}
 
 
 def _table(examples: Sequence[Example]) -> NDArray[np.float64]:
-    """(labels, models): how often each model is right in each category; what a router by category alone goes by."""
+    """(labels, models) float64: each model's accuracy in each category, the baseline of routing by category alone."""
     rows = [np.array([e.outcomes for e in examples if e.outcomes and e.label == label]) for label in LABELS]
     return np.stack([np.nanmean(outcomes, axis=0) for outcomes in rows])
 
 
-def _least(start: float, is_enough: Callable[[float], bool]) -> float:
-    return next((round(float(bar), 2) for bar in np.arange(start, 0.96, 0.05) if is_enough(float(bar))), 0.95)
+def _lowest(start: float, is_enough: Callable[[float], bool]) -> float:
+    tried = map(float, np.arange(start, 0.96, 0.05))
+    return next((round(threshold, 2) for threshold in tried if is_enough(threshold)), 0.95)
 
 
 def _temperature(loss_at: Callable[[Tensor], Tensor]) -> float:
@@ -152,7 +155,7 @@ def measure(
     path: Path, model: Model, examples: Sequence[Example], reader: WindowTokenizer, thresholds: Mapping[str, float],
     models: Sequence[str], table: NDArray[np.float64],
 ) -> Mapping[str, Estimate]:  # fmt: skip
-    """Figures of the int8 graph, as it is served, on texts that nothing was fitted to."""
+    """Measure the int8 graph, as it is served, on texts that were used for neither training nor calibration."""
     exam = [example for example in examples if example.source == "mmlu_pro"]
     texts = [example.text for example in exam]
     truth = np.array([LABELS.index(example.label) for example in exam])
@@ -194,7 +197,7 @@ def _personal(path: Path, examples: Sequence[Example]) -> dict[str, Estimate]:
 
 
 def _routing(outcomes: NDArray[np.float64], right: NDArray[np.float64], models: Sequence[str]) -> dict[str, Estimate]:
-    """APGR of three pairs, hard against easy, and what seven models reach for a fifth of the best one's price."""
+    """APGR of three pairs, hard against easy questions, and the accuracy of seven models at a fifth of the best one's cost."""
     known, expected = routing.by_name(models, outcomes), routing.by_name(models, right)
     figures = {}
     for small, large in routing.PAIRS:
@@ -204,19 +207,19 @@ def _routing(outcomes: NDArray[np.float64], right: NDArray[np.float64], models: 
         figures[name] = routing.gap_recovered_with_interval(known[small][rows], known[large][rows], gain)
     area = routing.hard_or_easy(outcomes, right)
     figures["hard_or_easy_roc_area"] = Estimate(area, area, area)
-    names = list(routing.PRICES)
+    names = list(routing.COSTS)
     columns = [list(models).index(name) for name in names]
     complete = ~np.isnan(outcomes[:, columns]).any(axis=1)
-    prices = np.array(list(routing.PRICES.values()))
-    points = routing.curve(outcomes[complete][:, columns], right[complete][:, columns], prices)
+    costs = np.array(list(routing.COSTS.values()))
+    points = routing.curve(outcomes[complete][:, columns], right[complete][:, columns], costs)
     best = int(np.argmax(outcomes[complete][:, columns].mean(0)))
-    reached = routing.accuracy_at(points, 0.2 * prices[best]) / float(outcomes[complete][:, columns[best]].mean())
+    reached = routing.accuracy_at(points, 0.2 * costs[best]) / float(outcomes[complete][:, columns[best]].mean())
     figures["accuracy_at_fifth_of_price"] = Estimate(reached, reached, reached)
     return figures
 
 
 def _safety(path: Path, examples: Sequence[Example], threshold: float) -> dict[str, Estimate]:
-    """Attacks found, and harmless prompts taken for attacks."""
+    """Shares of attacks found, and of harmless prompts mistaken for attacks."""
     own, chance = safety_held_back(), random.Random(0)  # noqa: S311 - reproducible on purpose
     jailbreaks = [e.text for e in examples if e.source == "jailbreak"] + [e.text for e in own if e.attack == 1]
     exam = [e.text for e in examples if e.source == "mmlu_pro"]
@@ -236,6 +239,6 @@ def _safety(path: Path, examples: Sequence[Example], threshold: float) -> dict[s
     signal = JailbreakSignal(Encoder(bundle, InferencePool(1, 1), max_windows=64), bundle)
     figures = {}
     for name, some in texts.items():
-        hits = sum(float(signal.run(text).chances[1:].max()) >= threshold for text in some)
+        hits = sum(float(signal.run(text).probabilities[1:].max()) >= threshold for text in some)
         figures[name] = share(hits, len(some))
     return figures

@@ -1,4 +1,4 @@
-"""The verifier from data to bundle: mine, fit, calibrate, export, measure, describe."""
+"""Makes the verifier's bundle from the data: mine pairs, train, calibrate, export, measure, describe."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from router.training.train import mean_vector
 from router.training.verifier import Batches, Recipe, fit, mined, scores
 
 QUORA = frozenset({"gptcache_qqp", "synth_guard"})
-"""The data sets that hold Quora's texts."""
+"""The data sets with Quora's texts."""
 NAME, VERSION = "minilm-verifier", "1"
-_MAX_LOST = 0.02  # of the area under the curve, to int8; measured .002, and a broken export loses far more
+_MAX_LOST = 0.02  # ROC area lost to int8; measured .002, and a broken export loses far more
 
 
 def make(data: Path, out: Path, threads: int, without: frozenset[str], say: Callable[[str], None]) -> None:
@@ -58,7 +58,7 @@ def make(data: Path, out: Path, threads: int, without: frozenset[str], say: Call
 
 
 def _metrics_without_quora(data: Path, threads: int, say: Callable[[str], None]) -> Mapping[str, object]:
-    """Of the variant for those who must not use what is licensed for non-commercial use only."""
+    """The metrics of the variant without non-commercially licensed data."""
     say("the variant without Quora's texts, to tell in the card how good it is")
     with TemporaryDirectory() as folder:
         make(data, Path(folder), threads, QUORA, say)
@@ -99,9 +99,9 @@ def finish(
 
 
 def measure(folder: Path, model: Verifier, sets: dict[str, list[Pair]], batches: Batches) -> dict[str, dict[str, float]]:
-    """How well the int8 graph ranks each set, and what that lost against the float model.
+    """Measure how well the int8 graph ranks each set, and how much it loses against the float model.
 
-    Pairs that the served model does not read are left out.
+    Pairs that the served model cannot read are left out.
 
     Raises:
         ValueError: the export lost more than rounding can explain.
@@ -134,7 +134,7 @@ def _recalls(truth: NDArray[np.bool_], found: NDArray[np.float64]) -> dict[str, 
 
 
 def _platt(logits: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
-    """Scale and shift by which logits become calibrated (Platt, 1999)."""
+    """The scale and shift that calibrate logits (Platt, 1999)."""
     scale, shift = torch.ones((), requires_grad=True), torch.zeros((), requires_grad=True)
     optimizer = torch.optim.LBFGS([scale, shift], max_iter=100)
 

@@ -1,4 +1,4 @@
-"""Question pairs that the verifier is trained and judged on: labelled ones, and made ones that look like prompts."""
+"""The verifier's training and evaluation pairs: labelled question pairs, and made pairs that look like prompts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SOURCES = (
     ("banking77/train.csv", "BANKING77", "CC-BY-4.0"),
     ("clinc150/data_train_val.json", "CLINC150", "CC-BY-3.0"),
 )
-"""File, name and licence of every data set; pairs.yaml beside this file is our own."""
+"""File, name and licence of every data set. pairs.yaml beside this file is our own."""
 KINDS_OF_PAIRS = ("prompts", "swaps", "paws", "negation", "qqp")
 HELD_BACK_PERCENT = 15
 _MADE = 3000
 _QUESTION_MARKS = 0.12
-"""Share of texts that lose their question mark or their capitals: what people type in a hurry."""
+"""The share of texts that lose their question mark or their capitals, as people in a hurry type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +39,20 @@ class Pair:
     asked: str
     stored: str
     same: float
-    """1 the same answer, 0 another one; between them where the label is only likely."""
+    """1 for the same answer, 0 for another, between them if the label is uncertain."""
     source: str
 
 
 def is_held_back(key: str, percent: int = HELD_BACK_PERCENT) -> bool:
-    """Whether a pair belongs to the development split, by the question that it hangs on."""
+    """Whether a pair belongs to the development split, by its main question."""
     return digest(key)[0] * 100 < percent * 256
 
 
 def labelled(data: Path, without: frozenset[str] = frozenset()) -> tuple[list[Pair], list[Pair]]:
     """Pairs of the data sets in the folder `data`: those to train on, and those held back.
 
-    Of Quora's pairs the development file is split off already, by connected component of questions. Nothing is trained on of
-    the data sets that `without` names by folder; what is held back of them still measures.
+    Quora's pairs already have a development file, split by connected component of questions. Data sets whose folder is in
+    `without` are not trained on; their held-back pairs are still measured on.
     """
     questions = list(_lines(data / "gptcache_qqp" / "train.jsonl.gz"))
     train = [Pair(line["a"], line["b"], float(line["y"]), "qqp") for line in questions]
@@ -108,7 +108,7 @@ def _negations(data: Path) -> Iterator[tuple[Pair, str, int]]:
 
 
 def intents(data: Path, without: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
-    """What people say to assistants and to their bank, with the intent: texts that look alike and may want another answer."""
+    """What people say to assistants and to their bank, with the intent. Such texts look alike but may need another answer."""
     clinc = json.loads((data / "clinc150" / "data_train_val.json").read_text(encoding="utf-8"))
     said = [(text, f"clinc150 {intent}") for text, intent in clinc["train"]]
     with (data / "banking77" / "train.csv").open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""Sentences with personal data: few templates that somebody wrote, filled with many names and numbers."""
+"""Training sentences with personal data: a few handwritten templates, filled with many names and numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_PERSONAL: Mapping[str, Sequence[str]] = {
     "year": ("1974", "1986", "1999", "2001", "2008", "2015", "2019", "2023"),
     "age": ("19", "24", "37", "45", "62", "twelve", "thirty"),
 }
-"""What templates have places for that the data set does not mark."""
+"""Values for template fields that the data set does not annotate."""
 _MAY_BE_PERSONAL = re.compile(r"\d|(?<!^)\b(?!I\b)[A-Z]")
 
 Filling = tuple[str, str]
@@ -30,9 +30,9 @@ Filling = tuple[str, str]
 
 
 def sentences(data: Path) -> tuple[list[Example], list[Example]]:
-    """Those to train on and those held back, by template: no held-back template is trained on with other names.
+    """Sentences to train on and held-back ones, split by template, so that held-back templates are never trained on.
 
-    Spans of one kind that only space parts are one, as `joined` says.
+    Spans of one kind with only space between them are one, as in `joined`.
     """
     train: list[Example] = []
     held_back: list[Example] = []
@@ -60,7 +60,7 @@ def sentences(data: Path) -> tuple[list[Example], list[Example]]:
 
 
 def without_any(data: Path) -> Iterator[Example]:
-    """What people ask their bank, as far as no number and no name is in it: there is nothing personal to find."""
+    """Questions to a bank without numbers and names, so without personal data."""
     with (data / "banking77" / "train.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             text = row["text"].strip()

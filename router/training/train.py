@@ -1,4 +1,4 @@
-"""Fits the model: the encoder and all heads together, while the sentence vector stays where it was."""
+"""Trains the encoder and all heads together, and keeps the sentence vector close to the pretrained one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHARES = {
     "made attack": 1300,
     "made harmless": 600,
 }
-"""Examples of each source in one epoch; what is not named is used whole. Everyday talk is there to be told apart, not learned."""
+"""Examples of each source in one epoch. Sources that are not named are used whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Recipe:
     encoder_rate: float = 1.5e-4
     head_rate: float = 1e-3
     warmup: float = 0.06
-    """Share of the steps in which the rates rise."""
+    """The share of steps in which the learning rates rise."""
     keep: float = 1.5
     """Weight of 1 - cosine between a text's vector and its vector before training."""
     smoothing: float = 0.05
@@ -57,7 +57,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What a batch should give; `NO_LABEL` or NaN where nobody knows."""
+    """The targets of a batch; `NO_LABEL` or NaN where unknown."""
 
     intent: Tensor
     subject: Tensor
@@ -79,7 +79,7 @@ def new_model(encoder: Encoder, subjects: int, models: int) -> Model:
 
 
 def subjects_of(examples: Sequence[Example]) -> list[str]:
-    """The exams that the examples are from, in a fixed order."""
+    """The exams of the examples, in a fixed order."""
     return sorted({example.subject for example in examples if example.subject})
 
 
@@ -91,7 +91,7 @@ def fit(
     recipe: Recipe,
     say: Callable[[str], None],
 ) -> Model:
-    """The trained model. Same data, recipe and kind of machine, same weights."""
+    """Train the model. The same data, recipe and kind of machine give the same weights."""
     torch.manual_seed(recipe.seed)
     chance = random.Random(recipe.seed)  # noqa: S311 - reproducible on purpose
     subjects = subjects_of(examples)
@@ -164,7 +164,7 @@ class Batcher:
         self._models = models
 
     def shuffled(self, examples: Sequence[Example], size: int, chance: random.Random) -> list[Batch]:
-        """Batches of texts of like length, in random order: little padding, and no curriculum."""
+        """Batches of texts of similar length, in random order, so that there is little padding."""
         read = [(example, self._reader.read(vary(example, chance))) for example in examples]
         read.sort(key=lambda item: len(item[1].ids))
         batches = [self._batch(read[start : start + size]) for start in range(0, len(read), size)]
@@ -192,7 +192,7 @@ class Batcher:
 
 
 def token_labels(spans: Sequence[tuple[int, int, str]], offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """0 outside, 1 + 2k for the first token of a span of kind k, 2 + 2k for the others; `offsets` are the tokens' places."""
+    """0 outside, 1 + 2k for the first token of a span of kind k, 2 + 2k for its others. `offsets` are the tokens' places."""
     labels, begun = [0] * len(offsets), set()
     for place, (start, end) in enumerate(offsets):
         for span in spans:
@@ -218,7 +218,7 @@ def _optimizer(model: Model, recipe: Recipe, steps: int) -> tuple[torch.optim.Ad
 
 @torch.no_grad()
 def predict(model: Model, texts: Sequence[str], reader: WindowTokenizer, batch: int = 64) -> Outputs:
-    """The outputs of texts, in their order; `personal` is left empty, for its length differs."""
+    """The outputs of texts, in order. `personal` is empty, because its length differs."""
     read = [(torch.from_numpy(reader.read(text).ids), index) for index, text in enumerate(texts)]
     read.sort(key=lambda item: len(item[0]))
     parts: dict[str, Tensor] = {}

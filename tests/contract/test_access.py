@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 from aiohttp import web
 
-from router.admin.access import guard, name_in
+from router.admin.access import name_in, only_programs
 from router.admin.server import AdminServer, errors_as_json
 from router.runtime.supervisor import Worker
 from router.runtime.workers import AggregatedAdmin
@@ -29,7 +29,7 @@ async def port() -> AsyncIterator[int]:
         await request.read()
         return web.Response(text="answered")
 
-    app = web.Application(middlewares=[errors_as_json, guard("admin.internal:8802", lambda: ALLOWED)])
+    app = web.Application(middlewares=[errors_as_json, only_programs("admin.internal:8802", lambda: ALLOWED)])
     app.add_routes([web.route("*", "/{path:.*}", answer)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -49,9 +49,9 @@ async def test_a_document_gets_a_document(port: AdminPort) -> None:
     ("path", "said"),
     [
         ("/cache/refused", "cache: the cache is off"),
-        ("/cache/page", "answers with no JSON: is the admin port of a router there?"),
-        ("/cache/list", "answers with status 200: is the admin port of a router there?"),
-        ("/cache/else", "answers with status 500: is the admin port of a router there?"),
+        ("/cache/page", "does not answer with JSON; is it a router's admin port?"),
+        ("/cache/list", "answers with status 200; is it a router's admin port?"),
+        ("/cache/else", "answers with status 500; is it a router's admin port?"),
     ],
 )
 async def test_what_no_router_answers_is_told_in_words(port: AdminPort, path: str, said: str) -> None:
@@ -63,7 +63,7 @@ async def test_what_no_router_answers_is_told_in_words(port: AdminPort, path: st
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "unix:/nowhere/admin.sock"])
 def test_where_nobody_listens_the_address_is_named(address: str) -> None:
     """This holds for either kind of address."""
-    with pytest.raises(ConfigError, match=f"nobody answers at {address}"):
+    with pytest.raises(ConfigError, match=f"nothing answers at {address}"):
         AdminPort(address).get("/restart")
 
 
@@ -71,5 +71,5 @@ def test_a_port_that_is_switched_off_is_not_asked(tmp_path: Path) -> None:
     """The default port is not asked either, for another router may listen there."""
     file = tmp_path / "config.yaml"
     file.write_text("version: 1\nmodels: { small: { cluster: small } }\ndefault: { model: small }\nadmin: { enabled: false }\n")
-    with pytest.raises(ConfigError, match=r"admin.enabled: is false, so nobody can be asked; do else"):
+    with pytest.raises(ConfigError, match=r"admin.enabled: is false, so the router has no admin port; do else"):
         admin_port(argparse.Namespace(admin=None, config=file), "; do else")

@@ -84,12 +84,12 @@ class TestOneDamage:
         ),
         (("request_body_mode: BUFFERED", "#"), "error", f"{_MODE}.request_body_mode", "must be BUFFERED"),
         (("request_header_mode: SEND", "request_header_mode: SKIP"), "error", f"{_MODE}.request_header_mode", ""),
-        (("body_mode: STREAMED", "body_mode: BUFFERED"), "error", f"{_MODE}.response_body_mode", "holds every"),
+        (("body_mode: STREAMED", "body_mode: BUFFERED"), "error", f"{_MODE}.response_body_mode", "holds back every stream"),
         (("message_timeout: 1s", "message_timeout: 0.2s"), "error", f"{_EXT}.message_timeout", "Envoy gives up"),
         (("message_timeout: 1s", ""), "error", f"{_EXT}.message_timeout", "Envoy gives up"),
         (("message_timeout: 1s", "message_timeout: 0.3s"), "warning", f"{_EXT}.message_timeout", "less than 200 ms"),
-        (("failure_mode_allow: true", "observability_mode: true"), "error", f"{_EXT}.observability_mode", "ignored"),
-        (("failure_mode_allow: true", "disable_immediate_response: true"), "error", None, "the router's errors"),
+        (("failure_mode_allow: true", "observability_mode: true"), "error", f"{_EXT}.observability_mode", "Envoy would ignore"),
+        (("failure_mode_allow: true", "disable_immediate_response: true"), "error", None, "the router's own answers"),
         (("failure_mode_allow: true", "route_cache_action: RETAIN"), "error", f"{_EXT}.route_cache_action", "first route"),
         (("x-vsr-[a-z-]+|", ""), "error", f"{_EXT}.mutation_rules.allow_expression.regex", "x-vsr-selected-category"),
         (("^(x-upstream-cluster|", "^("), "error", f"{_EXT}.mutation_rules.allow_expression.regex", "sets x-upstream-cluster,"),
@@ -145,12 +145,12 @@ class TestOneDamage:
             ),
             "error",
             f"{_HOST}.routes[8]",
-            "router disabled",
+            "disables the router",
         ),
         (("grpc_health_check: {", "tcp_health_check: {"), "error", None, "no field 'service_name'"),
         (("healthy_panic_threshold: { value: 0 }", "healthy_panic_threshold: { value: 50 }"), "warning", None, "not 0"),
         (("max_requests: 20000, ", ""), "warning", "static_resources.clusters[0]", "1024 exchanges"),
-        ((", max_retries: 1000", ""), "warning", "static_resources.clusters[0]", "retry_policy does nothing"),
+        ((", max_retries: 1000", ""), "warning", "static_resources.clusters[0]", "retry_policy has no effect"),
         (
             ("failure_mode_allow: true", "failure_mode_alow: true"),
             "error",
@@ -315,6 +315,9 @@ class TestBothFiles:
         problems(tmp_path)
         summary = check(tmp_path / "config.yaml", tmp_path / "envoy.yaml").summary
         assert "small -> cluster small -> 127.0.0.1:8101  (default)" in summary
-        assert summary[-1] == "router down: the cluster small serves"
+        assert summary[-1] == "while the router is down: the cluster small serves"
         problems(tmp_path, ("failure_mode_allow: true", "failure_mode_allow: false"))
-        assert check(tmp_path / "config.yaml", tmp_path / "envoy.yaml").summary[-1] == "router down: clients get an error"
+        assert (
+            check(tmp_path / "config.yaml", tmp_path / "envoy.yaml").summary[-1]
+            == "while the router is down: clients get an error"
+        )

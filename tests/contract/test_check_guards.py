@@ -71,16 +71,16 @@ def test_an_envoy_without_the_last_route_needs_no_switch(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (route("{ match: { path: /v1/responses }, route: { cluster: small } }"), "passes /v1/responses on unread"),
-        (route("{ match: { prefix: /v1/audio/ }, route: { cluster: small } }"), "passes /v1/audio/ on unread"),
+        (route("{ match: { path: /v1/responses }, route: { cluster: small } }"), "forwards /v1/responses unread"),
+        (route("{ match: { prefix: /v1/audio/ }, route: { cluster: small } }"), "forwards /v1/audio/ unread"),
         (route("{ match: { safe_regex: { regex: '/v1/messages.*' } }, route: { cluster: small } }"), "what it matches"),
-        (("{ prefix: /v1/models/, headers: *reading }", "{ prefix: /v1/models/ }"), "passes /v1/models/ on unread"),
+        (("{ prefix: /v1/models/, headers: *reading }", "{ prefix: /v1/models/ }"), "forwards /v1/models/ unread"),
         (
             route(
                 "{ match: { path: /v1/chat/completions, headers: [ { name: x-beta, present_match: true } ] },"
                 f" route: {{ cluster_header: x-upstream-cluster }}, {_UNREAD}disabled: true }} }} }}"
             ),
-            "of some clients",
+            "from some clients",
         ),
         (
             route(
@@ -208,7 +208,7 @@ def test_filters_behind_the_router_filter(tmp_path: Path) -> None:
         + _EXT,
     )
     found = problems(tmp_path, chain)
-    assert any("envoy.filters.http.ext_proc stands behind" in problem.message and problem.line > 1 for problem in found)
+    assert any("envoy.filters.http.ext_proc is behind" in problem.message and problem.line > 1 for problem in found)
     none = ("filters.http.router.v3.Router", "filters.http.rbac.v3.RBAC")
     assert any("does not end with" in problem.message for problem in problems(tmp_path, none))
 

@@ -38,11 +38,13 @@ ROWS: dict[str, tuple[Damage, ...]] = {
         Damage("key: x-upstream-cluster, value: small", "key: x-a, value: small", "must overwrite"),
     ),
     "the same presets": (
-        Damage("key: x-vsr-response-path, value: bypass", "key: x-a, value: bypass", "clients may send x-vsr-response-path"),
-        Damage("- remove: x-vsr-selected-model\n", "\n", "clients may send x-vsr-selected-model"),
+        Damage("key: x-vsr-response-path, value: bypass", "key: x-a, value: bypass", "a client may send x-vsr-response-path"),
+        Damage("- remove: x-vsr-selected-model\n", "\n", "a client may send x-vsr-selected-model"),
     ),
-    "`route: cluster_header`": (Damage("cluster_header: x-upstream-cluster,", "cluster: small,", "must choose by"),),
-    "`cluster_not_found_response_code": (Damage("code: SERVICE_UNAVAILABLE, ", "code: NOT_FOUND, ", "look like a missing page"),),
+    "`route: cluster_header`": (
+        Damage("cluster_header: x-upstream-cluster,", "cluster: small,", "needs 'cluster_header: x-upstream-cluster'"),
+    ),
+    "`cluster_not_found_response_code": (Damage("code: SERVICE_UNAVAILABLE, ", "code: NOT_FOUND, ", "with a 404"),),
     "`timeout: 0s`, `idle_timeout: 600s`": (
         Damage("timeout: 0s, idle_timeout: 600s }", "idle_timeout: 600s }", "15 s"),
         Damage("timeout: 0s, idle_timeout: 600s }", "timeout: 0s, idle_timeout: 5s }", "longer than 5 s"),
@@ -51,12 +53,12 @@ ROWS: dict[str, tuple[Damage, ...]] = {
     "`response_*_mode: SEND`/`STREAMED`": (
         Damage("response_body_mode: STREAMED", "response_body_mode: NONE", "must be STREAMED", USAGE),
         Damage("response_header_mode: SEND", "response_header_mode: SKIP", "must be SEND", USAGE),
-        Damage("response_header_mode: SKIP", "response_header_mode: SEND", "what is no HTTP"),
+        Damage("response_header_mode: SKIP", "response_header_mode: SEND", "requests that are not HTTP"),
     ),
     "`request_headers_to_remove": (
         Damage("headers_to_remove: [ x-upstream-cluster ]", "headers_to_remove: [ x-a ]", "would see it"),
     ),
-    "`response_headers_to_add": (Damage("header: { key: x-vsr-decision-reason,", "header: { key: x-a,", "will not see"),),
+    "`response_headers_to_add": (Damage("header: { key: x-vsr-decision-reason,", "header: { key: x-a,", "do not see"),),
     "`mutation_rules` with": (
         Damage(_RULES[0], "", "could change any header"),
         Damage("disallow_all: true", "disallow_all: true\n                disallow_is_error: true", "500"),
@@ -74,7 +76,7 @@ ROWS: dict[str, tuple[Damage, ...]] = {
     "`max_message_timeout": (
         Damage("max_message_timeout: 120s", "max_message_timeout: 10s", "coalesce_timeout_seconds is 30", WAITING),
     ),
-    "`local_reply_config`, first of all": (Damage("startsWith('sr_')", "startsWith('a')", "would lose their words"),),
+    "`local_reply_config`, first of all": (Damage("startsWith('sr_')", "startsWith('a')", "would lose their messages"),),
     "`retry_back_off`": (
         Damage(_POLICY[0], "", "retry_policy is missing"),
         Damage("retry_back_off: { base_interval: 0.005s, max_interval: 0.02s }", "", "retry_back_off is missing"),
@@ -94,7 +96,7 @@ ROWS: dict[str, tuple[Damage, ...]] = {
     ),
     "cluster `ext_proc`: circuit": (
         Damage("max_requests: 20000, ", "", "1024 exchanges"),
-        Damage(", max_retries: 1000", "", "retry_policy does nothing"),
+        Damage(", max_retries: 1000", "", "retry_policy has no effect"),
     ),
     "`normalize_path`": (
         Damage("normalize_path: true", "", "normalize_path must be true", GUARDED),
@@ -102,7 +104,7 @@ ROWS: dict[str, tuple[Damage, ...]] = {
         Damage("path_with_escaped_slashes_action: UNESCAPE_AND_FORWARD", "", "UNESCAPE_AND_FORWARD"),
     ),
     "`/v1/models`": (
-        Damage("{ prefix: /v1/models/, headers: *reading }", "{ prefix: /v1/models/ }", "/v1/models/ on unread", GUARDED),
+        Damage("{ prefix: /v1/models/, headers: *reading }", "{ prefix: /v1/models/ }", "/v1/models/ unread", GUARDED),
     ),
     "GUARDED": (Damage("numerator: 0 }", "numerator: 99 }", "GUARDED, numerator: 100", GUARDED),),
     "`upgrade_configs: websocket`": (
@@ -110,8 +112,8 @@ ROWS: dict[str, tuple[Damage, ...]] = {
             "stat_prefix: openai\n", "stat_prefix: openai\n          upgrade_configs: [ { upgrade_type: websocket } ]\n", "hang"
         ),
     ),
-    "ext_proc before the router": (Damage(*behind_the_router("rbac"), "stands behind ext_proc", CACHING),),
-    "`request_timeout": (Damage("          request_timeout: 120s", "         ", "for ever to send its body"),),
+    "ext_proc before the router": (Damage(*behind_the_router("rbac"), "is behind ext_proc", CACHING),),
+    "`request_timeout": (Damage("          request_timeout: 120s", "         ", "any time to send its body"),),
     "`common_http_protocol_options": (Damage("common_http_protocol_options: { idle_timeout: 300s }", "", "an hour"),),
     "`overload_manager`: `global": (
         Damage("envoy.resource_monitors.global_downstream_max_connections\n", "envoy.a\n", "number of connections"),
@@ -120,7 +122,7 @@ ROWS: dict[str, tuple[Damage, ...]] = {
         Damage("  - name: envoy.resource_monitors.fixed_heap\n", "  - name: a\n", "the memory that clients"),
         Damage("name: envoy.overload_actions.stop_accepting_requests", "name: a", "stop_accepting_requests"),
     ),
-    "access log": (Damage("%PATH(NQ)%", "%REQ(:path)%", "prints the query"),),
+    "access log": (Damage("%PATH(NQ)%", "%REQ(:path)%", "logs the query"),),
     "admin on 127.0.0.1": (
         Damage("address: 127.0.0.1, port_value: 9901", "address: 0.0.0.0, port_value: 9901", "can stop Envoy"),
     ),

@@ -21,7 +21,7 @@ from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from router.signals.base import Guard
 from router.signals.cuts import CutSearch
-from router.signals.guards import ExportedGuard, JailbreakGuard, KeywordGuard, PiiGuard
+from router.signals.guards import HuggingFaceGuard, JailbreakGuard, KeywordGuard, PiiGuard
 from router.signals.own.huggingface import HuggingFaceSignal
 from router.signals.scans import CHUNK_CHARS, SHARED_CHARS, Scans, chunks_of
 from tests.waiting import until
@@ -59,7 +59,7 @@ def guards(passes: InferencePool, encoder: Encoder) -> dict[str, Guard]:
         "jailbreak": JailbreakGuard(encoder, bundle, passes, across),
         "pii": PiiGuard(encoder, bundle, passes, across),
         "keywords": KeywordGuard("secret", [re.compile("xylophon")], passes, across),
-        "tone": ExportedGuard(HuggingFaceSignal("tone", TINY / "tone", passes, max_windows=16), passes, across),
+        "tone": HuggingFaceGuard(HuggingFaceSignal("tone", TINY / "tone", passes, max_windows=16), passes, across),
     }
 
 

@@ -132,18 +132,18 @@ def test_a_head_without_outside_examples_has_no_outside_label(tmp_path: Path, en
     data = write(tmp_path / "labelled.jsonl", TEXTS)
     list(train(data, encoder, tmp_path / "head", "head"))
     head = Head.load(tmp_path / "head", encoder)
-    assert head.known_at_least == -1
+    assert head.min_familiarity == -1
     assert head.examples.shape == (0, 384)
 
 
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        ({"a": ["one", "two"], "b": ["three"]}, "for b; every label needs two different ones"),
-        ({"a": ["one", "two"], "b": ["three", "Three!"]}, "the same one again, for b"),
+        ({"a": ["one", "two"], "b": ["three"]}, "for b; every label needs two different texts"),
+        ({"a": ["one", "two"], "b": ["three", "Three!"]}, "only one text, perhaps repeated, for b"),
         ({"a": ["one", "two"]}, "fewer than two labels"),
         ({"a": ["one", "two"], OUTSIDE: ["three", "four"]}, "fewer than two labels"),
-        ({}, "holds nothing"),
+        ({}, "is empty"),
     ],
 )
 def test_too_little_to_learn_from_is_refused(tmp_path: Path, encoder: Bundle, texts: dict, said: str) -> None:
@@ -206,7 +206,7 @@ def test_damage_and_another_encoder_are_refused(folder: Path, encoder: Bundle, t
     import shutil
 
     other = dataclasses.replace(encoder, sha256={"model.onnx": "0" * 64})
-    with pytest.raises(ConfigError, match="fitted to another encoder"):
+    with pytest.raises(ConfigError, match="trained with another encoder"):
         Head.load(folder, other)
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -262,4 +262,4 @@ def test_two_heads_are_compared_side_by_side(
     assert main(["eval", "intent", str(asked), "--bundle", str(folder)]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert main(["eval", "intent", str(asked), "--baseline", str(folder)]) == 2
-    assert "tell different labels apart" in capsys.readouterr().err
+    assert "have different labels" in capsys.readouterr().err

@@ -115,10 +115,10 @@ def test_labels_that_do_not_fit_the_graph_are_refused(passes: InferencePool, tmp
         ("config.json", None, "holds neither"),
         ("config.json", "{}", "id2label"),
         ("config.json", "not json", "id2label"),
-        ("tokenizer.json", None, "no tokenizer.json"),
-        ("tokenizer.json", "{}", "no tokenizer.json"),
+        ("tokenizer.json", None, "not a tokenizer.json"),
+        ("tokenizer.json", "{}", "not a tokenizer.json"),
         ("model.onnx", None, "holds no model"),
-        ("model.onnx", "no graph", "no model that can be run"),
+        ("model.onnx", "no graph", "not a model that can be run"),
     ],
 )
 def test_a_broken_folder_is_refused_by_name(

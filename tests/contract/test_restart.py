@@ -146,7 +146,7 @@ async def test_a_spare_that_envoy_does_not_know_serves_nobody(
     (tmp_path / "around").write_text("1 unasked")
     restart = await carried_out(supervisor)
     assert restart.state == "failed"
-    assert "list its port" in restart.problems[0]
+    assert "add its port" in restart.problems[0]
     assert supervisor.workers[0].pid == before
 
 
@@ -227,7 +227,7 @@ async def test_the_command_says_what_happened(
         assert "taken for 1" in capsys.readouterr().err
     finally:
         await front.runner.cleanup()
-    with pytest.raises(ConfigError, match="nobody answers"):
+    with pytest.raises(ConfigError, match="nothing answers"):
         await asyncio.to_thread(ask_for_restart, AdminPort(f"127.0.0.1:{port}"))
 
 

@@ -390,3 +390,43 @@ def test_windows_cover_the_whole_text_and_overlap(bundle: Bundle) -> None:
     assert (len(few), is_complete) == (3, False)
     assert few[-1].offsets[-2][1] == len(text)
     assert reader.windows("short", 1)[1]
+
+
+class CountingTokenizer(WindowTokenizer):
+    """Counts the characters that it tokenises."""
+
+    chars = 0
+
+    def _read(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        self.chars += len(text)
+        return super()._read(text)
+
+
+@pytest.mark.parametrize(("max_windows", "width"), [(16, None), (48, 48), (1, None)])
+def test_of_a_long_text_only_what_the_windows_need_is_tokenised(bundle: Bundle, max_windows: int, width: int | None) -> None:
+    """The windows are those of the whole text, and a text ten times as long takes no more."""
+    text = " ".join(f"word{number}" for number in range(30_000))
+    reader = CountingTokenizer(bundle.folder / TOKENIZER, 128)
+    every, is_complete = reader.windows(text, len(text), width)
+    assert is_complete
+    assert reader.chars == len(text)
+    reader.chars = 0
+    few, is_complete = reader.windows(text, max_windows, width)
+    assert (len(few), is_complete) == (max_windows, False)
+    assert [(*window.ids,) for window in few[:-1]] == [(*window.ids,) for window in every[: max_windows - 1]]
+    assert few[-1].offsets[-2] == every[-1].offsets[-2]
+    assert {len(window.ids) for window in few} == {len(every[0].ids)}
+    assert reader.chars < len(text) / 2
+    used, reader.chars = reader.chars, 0
+    reader.windows(text * 10, max_windows, width)
+    assert reader.chars == used
+
+
+@pytest.mark.parametrize("blank", ["before", "behind", "only"])
+def test_blank_space_makes_no_windows(bundle: Bundle, blank: str) -> None:
+    """A window without a token would be refused, and with it what the others say."""
+    reader, space = WindowTokenizer(bundle.folder / TOKENIZER, 128), " " * 200_000
+    text = {"before": f"{space}hello", "behind": f"hello{space}", "only": space}[blank]
+    windows, is_complete = reader.windows(text, 16)
+    assert [len(window.ids) for window in windows] == ([2] if blank == "only" else [3])
+    assert not is_complete

@@ -112,7 +112,7 @@ def program(folder: Path, how: str = "", count: int = 2, stop_s: float = 10) -> 
 async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     """Make supervisors of two such workers, with short pauses."""
     monkeypatch.setattr("router.runtime.supervisor._FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr("router.runtime.supervisor._LONGEST_PAUSE_S", 0.1)
+    monkeypatch.setattr("router.runtime.supervisor._MAX_PAUSE_S", 0.1)
     running: list[tuple[Supervisor, asyncio.Task[int]]] = []
 
     def start(how: str = "", stop_s: float = 10, count: int = 2) -> Supervisor:

@@ -293,7 +293,7 @@ class TestOperators:
         assert client.api_key not in json.dumps(shown)
         assert cli(cached, "invalidate", "--id", entry_id, "--dry-run").startswith("1 entries would")
         assert ask(client, "What is a zygohistomorphic prepromorphism?").is_hit
-        assert cli(cached, "invalidate", "--id", entry_id).startswith("1 entries forgotten")
+        assert cli(cached, "invalidate", "--id", entry_id).startswith("1 entry deleted")
         assert not ask(client, "What is a zygohistomorphic prepromorphism?").is_hit
 
     def test_entries_survive_export_purge_and_import(self, cached: Stack, client: openai.OpenAI, tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ class TestOperators:
         cli(cached, "export", str(file))
         cli(cached, "invalidate", "--all")
         assert not ask(client, "What is a Merkle tree?", headers={"Cache-Control": "no-store"}).is_hit
-        assert "entries taken" in cli(cached, "import", str(file))
+        assert "entries imported" in cli(cached, "import", str(file))
         assert ask(client, "What is a Merkle tree?").is_hit
 
     def test_the_cache_is_warmed_from_a_file(self, cached: Stack, client: openai.OpenAI, tmp_path: Path) -> None:
@@ -313,9 +313,9 @@ class TestOperators:
         value = tmp_path / "value"
         value.write_text(f"Bearer {client.api_key}\n")
         warm = ("warm", str(file), "--url", cached.url, "--scope-value-file", str(value))
-        assert cli(cached, *warm).endswith("1 stored, 0 there already\n")
+        assert cli(cached, *warm).endswith("1 stored, 0 already stored\n")
         assert ask(client, "What is a Bloom filter?").is_hit
-        assert cli(cached, *warm).endswith("0 stored, 1 there already\n")
+        assert cli(cached, *warm).endswith("0 stored, 1 already stored\n")
         said = cli(cached, "warm", str(file), "--url", cached.url, status=2)
         assert "nothing is without the header authorization; give its value with --authorization or --scope-value-file" in said
 
@@ -326,8 +326,8 @@ class TestOperators:
             assert not ask(who, "What is a skip list?").is_hit
         (tmp_path / "value").write_text(f"Bearer {client.api_key}\n")
         purge = ("invalidate", "--scope-value-file", str(tmp_path / "value"))
-        assert cli(cached, *purge) == "1 entries forgotten\n"
-        assert cli(cached, *purge, status=1).startswith("0 entries forgotten\nnothing that this router holds was meant")
+        assert cli(cached, *purge) == "1 entry deleted\n"
+        assert cli(cached, *purge, status=1).startswith("0 entries deleted\nno entry of this router matches")
         assert not ask(client, "What is a skip list?", headers={"Cache-Control": "no-store"}).is_hit
         assert ask(other, "What is a skip list?").is_hit
         assert "--scope-value-file" in cli(cached, "invalidate", "--scope", client.api_key[:8], status=2)

@@ -125,4 +125,4 @@ def test_a_taken_port_is_named_before_anything_is_started(tmp_path: Path) -> Non
         command = [sys.executable, "-m", "router", "up", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert f"envoy.yaml listener: port {stack.envoy_port} on 127.0.0.1 is taken" in done.stderr
+    assert f"envoy.yaml listener: another program uses port {stack.envoy_port} on 127.0.0.1" in done.stderr

@@ -47,12 +47,12 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path
     """A configuration that is mounted read-only causes this."""
     (tmp_path / "file").touch()
     (message,) = told(lite(tmp_path / "file" / "cache.db"))
-    assert message.startswith(f"Milvus Lite could not start from here: {tmp_path}/file is no folder; set server.state_path")
+    assert message.startswith(f"Milvus Lite could not start here: {tmp_path}/file is not a folder; set server.state_path")
     monkeypatch.setattr("os.access", lambda *_: False)
     (message,) = told(lite(tmp_path / "cache.db"))
-    assert f"{tmp_path} cannot be written" in message
+    assert f"{tmp_path} is not writable" in message
     (message,) = told(replace(ON, backend="memory", rejections_file=tmp_path / "rejections"))
-    assert message.startswith("rejected pairs are forgotten when the router ends")
+    assert message.startswith("rejected pairs are lost when the router ends")
 
 
 def test_a_folder_that_others_can_read_is_told(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_folder_that_others_can_read_is_told(tmp_path: Path) -> None:
     folder.mkdir()
     folder.chmod(0o750)
     (message,) = told(lite(folder))
-    assert "is open to other users" in message
+    assert "other users can open it" in message
     folder.chmod(0o700)
     assert told(lite(folder)) == []
 

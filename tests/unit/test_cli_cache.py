@@ -69,17 +69,17 @@ class TestInvalidate:
     def test_an_empty_selection_is_reported_with_a_status_of_its_own(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A purge that removed nothing is not a success."""
         assert run(Router(invalidate={"count": 0, "store": "none"}), "invalidate", "--decision", "faq") == 1
-        assert capsys.readouterr() == ("0 entries forgotten\n", "nothing that this router holds was meant\n")
+        assert capsys.readouterr() == ("0 entries deleted\n", "no entry of this router matches\n")
 
     def test_a_store_that_does_not_know_of_it_is_reported(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Other replicas still serve what was purged here, and the command says so."""
         assert run(Router(invalidate={"count": 2, "store": "waiting"}), "invalidate", "--all") == 1
-        assert "the store has not heard of it yet" in capsys.readouterr().err
+        assert "the store is unavailable and has not taken the change" in capsys.readouterr().err
 
     def test_without_a_selection_it_lists_its_options(self) -> None:
         """It asks nothing of the router."""
         router = Router()
-        with pytest.raises(ConfigError, match=r"say which entries: --id, .*--scope-value-file.* or --all"):
+        with pytest.raises(ConfigError, match=r"say which entries, with --id, .*--scope-value-file.* or --all"):
             run(router, "invalidate")
         assert router.asked == []
 
@@ -87,10 +87,10 @@ class TestInvalidate:
 @pytest.mark.parametrize(
     ("answer", "status", "said"),
     [
-        ({"count": 1, "reference": "ref", "store": "written"}, 0, "forgotten, and not paired again\n"),
-        ({"count": 1, "reference": "other", "store": "none"}, 0, "its question is not paired with any other again\n"),
-        ({"count": 0, "reference": "", "store": "none"}, 1, "there is no such entry; give x-vsr-cache-entry"),
-        ({"count": 1, "reference": "ref", "store": "waiting"}, 1, "the store has not heard of it yet"),
+        ({"count": 1, "reference": "ref", "store": "written"}, 0, "deleted; the two questions never match again\n"),
+        ({"count": 1, "reference": "other", "store": "none"}, 0, "its own question never matches another again\n"),
+        ({"count": 0, "reference": "", "store": "none"}, 1, "there is no such entry; give the value of x-vsr-cache-entry"),
+        ({"count": 1, "reference": "ref", "store": "waiting"}, 1, "the store is unavailable and has not taken the change"),
     ],
 )
 def test_a_rejection_says_what_will_not_be_paired(
@@ -128,13 +128,13 @@ class TestFiles:
         second = {"count": 48, "expired": 1, "known": 0, "refused": [{"index": 0, "field": "", "must": "an object"}]}
         assert run(Router(**{"import": [first, second]}), "import", str(file)) == 1
         out, err = capsys.readouterr()
-        assert out == "146 entries taken\n"
+        assert out == "146 entries imported\n"
         assert err.splitlines() == [
             f"{file}:15: created_ms: must be of its time",
             f"{file}:201: must be an object",
             "1 left out: they have expired",
-            "1 left out: they ask what has an answer here",
-            "2 left out: they are wrong",
+            "1 left out: they are answered here already",
+            "2 left out: they have errors",
         ]
 
     @pytest.mark.parametrize("line", ["{", "5", "[" * 100_000])
@@ -176,10 +176,12 @@ class TestWarm:
     def test_without_a_principal_nothing_is_asked(self, questions: Path, sent: list[dict[str, str]]) -> None:
         """Nothing would be stored, and the models would have worked in vain."""
         with pytest.raises(
-            ConfigError, match=r"without the header authorization; give its value with --authorization or --scope"
+            ConfigError, match=r"by the header authorization, and none without it; give its value with --authorization or --scope"
         ):
             run(Router(stats=self.stats(0)), "warm", str(questions))
-        with pytest.raises(ConfigError, match=r"without the header x-tenant-id; give its value with --scope-value-file"):
+        with pytest.raises(
+            ConfigError, match=r"by the header x-tenant-id, and none without it; give its value with --scope-value-file"
+        ):
             run(Router(stats=self.stats(0, "x-tenant-id")), "warm", str(questions), "--authorization", SECRET)
         assert sent == []
 
@@ -192,7 +194,7 @@ class TestWarm:
         arguments = ("--authorization", SECRET, "--scope-value-file", str(tmp_path / "tenant"))
         assert run(Router(stats=stats), "warm", str(questions), *arguments) == 0
         assert sent == [{"authorization": SECRET, "x-tenant-id": "acme"}] * 4
-        assert capsys.readouterr().out.endswith("4 asked\n4 stored, 0 there already\n")
+        assert capsys.readouterr().out.endswith("4 sent\n4 stored, 0 already stored\n")
 
     def test_a_cache_that_all_share_needs_no_principal(self, questions: Path, sent: list[dict[str, str]]) -> None:
         """This is `scope: global`."""
@@ -202,16 +204,16 @@ class TestWarm:
     @pytest.mark.parametrize(
         ("statuses", "stored", "status", "said"),
         [
-            (("hit:exact",) * 4, 0, 0, ["0 stored, 4 there already"]),
+            (("hit:exact",) * 4, 0, 0, ["0 stored, 4 already stored"]),
             (
                 ("miss:empty", "skipped:tools", "HTTP 503", "HTTP 503"),
                 1,
                 0,
                 ["1 stored", "2 not stored: HTTP 503", "skipped:tools"],
             ),
-            (("HTTP 401",) * 4, 0, 1, ["0 stored, 0 there already", "4 not stored: HTTP 401"]),
-            (("miss:empty",) * 4, 0, 1, ["0 stored", "4 answers were not kept: the router's log says why"]),
-            (("miss:empty",) * 4, 3, 0, ["3 stored", "1 answers were not kept"]),
+            (("HTTP 401",) * 4, 0, 1, ["0 stored, 0 already stored", "4 not stored: HTTP 401"]),
+            (("miss:empty",) * 4, 0, 1, ["0 stored", "4 answers were not stored; the field `stored`"]),
+            (("miss:empty",) * 4, 3, 0, ["3 stored", "1 answers were not stored"]),
         ],
     )
     def test_what_was_not_stored_is_said_with_the_reason(

@@ -68,16 +68,16 @@ class TestABlockedPrompt:
             ("proofs", "not asked"),
         ]
         assert document["signals"]["prompt jailbreak"] == {"scores": {"jailbreak": 0.97, "harmful": 0.01}, "thresholds": [0.6]}
-        assert document["unread"] == {"intent": "no-attacks had decided before it was needed"}
+        assert document["unread"] == {"intent": "no-attacks decided before it was needed"}
         assert document["decision"] == {"name": "no-attacks", "reason": "matched", "blocks": True}
         assert document["reply"]["status"] == 403
         assert document["reply"]["body"]["error"]["code"] == "blocked"
         text = lines_of(document)
-        assert "signal     prompt jailbreak: jailbreak 0.97, harmful 0.01; asked for at least 0.60" in text
-        assert "=> no-attacks (priority 0, blocks also when it cannot be read): won" in text
+        assert "signal     prompt jailbreak: jailbreak 0.97, harmful 0.01; threshold 0.60" in text
+        assert "=> no-attacks (priority 0, blocks also what cannot be read): won" in text
         assert "prompt jailbreak is jailbreak (at least 0.60): yes (jailbreak 0.97)" in text
-        assert "not read   intent: no-attacks had decided before it was needed" in text
-        assert "the router answers itself: 403" in text
+        assert "not read   intent: no-attacks decided before it was needed" in text
+        assert "the router itself answers: 403" in text
         assert "x-vsr-selected-decision: no-attacks" in text
 
     @pytest.mark.parametrize(("reason", "status"), [("deadline", 503), ("too_long", 400)])
@@ -149,9 +149,7 @@ class TestAChoice:
             {"model": "small", "quality_profile": "llama-8b", "accuracy": 0.5, "cost": 0.2, "score": 0.49},
         ]
         text = lines_of(document)
-        assert (
-            "selection  large: its predicted accuracy, less its share of the highest cost, scores best (cost_weight 0.1)" in text
-        )
+        assert "selection  large: best score: predicted accuracy less weighted cost (cost_weight 0.1)" in text
         assert "large: accuracy 0.70, cost 2, score 0.60, quality profile llama-70b" in text
         assert "of nobody" not in text
 
@@ -159,14 +157,14 @@ class TestAChoice:
         """The candidates are listed all the same."""
         document = await run(snapshot(default=CHOOSING), {"quality": Missing("deadline")})
         assert document["decision"]["model"] == "small"
-        assert document["selection"]["why"] == "small: serves while accuracy cannot be predicted (missing (deadline))"
+        assert document["selection"]["why"] == "small: the fallback, because accuracy could not be predicted (missing (deadline))"
         assert "large: cost 2, quality profile llama-70b" in lines_of(document)
 
     async def test_equal_scores_say_that_cost_decided(self) -> None:
         """Otherwise the winner would look accidental."""
         choice = replace(CHOOSING, selection=Selection((DEAR, CHEAP), 0.0))
         document = await run(snapshot(default=choice), {"quality": Scores({"llama-8b": 0.5, "llama-70b": 0.5})})
-        assert document["selection"]["why"] == "small: of equal scores the cheaper"
+        assert document["selection"]["why"] == "small: the cheaper of equal scores"
 
 
 class TestTheCache:
@@ -204,7 +202,7 @@ class TestTheCache:
         text = lines_of(document)
         assert "cache      miss (numbers)" in text
         assert "shared by equal values of authorization, scope " in text
-        assert "asked for similarity 0.80, verifier 0.9000" in text
+        assert "thresholds: similarity 0.80, verifier 0.9000" in text
         assert f"{'e' * 32} (semantic) similarity 0.9100, object: numbers, verifier 0.5000: numbers" in text
 
     async def test_without_a_running_router_the_outcome_is_left_open(self) -> None:
@@ -220,7 +218,7 @@ class TestTheCache:
         """The 504 is certain only if the state of the cache is known."""
         asked = Asked(chat_body("hello"), {"authorization": SECRET, "cache-control": "only-if-cached"})
         configured = replace(snapshot(), cache=PLAN)
-        assert "answers itself: 504, unless an answer is stored" in lines_of(await run(configured, asked=asked))
+        assert "the router itself answers: 504, unless an answer is stored" in lines_of(await run(configured, asked=asked))
         assert "unless" not in lines_of(await run(configured, asked=asked, found=Miss("empty")))
 
 

@@ -1,4 +1,4 @@
-"""What a mock model says: a `Prompt` in, an `Answer` of tokens out. Pure: no HTTP, no clock."""
+"""Composes the answers of mock models: a `Prompt` in, an `Answer` of tokens out. Pure: no HTTP, no clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from router.devstack.vllm import texts
 from router.devstack.vllm.requests import Generation, Prompt, Tool
 
 TOKEN = re.compile(r"\s?\w{1,6}|\s?[^\w\s]|\s+")
-"""Cuts a text into pieces about as long as a tokenizer's; joined again they give the text back, whatever it holds."""
+"""Splits any text into pieces about as long as a tokenizer's. Joined, they give the text again."""
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
@@ -28,7 +28,7 @@ SHOWN_CHARACTERS = 240
 """How much of a system prompt, question or tool result an answer quotes."""
 
 SMALL_TALK_WORDS = 8
-"""A longer message is answered for what else it says."""
+"""A longer message is not small talk."""
 
 THOUGHT_COUNTS = {"low": 1, "medium": 3, "high": 5}
 """Sentences of thinking by `reasoning_effort`; `medium` when thinking is on without an effort."""
@@ -77,7 +77,7 @@ def answer_all(generation: Generation, model: str, answer_tokens: int | None = N
 
 
 def answer(prompt: Prompt, model: str, choice: int, generation: Generation, answer_tokens: int | None) -> Answer:
-    """The answer number `choice` of `model` to `prompt`."""
+    """The answer of `model` to `prompt` with the index `choice`."""
     seed = hashlib.sha256(repr((model, prompt, choice)).encode("utf-8", "replace")).hexdigest()
     rng = random.Random(seed)  # noqa: S311 - variety, not secrecy
     tool = _tool_to_call(prompt)
@@ -94,7 +94,7 @@ def answer(prompt: Prompt, model: str, choice: int, generation: Generation, answ
 
 
 def fill(schema: Mapping[str, Any], question: str) -> object:
-    """A value that fits a JSON schema, with words and numbers of the question where they fit the type."""
+    """A value that fits a JSON schema, with words and numbers from the question where possible."""
     if choices := schema.get("enum"):
         return next((c for c in choices if str(c).lower() in question.lower()), choices[0])
     if options := schema.get("anyOf"):
@@ -111,7 +111,7 @@ def fill(schema: Mapping[str, Any], question: str) -> object:
 
 
 def topic(question: str) -> str:
-    """The longest run of up to five meaningful words of the question, the last of equals; `your question` for none."""
+    """The longest run of up to five meaningful words in the question, the last one of equals. Else `your question`."""
     runs: list[list[str]] = [[]]
     for phrase in BREAK.split(question[:2000]):
         runs.append([])
@@ -125,14 +125,14 @@ def topic(question: str) -> str:
 
 
 def embed(text: str, dimension_count: int) -> npt.NDArray[np.float32]:
-    """A direction that only `text` decides: (dimension_count,) float32 of unit length. Says nothing about meaning."""
+    """A vector that depends only on `text`, not on its meaning: (dimension_count,) float32, unit length."""
     seed = int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8])
     vector = np.random.default_rng(seed).standard_normal(dimension_count)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 def receipt(prompt: Prompt, model: str) -> str:
-    """The first line of every answer: who answers, and what arrived besides the question."""
+    """The first line of every answer: the model's name, and what arrived besides the question."""
     system = f'"{_shorten(prompt.system)}"' if prompt.system else "none"
     switches = json.dumps(dict(prompt.chat_template_kwargs)) if prompt.chat_template_kwargs is not None else "none"
     images = f"; images: {prompt.image_count}" if prompt.image_count else ""
@@ -192,7 +192,7 @@ def _thoughts(prompt: Prompt, rng: random.Random) -> str:
 
 
 def _tool_to_call(prompt: Prompt) -> Tool | None:
-    """The tool that is forced, or the first that shares a word with the question; none once a result is there."""
+    """The forced tool, or the first that shares a word with the question. None if the result has arrived."""
     if prompt.forced_tool is not None:
         return next(tool for tool in prompt.tools if prompt.forced_tool in ("", tool.name))
     if prompt.tool_result is not None:
@@ -207,13 +207,13 @@ def _words_of(text: str) -> set[str]:
 
 
 def _name_in(question: str) -> str:
-    """The last run of capitalised words that does not begin the question, such as a place; else the topic."""
+    """The last capitalised words after the question's start, such as a place. Else the topic."""
     names = re.findall(r"(?<=\s)[A-Z][\w-]*(?: [A-Z][\w-]*)*", question[:2000].strip())
     return names[-1] if names else topic(question)
 
 
 def _cut(text: str, stops: tuple[str, ...]) -> tuple[str, str | None]:
-    """The text before the first stop text, and which one that was."""
+    """The text before the first stop text, and that stop text."""
     found = [(text.find(stop), stop) for stop in stops if stop and stop in text]
     if not found:
         return text, None

@@ -1,16 +1,16 @@
-"""What request headers can provoke in a mock backend, and when each token is due. Pure; the shell waits.
+"""The faults that request headers provoke in a mock vLLM backend, and when each token is due. Pure; the shell waits.
 
 | header | effect |
 |---|---|
 | `x-sim-status: 503` | answer with this status, 400 to 599, and vLLM's error body |
 | `x-sim-stall-ms: 2000` | wait this long before the first byte, headers included |
-| `x-sim-stall-after: 5` | say nothing more after this many tokens, until the client goes (at most `STALL_S`) |
+| `x-sim-stall-after: 5` | stay silent after this many tokens, until the client leaves (at most `STALL_S`) |
 | `x-sim-abort-after: 5` | drop the connection after this many tokens |
 | `x-sim-token-ms: 5` | time between tokens, instead of the model's own |
 | `x-sim-first-token-ms: 50` | time to the first token, instead of the model's own |
 | `x-sim-answer-tokens: 100` | repeat or cut the answer to this many tokens |
 
-An answer that is not streamed takes the same time and meets the same faults, all before its first byte.
+An answer that is not streamed takes the same time and has the same faults, all before its first byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from router.errors import RequestError
 
 STALL_S = 600.0
-"""Longest silence, in seconds: a forgotten client must not hold a connection for ever."""
+"""The longest silence in seconds, so that a forgotten client does not hold a connection for ever."""
 
 LIMITS = {
     "x-sim-status": (400, 599),
@@ -37,7 +37,7 @@ LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What one request provokes; None provokes nothing."""
+    """The faults of one request. None provokes nothing."""
 
     status: int | None = None
     stall_ms: float = 0.0
@@ -51,7 +51,7 @@ class Faults:
 def read_faults(headers: Mapping[str, str]) -> Faults:
     """Read the `x-sim-` headers; `headers` must find names in any case.
 
-    Raises: `RequestError` (400) for a value that is no number or out of range: a test must not miss its fault silently.
+    Raises: `RequestError` (400) for a value that is not a number or out of range, so that no test misses its fault silently.
     """
     values = {name: _number(name, headers[name]) for name in LIMITS if name in headers}
     return Faults(**{name.removeprefix("x-sim-").replace("-", "_"): value for name, value in values.items()})
@@ -76,7 +76,7 @@ class Pace:
         return (self.first_token_ms + token_count * self.token_ms) / 1000
 
     def bent(self, faults: Faults) -> Pace:
-        """This pace with what the request asks for in its place."""
+        """This pace, changed as the request asks."""
         return Pace(
             self.first_token_ms if faults.first_token_ms is None else faults.first_token_ms,
             self.token_ms if faults.token_ms is None else faults.token_ms,

@@ -1,4 +1,4 @@
-"""What a mock backend remembers of the requests it got, for tests to look up. In memory, bounded; no I/O.
+"""Remembers the requests of a mock vLLM backend for tests, in memory and bounded. No I/O.
 
 | path | answer |
 |---|---|
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 MAX_REQUESTS = 50
 MAX_BODY_BYTES = 64 * 1024 * 1024
-"""Older requests are forgotten above either limit; the newest is always kept."""
+"""Above either limit, older requests are forgotten. The newest is always kept."""
 
 ENDINGS = ("completed", "refused", "aborted", "dropped")
-"""`completed`: answered in full. `refused`: answered with an error. `aborted`: the client went away first.
-`dropped`: we cut the connection because `x-sim-abort-after` asked for it."""
+"""`completed`: answered in full. `refused`: answered with an error. `aborted`: the client left first.
+`dropped`: the backend cut the connection, because `x-sim-abort-after` asked for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A request body as vLLM would read it: checked, and reduced to what an answer depends on. Pure; knows no HTTP."""
+"""Reads a request body as vLLM does, and keeps what an answer depends on. Pure; knows no HTTP."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, TypeVar
 from router.errors import RequestError
 
 Fields = Mapping[str, Any]
-"""Of an object in a request, before they are checked."""
+"""The fields of an object in a request, before they are checked."""
 T = TypeVar("T")
 
 LEGACY_MAX_TOKENS = 16
 """vLLM's and OpenAI's default `max_tokens` of `/v1/completions`; chat has no limit but the context."""
 
 EMBEDDING_SIZE = 384
-"""Numbers in an embedding unless `dimensions` asks for others: the size of small sentence encoders."""
+"""The default size of an embedding, which is that of small sentence encoders."""
 
 MAX_CHOICES = 128
-"""Most answers to one request (`n` times prompts): OpenAI's limit of `n`."""
+"""The most answers to one request (`n` times prompts), which is OpenAI's limit of `n`."""
 
 NO_THINKING_EFFORTS = ("none", "minimal")
 """Values of `reasoning_effort` that switch thinking off."""
@@ -38,12 +38,12 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What one answer depends on, besides the model."""
+    """Everything that an answer depends on, besides the model."""
 
     question: str
     """Text of the last user message, or the whole prompt of a legacy completion."""
     prompt_tokens: int
-    """UTF-8 bytes of all text / 4, rounded up, and 4 for each message: a count without a tokenizer."""
+    """An estimate without a tokenizer: the UTF-8 bytes of all text divided by 4, rounded up, and 4 for each message."""
     system: str = ""
     """Text of all system and developer messages, joined by newlines."""
     tool_result: str | None = None
@@ -51,7 +51,7 @@ class Prompt:
     image_count: int = 0
     tools: tuple[Tool, ...] = ()
     forced_tool: str | None = None
-    """The tool that must be called: a name, or empty for any of them; None forces nothing."""
+    """The tool that must be called: its name, or empty for any tool. None forces nothing."""
     chat_template_kwargs: Fields | None = None
     reasoning_effort: str | None = None
     response_format: Fields | None = None
@@ -59,7 +59,7 @@ class Prompt:
 
     @property
     def is_thinking(self) -> bool:
-        """Whether the model thinks first: the template's switch decides, then the effort; off when neither is there."""
+        """Whether the model thinks first. The template's switch decides, then the effort. Without both it does not."""
         switches = self.chat_template_kwargs or {}
         for name in ("enable_thinking", "thinking"):
             if name in switches:
@@ -69,7 +69,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A whole request: what is asked, and how it is to be answered."""
+    """A whole request: its prompts, and how to answer them."""
 
     model: str
     prompts: tuple[Prompt, ...]
@@ -80,7 +80,7 @@ class Generation:
     stops: tuple[str, ...] = ()
     is_stream: bool = False
     wants_usage: bool = False
-    """`stream_options.include_usage`: one more chunk at the end, with no choices and the usage."""
+    """`stream_options.include_usage`: one more chunk at the end, with the usage and no choices."""
     wants_running_usage: bool = False
     """vLLM's `stream_options.continuous_usage_stats`: usage so far on every chunk."""
 
@@ -218,7 +218,7 @@ def _forced_tool(choice: object, tools: tuple[Tool, ...]) -> str | None:
 
 
 def _inputs(fields: Fields, name: str) -> tuple[str, ...]:
-    """A text, a list of texts, token ids, or a list of token ids, as texts; ids become numbers parted by spaces."""
+    """A text, a list of texts, token ids, or a list of token ids, as texts. Ids become numbers separated by spaces."""
     value = fields.get(name)
     if value is None or value == []:
         raise RequestError(400, f"{name}: a text or a non-empty list is required", param=name)

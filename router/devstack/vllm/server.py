@@ -1,4 +1,4 @@
-"""The HTTP shell of the mock backends: reads, waits, writes. Words come from `answers`, shapes from `wire`."""
+"""The HTTP shell of the mock vLLM backends: reads, waits, writes. `answers` composes the text, `wire` the JSON."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from router.devstack.vllm.requests import Generation, read_chat, read_completion
 from router.errors import RequestError
 
 SHUTDOWN_S = 0.3
-"""How long open answers may go on at `stop`: long enough for a last chunk, short enough for Ctrl-C."""
+"""How long open answers may continue at the end: long enough for a last chunk, short enough for Ctrl-C."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 UNSEEN = ("/sim/", "/health", "/version")
-"""Paths that are neither remembered nor counted: look-ups and probes."""
+"""Look-ups and probes, which are neither remembered nor counted."""
 
 
 PACES_MS = {"small": (120.0, 20.0), "large": (350.0, 45.0), "coder": (200.0, 30.0)}
-"""Time to the first token and between tokens by model name: 50, 22 and 33 tokens/s, chosen so that a watcher sees which
-model is larger; measured nowhere. Other names get the pace of `small`."""
+"""Time to the first token and between tokens, by model name: 50, 22 and 33 tokens/s. Chosen, not measured, so that a person sees
+which model is larger. Other names get the pace of `small`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Backend:
     """One mock vLLM server."""
 
     name: str
-    """The model it serves; what the answers call themselves."""
+    """The model that it serves, and that its answers name."""
     host: str = "127.0.0.1"
     port: int = 0
     """0 takes any free port; see `Running.ports`."""
@@ -68,9 +68,9 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def serve(backends: Sequence[Backend]) -> AsyncIterator[Running]:
-    """Serve all `backends` on this event loop for the length of the `async with` block.
+    """Serve all `backends` on this event loop during the `async with` block.
 
-    Raises: `OSError` when an address is taken; none of them is served then.
+    Raises: `OSError` when an address is in use; then none of them is served.
     """
     runners = [_runner(backend) for backend in backends]
     try:
@@ -81,7 +81,7 @@ async def serve(backends: Sequence[Backend]) -> AsyncIterator[Running]:
 
 
 async def run(backends: Sequence[Backend], ready: Callable[[Running], None] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; `ready` is called once, when all of them listen.
+    """Serve until SIGINT or SIGTERM. `ready` is called once, when all backends listen.
 
     Raises: `OSError` as `serve` does.
     """
@@ -98,7 +98,7 @@ async def run(backends: Sequence[Backend], ready: Callable[[Running], None] | No
 def _runner(backend: Backend) -> web.AppRunner:
     ledger = Ledger()
     app = web.Application(middlewares=[_bookkeeping(ledger), _errors, _provoked], client_max_size=0)
-    app.add_routes([*_Simulated(backend).routes(), *_lookups(ledger)])
+    app.add_routes([*_Endpoints(backend).routes(), *_lookups(ledger)])
     return web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S)
 
 
@@ -111,7 +111,7 @@ async def _listen(runner: web.AppRunner, backend: Backend) -> int:
 # -- the endpoints ---------------------------------------------------------------------------------------------------
 
 
-class _Simulated:
+class _Endpoints:
     """vLLM's endpoints of one backend."""
 
     def __init__(self, backend: Backend) -> None:
@@ -177,7 +177,7 @@ async def _body(request: web.Request) -> bytes:
 
 
 async def _stream(request: web.Request, clock: _Clock, frames: Iterator[list[wire.Json]]) -> web.StreamResponse:
-    """Write each frame when it is due, each chunk in a write of its own; headers go out at once, as vLLM's do."""
+    """Write each frame when it is due, and each chunk in its own write. Headers are sent at once, as vLLM does."""
     response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
     await response.prepare(request)
     for step, chunks in enumerate(frames):
@@ -189,11 +189,11 @@ async def _stream(request: web.Request, clock: _Clock, frames: Iterator[list[wir
 
 
 class _DroppedError(Exception):
-    """`x-sim-abort-after` is reached: the connection shall break."""
+    """`x-sim-abort-after` is reached, so the connection must break."""
 
 
 class _Clock:
-    """Waits for tokens, and lets the faults that are bound to a token happen in its place."""
+    """Waits for tokens, and performs the faults that belong to a token."""
 
     def __init__(self, began_s: float, pace: Pace, faults: Faults) -> None:
         self.faults = faults
@@ -201,7 +201,7 @@ class _Clock:
         self._pace = pace.bent(faults)
 
     async def wait_for(self, token: int) -> None:
-        """Return when token number `token`, from 0, is ready."""
+        """Return when token number `token`, counted from 0, is ready."""
         await asyncio.sleep(max(0.0, self._began_s + self._pace.due_s(token) - time.monotonic()))
         if self.faults.abort_after is not None and token >= self.faults.abort_after:
             raise _DroppedError
@@ -253,7 +253,7 @@ def _bookkeeping(ledger: Ledger) -> typedefs.Middleware:
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers)
         request_id = request.headers.get("x-request-id", "")
         ledger.receive(Received(request.method, request.path_qs, headers, await request.read(), request_id))
-        ending = "aborted"  # until we know better: a client that goes cancels the handler
+        ending = "aborted"  # a client that leaves cancels the handler
         try:
             response = await handler(request)
             ending = "completed" if response.status < 400 else "refused"
@@ -262,7 +262,7 @@ def _bookkeeping(ledger: Ledger) -> typedefs.Middleware:
             ending = "dropped"
             if request.transport is not None:
                 request.transport.abort()
-            return web.Response()  # reaches nobody; aiohttp wants one
+            return web.Response()  # aiohttp needs one, but nobody receives it
         finally:
             ledger.end(ending)
 
@@ -271,7 +271,7 @@ def _bookkeeping(ledger: Ledger) -> typedefs.Middleware:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """vLLM's error body for what is refused, unknown paths included."""
+    """Answers refused requests and unknown paths with vLLM's error body."""
     try:
         return await handler(request)
     except RequestError as error:
@@ -282,7 +282,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 @web.middleware
 async def _provoked(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The faults that come before any answer."""
+    """Performs the faults that come before any answer."""
     faults = read_faults(request.headers)
     if faults.stall_ms:
         await asyncio.sleep(faults.stall_ms / 1000)

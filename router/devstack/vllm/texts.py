@@ -1,4 +1,4 @@
-"""The sentences and programs that mock answers are made of. Data only; `answers` puts them together."""
+"""The sentences and programs of mock answers. Data only; `answers` puts them together."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ THOUGHTS = (
     "Better to give the general shape first, then a list that can be acted on.",
     "The answer should stay short enough to be read in one go.",
 )
-"""What the model thinks before it answers; more of it for a higher effort."""
+"""The model's thoughts before an answer. A higher effort uses more of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Answers in OpenAI's shapes as vLLM fills them: whole bodies, stream chunks, errors, model cards. Pure; no HTTP.
 
-Held against vLLM's source (`vllm/entrypoints/openai`, 2026): fields that vLLM always sends are here even when null,
-stream chunks carry no `usage` unless it was asked for, and the finish chunk is one of its own with an empty delta.
-Log probabilities are not imitated: `logprobs` is always null.
+Compared with vLLM's source (`vllm/entrypoints/openai`, 2026): fields that vLLM always sends are present even if null, stream
+chunks have no `usage` unless the client asks for it, and the finish chunk is separate with an empty delta. Log probabilities are
+not imitated: `logprobs` is always null.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def event(chunk: Mapping[str, object]) -> bytes:
 
 
 def error(http_status: int, message: str, param: str | None = None) -> Json:
-    """vLLM's error body; unlike OpenAI's its `code` is the HTTP status as a number."""
+    """vLLM's error body. Unlike OpenAI's, its `code` is the HTTP status as a number."""
     kinds = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError"}
     kind = kinds.get(http_status) or HTTPStatus(http_status).phrase
     return {"error": {"message": message, "type": kind, "param": param, "code": http_status}}
 
 
 def models(names: Sequence[str], created: int) -> Json:
-    """`GET /v1/models`: one card for each name that is served; `created` in Unix seconds."""
+    """`GET /v1/models`: one card for each served name. `created` is in Unix seconds."""
     return {"object": "list", "data": [model_card(name, names[0], created) for name in names]}
 
 
@@ -56,7 +56,7 @@ def model_card(name: str, root: str, created: int) -> Json:
 
 
 def embeddings(model: str, vectors: Sequence[npt.NDArray[np.float32]], prompt_tokens: int, is_base64: bool) -> Json:
-    """`POST /v1/embeddings`; base64 holds little-endian float32, which is what OpenAI's client asks for by itself."""
+    """`POST /v1/embeddings`. Base64, which OpenAI's client requests by default, holds little-endian float32."""
     data = [
         {"index": index, "object": "embedding", "embedding": _encode(vector) if is_base64 else vector.tolist()}
         for index, vector in enumerate(vectors)
@@ -66,7 +66,7 @@ def embeddings(model: str, vectors: Sequence[npt.NDArray[np.float32]], prompt_to
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What all messages of one response share."""
+    """The common part of all messages of a response."""
 
     response_id: str
     created: int
@@ -161,10 +161,10 @@ def whole(shape: Shape, head: Head, answers: Sequence[Answer]) -> Json:
 
 
 def frames(shape: Shape, head: Head, answers: Sequence[Answer], asked: Generation) -> Iterator[list[Json]]:
-    """The chunks of a stream, one list for each step of generation; the shell waits between lists.
+    """The chunks of a stream, one list for each step of generation. The shell waits between lists.
 
-    List 0 holds the openings and every choice's first token; the last list holds the finish chunks and, where
-    `asked` wants usage, one chunk with no choices and the usage.
+    The first list holds the openings and every choice's first token. The last list holds the finish chunks and, if `asked` wants
+    usage, a chunk with the usage and no choices.
     """
     start = _start(shape.chunk_kind, head)
     sent_count = 0

@@ -1,4 +1,4 @@
-"""Personal data that has a form: found by its form and its check digits, and so whatever the model thinks of it."""
+"""Finds personal data that has a fixed form, such as card numbers, by form and check digits. Uses no model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _is_card(text: str) -> bool:
 
 
 def _is_iban(text: str) -> bool:
-    """ISO 13616: with the first four characters at the end and letters as numbers, 1 modulo 97."""
+    """ISO 13616: after moving the first four characters to the end and writing letters as numbers, it is 1 modulo 97."""
     plain = text.replace(" ", "").upper()
     return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
 
@@ -45,11 +45,11 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
     ("IP_ADDRESS", re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\w)", re.ASCII), _is_address),
     ("IP_ADDRESS", re.compile(r"(?<![\w:])[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{0,4}){3,7}(?![\w:])"), _is_address),
 )
-"""Every repetition is bounded, so a text of any length takes time in proportion to it."""
+"""Every repetition is bounded, so the time is linear in the text."""
 
 
 def with_patterns(text: str, spans: Iterable[Span], kinds: Iterable[str]) -> tuple[Span, ...]:
-    """`spans` and what has the form of one of `kinds`, in the order of the text; a form outweighs what the model says there."""
+    """`spans` and all that has the form of one of `kinds`, in the order of the text. A form replaces spans that it overlaps."""
     known = set(kinds)
     sure = [
         Span(match.start(), match.end(), kind, 1.0)

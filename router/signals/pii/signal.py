@@ -1,4 +1,4 @@
-"""Personal data in a request, by kind: what the encoder's head says of words, and what has a form of its own."""
+"""Personal data in a request, by kind. The encoder's head finds it by words, the patterns by form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from router.inference.spans import Span
 from router.signals.pii.patterns import with_patterns
 
 HEAD = "personal"
-"""The encoder's head that tells personal data, token by token."""
+"""The encoder's head for personal data, which labels tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,24 +23,24 @@ class PiiFindings:
 
     spans: tuple[Span, ...]
     is_complete: bool
-    """Every token was read; else only the first windows and the last one."""
+    """True if every token was read, false if only the first windows and the last one."""
 
 
 class PiiSignal:
-    """The signal `pii`: how sure each kind of personal data stands somewhere in the last user message."""
+    """The signal `pii`: the highest probability of each kind of personal data in the last user message."""
 
     name = "pii"
 
     def __init__(self, encoder: Encoder, bundle: Bundle) -> None:
         self._encoder, self._kinds = encoder, bundle.heads.get(HEAD, ())
-        # Not the bound method: tests put others in its place.
+        # A lambda, so that tests can replace the method.
         self._in_windows = encoder.in_windows(lambda text: self.steps(text))
 
     async def read(self, request: ChatRequest) -> Scores:
         """Score the request's text.
 
         Raises:
-            BackendError: as `Encoder.encode` does, and `too_long` when nothing was found, but not all was read.
+            BackendError: `too_long` when nothing was found and not all was read; else as `Encoder.encode` does.
         """
         found = await self.find(request.text)
         scores = highest_by_kind(found.spans)
@@ -49,17 +49,14 @@ class PiiSignal:
         return scores
 
     async def find(self, text: str) -> PiiFindings:
-        """The personal data anywhere in `text`: by the pass that tells everything, if it reads all of it.
-
-        Raises as `Encoder.encode` does.
-        """
+        """The personal data in `text`. A short text needs only the common pass. Raises as `Encoder.encode` does."""
         encoding = await self._encoder.encode(text)
         if not encoding.is_truncated:
             return PiiFindings(spans_in(text, encoding, self._kinds), is_complete=True)
         return await self._in_windows(text)
 
     def run(self, text: str) -> PiiFindings:
-        """All passes of a text's windows in the calling thread. Raises as `Encoder.encode` does."""
+        """Read all windows of a text in the calling thread. Raises as `Encoder.encode` does."""
         return to_end(self.steps(text))
 
     def steps(self, text: str) -> Steps[PiiFindings]:
@@ -73,12 +70,12 @@ class PiiSignal:
 
 
 def spans_in(text: str, encoding: Encoding, kinds: Sequence[str]) -> tuple[Span, ...]:
-    """The personal data that one pass tells of its text, forms included."""
+    """The personal data that one pass finds in its text, including what has a fixed form."""
     return with_patterns(text, encoding.spans[HEAD], kinds)
 
 
 def highest_by_kind(spans: Sequence[Span]) -> Scores:
-    """Of every kind the surest span's probability."""
+    """The highest probability of each kind."""
     scores: dict[str, float] = {}
     for span in spans:
         scores[span.kind] = max(span.probability, scores.get(span.kind, 0.0))
