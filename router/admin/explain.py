@@ -181,13 +181,13 @@ def _unread(snapshot: Snapshot, request: ChatRequest, decision: Decision, readin
 def _rules(
     snapshot: Snapshot, request: ChatRequest, decision: Decision, readings: Readings, secrets: Iterable[str]
 ) -> list[dict[str, object]]:
-    """All rules in their order, each with its verdict. Rules after the winner show what they would say, as `not asked`."""
+    """All rules in their order, each with its verdict. Rules after the winner show what they would say, as `not evaluated`."""
     traced: list[dict[str, object]] = []
     wanted, is_won = _asked_of(snapshot, request), False
     for rule in snapshot.policy.rules:
         truth = rule.when.judge(request, readings).value
         is_asked = rule in wanted and not is_won
-        verdict = "not asked" if not is_asked else "won" if rule.name == decision.name else truth
+        verdict = "not evaluated" if not is_asked else "won" if rule.name == decision.name else truth
         is_won = is_won or verdict == "won"
         traced.append({"name": rule.name, "priority": rule.priority, "verdict": verdict, **_blocks(rule)})
         traced[-1]["when"] = _tree(rule.when, request, readings, frozenset(secrets))

@@ -11,7 +11,7 @@ from router.core.headers import CACHE_ENTRY_HEADER
 Node = Mapping[str, Any]
 """A part of the document that `admin/explain` made, perhaps in another process."""
 _TOP_SCORES = 3
-_MARKS = {"won": "=>", "not asked": "  "}
+_MARKS = {"won": "=>", "not evaluated": "  "}
 
 
 def render(document: Node) -> Iterator[str]:

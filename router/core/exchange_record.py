@@ -66,7 +66,7 @@ class ExchangeRecord:
     usage: Usage | None = None
     routing_s: float = 0.0
     """Seconds from Envoy's first message to the routing answer, including the time in which Envoy buffers the body."""
-    sensing_s: float = 0.0
+    signals_s: float = 0.0
     """Seconds of `routing_s` that were spent waiting for signals."""
     first_token_s: float | None = None
     """Seconds from the routing answer to the first byte of a streamed answer; None when no stream passed the router."""

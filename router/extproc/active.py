@@ -42,7 +42,7 @@ class ActiveExchange:
     """`Any`, because only the cache knows the type of its pending lookup."""
     began: float = field(default_factory=perf_counter)
     routed: float = 0.0
-    sensing_s: float = 0.0
+    signals_s: float = 0.0
     first_token: float = 0.0
     ending: Ending = "abandoned"
 
@@ -63,7 +63,7 @@ class ActiveExchange:
         record = replace(
             self.exchange.record(self.ending),
             routing_s=self.routed - self.began if self.routed else 0.0,
-            sensing_s=self.sensing_s,
+            signals_s=self.signals_s,
             first_token_s=self.first_token - self.routed if self.first_token and self.exchange.is_streamed else None,
             duration_s=perf_counter() - self.began,
         )

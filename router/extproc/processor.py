@@ -99,7 +99,7 @@ class Processor:
         finally:
             if task:
                 task.cancel()
-            active.sensing_s += perf_counter() - began
+            active.signals_s += perf_counter() - began
 
 
 async def _is_done(work: Awaitable[object], within_s: float) -> bool:

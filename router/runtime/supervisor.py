@@ -82,7 +82,7 @@ class Supervisor:
         self._folder = tempfile.TemporaryDirectory(prefix="semantic-router-")  # mode 0700
         # Workers hold the reading end, which closes when this process ends for any reason.
         self._parent_read, self._parent_write = os.pipe()
-        self._keepers: dict[Worker, asyncio.Task[None]] = {}
+        self._watches: dict[Worker, asyncio.Task[None]] = {}
         self._over = asyncio.Event()
         self._status = 0
         self._was_up = False
@@ -133,22 +133,22 @@ class Supervisor:
         worker = Worker(index, str(Path(self._folder.name) / f"{index}.sock"), program)
         self.workers.append(worker)
         self.workers.sort(key=lambda each: each.index)
-        self._keepers[worker] = asyncio.create_task(self._keep(worker))
+        self._watches[worker] = asyncio.create_task(self._keep(worker))
         return worker
 
     async def retire(self, worker: Worker, signum: signal.Signals = signal.SIGTERM) -> None:
         """Stop a worker, by force if it takes too long, and remove it."""
         worker.leaving.set()
         worker.send(signum)
-        keeper = self._keepers[worker]
-        _, late = await asyncio.wait([keeper], timeout=worker.program.stop_s)
+        watch = self._watches[worker]
+        _, late = await asyncio.wait([watch], timeout=worker.program.stop_s)
         if late:
             log.error("worker %d did not leave within %.0f s; killing it", worker.index, worker.program.stop_s)
             worker.send(signal.SIGKILL)
-            await asyncio.wait([keeper])
+            await asyncio.wait([watch])
         if not self._over.is_set():  # at the end they stay in the list, because `run` prints their problems
             self.workers.remove(worker)
-        del self._keepers[worker]
+        del self._watches[worker]
 
     async def _keep(self, worker: Worker) -> None:
         """Restart a worker's process whenever it ends, with growing pauses while it fails."""

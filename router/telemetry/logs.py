@@ -148,7 +148,7 @@ class LogMark:
 
 def _document(ended: _Ended) -> dict[str, object]:
     """The access log's line of an exchange. Empty fields are left out."""
-    line = _head(ended.moment, "info", "router.outcome")
+    line = _head(ended.moment, "info", "router.access_log")
     if trace := _TRACEPARENT.match(ended.traceparent):
         line["trace_id"] = trace[1]
     for name in ExchangeRecord.__slots__:

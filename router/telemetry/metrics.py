@@ -196,8 +196,8 @@ class Metrics:
             self._blocked.add(1, record.decision, record.block_reason)
         for signal, reason in record.missing.items():
             self._missing.add(1, signal, reason)
-        if record.sensing_s:
-            self._signals.record(record.sensing_s, {"classifier": "all"})
+        if record.signals_s:
+            self._signals.record(record.signals_s, {"classifier": "all"})
         if record.cache != "off":
             self._count_cache(record)
         if record.decision:

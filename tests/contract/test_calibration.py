@@ -80,9 +80,9 @@ def test_an_operators_table_is_one_that_the_router_reads(mine: Path) -> None:
     document = json.loads(mine.read_text())
     assert {"encoder_sha256", "verifier_sha256", "data_sha256", "different_pairs", "same_pairs"} <= document.keys()
     for has_verifier, checks in ((True, CHECKS_WITH_VERIFIER), (False, CHECKS_ALONE)):
-        bars = read_table(mine, has_verifier=has_verifier)
-        assert bars.checks == checks
-        rates = [point.max_false_hit_rate for point in bars.points]
+        table = read_table(mine, has_verifier=has_verifier)
+        assert table.checks == checks
+        rates = [point.max_false_hit_rate for point in table.points]
         assert rates == sorted(rates, reverse=True)
 
 

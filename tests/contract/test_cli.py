@@ -53,7 +53,7 @@ class TestExplain:
         assert any(line.startswith("signal     intent: math ") for line in lines)
         assert any("=> proof (priority 50): won" in line for line in lines)
         assert any(" - code (priority 100): no" in line for line in lines)
-        assert any("expertise (priority 40): not asked" in line for line in lines)
+        assert any("expertise (priority 40): not evaluated" in line for line in lines)
         assert "model      large -> cluster large" in lines
         assert '  -  "model": "auto",' in lines
         assert any('"model": "large"' in line and line.startswith("  +") for line in lines)
@@ -79,7 +79,7 @@ class TestExplain:
             "reasoning": "unchanged",
         }
         assert document["request"]["is_stream"] is True
-        assert {rule["verdict"] for rule in document["rules"]} == {"not asked"}
+        assert {rule["verdict"] for rule in document["rules"]} == {"not evaluated"}
 
     @pytest.mark.parametrize(("stdin", "status"), [("{", 400), ('{"model": "gpt-9", "messages": [{"role": "user"}]}', 404)])
     def test_what_the_router_would_refuse_is_shown_as_its_answer(self, stdin: str, status: int) -> None:

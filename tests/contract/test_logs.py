@@ -37,7 +37,7 @@ ROUTED = ExchangeRecord(
     http_status=200,
     usage=Usage(11, 7),
     routing_s=0.004,
-    sensing_s=0.003,
+    signals_s=0.003,
     first_token_s=0.2,
     duration_s=1.5,
 )
@@ -91,7 +91,7 @@ def test_an_exchange_is_one_line(pipe: Pipe) -> None:
     assert routed.pop("time").endswith("+00:00")
     assert routed == {
         "level": "info",
-        "logger": "router.outcome",
+        "logger": "router.access_log",
         "trace_id": TRACE,
         "ending": "completed",
         "endpoint": "chat",
@@ -110,7 +110,7 @@ def test_an_exchange_is_one_line(pipe: Pipe) -> None:
         "http_status": 200,
         "usage": {"prompt": 11, "completion": 7},
         "routing_s": 0.004,
-        "sensing_s": 0.003,
+        "signals_s": 0.003,
         "first_token_s": 0.2,
         "duration_s": 1.5,
     }

@@ -254,17 +254,17 @@ async def test_a_milvus_lite_that_the_worker_before_still_holds_is_taken_over_wh
 
     folder = tmp_path / "cache.db"
     folder.mkdir()
-    keeper = StoreSync(MilvusStore(MilvusSettings(file=folder), "v1"), SyncSettings())
-    Cache(CacheLimits(), no_vector, Verifier(), keeper)  # type: ignore[arg-type]
+    store_sync = StoreSync(MilvusStore(MilvusSettings(file=folder), "v1"), SyncSettings())
+    Cache(CacheLimits(), no_vector, Verifier(), store_sync)  # type: ignore[arg-type]
     keys: list[bytes] = []
     with (folder / "LOCK").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        await keeper.open(keys.append, 60)
-        assert not keeper.state.is_up
-        assert keeper.refusal is None
-    await until(lambda: keeper.state.is_up)
+        await store_sync.open(keys.append, 60)
+        assert not store_sync.state.is_up
+        assert store_sync.refusal is None
+    await until(lambda: store_sync.state.is_up)
     assert len(keys) == 1
-    await keeper.close()
+    await store_sync.close()
 
 
 @pytest.mark.parametrize(("text", "number"), [("3", 3), ("", None), ("x", None), ("-1", None), ("²", None), ("9" * 5000, None)])

@@ -134,7 +134,7 @@ async def test_a_question_is_routed_and_the_stream_ends(serve: Serve) -> None:
     assert (sent["x-upstream-cluster"], sent["traceparent"]) == (b"cluster-large", b"00-trace")
     record = await ended(recorder)
     assert (record.ending, record.model, record.category) == ("routed", "large", "math")
-    assert 0 < record.sensing_s < record.routing_s <= record.duration_s
+    assert 0 < record.signals_s < record.routing_s <= record.duration_s
 
 
 @pytest.mark.parametrize(("kind", "is_timed"), [("text/event-stream", True), ("application/json", False)])
@@ -297,7 +297,7 @@ async def test_a_guard_that_takes_long_asks_envoy_for_the_time(serve: Serve) -> 
         go.set()
         assert (await call.read()).WhichOneof("response") == "request_body"
     record = await ended(recorder)
-    assert record.sensing_s >= 0.25
+    assert record.signals_s >= 0.25
 
 
 async def test_a_client_that_leaves_ends_the_scan(serve: Serve) -> None:

@@ -123,8 +123,8 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, content: str) -> Non
 
 def test_the_shipped_table_has_fewer_false_hits_for_a_higher_threshold() -> None:
     """The table can also keep one percent."""
-    bars = read_table(CALIBRATION, has_verifier=False)
-    assert [point.threshold for point in bars.points] == sorted({point.threshold for point in bars.points})
-    rates = [point.max_false_hit_rate for point in bars.points]
+    table = read_table(CALIBRATION, has_verifier=False)
+    assert [point.threshold for point in table.points] == sorted({point.threshold for point in table.points})
+    rates = [point.max_false_hit_rate for point in table.points]
     assert rates == sorted(rates, reverse=True)
-    assert bars.point(0.01) is not None
+    assert table.point(0.01) is not None

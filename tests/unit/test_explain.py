@@ -64,8 +64,8 @@ class TestABlockedPrompt:
         document = await run(snapshot(TEAM, MATH_RULE, GUARD), attack)
         assert [(rule["name"], rule["verdict"]) for rule in document["rules"]] == [
             ("no-attacks", "won"),
-            ("team", "not asked"),
-            ("proofs", "not asked"),
+            ("team", "not evaluated"),
+            ("proofs", "not evaluated"),
         ]
         assert document["signals"]["prompt jailbreak"] == {"scores": {"jailbreak": 0.97, "harmful": 0.01}, "thresholds": [0.6]}
         assert document["unread"] == {"intent": "no-attacks decided before it was needed"}
@@ -99,7 +99,7 @@ class TestABlockedPrompt:
         """The other rules are marked as not evaluated."""
         asked = Asked(chat_body("hello", "large"))
         document = await run(snapshot(MATH_RULE, GUARD), {"prompt jailbreak": Scores({})}, asked=asked)
-        assert [rule["verdict"] for rule in document["rules"]] == ["no", "not asked"]
+        assert [rule["verdict"] for rule in document["rules"]] == ["no", "not evaluated"]
         assert document["decision"]["name"] == "explicit_model"
         assert document["unread"]["intent"].startswith("the request names its model")
 

@@ -48,7 +48,7 @@ ROUTED = ExchangeRecord(
     http_status=200,
     usage=Usage(11, 7),
     routing_s=0.004,
-    sensing_s=0.003,
+    signals_s=0.003,
     first_token_s=0.2,
     duration_s=1.5,
 )
@@ -124,8 +124,8 @@ async def everything(metrics: Metrics) -> str:
     watching = asyncio.create_task(metrics.watch_loop())
     await until(lambda: "llm_router_event_loop_lag_seconds" in metrics.render().decode())
     watching.cancel()
-    keeper = StoreSync(cast("Store", SimpleNamespace(is_shared=True)), SyncSettings())
-    cache = Cache(CacheLimits(), encode, Verifier(), keeper)
+    store_sync = StoreSync(cast("Store", SimpleNamespace(is_shared=True)), SyncSettings())
+    cache = Cache(CacheLimits(), encode, Verifier(), store_sync)
     metrics.show_cache(cache.gauges)
     metrics.show_cache_counts(cache.counters)
     metrics.show_store({("search", "ok"): 3})
