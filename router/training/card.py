@@ -22,7 +22,7 @@ all-MiniLM-L6-v2 (Apache-2.0), fine-tuned on several tasks at once, as one int8 
 vector (384), and calibrated probabilities of 14 categories, of a right answer by each of {len(facts["models"])} recorded
 models, of an attack, and of personal data by token. Made by `make train`; every number of the recipe is in manifest.json.
 
-**What is read**: the last user message; for rules that block, all that the model will read. Categories and chances are
+**What is read**: the last user message; for rules that block, all that the model will read. Categories and predicted accuracy are
 of one pass: of texts over {facts["max_tokens"]} tokens the start and the end are read, the middle is not. Attacks and
 personal data are looked for in windows of the whole text.
 **Language**: English; other languages fall below the threshold more often and then go to the default, visibly.

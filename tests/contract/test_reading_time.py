@@ -12,13 +12,13 @@ from time import thread_time
 from typing import Any
 
 import pytest
-from router.inference.forms import with_patterns
 
 from router.core.openai.jsontext import read_document
 from router.core.prompt import prompt_of
 from router.core.text.disguise import readings_of
 from router.core.types import Endpoint, Scores
 from router.signals.evidence import with_words
+from router.signals.pii.patterns import with_patterns
 
 MAX_CHARS = 131_072
 FORMS = ("EMAIL_ADDRESS", "IBAN_CODE", "CREDIT_CARD", "US_SSN", "IP_ADDRESS")
