@@ -250,23 +250,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("models", parents=[config], help="list the configured models, the encoder and the verifier")
     command.set_defaults(run=models)
 
-    from router.cli.help import commands_of, complete
+    from router.cli.help import complete
     from router.cli.models import add_commands as add_model_commands
 
     add_model_commands(commands)
-
-    from router.cli.cache import add_commands
-
-    command = commands.add_parser("cache", parents=[config], help="inspect or change a running router's cache")
-    command.add_argument("--admin", metavar="ADDRESS", help="host:port or unix:/path of the admin port; default: as configured")
-    add_commands(command)
-    command.set_defaults(run=operate_cache)
-    for _, operation in commands_of(command):  # the options may also stand behind the operation
-        operation.add_argument(
-            "--config", type=Path, default=argparse.SUPPRESS, help="the router's configuration, which names its admin port"
-        )
-        operation.add_argument("--admin", metavar="ADDRESS", default=argparse.SUPPRESS, help="the address of the admin port")
-
+    _add_cache(commands, config)
     command = commands.add_parser("mock-vllm", help="run mock vLLM backends")
     command.add_argument(
         "backends",
@@ -278,6 +266,21 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=mock_vllm)
     complete(parser)
     return parser
+
+
+def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser], config: argparse.ArgumentParser) -> None:
+    from router.cli.cache import add_commands
+    from router.cli.help import commands_of
+
+    command = commands.add_parser("cache", parents=[config], help="inspect or change a running router's cache")
+    command.add_argument("--admin", metavar="ADDRESS", help="host:port or unix:/path of the admin port; default: as configured")
+    add_commands(command)
+    command.set_defaults(run=operate_cache)
+    for _, operation in commands_of(command):  # the options may also stand behind the operation
+        operation.add_argument(
+            "--config", type=Path, default=argparse.SUPPRESS, help="the router's configuration, which names its admin port"
+        )
+        operation.add_argument("--admin", metavar="ADDRESS", default=argparse.SUPPRESS, help="the address of the admin port")
 
 
 def _backend(text: str) -> tuple[str, str, int]:

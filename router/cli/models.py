@@ -120,7 +120,7 @@ def _add_models(command: argparse.ArgumentParser) -> None:
     command.add_argument("--bundle", type=Path, metavar="FOLDER", help="use this encoder, not the shipped one")
     command.add_argument("--verifier", type=Path, metavar="FOLDER", help="use this verifier, not the shipped one")
     command.add_argument("--no-verifier", action="store_true", help="use no verifier")
-    command.add_argument("--guards", metavar="NAME,...", help="lexical checks to use; default: the configuration's default")
+    command.add_argument("--checks", metavar="NAME,...", help="lexical checks to use; default: the configuration's default")
 
 
 def evaluate_intent(options: argparse.Namespace) -> int:
@@ -175,9 +175,9 @@ def evaluate_cache(options: argparse.Namespace) -> int:
     from router.evaluation.cache import evaluate
 
     encoder, verifier = _models(options)
-    guards = _guards(options)
-    if guards is None:
-        guards = CHECKS_WITH_VERIFIER if verifier else CHECKS_ALONE
+    checks = _checks(options)
+    if checks is None:
+        checks = CHECKS_WITH_VERIFIER if verifier else CHECKS_ALONE
     table = read_table(options.calibration or CALIBRATION, has_verifier=verifier is not None)
     point = table.point(options.max_false_hit_rate)
     if point is None:
@@ -192,7 +192,7 @@ def evaluate_cache(options: argparse.Namespace) -> int:
             ]
         )
     similarity = options.similarity or (table.similarity if verifier else point.threshold)
-    return _print(evaluate(options.file, encoder, verifier, guards, similarity, point.threshold))
+    return _print(evaluate(options.file, encoder, verifier, checks, similarity, point.threshold))
 
 
 def calibrate_intent(options: argparse.Namespace) -> int:
@@ -207,7 +207,7 @@ def calibrate_cache(options: argparse.Namespace) -> int:
     """Make a table for `max_false_hit_rate`."""
     from router.evaluation.calibration import calibrate
 
-    return _print(calibrate(options.file, options.out, *_models(options), _guards(options)))
+    return _print(calibrate(options.file, options.out, *_models(options), _checks(options)))
 
 
 def _models(options: argparse.Namespace) -> tuple[Bundle, Bundle | None]:
@@ -217,16 +217,16 @@ def _models(options: argparse.Namespace) -> tuple[Bundle, Bundle | None]:
     return Bundle.load(options.bundle or SHIPPED), verifier
 
 
-def _guards(options: argparse.Namespace) -> Sequence[str] | None:
+def _checks(options: argparse.Namespace) -> Sequence[str] | None:
     from router.cache.checks import CHECKS
 
-    if options.guards is None:
+    if options.checks is None:
         return None
-    guards = tuple(filter(None, options.guards.split(",")))
-    if unknown := set(guards) - set(CHECKS):
+    checks = tuple(filter(None, options.checks.split(",")))
+    if unknown := set(checks) - set(CHECKS):
         message = f"there is no lexical check {', '.join(sorted(unknown))}; known are: {', '.join(CHECKS)}"
-        raise ConfigError([Problem("--guards", 0, "", message)])
-    return guards
+        raise ConfigError([Problem("--checks", 0, "", message)])
+    return checks
 
 
 def _print(lines: Iterable[str]) -> int:

@@ -116,7 +116,7 @@ def test_too_few_pairs_prove_no_limit(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_an_unknown_check_is_refused(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The message lists the existing ones."""
-    assert main(["eval", "cache", str(pairs), "--guards", "spelling"]) == 2
+    assert main(["eval", "cache", str(pairs), "--checks", "spelling"]) == 2
     assert "known are: numbers" in capsys.readouterr().err
 
 
