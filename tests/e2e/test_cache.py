@@ -38,6 +38,7 @@ def switch_on(config: dict[str, Any]) -> None:
         "ttl_seconds": 3600,
         "eviction_policy": "fifo",
         "coalesce_timeout_seconds": 20,
+        "lookup_timeout_ms": 2000,  # two busy cores: whether a lookup is late is tested elsewhere
     }
 
 
@@ -168,7 +169,8 @@ def test_streams_and_json_share_answers(client: openai.OpenAI, first_streams: bo
     first = ask(client, text, stream=first_streams, headers=whole)
     second = ask(client, text, stream=not first_streams, headers=whole)
     third = ask(client, text, stream=first_streams, headers=whole)
-    assert (first.is_hit, second.is_hit, third.is_hit) == (False, True, True)
+    assert not first.is_hit
+    assert [second.status, third.status] == ["hit:exact", "hit:exact"]
     assert first.text == second.text == third.text
     assert "\n    " in first.text
 
@@ -245,7 +247,7 @@ async def test_two_hundred_equal_questions_are_one_call(cached: Stack) -> None:
 
 async def test_equal_questions_are_one_call_to_an_empty_cache_too(cached: Stack) -> None:
     """At a start and after a purge, many clients ask at once."""
-    assert "forgotten" in cli(cached, "invalidate", "--all")
+    assert "deleted" in cli(cached, "invalidate", "--all")
     before = upstream_calls(cached)
     pace = {"x-sim-token-ms": "20", "x-sim-answer-tokens": "40"}
     async with openai.AsyncOpenAI(base_url=f"{cached.url}/v1", api_key="early", max_retries=0, timeout=60) as client:
@@ -275,7 +277,7 @@ class TestOperators:
         ask(client, "What is the capital of Peru?")
         wrong = ask(client, "What's the capital of Peru?")
         assert wrong.is_hit
-        assert "forgotten" in cli(cached, "reject", wrong.headers["x-vsr-cache-entry"])
+        assert "deleted" in cli(cached, "reject", wrong.headers["x-vsr-cache-entry"])
         assert not ask(client, "What is the capital of Peru?").is_hit
         assert ask(client, "What is the capital of Peru?").status == "hit:exact"
         assert ask(client, "What's the capital of Peru?").status == "miss:rejected"
@@ -291,7 +293,7 @@ class TestOperators:
         shown = json.loads(cli(cached, "get", entry_id))
         assert shown["answer"]["choices"][0]["message"]["content"]
         assert client.api_key not in json.dumps(shown)
-        assert cli(cached, "invalidate", "--id", entry_id, "--dry-run").startswith("1 entries would")
+        assert cli(cached, "invalidate", "--id", entry_id, "--dry-run").startswith("1 entry would")
         assert ask(client, "What is a zygohistomorphic prepromorphism?").is_hit
         assert cli(cached, "invalidate", "--id", entry_id).startswith("1 entry deleted")
         assert not ask(client, "What is a zygohistomorphic prepromorphism?").is_hit
@@ -317,7 +319,7 @@ class TestOperators:
         assert ask(client, "What is a Bloom filter?").is_hit
         assert cli(cached, *warm).endswith("0 stored, 1 already stored\n")
         said = cli(cached, "warm", str(file), "--url", cached.url, status=2)
-        assert "nothing is without the header authorization; give its value with --authorization or --scope-value-file" in said
+        assert "give its value with --authorization or --scope-value-file" in said
 
     def test_a_principal_is_purged_by_the_headers_own_value(self, cached: Stack, client: openai.OpenAI, tmp_path: Path) -> None:
         """Only the router can hide the value. No other principal loses anything."""
