@@ -183,10 +183,11 @@ class Exchange(AnsweredExchange):
         headers = decision_headers(decision, self.readings) | cache_headers(self.cache)
         if rewritten is not None:
             headers[CONTENT_LENGTH] = str(len(rewritten))
-        self.state, self.is_routed = AwaitingResponse(request, stores) if reads_answer else Done(), True
+        self.state = AwaitingResponse(request, stores) if reads_answer else Done()
+        self.is_routed = True
         # The router could not read a compressed answer, nor remove the usage event that the client did not ask for.
         removed = (ACCEPT_ENCODING,) if reads_answer else ()
-        return Route(decision.model.cluster, headers, rewritten, removed, is_last=not reads_answer)
+        return Route(headers, rewritten, removed, is_last=not reads_answer)
 
     # -- large bodies, and other ends ------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from router.cache.settings import CacheLimits
 from router.cache.verifier import Verifier
 from router.config.load import Config, parse
 from router.core.exchange import Exchange
+from router.core.headers import CLUSTER_HEADER
 from router.core.lookup import CacheQuery, Found, Hit
 from router.core.messages import ReadSignals, RequestBody, Route, SignalsRead
 from router.core.types import Decision, Endpoint, Scores
@@ -67,7 +68,7 @@ async def route(runtime: Runtime, text: str) -> str:
     while isinstance(action, ReadSignals):
         action = exchange.receive(SignalsRead(await runtime.signal_reader(action)))
     assert isinstance(action, Route)
-    return action.cluster
+    return action.set_headers[CLUSTER_HEADER]
 
 
 async def test_the_signal_routes_requests() -> None:
