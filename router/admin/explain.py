@@ -14,10 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from router.admin.asked import Asked
 from router.core.conditions import Condition, HeaderMatches, LabelIs, parts_of, signals_of
 from router.core.decision_headers import reasoning_word
-from router.core.exchange import Exchange
-from router.core.headers import CACHE_HEADERS, CLUSTER_HEADER, METHOD, PATH, PATH_HEADER, SECRET_HEADERS
-from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
-from router.core.messages import (
+from router.core.events import (
     Action,
     LookedUp,
     Lookup,
@@ -30,6 +27,9 @@ from router.core.messages import (
     Route,
     SignalsRead,
 )
+from router.core.exchange import Exchange
+from router.core.headers import CACHE_HEADERS, CLUSTER_HEADER, METHOD, PATH, PATH_HEADER, SECRET_HEADERS
+from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
 from router.core.policy import Default, Rule
 from router.core.selection import QUALITY, Selector
 from router.core.snapshot import Snapshot

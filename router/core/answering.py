@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from router.core.admission import number_of
+from router.core.events import Action, Continue, Replace, ResponseBody, ResponseHeaders
 from router.core.exchange_record import Ending
 from router.core.headers import STATUS
-from router.core.messages import Action, Continue, Replace, ResponseBody, ResponseHeaders
 from router.core.openai.completion import NotStorable
 from router.core.progress import Progress
 from router.core.response import PassingAnswer, why_unread

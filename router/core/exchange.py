@@ -16,9 +16,7 @@ from router.core.cache_key import Ineligible
 from router.core.cache_policy import read_client_controls
 from router.core.cached import cache_headers, lookup_for, replay, result_of
 from router.core.decision_headers import decision_headers
-from router.core.exchange_record import CacheResult
-from router.core.headers import ACCEPT_ENCODING, CONTENT_LENGTH
-from router.core.messages import (
+from router.core.events import (
     Action,
     Continue,
     Event,
@@ -36,6 +34,8 @@ from router.core.messages import (
     SignalsRead,
     Trailers,
 )
+from router.core.exchange_record import CacheResult
+from router.core.headers import ACCEPT_ENCODING, CONTENT_LENGTH
 from router.core.openai.bodysize import PIECE_BYTES
 from router.core.openai.bodysize import count as count_body
 from router.core.openai.replies import block_error, block_reply, error_reply, models_reply, not_cached, overloaded

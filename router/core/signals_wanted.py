@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.core.messages import ReadSignals
+from router.core.events import ReadSignals
 from router.core.openai.request import Body
 from router.core.policy import NeedsSignals
 from router.core.prompt import prompt_of, reads_of

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol
 
+from router.core.events import Action, Event, ResponseBody, Route
 from router.core.exchange import Exchange
 from router.core.exchange_record import Ending, ExchangeRecord
-from router.core.messages import Action, Event, ResponseBody, Route
 from router.extproc import wire
 from router.extproc.answers import ExchangeLookup
 

@@ -7,10 +7,10 @@ import uuid
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from router.core.events import LookedUp, Lookup
 from router.core.exchange import Exchange
 from router.core.exchange_record import Ending
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss, Waiting
-from router.core.messages import LookedUp, Lookup
 
 Pending = TypeVar("Pending")
 """The pending lookup of the cache. The shell hands it back without reading it."""

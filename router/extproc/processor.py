@@ -15,9 +15,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from router.core.events import Event, Lookup, ReadSignals, RequestHeaders, SignalsRead
 from router.core.exchange import Exchange
 from router.core.lookup import Waiting
-from router.core.messages import Event, Lookup, ReadSignals, RequestHeaders, SignalsRead
 from router.core.snapshot import Snapshot
 from router.core.types import Readings
 from router.errors import ProtocolError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.core.messages import (
+from router.core.events import (
     Action,
     Continue,
     Event,

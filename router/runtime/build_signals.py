@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.config.load import Config
-from router.core.messages import ReadSignals
+from router.core.events import ReadSignals
 from router.core.prompt import KEYWORDS, reads_of
 from router.core.types import Readings, Scores
 from router.inference.cores import usable_cores

@@ -11,10 +11,10 @@ from router.cache.cache import Cache
 from router.cache.settings import CacheLimits
 from router.cache.verifier import Verifier
 from router.config.load import Config, parse
+from router.core.events import ReadSignals, RequestBody, Route, SignalsRead
 from router.core.exchange import Exchange
 from router.core.headers import CLUSTER_HEADER
 from router.core.lookup import CacheQuery, Found, Hit
-from router.core.messages import ReadSignals, RequestBody, Route, SignalsRead
 from router.core.types import Decision, Endpoint, Scores
 from router.errors import BackendError, ConfigError
 from router.runtime.build import Runtime, build

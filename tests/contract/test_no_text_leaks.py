@@ -29,8 +29,8 @@ from router.config.patterns import compile_pattern
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.conditions import LabelIs, TextMatches
+from router.core.events import ReadSignals
 from router.core.lookup import CachePolicy
-from router.core.messages import ReadSignals
 from router.core.policy import Default, Policy, Rule
 from router.core.types import Block, ChatRequest, Classification, Readings, Scores
 from router.errors import BackendError

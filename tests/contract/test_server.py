@@ -14,8 +14,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.core.conditions import LabelIs
+from router.core.events import ReadSignals
 from router.core.exchange_record import ExchangeRecord
-from router.core.messages import ReadSignals
 from router.core.policy import Rule
 from router.core.types import Block, Missing, Readings, Scores
 from router.errors import ConfigError

@@ -22,8 +22,8 @@ from router.config.patterns import compile_pattern, keyword_patterns
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TextMatches, TokensWithin
+from router.core.events import ReadSignals
 from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss, Waiting
-from router.core.messages import ReadSignals
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.policy import Default, Policy, Rule
 from router.core.selection import Selection

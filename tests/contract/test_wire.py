@@ -11,7 +11,7 @@ from envoy_data_plane.envoy.service.ext_proc import v3 as envoy
 from envoy_data_plane.envoy.type import v3 as envoy_type
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from router.core.messages import (
+from router.core.events import (
     Action,
     Continue,
     Event,

@@ -10,9 +10,9 @@ import pytest
 
 from router.config.rules import SELECTORS, SelectKeys
 from router.core.conditions import LabelIs, Not, TextMatches, Truth
+from router.core.events import ReadSignals, Reply, RequestBody, Route, SignalsRead
 from router.core.exchange import Exchange
 from router.core.headers import CLUSTER_HEADER
-from router.core.messages import ReadSignals, Reply, RequestBody, Route, SignalsRead
 from router.core.models import Model
 from router.core.policy import Default, NeedsSignals, Policy, Rule
 from router.core.selection import Selection, Selector

@@ -7,10 +7,7 @@ import json
 import pytest
 
 from router.core.conditions import TokensWithin
-from router.core.exchange import Exchange
-from router.core.exchange_record import Usage
-from router.core.headers import CLUSTER_HEADER
-from router.core.messages import (
+from router.core.events import (
     Continue,
     Overloaded,
     ReadSignals,
@@ -25,6 +22,9 @@ from router.core.messages import (
     SignalsRead,
     Trailers,
 )
+from router.core.exchange import Exchange
+from router.core.exchange_record import Usage
+from router.core.headers import CLUSTER_HEADER
 from router.core.models import Reasoning
 from router.core.policy import Default, Rule
 from router.core.states import TRANSITIONS

@@ -16,8 +16,8 @@ from router.cli.explaintext import render
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.conditions import HeaderMatches, LabelIs
+from router.core.events import ReadSignals
 from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss
-from router.core.messages import ReadSignals
 from router.core.policy import Default, Rule
 from router.core.selection import Selection
 from router.core.snapshot import Snapshot
