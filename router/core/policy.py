@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from router.core.conditions import Condition, Truth, signals_of
 from router.core.models import Model, Reasoning, SystemPrompt
-from router.core.prompt import reads_of
+from router.core.prompt import is_guard
 from router.core.selection import QUALITY, Selector
 from router.core.types import Block, ChatRequest, Classification, Decision, DecisionReason, Missing, Readings, Scores
 
@@ -69,7 +69,7 @@ class Policy:
     @property
     def reads_prompt(self) -> bool:
         """Whether a rule that blocks reads more than the last user message, which may take long."""
-        return any(reads_of(name)[0] != "message" for name in self.signals)
+        return any(map(is_guard, self.signals))
 
     def fails_closed(self, name: str) -> bool:
         """Whether every rule that needs this reading blocks when the reading is missing."""
