@@ -441,7 +441,7 @@ def serve(case: Case) -> tuple[list[pb.ProcessingResponse], Stored]:
     """Serve the exchange from bytes to bytes."""
     stored = Stored(case.found)
 
-    async def sense(wanted: ReadSignals) -> Readings:
+    async def read_signals(wanted: ReadSignals) -> Readings:
         return {name: case.readings[name] for name in wanted.wanted}
 
     async def arriving() -> AsyncIterator[pb.ProcessingRequest]:
@@ -449,7 +449,7 @@ def serve(case: Case) -> tuple[list[pb.ProcessingResponse], Stored]:
             yield wire.parse_request(message.SerializeToString())
 
     async def run() -> list[pb.ProcessingResponse]:
-        replies = Processor(case.shot, sense, TELEMETRY, stored).process(arriving(), Context())
+        replies = Processor(case.shot, read_signals, TELEMETRY, stored).process(arriving(), Context())
         return [pb.ProcessingResponse.FromString(wire.serialize_response(reply)) async for reply in replies]
 
     return LOOP.run_until_complete(run()), stored
