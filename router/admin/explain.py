@@ -14,10 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from router.admin.asked import Asked
 from router.core.conditions import Condition, HeaderMatches, LabelIs, parts_of, signals_of
 from router.core.decision_headers import reasoning_word
-from router.core.exchange import Exchange
-from router.core.headers import CACHE_HEADERS, METHOD, PATH, PATH_HEADER, SECRET_HEADERS
-from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
-from router.core.messages import (
+from router.core.events import (
     Action,
     LookedUp,
     Lookup,
@@ -30,6 +27,9 @@ from router.core.messages import (
     Route,
     SignalsRead,
 )
+from router.core.exchange import Exchange
+from router.core.headers import CACHE_HEADERS, CLUSTER_HEADER, METHOD, PATH, PATH_HEADER, SECRET_HEADERS
+from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
 from router.core.policy import Default, Rule
 from router.core.selection import QUALITY, Selector
 from router.core.snapshot import Snapshot
@@ -103,7 +103,7 @@ def _result(action: Action, body: bytes, *, is_cache_known: bool) -> dict[str, o
     if not isinstance(action, Route):
         raise TypeError(f"a request body cannot be answered by {type(action).__name__}")
     headers = {name: value for name, value in action.set_headers.items() if is_cache_known or name not in CACHE_HEADERS}
-    return {"cluster": action.cluster, "headers": headers, "body_diff": _diff(body, action.body)}
+    return {"cluster": action.set_headers[CLUSTER_HEADER], "headers": headers, "body_diff": _diff(body, action.body)}
 
 
 def _facts(request: ChatRequest) -> dict[str, object]:

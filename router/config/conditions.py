@@ -142,7 +142,7 @@ class HeaderKeys:
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """What may stand in `when`. What the kind of a key does not tell is read by a reader in `_READERS`."""
+    """The keys of `when`. A key whose kind does not say how to make its condition has a reader in `_READERS`."""
 
     all: object = key(_Nested("list of conditions", is_list=True), "Every one holds.", shown=" ")
     any: object = key(_Nested("list of conditions", is_list=True), "At least one holds.", shown=" ")
@@ -333,14 +333,16 @@ _READERS: Mapping[str, Callable[[str, Item, ConditionContext], list[Condition]]]
     "prompt_tokens": _tokens_within,
     "header": _header_matches,
 }
-"""The reader of each key of `When` that is more than a flag, or a list of a signal's labels."""
+"""By key of `When`. A key that is not here is a flag of the request, or lists labels of the signal that has its name."""
 _KINDS = {each.name: each.kind for each in keys_of(When)}
-BUILT_IN_SIGNALS = (
-    QUALITY,
-    *(
-        each
-        for each, kind in _KINDS.items()
-        if isinstance(kind, _Labels | Texts) and _READERS.get(each) in (None, _intent, _scores)
-    ),
-)
-"""The router's own: no operator's signal may have such a name."""
+
+
+def _names_signal(key: str) -> bool:
+    """Whether a key of `When` is the name of a signal, whose labels it lists."""
+    return isinstance(_KINDS[key], _Labels) or (isinstance(_KINDS[key], Texts) and key not in _READERS)
+
+
+BUILT_IN_SIGNALS = (QUALITY, *filter(_names_signal, _KINDS))
+"""The router's own signals; no signal of an operator may have such a name."""
+GUARDED_SIGNALS = ("jailbreak", "pii")
+"""Those of them that have a guard (`GUARDS` in `runtime/build_signals.py`). In a rule that blocks, the guard reads instead."""

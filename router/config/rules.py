@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 
 from router.config.cache import CacheConfig, DecisionCacheKeys, decision_policy
-from router.config.conditions import ConditionContext, read_condition
+from router.config.conditions import GUARDED_SIGNALS, ConditionContext, read_condition
 from router.config.keys import (
     NAME,
     NAME_WORDS,
@@ -30,7 +30,7 @@ from router.core.conditions import AllOf, AnyOf, Condition, LabelIs, TextMatches
 from router.core.lookup import CachePolicy
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.policy import Default, Policy, Rule
-from router.core.prompt import KEYWORDS, READS, name_of
+from router.core.prompt import READS, name_of, name_of_keywords
 from router.core.selection import Selector
 from router.core.types import Block
 
@@ -250,15 +250,15 @@ def _rule(item: Item, context: RuleContext, policies: dict[str, CachePolicy]) ->
 def _of_prompt(condition: Condition, reads: str, context: RuleContext) -> Condition:
     """The condition of a blocking rule, whose guards read what `reads` says.
 
-    Signals for the subject of a message (the intent, heads) still read the last user message. So do conditions under `not`,
-    because no request has a finding in all its parts.
+    A signal without a guard still reads the last user message: the intent, a head, a signal that is not in `GUARDED_SIGNALS`. So
+    does a condition under `not`, because no request has a finding in all its parts.
     """
     custom = context.conditions.custom
     match condition:
-        case LabelIs(signal) if signal in ("jailbreak", "pii") or (signal in custom and custom[signal].is_detector):
+        case LabelIs(signal) if signal in GUARDED_SIGNALS or (signal in custom and custom[signal].is_detector):
             return replace(condition, signal=name_of(reads, signal))
         case TextMatches(name) if reads != "message":
-            return LabelIs(name_of(reads, f"{KEYWORDS} {name}"), frozenset({name}), 0.5)
+            return LabelIs(name_of(reads, name_of_keywords(name)), frozenset({name}), 0.5)
         case AllOf(parts) | AnyOf(parts):
             return type(condition)(tuple(_of_prompt(part, reads, context) for part in parts))
         case _:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from router.core.events import RequestHeaders
 from router.core.headers import CONTENT_ENCODING, CONTENT_LENGTH, METHOD, PATH
-from router.core.messages import RequestHeaders
 from router.core.openai.replies import unknown_model
 from router.core.snapshot import Snapshot
 from router.core.types import ChatRequest, Decision, Endpoint

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from router.core.admission import number_of
+from router.core.events import Action, Continue, Replace, ResponseBody, ResponseHeaders
 from router.core.exchange_record import Ending
 from router.core.headers import STATUS
-from router.core.messages import Action, Continue, Replace, ResponseBody, ResponseHeaders
 from router.core.openai.completion import NotStorable
 from router.core.progress import Progress
 from router.core.response import PassingAnswer, why_unread
@@ -15,7 +15,7 @@ from router.core.states import Answering, AwaitingResponse, Done, Start, State
 
 
 @dataclass(slots=True)
-class AnsweredExchange(Progress):
+class ResponseSteps(Progress):
     """The steps of an exchange from the response headers on."""
 
     state: State = field(default_factory=Start)
@@ -27,9 +27,11 @@ class AnsweredExchange(Progress):
         if reason := why_unread(event.headers, self.http_status, is_end=event.is_end):
             if state.stores:
                 self.cache.stored = reason
-            self.state, self.is_complete = Done(), event.is_end
+            self.state = Done()
+            self.is_complete = event.is_end
             return Continue(is_last=True)
-        plan, wants_usage = self.snapshot.cache if state.stores else None, state.request.wants_usage
+        wants_usage = state.request.wants_usage
+        plan = self.snapshot.cache if state.stores else None
         self.passing = PassingAnswer.of(event.headers, wants_usage=wants_usage, plan=plan, now_s=self.looked_up_s)
         self.cache.stored = self.passing.why_not_stored or ""
         self.state = Answering(self.passing)
@@ -38,7 +40,8 @@ class AnsweredExchange(Progress):
     def _on_response_body(self, state: Answering, event: ResponseBody) -> Action:
         shown = state.passing.feed(event.data, is_end=event.is_end)
         if event.is_end:
-            self.state, self.is_complete = Done(), True
+            self.state = Done()
+            self.is_complete = True
         return Continue(is_last=event.is_end) if shown == event.data else Replace(shown, is_last=event.is_end)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from router.core.cache_key import Ineligible, query_of
 from router.core.cache_policy import CachePlan, ClientControls, apply_client_controls
 from router.core.decision_headers import decision_headers
+from router.core.events import LookedUp, Lookup, Reply
 from router.core.exchange_record import CacheResult
 from router.core.headers import (
     CACHE_AGE_HEADER,
@@ -20,7 +21,6 @@ from router.core.headers import (
     STANDARD_CACHE_STATUS,
 )
 from router.core.lookup import CacheStatus, Found, Hit, Miss
-from router.core.messages import LookedUp, Lookup, Reply
 from router.core.models import ReasoningFamily
 from router.core.openai.completion import Answer, NotStorable, as_json, as_stream
 from router.core.openai.completion import decode as decode_answer

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from router.core.admission import ModelsAsked, asked_of, check_headers, check_model, check_size, named_model
-from router.core.answering import AnsweredExchange
+from router.core.answering import ResponseSteps
 from router.core.cache_key import Ineligible
 from router.core.cache_policy import read_client_controls
 from router.core.cached import cache_headers, lookup_for, replay, result_of
 from router.core.decision_headers import decision_headers
-from router.core.exchange_record import CacheResult
-from router.core.headers import ACCEPT_ENCODING, CONTENT_LENGTH
-from router.core.messages import (
+from router.core.events import (
     Action,
     Continue,
     Event,
@@ -36,6 +34,8 @@ from router.core.messages import (
     SignalsRead,
     Trailers,
 )
+from router.core.exchange_record import CacheResult
+from router.core.headers import ACCEPT_ENCODING, CONTENT_LENGTH
 from router.core.openai.bodysize import PIECE_BYTES
 from router.core.openai.bodysize import count as count_body
 from router.core.openai.replies import block_error, block_reply, error_reply, models_reply, not_cached, overloaded
@@ -51,7 +51,7 @@ _END = object()
 
 
 @dataclass(slots=True)
-class Exchange(AnsweredExchange):
+class Exchange(ResponseSteps):
     """One exchange. Give it the events in order with `receive`; ask for its `record` when it is over."""
 
     def receive(self, event: Event) -> Action:
@@ -83,7 +83,7 @@ class Exchange(AnsweredExchange):
             case ((Answering() as state), ResponseBody()):
                 return self._on_response_body(state, event)
             case ((Start() | AwaitingBody()), (ResponseHeaders() | ResponseBody())):
-                return self._on_foreign_answer()
+                return self._on_envoys_local_reply()
             case ((AwaitingBody() | AwaitingResponse() | Answering()), Trailers()):
                 return Continue()
             case _:
@@ -110,19 +110,21 @@ class Exchange(AnsweredExchange):
         return self._count(endpoint, data, count_body(data, self.snapshot.bounds))
 
     def _count(self, endpoint: Endpoint, data: bytes, pieces: Iterator[None]) -> Action:
-        """Count the next piece of the body; after the last one, read the body."""
+        """Count the next piece of the body; after the last one, parse the body."""
         if next(pieces, _END) is _END:
-            return self._read(endpoint, data)
+            return self._parse_body(endpoint, data)
         return self._in_turns(len(data), partial(self._count, endpoint, data, pieces))
 
-    def _read(self, endpoint: Endpoint, data: bytes) -> Action:
+    def _parse_body(self, endpoint: Endpoint, data: bytes) -> Action:
         request, body = parse(endpoint, data, self.headers, self.snapshot.bounds)
         self.request = request
         check_model(request, self.snapshot)
-        decided = self._decided(request)
-        return self._want(request, body, decided) if isinstance(decided, NeedsSignals) else self._decide(request, body, decided)
+        decided = self._apply_rules(request)
+        if isinstance(decided, NeedsSignals):
+            return self._request_signals(request, body, decided)
+        return self._act_on(request, body, decided)
 
-    def _decided(self, request: ChatRequest) -> Decision | NeedsSignals:
+    def _apply_rules(self, request: ChatRequest) -> Decision | NeedsSignals:
         """The choice of the rules. A request that names its model gets that model, unless a rule blocks it."""
         policy = self.snapshot.policy
         if request.model in self.snapshot.virtual_models:
@@ -130,22 +132,25 @@ class Exchange(AnsweredExchange):
         named = named_model(request.model, self.snapshot)
         return policy.refuse(request, self.readings) or named
 
-    def _want(self, request: ChatRequest, body: Body, needs: NeedsSignals) -> Action:
+    def _request_signals(self, request: ChatRequest, body: Body, needs: NeedsSignals) -> Action:
         self.state = ReadingSignals(request, body)
         wanted = signals_wanted(needs, request, body, self.snapshot)
-        return wanted if isinstance(wanted, ReadSignals) else self._on_signals_read(request, body, wanted)
+        if isinstance(wanted, ReadSignals):
+            return wanted
+        return self._on_signals_read(request, body, wanted)  # known to be missing, without the shell
 
     def _on_signals_read(self, request: ChatRequest, body: Body, readings: Readings) -> Action:
         brought = readings.keys() - self.readings.keys()
         self.readings = {**self.readings, **readings}
-        decided = self._decided(request)
+        decided = self._apply_rules(request)
         if not isinstance(decided, NeedsSignals):
-            return self._decide(request, body, decided)
+            return self._act_on(request, body, decided)
+        # Each round must bring all that was asked, or this would loop.
         if not brought or decided.signals & readings.keys():
             raise ProtocolError(f"the shell returned no reading of {', '.join(sorted(decided.signals))}")
-        return self._want(request, body, decided)
+        return self._request_signals(request, body, decided)
 
-    def _decide(self, request: ChatRequest, body: Body, decision: Decision) -> Action:
+    def _act_on(self, request: ChatRequest, body: Body, decision: Decision) -> Action:
         """The route is chosen: refuse a blocked request, ask the cache, or send the request to the model."""
         self.decision = decision
         if decision.block:
@@ -162,12 +167,13 @@ class Exchange(AnsweredExchange):
         return lookup
 
     def _on_looked_up(self, state: LookingUp, event: LookedUp) -> Action:
-        self.looked_up_s, request, decision = event.now_s, state.request, state.decision
+        request, decision = state.request, state.decision
+        self.looked_up_s = event.now_s
         self.cache, hit, answer = result_of(event.found, is_shadow=state.cache_policy.shadow)
         if hit and answer:
             return self._finish_with(replay(request, decision, self.readings, self.cache, hit, answer, event))
-        stores, only_if_cached = state.cache_policy.may_store, state.cache_policy.only_if_cached
-        return self._ask_model(request, state.body, decision, stores=stores, only_if_cached=only_if_cached)
+        asked = state.cache_policy
+        return self._ask_model(request, state.body, decision, stores=asked.may_store, only_if_cached=asked.only_if_cached)
 
     def _ask_model(
         self, request: ChatRequest, body: Body, decision: Decision, *, stores: bool = False, only_if_cached: bool = False
@@ -183,10 +189,11 @@ class Exchange(AnsweredExchange):
         headers = decision_headers(decision, self.readings) | cache_headers(self.cache)
         if rewritten is not None:
             headers[CONTENT_LENGTH] = str(len(rewritten))
-        self.state, self.is_routed = AwaitingResponse(request, stores) if reads_answer else Done(), True
+        self.state = AwaitingResponse(request, stores) if reads_answer else Done()
+        self.is_routed = True
         # The router could not read a compressed answer, nor remove the usage event that the client did not ask for.
         removed = (ACCEPT_ENCODING,) if reads_answer else ()
-        return Route(decision.model.cluster, headers, rewritten, removed, is_last=not reads_answer)
+        return Route(headers, rewritten, removed, is_last=not reads_answer)
 
     # -- large bodies, and other ends ------------------------------------------------------------------------------------
 
@@ -202,11 +209,14 @@ class Exchange(AnsweredExchange):
             raise overloaded()
         return then()
 
-    def _on_foreign_answer(self) -> Action:
+    def _on_envoys_local_reply(self) -> Action:
         """Envoy answered the request itself before all of it came: a bad path, or a body that is too large or too slow."""
-        self.state, self.is_cut_short = Done(), True
+        self.state = Done()
+        self.is_cut_short = True
         return Continue(is_last=True)
 
     def _finish_with(self, reply: Reply) -> Reply:
-        self.state, self.reply, self.http_status = Done(), reply, reply.http_status
+        self.state = Done()
+        self.reply = reply
+        self.http_status = reply.http_status
         return reply

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from router.core.conditions import Condition, Truth, signals_of
 from router.core.models import Model, Reasoning, SystemPrompt
-from router.core.prompt import reads_of
+from router.core.prompt import is_guard
 from router.core.selection import QUALITY, Selector
 from router.core.types import Block, ChatRequest, Classification, Decision, DecisionReason, Missing, Readings, Scores
 
@@ -62,14 +62,14 @@ class Policy:
     @property
     def signals(self) -> frozenset[str]:
         """Every signal that a rule or a selection may need."""
-        chooses = any(rule.selection for rule in self.rules) or self.default.selection is not None
-        own = frozenset({QUALITY}) if chooses else frozenset[str]()
-        return own.union(*(signals_of(rule.when) for rule in self.rules))
+        selects = any(rule.selection for rule in self.rules) or self.default.selection is not None
+        for_selection = frozenset({QUALITY}) if selects else frozenset[str]()
+        return for_selection.union(*(signals_of(rule.when) for rule in self.rules))
 
     @property
     def reads_prompt(self) -> bool:
         """Whether a rule that blocks reads more than the last user message, which may take long."""
-        return any(reads_of(name)[0] != "message" for name in self.signals)
+        return any(map(is_guard, self.signals))
 
     def fails_closed(self, name: str) -> bool:
         """Whether every rule that needs this reading blocks when the reading is missing."""
@@ -81,27 +81,37 @@ class Policy:
         Signals are read late: a rule of higher priority may win without any. The result is `NeedsSignals` only when a rule
         that could still win depends on a signal that `readings` lacks.
         """
-        return self._first(self.rules, request, readings) or _decision(
-            "default", self.default, self._why_default(readings), readings
-        )
+        if found := self._first_of(self.rules, request, readings):
+            return found
+        return _decide_by("default", self.default, self._why_default(readings), readings)
 
     def refuse(self, request: ChatRequest, readings: Readings) -> Decision | NeedsSignals | None:
         """The first blocking rule that holds. For a request that names its model, no other rules are judged."""
-        return self._first([rule for rule in self.rules if rule.block], request, readings)
+        return self._first_of([rule for rule in self.rules if rule.block], request, readings)
 
-    def _first(self, rules: Iterable[Rule], request: ChatRequest, readings: Readings) -> Decision | NeedsSignals | None:
+    def _first_of(self, rules: Iterable[Rule], request: ChatRequest, readings: Readings) -> Decision | NeedsSignals | None:
+        """The decision of the first rule that holds, or the signals that tell whether a rule holds; None when no rule does."""
         for rule in rules:
             truth = rule.when.judge(request, readings)
             if truth is Truth.YES:
-                return _decision(rule.name, rule, "matched", readings, rule.block)
-            if truth is Truth.UNKNOWN and (unread := signals_of(rule.when) - readings.keys()):
-                return NeedsSignals(unread | self._guards(request, readings) if rule.block else unread)
-            if truth is Truth.UNKNOWN and rule.block and rule.block.fails_closed and (missing := _missing(rule.when, readings)):
-                return Decision(rule.name, rule.model, "signal_missing", block=rule.block, missing=missing)
+                return _decide_by(rule.name, rule, "matched", readings, rule.block)
+            if truth is Truth.UNKNOWN and (found := self._while_unknown(rule, request, readings)):
+                return found
         return None
 
-    def _guards(self, request: ChatRequest, readings: Readings) -> frozenset[str]:
-        """The signals that blocking rules still need. Most requests pass all these rules, so the signals are read in parallel."""
+    def _while_unknown(self, rule: Rule, request: ChatRequest, readings: Readings) -> Decision | NeedsSignals | None:
+        """What follows from a rule of which nobody knows whether it holds; None when the next rule is judged."""
+        unread = signals_of(rule.when) - readings.keys()
+        if unread and rule.block:
+            return NeedsSignals(self._unread_of_blocking_rules(request, readings))
+        if unread:
+            return NeedsSignals(unread)
+        if rule.block and rule.block.fails_closed and (missing := _why_missing(rule.when, readings)):
+            return Decision(rule.name, rule.model, "signal_missing", block=rule.block, missing=missing)
+        return None
+
+    def _unread_of_blocking_rules(self, request: ChatRequest, readings: Readings) -> frozenset[str]:
+        """The unread signals of all blocking rules that may hold, to be read together: most requests pass all these rules."""
         open_rules = [rule for rule in self.rules if rule.block and rule.when.judge(request, readings) is Truth.UNKNOWN]
         return frozenset().union(*(signals_of(rule.when) for rule in open_rules)) - readings.keys()
 
@@ -115,9 +125,10 @@ class Policy:
                 return "no_match"
 
 
-def _decision(
+def _decide_by(
     name: str, chosen: Rule | Default, reason: DecisionReason, readings: Readings, block: Block | None = None
 ) -> Decision | NeedsSignals:
+    """The decision of a rule or the default that won; a selection may first need the predicted accuracies."""
     model = chosen.model
     if chosen.selection:
         if QUALITY not in readings:
@@ -128,7 +139,7 @@ def _decision(
     return Decision(name, model, reason, chosen.reasoning, chosen.system_prompt, block)
 
 
-def _missing(condition: Condition, readings: Readings) -> str:
+def _why_missing(condition: Condition, readings: Readings) -> str:
     """Why a signal of the condition could not be read; empty when none is missing or there was no text."""
     found = [readings.get(name) for name in sorted(signals_of(condition))]
     return next((each.reason for each in found if isinstance(each, Missing) and each.reason != "no_text"), "")

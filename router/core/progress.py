@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from router.core.decision_headers import category_of, reasoning_word
+from router.core.events import Reply
 from router.core.exchange_record import CacheResult, Ending, ExchangeRecord
 from router.core.headers import REQUEST_ID
-from router.core.messages import Reply
 from router.core.openai.rewrite import effort_of
 from router.core.response import PassingAnswer
 from router.core.snapshot import Snapshot

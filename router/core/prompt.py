@@ -17,8 +17,7 @@ from router.core.types import Endpoint
 
 READS = ("prompt", "conversation", "message")
 """What a blocking rule can read: the whole prompt, the prompt without the application's part, or the last user message."""
-KEYWORDS = "keywords"
-"""Prefix of a reading's name when a blocking rule needs a set of keywords."""
+_KEYWORDS = "keywords"
 NEVER_READ = frozenset(
     {
         "model",
@@ -144,10 +143,25 @@ def name_of(reads: str, signal: str) -> str:
     return signal if reads == "message" else f"{reads} {signal}"
 
 
+def name_of_keywords(words: str) -> str:
+    """The signal's name for a set of keywords, such as `keywords secret`. Only blocking rules read one."""
+    return f"{_KEYWORDS} {words}"
+
+
 def reads_of(name: str) -> tuple[str, str]:
     """What a reading covers, one of `READS`, and the signal's own name."""
     reads, _, signal = name.partition(" ")
     return (reads, signal) if signal else ("message", name)
+
+
+def is_guard(name: str) -> bool:
+    """Whether a reading covers more than the last user message, so that a guard gives it and it may take long."""
+    return reads_of(name)[0] != "message"
+
+
+def is_of_keywords(name: str) -> bool:
+    """Whether a reading is of a set of keywords, which needs no model."""
+    return reads_of(name)[1].startswith(f"{_KEYWORDS} ")
 
 
 def prompt_of(endpoint: Endpoint, members: Members, max_chars: int) -> Prompt:

@@ -33,7 +33,7 @@ class Snapshot:
     max_guard_chars: int = 131_072
     """How many characters of a prompt blocking rules read; a longer prompt counts as unread."""
     guard_deadline_s: float = 30.0
-    """Seconds that the readings for blocking rules may take. The shell asks Envoy for this time."""
+    """Seconds that the readings for blocking rules may take; part of `longest_wait_s`, for which the shell asks Envoy."""
     guard_patience_s: float = 0.25
     """Seconds after which the shell asks: before Envoy's own timeout, and so late that most requests never need to ask."""
 

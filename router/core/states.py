@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from router.core.lookup import CachePolicy
-from router.core.messages import (
+from router.core.events import (
     Action,
     Event,
     LookedUp,
@@ -19,6 +18,7 @@ from router.core.messages import (
     SignalsRead,
     Trailers,
 )
+from router.core.lookup import CachePolicy
 from router.core.openai.request import Body
 from router.core.response import PassingAnswer
 from router.core.types import ChatRequest, Decision, Endpoint

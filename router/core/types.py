@@ -52,7 +52,7 @@ Readings = Mapping[str, Reading]
 
 
 EndpointWord = Literal["chat", "completions", "embeddings", "models", "other"]
-"""The words of records for endpoints."""
+"""What metrics, traces and logs call the endpoint of a request."""
 
 
 class Endpoint(Enum):
@@ -64,7 +64,7 @@ class Endpoint(Enum):
 
     @property
     def word(self) -> EndpointWord:
-        """The word of records for this endpoint."""
+        """What metrics, traces and logs call this endpoint."""
         return _ENDPOINT_WORDS[self]
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, Protocol
 
+from router.core.events import Action, Event, ResponseBody, Route
 from router.core.exchange import Exchange
 from router.core.exchange_record import Ending, ExchangeRecord
-from router.core.messages import Action, Event, ResponseBody, Route
 from router.extproc import wire
 from router.extproc.answers import ExchangeLookup
 
@@ -46,8 +47,17 @@ class ActiveExchange:
     first_token: float = 0.0
     ending: Ending = "abandoned"
 
-    def note(self, event: Event, action: Action) -> Action:
-        """Note the times, and add the trace to a route. Called before the action is sent: Envoy may then end the stream."""
+    @contextmanager
+    def timing_signals(self) -> Iterator[None]:
+        """Count the time in this context as spent on signals."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.signals_s += perf_counter() - began
+
+    def prepare(self, event: Event, action: Action) -> Action:
+        """The action as it is sent: a route gets the trace, too. Also notes the times, before Envoy may end the stream."""
         if isinstance(action, Route):
             self.routed = perf_counter()
             action = replace(action, set_headers={**action.set_headers, **self.observation.upstream_headers()})

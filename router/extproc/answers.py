@@ -7,16 +7,16 @@ import uuid
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from router.core.events import LookedUp, Lookup
 from router.core.exchange import Exchange
 from router.core.exchange_record import Ending
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss, Waiting
-from router.core.messages import LookedUp, Lookup
 
 Pending = TypeVar("Pending")
 """The pending lookup of the cache. The shell hands it back without reading it."""
 
 
-class Answers(Protocol[Pending]):
+class AnswerCache(Protocol[Pending]):
     """What the shell needs of the cache."""
 
     async def look_up(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found | Waiting, Pending]:
@@ -36,30 +36,30 @@ class Answers(Protocol[Pending]):
 class ExchangeLookup(Generic[Pending]):
     """The lookup of one exchange, from the query until the answer is stored or dropped. Without a cache it is a miss."""
 
-    answers: Answers[Pending] | None
+    cache: AnswerCache[Pending] | None
     _pending: Pending | None = None
 
     async def look_up(self, action: Lookup) -> Found | Waiting:
         """Ask the cache."""
         # Compared with None, here and below: an empty cache is false as a boolean.
-        if self.answers is None:
+        if self.cache is None:
             return Miss("off")
-        found, self._pending = await self.answers.look_up(action.query, action.cache_policy)
+        found, self._pending = await self.cache.look_up(action.query, action.cache_policy)
         return found
 
     async def await_leader(self) -> Found:
         """Wait for the answer of the equal question that is under way."""
-        return Miss("off") if self.answers is None or self._pending is None else await self.answers.await_leader(self._pending)
+        return Miss("off") if self.cache is None or self._pending is None else await self.cache.await_leader(self._pending)
 
     def complete(self, exchange: Exchange, ending: Ending) -> None:
         """Store the answer if it may be stored, and release those who wait for it. Called when the client has its last byte."""
-        if self.answers is None or self._pending is None:
+        if self.cache is None or self._pending is None:
             return
         answer = None
         try:
             answer = exchange.answer(ending)
         finally:
-            self.answers.complete(self._pending, answer, exchange.backend_ttl_s)
+            self.cache.complete(self._pending, answer, exchange.backend_ttl_s)
 
 
 def looked_up(found: Found) -> LookedUp:

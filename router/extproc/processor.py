@@ -8,28 +8,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from time import perf_counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 import grpc.aio
 
+from router.core.events import Event, Lookup, ReadSignals, RequestHeaders, SignalsRead
 from router.core.exchange import Exchange
 from router.core.lookup import Waiting
-from router.core.messages import Event, Lookup, ReadSignals, RequestHeaders, SignalsRead
 from router.core.snapshot import Snapshot
 from router.core.types import Readings
 from router.errors import ProtocolError
 from router.extproc import wire
 from router.extproc.active import ActiveExchange, Instruments
-from router.extproc.answers import Answers, ExchangeLookup, looked_up
+from router.extproc.answers import AnswerCache, ExchangeLookup, looked_up
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.turns import BodyTurns
 
 log = logging.getLogger(__name__)
 
-_WAITING_ROOM_S = 0.5  # added to the wait, because Envoy counts from the moment when it gets the message
+_ENVOY_MARGIN_S = 0.5  # asked of Envoy beyond the longest wait, because Envoy counts from the moment when it gets the message
 
 Messages = AsyncIterator[pb.ProcessingRequest]
 Context = grpc.aio.ServicerContext[pb.ProcessingRequest, pb.ProcessingResponse]
@@ -41,13 +40,13 @@ class Processor:
     """Serves exchanges. One instance serves all streams of a process."""
 
     def __init__(
-        self, snapshot: Snapshot, read_signals: SignalReader, instruments: Instruments, answers: Answers[Any] | None = None
+        self, snapshot: Snapshot, read_signals: SignalReader, instruments: Instruments, cache: AnswerCache[Any] | None = None
     ) -> None:
         self.snapshot = snapshot
         """The configuration for new exchanges. Exchanges in progress keep the one that they began with."""
         self._read_signals = read_signals
         self._instruments = instruments
-        self._answers = answers
+        self._cache = cache
         self._turns = BodyTurns()
 
     async def process(self, messages: Messages, context: Context) -> AsyncIterator[pb.ProcessingResponse]:
@@ -60,61 +59,58 @@ class Processor:
                 exchange = active.exchange
                 action = await self._turns.past_pauses(exchange, exchange.receive(event))
                 while isinstance(action, ReadSignals):
-                    async with self._reading(active, action) as readings:
-                        snapshot = exchange.snapshot
-                        if action.prompt and not await _is_done(readings, snapshot.guard_patience_s):
-                            yield wire.more_time(snapshot.longest_wait_s + _WAITING_ROOM_S)
-                        action = exchange.receive(SignalsRead(await readings))
-                    action = await self._turns.past_pauses(exchange, action)
+                    with active.timing_signals():
+                        if action.prompt is None:
+                            readings = await self._read_signals(action)
+                        else:  # guards read all of the prompt and may take longer than Envoy waits unasked
+                            with _as_task(self._read_signals(action)) as task:
+                                done, _ = await asyncio.wait([task], timeout=exchange.snapshot.guard_patience_s)
+                                if not done:
+                                    yield wire.more_time(exchange.snapshot.longest_wait_s + _ENVOY_MARGIN_S)
+                                readings = await task
+                    action = await self._turns.past_pauses(exchange, exchange.receive(SignalsRead(readings)))
                 if isinstance(action, Lookup):
                     found = await active.lookup.look_up(action)
-                    if isinstance(found, Waiting):
-                        yield wire.more_time(found.timeout_s + _WAITING_ROOM_S)
+                    if isinstance(found, Waiting):  # for the answer to an equal question that another exchange asked first
+                        yield wire.more_time(found.timeout_s + _ENVOY_MARGIN_S)
                         found = await active.lookup.await_leader()
                     action = await self._turns.past_pauses(exchange, exchange.receive(looked_up(found)))
-                action = active.note(event, action)
+                action = active.prepare(event, action)
                 yield wire.encode(phase, action)
                 if wire.is_last(action):
                     return
         except Exception as error:  # noqa: BLE001 - the shell's outer edge: a fault of ours must not end the process
-            if active is not None:
-                active.ending = "failed"
-            await _abort(context, error)
+            await _fail(active, context, error)
         finally:
             if active is not None:
                 active.finish()
 
     def _begin(self, event: Event) -> ActiveExchange:
         headers = event.headers if isinstance(event, RequestHeaders) else {}
-        return ActiveExchange(Exchange(self.snapshot), self._instruments.begin(headers), ExchangeLookup(self._answers))
-
-    @contextlib.asynccontextmanager
-    async def _reading(self, active: ActiveExchange, action: ReadSignals) -> AsyncIterator[Awaitable[Readings]]:
-        """Start the readings, in a task of their own if they may take long. They never outlive this context."""
-        began = perf_counter()
-        readings = self._read_signals(action)
-        task = asyncio.ensure_future(readings) if action.prompt else None
-        try:
-            yield task or readings
-        finally:
-            if task:
-                task.cancel()
-            active.signals_s += perf_counter() - began
+        return ActiveExchange(Exchange(self.snapshot), self._instruments.begin(headers), ExchangeLookup(self._cache))
 
 
-async def _is_done(work: Awaitable[object], within_s: float) -> bool:
-    future = asyncio.ensure_future(work)
-    await asyncio.wait([future], timeout=within_s)
-    return future.done()
+@contextlib.contextmanager
+def _as_task(work: Awaitable[Readings]) -> Iterator[asyncio.Future[Readings]]:
+    """Start the work. It never outlives this context."""
+    task = asyncio.ensure_future(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
 
 
-async def _abort(context: Context, error: Exception) -> None:
+async def _fail(active: ActiveExchange | None, context: Context, error: Exception) -> None:
+    """End the stream with a gRPC status. Envoy's failure policy then acts."""
+    if active is not None:
+        active.ending = "failed"
     if isinstance(error, ProtocolError):
         log.error("exchange ended: %s", error)
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-    # The message of the error is left out, because it may quote a prompt.
-    log.error("exchange failed: %s at %s", type(error).__name__, _place(error))
-    await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+    else:
+        # The message of the error is left out, because it may quote a prompt.
+        log.error("exchange failed: %s at %s", type(error).__name__, _place(error))
+        await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
 
 def _place(error: BaseException) -> str:

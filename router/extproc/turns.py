@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter
 
+from router.core.events import Action, Overloaded, Pause, Resumed
 from router.core.exchange import Exchange
-from router.core.messages import Action, Overloaded, Pause, Resumed
 
 _MAX_WAIT_S = 0.5  # until a large body has its turn: half of envoy.yaml's `message_timeout`; reading needs the other half
 _TURN_S = 0.004  # of work before other exchanges have their turn; most steps take a tenth of this

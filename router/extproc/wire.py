@@ -1,14 +1,14 @@
 """Turns Envoy's ext_proc messages into events, and actions into Envoy's messages. The only module that knows protobuf.
 
-Two rules of Envoy 1.40 are kept here. Header values travel only in `raw_value`. A reply always names the phase that it answers,
-because an empty reply violates the protocol.
+Two rules of Envoy 1.40 are kept here. Header values travel only in `raw_value`. A `ProcessingResponse` always names the
+phase that it answers, because an empty one violates the protocol.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.core.messages import (
+from router.core.events import (
     Action,
     Continue,
     Event,
@@ -59,7 +59,7 @@ def decode(message: pb.ProcessingRequest) -> tuple[str, Event]:
 
 
 def encode(phase: str, action: Action) -> pb.ProcessingResponse:
-    """The reply to a message of `phase` that carries out `action`.
+    """The response to a message of `phase` that carries out `action`.
 
     Raises:
         ProtocolError: the action is for the shell, not for Envoy.
@@ -67,7 +67,7 @@ def encode(phase: str, action: Action) -> pb.ProcessingResponse:
     response = pb.ProcessingResponse()
     match action:
         case Continue():
-            getattr(response, phase).SetInParent()
+            getattr(response, phase).SetInParent()  # names the phase and changes nothing
         case Route():
             _encode_route(getattr(response, phase).response, action)
         case Replace():

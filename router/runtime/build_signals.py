@@ -1,4 +1,7 @@
-"""From configuration to signals: which concrete ones there are, and what they stand on. A new signal is one line in `SIGNALS`."""
+"""From configuration to signals: which concrete ones there are, and what they stand on.
+
+A new signal is one line in `SIGNALS`; a guard for it is one in `GUARDS`, too.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.config.load import Config
-from router.core.messages import ReadSignals
-from router.core.prompt import KEYWORDS, reads_of
+from router.core.events import ReadSignals
+from router.core.prompt import is_guard, is_of_keywords, name_of_keywords, reads_of
 from router.core.types import Readings, Scores
 from router.inference.cores import usable_cores
 from router.signals.base import Guard, Signal, collect, read_all
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from router.inference.bundle import Bundle
     from router.inference.encoder import Encoder
     from router.inference.pool import InferencePool
+    from router.signals.cuts import CutSearch
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,16 @@ SIGNALS: Mapping[str, Callable[[Models], Signal]] = {
     "pii": lambda models: import_module("router.signals.pii.signal").PiiSignal(models.encoder, models.bundle),
 }
 """The router's own, by name. A signal that no rule asks for is neither made nor loaded."""
+GUARDS: Mapping[str, Callable[[Models, CutSearch], Guard]] = {
+    "jailbreak": lambda models, across: import_module("router.signals.guards").JailbreakGuard(
+        models.encoder, models.bundle, models.passes, across
+    ),
+    "pii": lambda models, across: import_module("router.signals.guards").PiiGuard(
+        models.encoder, models.bundle, models.passes, across
+    ),
+}
+"""The guards of the router's own signals, by the signal's name; `GUARDED_SIGNALS` in `config/conditions.py` names them, too. In a
+rule that blocks, a signal without a guard reads the last user message."""
 
 
 def build_passes(config: Config) -> InferencePool:
@@ -90,7 +104,7 @@ def build_models(config: Config, passes: InferencePool) -> Models:
 
 def needs_encoder(config: Config) -> bool:
     """Whether some rule uses a signal other than keywords."""
-    return any(not reads_of(name)[1].startswith(f"{KEYWORDS} ") for name in config.policy.signals)
+    return not all(is_of_keywords(name) for name in config.policy.signals)
 
 
 def build_signals(config: Config, passes: InferencePool | None, models: Models | None) -> SignalReader:
@@ -100,7 +114,7 @@ def build_signals(config: Config, passes: InferencePool | None, models: Models |
         ConfigError: an operator's own model cannot be loaded.
     """
     wanted = config.policy.signals
-    guarded = frozenset(signal for reads, signal in map(reads_of, wanted) if reads != "message")
+    guarded = frozenset(reads_of(name)[1] for name in wanted if is_guard(name))
     folders = {name: signal.folder for name, signal in config.signals.custom.items() if name in wanted | guarded}
     own = _own_signals(folders, models) if models else {}
     signals = {name: make(models) for name, make in SIGNALS.items() if name in wanted} if models else {}
@@ -135,7 +149,7 @@ def _guards(
     """The guards of blocking rules."""
     from router.core.text.encodings import stretches
     from router.signals.cuts import CutSearch
-    from router.signals.guards import HuggingFaceGuard, JailbreakGuard, KeywordGuard, PiiGuard
+    from router.signals.guards import HuggingFaceGuard, KeywordGuard
     from router.signals.own.huggingface import HuggingFaceSignal
 
     across = CutSearch(passes, stretches)
@@ -145,10 +159,8 @@ def _guards(
         if name in wanted and isinstance(signal, HuggingFaceSignal)
     }
     for name, words in config.keywords.items():
-        if f"{KEYWORDS} {name}" in wanted:
-            made[f"{KEYWORDS} {name}"] = KeywordGuard(name, words.patterns, passes, across)
-    if models and "jailbreak" in wanted:
-        made["jailbreak"] = JailbreakGuard(models.encoder, models.bundle, passes, across)
-    if models and "pii" in wanted:
-        made["pii"] = PiiGuard(models.encoder, models.bundle, passes, across)
+        if (signal := name_of_keywords(name)) in wanted:
+            made[signal] = KeywordGuard(name, words.patterns, passes, across)
+    if models:
+        made |= {name: make(models, across) for name, make in GUARDS.items() if name in wanted}
     return made

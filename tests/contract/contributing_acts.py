@@ -11,9 +11,10 @@ from router.cache.cache import Cache
 from router.cache.settings import CacheLimits
 from router.cache.verifier import Verifier
 from router.config.load import Config, parse
+from router.core.events import ReadSignals, RequestBody, Route, SignalsRead
 from router.core.exchange import Exchange
+from router.core.headers import CLUSTER_HEADER
 from router.core.lookup import CacheQuery, Found, Hit
-from router.core.messages import ReadSignals, RequestBody, Route, SignalsRead
 from router.core.types import Decision, Endpoint, Scores
 from router.errors import BackendError, ConfigError
 from router.runtime.build import Runtime, build
@@ -67,7 +68,7 @@ async def route(runtime: Runtime, text: str) -> str:
     while isinstance(action, ReadSignals):
         action = exchange.receive(SignalsRead(await runtime.signal_reader(action)))
     assert isinstance(action, Route)
-    return action.cluster
+    return action.set_headers[CLUSTER_HEADER]
 
 
 async def test_the_signal_routes_requests() -> None:

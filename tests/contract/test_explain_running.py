@@ -13,9 +13,9 @@ import pytest
 
 from router.admin.server import AdminServer
 from router.config.load import load
+from router.core.events import Lookup, RequestBody, RequestHeaders
 from router.core.exchange import Exchange
 from router.core.lookup import Hit, Waiting
-from router.core.messages import Lookup, RequestBody, RequestHeaders
 from router.extproc.processor import Processor
 from router.extproc.server import Server
 from router.runtime.build import Runtime, build

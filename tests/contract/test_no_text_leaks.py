@@ -29,8 +29,8 @@ from router.config.patterns import compile_pattern
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.conditions import LabelIs, TextMatches
+from router.core.events import ReadSignals
 from router.core.lookup import CachePolicy
-from router.core.messages import ReadSignals
 from router.core.policy import Default, Policy, Rule
 from router.core.types import Block, ChatRequest, Classification, Readings, Scores
 from router.errors import BackendError
@@ -125,14 +125,14 @@ class Site:
         )
         policy = Policy.of(RULES, Default(SMALL), 0.5)
         shot = replace(snapshot(max_body_bytes=1 << 20, records_usage=True), policy=policy, cache=plan)
-        self.server = Server("127.0.0.1:0", Processor(shot, self.sense, self.telemetry, self.cache), 1 << 20)
+        self.server = Server("127.0.0.1:0", Processor(shot, self.read_signals, self.telemetry, self.cache), 1 << 20)
         self.port = 0
 
     def _read(self) -> None:
         while data := os.read(self.reading, 65536):
             self.written += data
 
-    async def sense(self, wanted: ReadSignals) -> Readings:
+    async def read_signals(self, wanted: ReadSignals) -> Readings:
         """Read signals as `build` wires it."""
         names = sorted({name.partition(":")[0] for name in wanted.wanted})
         found = await read_all([self.signals[name] for name in names], wanted.request, 5.0)

@@ -14,8 +14,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.core.conditions import LabelIs
+from router.core.events import ReadSignals
 from router.core.exchange_record import ExchangeRecord
-from router.core.messages import ReadSignals
 from router.core.policy import Rule
 from router.core.types import Block, Missing, Readings, Scores
 from router.errors import ConfigError
@@ -51,7 +51,7 @@ class Recorder:
         self.ended.set()
 
 
-async def sense_math(wanted: ReadSignals) -> Readings:
+async def read_math(wanted: ReadSignals) -> Readings:
     """Every text is mathematics."""
     return dict.fromkeys(wanted.wanted, sure("math"))
 
@@ -65,11 +65,11 @@ async def serve() -> AsyncIterator[Serve]:
     servers = []
 
     async def start(
-        sense: Callable[[ReadSignals], Awaitable[Readings]] = sense_math, **options: object
+        read_signals: Callable[[ReadSignals], Awaitable[Readings]] = read_math, **options: object
     ) -> tuple[Server, int, Recorder]:
         recorder = Recorder()
         shot = snapshot(*options.pop("rules", (MATH_RULE,)), **{"max_body_bytes": 12 << 20, **options})
-        server = Server("127.0.0.1:0", Processor(shot, sense, recorder), shot.max_body_bytes)
+        server = Server("127.0.0.1:0", Processor(shot, read_signals, recorder), shot.max_body_bytes)
         servers.append(server)
         return server, await server.start(), recorder
 
@@ -198,7 +198,7 @@ async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(s
     """No work continues for a client that has left."""
     began, cancelled = asyncio.Event(), asyncio.Event()
 
-    async def sense_for_ever(wanted: ReadSignals) -> Readings:
+    async def read_for_ever(wanted: ReadSignals) -> Readings:
         began.set()
         try:
             await asyncio.Event().wait()
@@ -207,7 +207,7 @@ async def test_a_client_that_leaves_while_signals_are_read_cancels_the_reading(s
             raise
         return {}
 
-    _, port, recorder = await serve(sense_for_ever)
+    _, port, recorder = await serve(read_for_ever)
     async with stream(port) as call:
         await call.write(headers_message())
         await call.read()
@@ -350,6 +350,6 @@ async def test_health_flips_before_the_socket_closes_and_nothing_in_flight_is_lo
 async def test_a_taken_address_is_an_operators_error(serve: Serve) -> None:
     """Two routers on one port would share traffic at random."""
     _, port, _ = await serve()
-    second = Server(f"127.0.0.1:{port}", Processor(snapshot(), sense_math, Recorder()), 1000)
+    second = Server(f"127.0.0.1:{port}", Processor(snapshot(), read_math, Recorder()), 1000)
     with pytest.raises(ConfigError, match=r"server\.address"):
         await second.start()

@@ -22,7 +22,7 @@ from router.core.policy import Default
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.processor import Processor
 from router.extproc.server import Server
-from tests.contract.test_server import Recorder, body_message, ended, headers_message, sense_math, stream
+from tests.contract.test_server import Recorder, body_message, ended, headers_message, read_math, stream
 from tests.unit.builders import SMALL, chat_body, snapshot
 
 POLICY = CachePolicy(0.8, 60.0, (), coalesce_timeout_s=20.0)
@@ -48,7 +48,7 @@ async def site() -> AsyncIterator[Site]:
     """A site with an empty cache."""
     cache, recorder = Cache(CacheLimits(), encode, Verifier(), None), Recorder()
     shot = replace(snapshot(default=Default(SMALL)), cache=PLAN)
-    server = Server("127.0.0.1:0", Processor(shot, sense_math, recorder, cache), 1 << 20)
+    server = Server("127.0.0.1:0", Processor(shot, read_math, recorder, cache), 1 << 20)
     yield Site(await server.start(), cache, recorder)
     await server.drain(0, 0)
 

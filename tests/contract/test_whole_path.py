@@ -22,8 +22,8 @@ from router.config.patterns import compile_pattern, keyword_patterns
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TextMatches, TokensWithin
+from router.core.events import ReadSignals
 from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss, Waiting
-from router.core.messages import ReadSignals
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.policy import Default, Policy, Rule
 from router.core.selection import Selection
@@ -441,7 +441,7 @@ def serve(case: Case) -> tuple[list[pb.ProcessingResponse], Stored]:
     """Serve the exchange from bytes to bytes."""
     stored = Stored(case.found)
 
-    async def sense(wanted: ReadSignals) -> Readings:
+    async def read_signals(wanted: ReadSignals) -> Readings:
         return {name: case.readings[name] for name in wanted.wanted}
 
     async def arriving() -> AsyncIterator[pb.ProcessingRequest]:
@@ -449,7 +449,7 @@ def serve(case: Case) -> tuple[list[pb.ProcessingResponse], Stored]:
             yield wire.parse_request(message.SerializeToString())
 
     async def run() -> list[pb.ProcessingResponse]:
-        replies = Processor(case.shot, sense, TELEMETRY, stored).process(arriving(), Context())
+        replies = Processor(case.shot, read_signals, TELEMETRY, stored).process(arriving(), Context())
         return [pb.ProcessingResponse.FromString(wire.serialize_response(reply)) async for reply in replies]
 
     return LOOP.run_until_complete(run()), stored

@@ -11,7 +11,7 @@ from envoy_data_plane.envoy.service.ext_proc import v3 as envoy
 from envoy_data_plane.envoy.type import v3 as envoy_type
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from router.core.messages import (
+from router.core.events import (
     Action,
     Continue,
     Event,
@@ -159,7 +159,7 @@ def test_a_continue_names_its_phase(phase: str, is_last: bool) -> None:
 
 def test_a_route_sets_the_cluster_and_clears_the_route() -> None:
     """One reply has the header mutation, the body and `clear_route_cache`. Without the flag the header would change nothing."""
-    route = Route("big", {"x-upstream-cluster": "big", "content-length": "4"}, b"body", ("accept-encoding",))
+    route = Route({"x-upstream-cluster": "big", "content-length": "4"}, b"body", ("accept-encoding",))
     common = as_envoy_reads("request_body", route).request_body.response
     assert common.clear_route_cache
     assert common.body_mutation.body == b"body"
@@ -169,7 +169,7 @@ def test_a_route_sets_the_cluster_and_clears_the_route() -> None:
 
 def test_a_route_without_a_body_leaves_envoys() -> None:
     """There is no body mutation. An empty one would empty the body."""
-    common = as_envoy_reads("request_body", Route("big", {"x-upstream-cluster": "big"})).request_body.response
+    common = as_envoy_reads("request_body", Route({"x-upstream-cluster": "big"})).request_body.response
     assert common.body_mutation is None
 
 
@@ -191,7 +191,7 @@ def test_a_reply_is_an_immediate_response() -> None:
 @pytest.mark.parametrize("value", ["a\r\nx-evil: 1", "a\nb", "a\0b", "a\ud83d"])
 def test_no_header_value_can_break_the_response(value: str) -> None:
     """CR, LF and NUL would cause a 500 in Envoy even with fail-open. Half a character cannot be encoded."""
-    common = as_envoy_reads("request_body", Route("big", {"x-vsr-selected-model": value})).request_body.response
+    common = as_envoy_reads("request_body", Route({"x-vsr-selected-model": value})).request_body.response
     sent = sent_headers(common.header_mutation)["x-vsr-selected-model"]
     assert sent.startswith(b"a")
     assert not set(sent) & set(b"\r\n\0")
@@ -205,7 +205,7 @@ def test_reading_signals_is_never_a_message_to_envoy() -> None:
 
 def test_the_stream_ends_with_replies_and_last_actions_alone() -> None:
     """This decides how long Envoy keeps us in the exchange."""
-    last = [Reply(400, {}, b"", ""), Continue(is_last=True), Route("c", {}), Replace(b"", is_last=True)]
-    open_ = [Continue(), Route("c", {}, is_last=False), Replace(b""), ReadSignals(ask(), frozenset())]
+    last = [Reply(400, {}, b"", ""), Continue(is_last=True), Route({}), Replace(b"", is_last=True)]
+    open_ = [Continue(), Route({}, is_last=False), Replace(b""), ReadSignals(ask(), frozenset())]
     assert [wire.is_last(action) for action in last] == [True] * 4
     assert [wire.is_last(action) for action in open_] == [False] * 4

@@ -12,7 +12,7 @@ import httpx2 as httpx
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from router.core.messages import Continue
+from router.core.events import Continue
 from router.core.openai.replies import error_reply
 from router.errors import RequestError
 from router.extproc import wire

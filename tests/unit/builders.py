@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 
 from router.core.conditions import LabelIs
+from router.core.events import Action, ReadSignals, RequestBody, RequestHeaders, SignalsRead
 from router.core.exchange import Exchange
-from router.core.messages import Action, ReadSignals, RequestBody, RequestHeaders, SignalsRead
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.policy import Default, Policy, Rule
 from router.core.snapshot import Snapshot

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.core.events import Overloaded, Pause, Reply, RequestBody, Resumed, Route
 from router.core.exchange import Exchange
-from router.core.messages import Overloaded, Pause, Reply, RequestBody, Resumed, Route
 from router.core.openai import bodysize
 from router.core.openai.bodysize import DEFAULTS, BodyBounds, count
 from router.core.openai.request import parse

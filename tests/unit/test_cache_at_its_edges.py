@@ -15,10 +15,10 @@ from router.cache.settings import POLICIES
 from router.cache.wording import difference
 from router.core.cache_key import Eligibility, Ineligible
 from router.core.cache_policy import ScopePlan
+from router.core.events import Continue, Lookup, Reply, RequestBody, ResponseHeaders, Route
 from router.core.exchange import Exchange
 from router.core.exchange_record import Usage
 from router.core.lookup import CacheQuery, Miss
-from router.core.messages import Continue, Lookup, Reply, RequestBody, ResponseHeaders, Route
 from router.core.models import Reasoning, SystemPrompt
 from router.core.types import Decision
 from tests.unit.builders import FAMILIES, LARGE, chat_body, request_headers, snapshot

@@ -10,8 +10,8 @@ import pytest
 from router.cache.eviction import make_policy
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan, apply_client_controls, read_client_controls
+from router.core.events import RequestHeaders
 from router.core.lookup import CachePolicy
-from router.core.messages import RequestHeaders
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.wire import decode
 

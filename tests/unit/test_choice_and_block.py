@@ -10,8 +10,9 @@ import pytest
 
 from router.config.rules import SELECTORS, SelectKeys
 from router.core.conditions import LabelIs, Not, TextMatches, Truth
+from router.core.events import ReadSignals, Reply, RequestBody, Route, SignalsRead
 from router.core.exchange import Exchange
-from router.core.messages import ReadSignals, Reply, RequestBody, Route, SignalsRead
+from router.core.headers import CLUSTER_HEADER
 from router.core.models import Model
 from router.core.policy import Default, NeedsSignals, Policy, Rule
 from router.core.selection import Selection, Selector
@@ -118,7 +119,7 @@ def test_an_exchange_reads_signals_twice_when_a_choice_needs_more() -> None:
     assert second.wanted == {"quality"}
     route = exchange.receive(SignalsRead(scored(llama_8b=0.9, llama_70b=0.2)))
     assert isinstance(route, Route)
-    assert (route.cluster, route.set_headers["x-vsr-decision-reason"]) == ("cluster-small", "selected")
+    assert (route.set_headers[CLUSTER_HEADER], route.set_headers["x-vsr-decision-reason"]) == ("cluster-small", "selected")
     assert route.set_headers["x-vsr-selected-category"] == "math"
 
 

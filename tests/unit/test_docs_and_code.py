@@ -16,7 +16,7 @@ import yaml
 from router.cache.checks import CHECKS
 from router.cli.help import commands_of
 from router.cli.main import _parser
-from router.core import headers, lookup, messages, states
+from router.core import events, headers, lookup, states
 from router.core.types import DecisionReason
 from tests.unit.sources import ROOT, ROUTER, tree_of
 from tests.unit.test_docs import DOCUMENTS, identify
@@ -43,16 +43,16 @@ def test_the_table_of_states_is_the_exchange() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.*?)\|$", section, re.MULTILINE)
     assert [name for name, _, _ in rows] == [state.__name__ for state in get_args(states.State)]
     assert set(states.TRANSITIONS) == set(get_args(states.State))
-    for state, events in states.TRANSITIONS.items():
+    for state, accepted in states.TRANSITIONS.items():
         takes, goes = next((takes, goes) for name, takes, goes in rows if name == state.__name__)
         told = set(re.findall(r"`(\w+)`", takes))
-        passing = {messages.Trailers, *EARLY} if state in (states.Start, states.AwaitingBody) else {messages.Trailers}
-        assert told == {event.__name__ for event in events.keys() - passing}
-        follow = {after.__name__ for afters in events.values() for after in afters}
+        passing = {events.Trailers, *EARLY} if state in (states.Start, states.AwaitingBody) else {events.Trailers}
+        assert told == {event.__name__ for event in accepted.keys() - passing}
+        follow = {after.__name__ for afters in accepted.values() for after in afters}
         assert set(re.findall(r"`([A-Z]\w+)`", goes)) <= follow
 
 
-EARLY = (messages.ResponseHeaders, messages.ResponseBody)
+EARLY = (events.ResponseHeaders, events.ResponseBody)
 """These belong to an answer of Envoy's own. The text below the table describes them."""
 
 

@@ -7,9 +7,7 @@ import json
 import pytest
 
 from router.core.conditions import TokensWithin
-from router.core.exchange import Exchange
-from router.core.exchange_record import Usage
-from router.core.messages import (
+from router.core.events import (
     Continue,
     Overloaded,
     ReadSignals,
@@ -24,6 +22,9 @@ from router.core.messages import (
     SignalsRead,
     Trailers,
 )
+from router.core.exchange import Exchange
+from router.core.exchange_record import Usage
+from router.core.headers import CLUSTER_HEADER
 from router.core.models import Reasoning
 from router.core.policy import Default, Rule
 from router.core.states import TRANSITIONS
@@ -52,7 +53,7 @@ def test_signals_are_read_and_the_question_goes_where_the_rule_says() -> None:
     assert (wanted.wanted, wanted.request.text) == (frozenset({"intent"}), "prove it")
     action = exchange.receive(SignalsRead({"intent": sure("math", 0.876543)}))
     assert isinstance(action, Route)
-    assert action.cluster == "cluster-large"
+    assert action.set_headers[CLUSTER_HEADER] == "cluster-large"
     assert action.is_last
     assert action.body is not None
     assert json.loads(action.body)["reasoning_effort"] == "high"
@@ -73,7 +74,7 @@ def test_a_named_model_is_kept_and_no_signal_is_read() -> None:
     """The request goes to that model's cluster under its served name. The rest of the body stays as it was sent."""
     action = send(Exchange(snapshot(MATH_RULE)), chat_body("prove it", model="small"))
     assert isinstance(action, Route)
-    assert (action.cluster, action.body) == ("cluster-small", chat_body("prove it", model="served-small"))
+    assert (action.set_headers[CLUSTER_HEADER], action.body) == ("cluster-small", chat_body("prove it", model="served-small"))
     assert action.set_headers["x-vsr-selected-decision"] == "explicit_model"
     assert action.set_headers["x-vsr-decision-reason"] == "explicit_model"
     assert action.set_headers["x-vsr-selected-category"] == "none"
@@ -119,7 +120,7 @@ def test_legacy_endpoints_go_by_model_name(path: str, body: dict) -> None:
     exchange.receive(request_headers(path))
     action = exchange.receive(RequestBody(json.dumps({"model": "small", **body}).encode()))
     assert isinstance(action, Route)
-    assert action.cluster == "cluster-small"
+    assert action.set_headers[CLUSTER_HEADER] == "cluster-small"
     assert action.body is not None
     assert json.loads(action.body) == {"model": "served-small", **body}
 

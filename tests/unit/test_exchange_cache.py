@@ -10,9 +10,9 @@ import pytest
 
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
+from router.core.events import Action, Continue, LookedUp, Lookup, Reply, RequestBody, ResponseBody, ResponseHeaders, Route
 from router.core.exchange import Exchange
 from router.core.lookup import CachePolicy, Found, Hit, Miss, MissReason
-from router.core.messages import Action, Continue, LookedUp, Lookup, Reply, RequestBody, ResponseBody, ResponseHeaders, Route
 from router.core.models import Reasoning, ReasoningFamily
 from router.core.policy import Default
 from router.core.states import Answering

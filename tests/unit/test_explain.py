@@ -16,8 +16,8 @@ from router.cli.explaintext import render
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.conditions import HeaderMatches, LabelIs
+from router.core.events import ReadSignals
 from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss
-from router.core.messages import ReadSignals
 from router.core.policy import Default, Rule
 from router.core.selection import Selection
 from router.core.snapshot import Snapshot
@@ -41,7 +41,7 @@ async def run(
 ) -> dict[str, Any]:
     """The document. `found` is what the cache would answer, and `readings` are the signals that could be read."""
 
-    async def sense(wanted: ReadSignals) -> Mapping[str, Reading]:
+    async def read_signals(wanted: ReadSignals) -> Mapping[str, Reading]:
         return {name: (readings or {})[name] for name in wanted.wanted}
 
     async def peek(query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, Any]]:
@@ -49,7 +49,7 @@ async def run(
         seen = {"id": "e" * 32, "tier": "semantic", "similarity": 0.91, "objections": ["numbers"]}
         return found, {"candidates": [{**seen, "probability": 0.5, "verdict": "numbers"}], "waits_for_equal_question": False}
 
-    return await explain(configured, sense, asked or Asked(chat_body("hello")), peek if found else None)
+    return await explain(configured, read_signals, asked or Asked(chat_body("hello")), peek if found else None)
 
 
 def lines_of(document: Mapping[str, Any]) -> str:

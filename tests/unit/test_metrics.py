@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.conditions import LabelIs
+from router.core.events import LookedUp, ReadSignals, RequestBody, ResponseBody, ResponseHeaders
 from router.core.exchange import Exchange
 from router.core.exchange_record import ExchangeRecord
 from router.core.lookup import CachePolicy, Hit, Miss
-from router.core.messages import LookedUp, ReadSignals, RequestBody, ResponseBody, ResponseHeaders
 from router.core.policy import Rule
 from router.core.snapshot import Snapshot
 from router.core.types import Block, Missing

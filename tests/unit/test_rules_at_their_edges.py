@@ -9,8 +9,8 @@ import pytest
 
 from router.config.logic import contradiction, in_words, never_holds
 from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TextMatches, TokensWithin
+from router.core.events import Reply, Route
 from router.core.exchange import Exchange
-from router.core.messages import Reply, Route
 from router.core.openai.request import END_CHARS, excerpt, parse
 from router.core.policy import Default, NeedsSignals, Policy, Rule
 from router.core.selection import Selection

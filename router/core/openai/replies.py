@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from router.core.decision_headers import decision_headers
+from router.core.events import Reply
 from router.core.headers import (
     CACHE_CONTROL,
     CLUSTER_HEADER,
@@ -16,7 +17,6 @@ from router.core.headers import (
     REASONING_HEADER,
     RETRY_AFTER,
 )
-from router.core.messages import Reply
 from router.core.openai.jsontext import JsonObject
 from router.core.types import Block, Decision, Readings, ResponsePath
 from router.errors import RequestError

@@ -42,7 +42,6 @@ def parse(endpoint: Endpoint, data: bytes, headers: Mapping[str, str], bounds: B
     model = _model(body)
     _expect(body, "stream", bool, "true or false")
     _expect(body, "stream_options", dict, "an object")
-    is_stream, wants_usage = body.value("stream") is True, _wants_usage(body)
     if endpoint is Endpoint.CHAT:
         check_messages(count_messages_and_parts(body.value("messages")), bounds)
         _expect(body, "chat_template_kwargs", dict, "an object")
@@ -51,16 +50,16 @@ def parse(endpoint: Endpoint, data: bytes, headers: Mapping[str, str], bounds: B
     else:
         content = content_of_prompt(body.value("prompt"))
     request = ChatRequest(
-        endpoint,
-        model,
-        excerpt(content.user_text),
-        -(-content.size_bytes // BYTES_PER_TOKEN),
-        len(content.user_text) <= 2 * END_CHARS,
-        is_stream,
-        content.has_tools,
-        content.has_images,
-        wants_usage,
-        headers,
+        endpoint=endpoint,
+        model=model,
+        text=excerpt(content.user_text),
+        prompt_tokens=-(-content.size_bytes // BYTES_PER_TOKEN),  # rounded up
+        is_text_whole=len(content.user_text) <= 2 * END_CHARS,
+        is_stream=body.value("stream") is True,
+        has_tools=content.has_tools,
+        has_images=content.has_images,
+        wants_usage=_wants_usage(body),
+        headers=headers,
     )
     return request, body
 

@@ -112,9 +112,8 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Send the request to a cluster, perhaps with a new body."""
+    """Send the request to the cluster that `CLUSTER_HEADER` names, perhaps with a new body."""
 
-    cluster: str
     set_headers: Mapping[str, str]
     body: bytes | None = None
     """The rewritten body; None keeps the client's bytes."""
