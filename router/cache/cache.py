@@ -76,6 +76,7 @@ class Cache:
     async def _find(self, pending: PendingLookup) -> Found:
         cache_policy = pending.cache_policy
         may_wait = cache_policy.may_store and cache_policy.may_look_up and cache_policy.coalesce_timeout_s > 0
+        may_wait = may_wait and not cache_policy.shadow  # the model is asked in any case
         try:
             async with asyncio.timeout(self.limits.lookup_timeout_s):
                 found = await self.tiers.find(pending)

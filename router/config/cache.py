@@ -72,7 +72,7 @@ class PolicyKeys:
         "How long equal questions wait for the answer to the first of them. envoy.yaml's `max_message_timeout` has to exceed it.",
         0.0,
     )
-    shadow: bool = key(Flag(), "Decide and count, and serve nothing.", False)
+    shadow: bool = key(Flag(), "Decide and count, and serve nothing. No request waits for an equal one.", False)
     exact_only: bool = key(Flag(), "Serve answers to the same text only.", False)
 
 

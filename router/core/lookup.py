@@ -133,7 +133,7 @@ class CachePolicy:
     coalesce_timeout_s: float = 0.0
     """Seconds to wait for the answer to an equal question that is under way; 0 does not wait."""
     shadow: bool = False
-    """Look up and count hits, but serve none."""
+    """Look up and count hits, but serve none. No request waits for an equal one."""
     exact_only: bool = False
     """Use the exact tier only."""
     may_look_up: bool = True
