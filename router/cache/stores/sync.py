@@ -84,7 +84,7 @@ class StoreSync:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        self.state.dropped += len(self._queue)
+        self.state.dropped += len(self._queue) + self.state.aside
         if lost := self._queue.unpublished:
             log.error("%d invalidations were never written to the cache's store; other replicas do not know them", lost)
         with contextlib.suppress(BackendError):
@@ -178,6 +178,8 @@ class StoreSync:
                 self._go_on_or_raise(batch, BackendError("slow"))
             except BackendError as error:
                 self._go_on_or_raise(batch, error)
+            except Exception as error:  # noqa: BLE001 - otherwise the batch would be lost
+                self._go_on_or_raise(batch, BackendError(_place_of(error)))
             finally:
                 self._queue.note_lengths()
         self._written.set()
