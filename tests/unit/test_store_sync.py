@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -38,6 +39,7 @@ class Picky:
         self.opened = 0
         self.fails_entry: Exception | None = None
         self.fails_notice: Exception | None = None
+        self.hangs = False
         self.fails_open: list[Exception] = []
         self.fails_changes: list[Exception] = []
         self.others: list[Invalidation] = []
@@ -81,6 +83,8 @@ class Picky:
 
     async def answer(self, entry_id: str) -> bytes | None:
         """There is no answer."""
+        if self.hangs:
+            await asyncio.Event().wait()
         return None
 
     async def sweep(self, now_ms: int) -> None:
@@ -382,6 +386,34 @@ async def test_why_the_store_is_away_is_told_once_and_again_when_it_changes(capl
     told = [record.getMessage() for record in caplog.records if record.name == "router.cache.stores.sync"]
     assert [line.split(" (")[1].split(")")[0] for line in told[:2]] == [str(refused), "slow"]
     assert told[2:] == ["the cache's store is back"]
+    await rig.store_sync.close()
+
+
+async def test_a_store_that_is_slow_to_read_is_told_once_and_so_is_its_return(caplog: pytest.LogCaptureFixture) -> None:
+    """A write that fails next for the same reason is told too, because only then the store counts as away."""
+    clock = [1000.0]
+    rig = Rig(lambda: clock[0])
+    caplog.set_level("INFO", "router.cache.stores.sync")
+    await rig.open()
+    rig.store.hangs = True
+    for _ in range(9):
+        clock[0] += 10
+        await rig.store_sync.reads.answer("e", 0.001)
+    told = "the cache's store is slow; lookups do not read it for a while"
+    assert caplog.messages == [told]
+    rig.store.hangs = False
+    for _ in range(40):
+        clock[0] += 10
+        await rig.store_sync.reads.answer("e", 0.001)
+    assert (caplog.messages, rig.store_sync.state.error) == ([told, "the cache's store is back"], "")
+    caplog.clear()
+    rig.store.hangs = True
+    for _ in range(3):
+        await rig.store_sync.reads.answer("e", 0.001)
+    rig.store.fails_entry = BackendError("slow")
+    rig.store_sync.add(entry("poison"))
+    await until(lambda: "the cache's store is unavailable (slow); the cache goes on without it" in caplog.messages)
+    assert caplog.messages[0] == told
     await rig.store_sync.close()
 
 
