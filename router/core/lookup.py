@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Tier = Literal["exact", "semantic", "coalesced"]
@@ -179,9 +179,13 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """No answer may be served."""
+    """No answer may be served. Misses with the same reason are equal."""
 
     reason: MissReason
+    similarity: float = field(default=0.0, compare=False)
+    """Cosine similarity of the candidate that was refused for `reason`; 0 when none was."""
+    entry_id: str = field(default="", compare=False)
+    """Id of this candidate; empty when there is none. It goes to the access log, never to the client."""
 
 
 @dataclass(frozen=True, slots=True)
