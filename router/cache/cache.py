@@ -217,11 +217,13 @@ class Cache:
         """Ids of the entries in memory that match."""
         return self.memory.select(entry_filter)
 
-    def forget_scopes(self) -> None:
-        """Drop all entries, because the key that hides scopes has changed and nobody can find them any more."""
+    def forget_scopes(self) -> int:
+        """Drop all entries, because the key that hides scopes has changed and nobody can find them any more. Returns how many."""
+        count = len(self)
         self.memory.clear()
         if self.store_sync:
             self.store_sync.forget_waiting()
+        return count
 
     def sweep(self) -> int:
         """Delete expired entries. Returns how many there were."""
