@@ -202,7 +202,10 @@ class Cache:
         return True
 
     def invalidate(self, entry_filter: EntryFilter) -> int:
-        """Delete entries, here at once and on other replicas within two seconds. Returns how many were in memory."""
+        """Delete entries, here at once and on other replicas within two seconds. Returns how many were in memory.
+
+        While the store is unavailable, the invalidation waits to be written, and other replicas keep and serve the entries.
+        """
         return self._invalidator.invalidate(entry_filter)
 
     def reject(self, reference: str) -> str:

@@ -303,7 +303,7 @@ def decision_policy(section: Section, cache: CacheConfig) -> CachePolicy | None:
 
 
 def _keys_of(cache: CacheConfig) -> DecisionCacheKeys:
-    """What a decision's section means where it says nothing: what `semantic_cache` says. The thresholds are of its policy."""
+    """The defaults of a decision's keys: the values of `semantic_cache`. `CalibrationTable.thresholds` replaces None."""
     inherited = {each.field: getattr(cache.keys, each.field) for each in keys_of(PolicyKeys)}
     own = {"similarity_threshold": None, "max_false_hit_rate": None, "lexical_checks": cache.default.lexical_checks}
     return DecisionCacheKeys(**{**inherited, **own}, enabled=cache.enabled)

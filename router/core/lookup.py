@@ -147,7 +147,7 @@ class CachePolicy:
 
     @property
     def near_miss_threshold(self) -> float:
-        """Similarity from which a candidate that is not served counts as a near miss."""
+        """Below it, a candidate is not considered; between it and `similarity_threshold` it is a near miss."""
         return min(self.similarity_threshold, 0.70)  # 92% of the true duplicates among QQP's test pairs reach 0.70
 
 
