@@ -207,6 +207,19 @@ def test_what_is_set_aside_still_takes_room_and_is_forgotten_with_the_rest() -> 
     assert (len(queue), state.aside, state.dropped) == (0, 0, 1)
 
 
+def test_what_expired_while_it_was_aside_is_not_tried_again() -> None:
+    """Nobody could find it. So no entry is tried for ever."""
+    queue = WriteQueue(SyncSettings(queue_bytes=3000), StoreState())
+    queue.put(replace(entry("a"), expires_ms=9_000))
+    for _ in range(3):
+        queue.failed(queue.next_batch(), BackendError("slow"), 0.0)
+    queue.retry_aside(8.0)
+    assert len(queue) == 1
+    queue.failed(queue.next_batch(), BackendError("slow"), 8.0)
+    queue.retry_aside(9.0)
+    assert (len(queue), queue.put(entry("b"))) == (0, True)
+
+
 async def test_a_write_that_fails_in_an_unforeseen_way_is_not_lost() -> None:
     """Nor are the writes of the same batch."""
     rig = Rig()

@@ -76,9 +76,13 @@ class WriteQueue:
         return True
 
     def retry_aside(self, now_s: float) -> None:
-        """Queue the writes that were set aside, if they are due."""
+        """Queue the writes that were set aside, if they are due. Drop expired entries."""
         if self._aside and now_s >= self._aside_due_s:
-            self._again.extend(self._aside)
+            for write in self._aside:
+                if isinstance(write, Entry) and write.expires_ms <= now_s * 1000:
+                    self._bytes -= _size_of(write)
+                else:
+                    self._again.append(write)
             self._aside.clear()
             self.note_lengths()
 
