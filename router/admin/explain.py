@@ -288,12 +288,13 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, obje
     elif scope.header:
         document["scope"] = lookup.query.scope
     cache_policy = lookup.cache_policy
-    document["terms"] = {
+    document["policy"] = {
         "min_similarity": cache_policy.similarity_threshold,
         "min_probability": cache_policy.verifier_threshold,
         "lexical_checks": list(cache_policy.lexical_checks),
         "ttl_s": cache_policy.ttl_s,
         "max_age_s": cache_policy.max_age_s,
+        "coalesce_timeout_s": cache_policy.coalesce_timeout_s,
         "is_shadow": cache_policy.shadow,
         "may_look_up": cache_policy.may_look_up,
         "may_store": cache_policy.may_store,

@@ -76,6 +76,7 @@ class Cache:
     async def _find(self, pending: PendingLookup) -> Found:
         cache_policy = pending.cache_policy
         may_wait = cache_policy.may_store and cache_policy.may_look_up and cache_policy.coalesce_timeout_s > 0
+        may_wait = may_wait and not cache_policy.shadow  # the model is asked in any case
         try:
             async with asyncio.timeout(self.limits.lookup_timeout_s):
                 found = await self.tiers.find(pending)
@@ -201,7 +202,10 @@ class Cache:
         return True
 
     def invalidate(self, entry_filter: EntryFilter) -> int:
-        """Delete entries, here at once and on other replicas within two seconds. Returns how many were in memory."""
+        """Delete entries, here at once and on other replicas within two seconds. Returns how many were in memory.
+
+        While the store is unavailable, the invalidation waits to be written, and other replicas keep and serve the entries.
+        """
         return self._invalidator.invalidate(entry_filter)
 
     def reject(self, reference: str) -> str:
@@ -216,11 +220,13 @@ class Cache:
         """Ids of the entries in memory that match."""
         return self.memory.select(entry_filter)
 
-    def forget_scopes(self) -> None:
-        """Drop all entries, because the key that hides scopes has changed and nobody can find them any more."""
+    def forget_scopes(self) -> int:
+        """Drop all entries, because the key that hides scopes has changed and nobody can find them any more. Returns how many."""
+        count = len(self)
         self.memory.clear()
         if self.store_sync:
             self.store_sync.forget_waiting()
+        return count
 
     def sweep(self) -> int:
         """Delete expired entries. Returns how many there were."""

@@ -38,7 +38,7 @@ def gauges_of(memory: Memory, flights: Flights, store: StoreState | None) -> dic
     }
     if store:
         gauges["llm_cache_store_up"] = float(store.is_up)
-        gauges["llm_cache_store_pending_writes"] = store.waiting
+        gauges["llm_cache_store_pending_writes"] = store.waiting + store.aside
     return gauges
 
 

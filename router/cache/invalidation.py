@@ -36,7 +36,10 @@ class Invalidator:
         return max(int(self._now() * 1000), self._latest_ms)
 
     def invalidate(self, entry_filter: EntryFilter) -> int:
-        """Delete entries, here at once and on other replicas within two seconds. Returns how many were in memory."""
+        """Delete entries, here at once and on other replicas within two seconds. Returns how many were in memory.
+
+        While the store is unavailable, the invalidation waits to be written, and other replicas keep and serve the entries.
+        """
         if entry_filter.ids is None:
             # Never up to a future moment: until then, every new entry would be invalid.
             latest_ms = self._moment_after()

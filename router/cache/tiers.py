@@ -155,7 +155,7 @@ class Tiers:
 
     async def _nearest(self, pending: PendingLookup, candidates: Sequence[tuple[Entry, float]]) -> Found:
         """The first candidate whose answer may be served. A miss has the reason of the first candidate that was refused."""
-        reason: MissReason = "no_candidate" if candidates else "empty"
+        miss = Miss("no_candidate" if candidates else "empty")
         verified = 0
         for entry, similarity in candidates:
             if unjudged := self._why_unjudged(pending, entry, similarity, verified):
@@ -169,9 +169,9 @@ class Tiers:
             self._note(pending, entry, similarity, refusal, verdict.probability)
             if hit:
                 return hit
-            if refusal and reason in ("empty", "no_candidate"):
-                reason = refusal
-        return Miss(reason)
+            if refusal and not miss.entry_id:
+                miss = Miss(refusal, min(similarity, 1.0), entry.id)
+        return miss
 
     def _why_unjudged(self, pending: PendingLookup, entry: Entry, similarity: float, verified: int) -> ExplainedRefusal | None:
         """Why a candidate is skipped without judgement; None to judge it. `verified` candidates were verified before it."""

@@ -90,19 +90,20 @@ def _cache_lines(cache: Node | None) -> Iterator[str]:
         yield f"cache      skipped ({cache['reason']}): not looked up, not stored"
         return
     scope = f", scope {cache['scope']}" if "scope" in cache else ""
-    terms = cache["terms"]
+    policy = cache["policy"]
     if cache["reason"] == "unknown":
         outcome = "looked up; only the running router knows whether an answer is stored; ask it with --running"
     else:
         outcome = f"{cache['status']} ({cache['reason']})"
     yield f"cache      {outcome}"
     yield f"{'':13}shared by {cache['shared_by']}{scope}"
-    asked = f"{'':13}thresholds: similarity {terms['min_similarity']:.2f}, verifier {terms['min_probability']:.4f}"
-    yield asked + ("; shadow mode: hits are counted, not served" if terms["is_shadow"] else "")
-    if not terms["may_look_up"] or not terms["may_store"]:
-        yield f"{'':13}not {'looked up' if not terms['may_look_up'] else 'stored'}, because the rule or the client says so"
+    asked = f"{'':13}thresholds: similarity {policy['min_similarity']:.2f}, verifier {policy['min_probability']:.4f}"
+    yield asked + ("; shadow mode: hits are counted, not served" if policy["is_shadow"] else "")
+    if not policy["may_look_up"] or not policy["may_store"]:
+        yield f"{'':13}not {'looked up' if not policy['may_look_up'] else 'stored'}, because the rule or the client says so"
     if cache.get("waits_for_equal_question"):
-        yield f"{'':13}an equal question is in flight; the request would wait for its answer"
+        longest = f"up to {policy['coalesce_timeout_s']:g} s"
+        yield f"{'':13}an equal question is in flight; the request would wait {longest} for its answer"
     for one in cache.get("candidates", ()):
         yield f"{'':13}{_candidate_line(one)}"
 

@@ -72,7 +72,7 @@ class PolicyKeys:
         "How long equal questions wait for the answer to the first of them. envoy.yaml's `max_message_timeout` has to exceed it.",
         0.0,
     )
-    shadow: bool = key(Flag(), "Decide and count, and serve nothing.", False)
+    shadow: bool = key(Flag(), "Decide and count, and serve nothing. No request waits for an equal one.", False)
     exact_only: bool = key(Flag(), "Serve answers to the same text only.", False)
 
 
@@ -303,7 +303,7 @@ def decision_policy(section: Section, cache: CacheConfig) -> CachePolicy | None:
 
 
 def _keys_of(cache: CacheConfig) -> DecisionCacheKeys:
-    """What a decision's section means where it says nothing: what `semantic_cache` says. The thresholds are of its policy."""
+    """The defaults of a decision's keys: the values of `semantic_cache`. `CalibrationTable.thresholds` replaces None."""
     inherited = {each.field: getattr(cache.keys, each.field) for each in keys_of(PolicyKeys)}
     own = {"similarity_threshold": None, "max_false_hit_rate": None, "lexical_checks": cache.default.lexical_checks}
     return DecisionCacheKeys(**{**inherited, **own}, enabled=cache.enabled)

@@ -91,8 +91,8 @@ def query_of(
 ) -> CacheQuery | Ineligible:
     """The cache query of a request, or why its answer cannot be cached.
 
-    `versions` names the encoder and the lexical checks, as `build` puts them together. Answers that other versions stored are
-    out of reach. `family` is the reasoning family of the chosen model, as in `rewrite`.
+    `versions` names the encoder and the lexical checks, as `build_cache` puts them together. Answers that other versions stored
+    are out of reach. `family` is the reasoning family of the chosen model, as in `rewrite`.
     """
     reason = _why_not(request, body, eligibility)
     if decision.name == "explicit_model" and not eligibility.allows_explicit_models:
@@ -100,7 +100,7 @@ def query_of(
     if reason:
         return Ineligible(reason)
     messages = body.value("messages")
-    assert isinstance(messages, list)  # noqa: S101 - `chat.parse` has checked it
+    assert isinstance(messages, list)  # noqa: S101 - `openai.request.parse` has checked it
     *earlier, last = messages
     text = "\n".join(_texts_of(last))
     if not text.strip():

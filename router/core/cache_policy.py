@@ -53,7 +53,7 @@ class CachePlan:
     policies: Mapping[str, CachePolicy]
     """By name of the decision; a decision without a policy is not cached."""
     versions: str
-    """Names the encoder and the lexical checks, as `build` puts them together."""
+    """Names the encoder and the lexical checks, as `build_cache` puts them together."""
     max_answer_bytes: int = 262_144
     controls: frozenset[str] = field(default_factory=lambda: frozenset(CONTROLS))
     max_ttl_s: float = 86_400.0

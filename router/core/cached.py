@@ -57,9 +57,9 @@ def result_of(found: Found, *, is_shadow: bool) -> tuple[CacheResult, Hit | None
         try:
             answer = decode_answer(found.answer)
         except NotStorable:
-            found = Miss("damaged")
+            found = Miss("damaged", found.similarity, found.entry_id)
     if isinstance(found, Miss):
-        return CacheResult("miss", found.reason), None, None
+        return CacheResult("miss", found.reason, found.similarity, entry_id=found.entry_id), None, None
     status: CacheStatus = "shadow" if is_shadow else "hit"
     result = CacheResult(status, found.tier, found.similarity, found.verified, found.entry_id)
     return result, None if is_shadow else found, answer

@@ -53,9 +53,11 @@ class ExchangeRecord:
     cache_reason: CacheReason | Literal[""] = ""
     """The tier of a hit, or the reason of a miss or skip; empty when the cache is off."""
     cache_similarity: float = 0.0
+    """Of a hit, or of the candidate for which a miss has its reason; 0 without a candidate."""
     cache_verified: float | None = None
     """As in `Hit.verified`."""
     cache_entry: str = ""
+    """As in `Hit.entry_id`, or the id of this candidate."""
     stored: StoreResult = ""
     block_reason: str = ""
     """For a request that a rule blocked: `matched`, or why it could not be read. Empty for all others."""

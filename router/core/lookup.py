@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 Tier = Literal["exact", "semantic", "coalesced"]
@@ -133,7 +133,7 @@ class CachePolicy:
     coalesce_timeout_s: float = 0.0
     """Seconds to wait for the answer to an equal question that is under way; 0 does not wait."""
     shadow: bool = False
-    """Look up and count hits, but serve none."""
+    """Look up and count hits, but serve none. No request waits for an equal one."""
     exact_only: bool = False
     """Use the exact tier only."""
     may_look_up: bool = True
@@ -147,7 +147,7 @@ class CachePolicy:
 
     @property
     def near_miss_threshold(self) -> float:
-        """Similarity from which a candidate that is not served counts as a near miss."""
+        """Below it, a candidate is not considered; between it and `similarity_threshold` it is a near miss."""
         return min(self.similarity_threshold, 0.70)  # 92% of the true duplicates among QQP's test pairs reach 0.70
 
 
@@ -179,9 +179,13 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """No answer may be served."""
+    """No answer may be served. Misses with the same reason are equal."""
 
     reason: MissReason
+    similarity: float = field(default=0.0, compare=False)
+    """Cosine similarity of the candidate that was refused for `reason`; 0 when none was."""
+    entry_id: str = field(default="", compare=False)
+    """Id of this candidate; empty when there is none. It goes to the access log, never to the client."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 STORES: Mapping[str, Callable[[CacheConfig, str], Store]] = {
     "milvus": lambda config, versions: import_module("router.cache.stores.milvus").MilvusStore(config.milvus, versions),
 }
-"""By `CacheConfig.backend`, from the configuration and the versions of encoder and guards. A store that is not asked for is not
-loaded."""
+"""By `CacheConfig.backend`, from the configuration and the versions of encoder and lexical checks. A store that is not configured
+is not loaded."""
 
 
 @dataclass(frozen=True, slots=True)

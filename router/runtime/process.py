@@ -85,8 +85,11 @@ async def _open_cache(caching: Caching, processor: Processor) -> None:
     def take(key: bytes) -> None:
         nonlocal known
         plan, control = caching.plan(key), caching.control
-        if known not in (b"", key) and plan.scope.header:
-            caching.cache.forget_scopes()
+        if known not in (b"", key) and plan.scope.header and (count := caching.cache.forget_scopes()):
+            log.warning(
+                "the key that hides scopes has changed; the cache forgets %d entries, because nobody could find them any more",
+                count,
+            )
         known = key
         control.scope_header = plan.scope.header
         control.scope_of = lambda value: plan.scope.of({plan.scope.header: value})

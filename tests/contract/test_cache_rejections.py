@@ -274,8 +274,14 @@ class Keys:
 
 
 class TestTheKeyOfTheScopes:
-    async def test_what_was_stored_under_another_key_is_forgotten(self, encoder: Encoder) -> None:  # noqa: F811
-        """Until the store gives its key, a key of the process serves. Nobody could find or purge entries under that key."""
+    async def test_what_was_stored_under_another_key_is_forgotten(
+        self,
+        encoder: Encoder,  # noqa: F811
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Until the store gives its key, a key of the process serves. Nobody could find or purge entries under that key. The log
+        says how many are forgotten.
+        """
         keys: list[bytes] = []
         store_sync = Keys([b"store" * 8, b"store" * 8, b"other" * 8], keys)
         cache = Cache(CacheLimits(), encoder.encode, Verifier(), store_sync)  # type: ignore[arg-type]
@@ -283,6 +289,8 @@ class TestTheKeyOfTheScopes:
         processor = SimpleNamespace(snapshot=Snapshot(*[None] * 5))  # type: ignore[arg-type]
         await open_cache(caching, processor)  # type: ignore[arg-type]
         assert keys == [b"1 before", b"0 after", b"1 before", b"1 after", b"1 before", b"0 after"]
+        told = "the key that hides scopes has changed; the cache forgets 1 entries, because nobody could find them any more"
+        assert caplog.messages == [told] * 2
         scope = caching.control.scope_of("Bearer x")
         assert scope == ScopePlan("authorization", b"other" * 8).of({"authorization": "Bearer x"})
         assert scope == processor.snapshot.cache.scope.of({"authorization": "Bearer x"})

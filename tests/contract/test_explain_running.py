@@ -142,7 +142,7 @@ async def test_a_near_question_shows_what_was_held_against_it(router: Router) ->
     assert (document["cache"]["status"], document["cache"]["reason"]) == ("miss", "numbers")
     assert (candidate["verdict"], candidate["tier"]) == ("numbers", "semantic")
     assert "numbers" in candidate["objections"]
-    assert candidate["similarity"] > document["cache"]["terms"]["min_similarity"]
+    assert candidate["similarity"] > document["cache"]["policy"]["min_similarity"]
     await router.store("How do I sort a list in Python?")
     await router.store("What is the best way to learn to swim?")
     candidates = (await router.explain("How can I learn to swim fast?"))["cache"]["candidates"]

@@ -92,6 +92,29 @@ def test_a_hit_is_the_answer() -> None:
     assert (record.cache, record.cache_reason, record.cache_similarity) == ("hit", "semantic", 0.93)
 
 
+@pytest.mark.parametrize("reason", ["near_miss", "numbers", "verifier"])
+def test_the_record_of_a_miss_says_which_entry_was_not_served_and_no_header_does(reason: MissReason) -> None:
+    """The operator investigates with it. The client learns what it learns of any miss."""
+    headers, records = [], []
+    for miss in (Miss(reason), Miss(reason, 0.83, "e" * 32)):
+        exchange, _ = ask()
+        route = found(exchange, miss)
+        assert isinstance(route, Route)
+        headers.append(route.set_headers)
+        records.append(exchange.record(exchange.ending))
+    assert headers[0] == headers[1]
+    assert [(record.cache, record.cache_reason) for record in records] == [("miss", reason)] * 2
+    assert [(record.cache_similarity, record.cache_entry) for record in records] == [(0.0, ""), (0.83, "e" * 32)]
+
+
+def test_an_answer_that_cannot_be_read_is_named_in_the_record() -> None:
+    """Its entry is the one to delete."""
+    exchange, _ = ask()
+    found(exchange, replace(HIT, answer=b"{"))
+    record = exchange.record(exchange.ending)
+    assert (record.cache_reason, record.cache_similarity, record.cache_entry) == ("damaged", 0.93, HIT.entry_id)
+
+
 def test_a_hit_is_a_stream_for_a_client_that_streams() -> None:
     """The entry is the same one that serves JSON."""
     exchange, _ = ask(body=chat_body("What is a monad?", stream=True))

@@ -205,6 +205,15 @@ class TestTheCache:
         assert "thresholds: similarity 0.80, verifier 0.9000" in text
         assert f"{'e' * 32} (semantic) similarity 0.9100, object: numbers, verifier 0.5000: numbers" in text
 
+    async def test_a_question_under_way_is_shown_with_the_longest_wait(self) -> None:
+        """The policy of the lookup is shown beside it."""
+        asked = Asked(chat_body("hello"), {"authorization": SECRET})
+        plan = replace(PLAN, policies={name: replace(each, coalesce_timeout_s=2.5) for name, each in PLAN.policies.items()})
+        document = await run(replace(snapshot(), cache=plan), asked=asked, found=Miss("empty"))
+        assert document["cache"]["policy"]["coalesce_timeout_s"] == 2.5
+        document["cache"]["waits_for_equal_question"] = True
+        assert "an equal question is in flight; the request would wait up to 2.5 s for its answer" in lines_of(document)
+
     async def test_without_a_running_router_the_outcome_is_left_open(self) -> None:
         """No status is invented, not in a header either."""
         asked = Asked(chat_body("hello"), {"authorization": SECRET})

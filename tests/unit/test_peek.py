@@ -27,7 +27,8 @@ class Shared:
 
     is_shared = True
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, similarity: float = 0.95) -> None:
+        self.similarity = similarity
         key = digest(f"{NAMESPACE}\n{text}")
         self.entry = Entry("e" * 32, key, NAMESPACE, "alice", "default", "small", text, b"answer", 1000, 60_000, UNIT)
 
@@ -44,8 +45,8 @@ class Shared:
         return None
 
     async def nearest(self, query: CacheQuery, vector: Vector | None, wait_s: float) -> Sequence[tuple[Entry, float]]:
-        """The one entry, as similar as can be."""
-        return [(self.entry, 0.95)]
+        """The one entry."""
+        return [(self.entry, self.similarity)]
 
 
 def cache_with(store_sync: Any, verdict: Verdict) -> Cache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -14,7 +15,8 @@ from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.settings import CacheLimits, SyncSettings
 from router.cache.stores import queue as queue_module
 from router.cache.stores import sync as sync_module
-from router.cache.stores.base import REFUSED, Changes
+from router.cache.stores.base import REFUSED, Changes, StoreState
+from router.cache.stores.queue import WriteQueue
 from router.cache.stores.sync import StoreSync
 from router.cache.verifier import Verifier
 from router.errors import BackendError, ConfigError, Problem
@@ -37,6 +39,7 @@ class Picky:
         self.opened = 0
         self.fails_entry: Exception | None = None
         self.fails_notice: Exception | None = None
+        self.hangs = False
         self.fails_open: list[Exception] = []
         self.fails_changes: list[Exception] = []
         self.others: list[Invalidation] = []
@@ -80,6 +83,8 @@ class Picky:
 
     async def answer(self, entry_id: str) -> bytes | None:
         """There is no answer."""
+        if self.hangs:
+            await asyncio.Event().wait()
         return None
 
     async def sweep(self, now_ms: int) -> None:
@@ -123,14 +128,17 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync_module, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(sync_module, "_MAX_PAUSE_S", 0.02)
     monkeypatch.setattr(queue_module, "_ASIDE_S", 0.05)
+    monkeypatch.setattr(queue_module, "_MAX_ASIDE_S", 0.5)
 
 
 @pytest.mark.parametrize("word", [REFUSED, "unavailable", "slow"])
 @pytest.mark.parametrize("place", [0, 1, 20, 31])
-async def test_an_entry_that_the_store_cannot_take_is_left_out_alone_wherever_it_stands(
+async def test_an_entry_that_the_store_cannot_take_holds_up_nothing_wherever_it_stands(
     word: str, place: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Entries in the same write, and invalidations behind it, are written. The log says so without the entry's text."""
+    """Entries in the same write, and invalidations behind it, are written. The log says so without the entry's text. Only a
+    refused entry is left out; one that fails in another way is tried again until the store takes it.
+    """
     rig = Rig()
     rig.store.fails_entry = BackendError(word)
     texts = [f"t{number}" for number in range(32)]
@@ -141,9 +149,87 @@ async def test_an_entry_that_the_store_cannot_take_is_left_out_alone_wherever_it
     await rig.open()
     await until(lambda: rig.is_done() and bool(rig.store.invalidations))
     assert sorted(rig.store.taken) == sorted(set(texts) - {"poison"})
-    assert (rig.store_sync.state.refused, rig.store_sync.state.dropped) == (1, 0)
-    assert "refuses a write (Entry)" in caplog.text
+    is_refused = word == REFUSED
+    assert (rig.store_sync.state.refused, rig.store_sync.state.dropped) == (int(is_refused), 0)
+    assert ("refuses a write (Entry)" in caplog.text) is is_refused
+    assert (f"does not take a write (Entry: {word}); it is tried again" in caplog.text) is not is_refused
     assert "poison" not in caplog.text
+    rig.store.fails_entry = None
+    await until(lambda: is_refused or "poison" in rig.store.taken)
+    assert len(rig.store.taken) == len(texts) - is_refused
+    await rig.store_sync.close()
+
+
+async def test_a_slow_store_loses_and_refuses_nothing() -> None:
+    """Whatever is slow is written when the store is fast again, also what was set aside meanwhile. It counts as pending."""
+    rig = Rig()
+    rig.store.fails_entry = BackendError("slow")
+    for number in range(4):
+        rig.store_sync.add(replace(entry("poison", created_ms=2**61), id=f"{number}"))
+    await rig.open()
+    await until(lambda: rig.store_sync.state.aside)
+    assert rig.cache.gauges()["llm_cache_store_pending_writes"] == 4
+    rig.store_sync.add(entry("behind", created_ms=2**61))
+    await until(lambda: "behind" in rig.store.taken)
+    rig.store.fails_entry = None
+    await until(lambda: rig.store.taken.count("poison") == 4)
+    state = rig.store_sync.state
+    await until(lambda: (state.waiting, state.aside, state.refused, state.dropped) == (0, 0, 0, 0))
+    await rig.store_sync.close()
+
+
+def test_what_was_set_aside_is_tried_once_each_time_and_after_growing_pauses() -> None:
+    """It must not hold up the other writes for long."""
+    queue = WriteQueue(SyncSettings(), StoreState())
+    slow, now_s = BackendError("slow"), 0.0
+    queue.put(entry("a"))
+    for _ in range(3):
+        assert not queue.failed(queue.next_batch(), slow, now_s)
+    for pause_s in (0.05, 0.1, 0.2, 0.4, 0.5, 0.5):
+        queue.retry_aside(now_s + pause_s - 0.01)
+        assert not queue
+        now_s += pause_s + 0.01
+        queue.retry_aside(now_s)
+        assert len(queue) == 1
+        assert not queue.failed(queue.next_batch(), slow, now_s)
+
+
+def test_what_is_set_aside_still_takes_room_and_is_forgotten_with_the_rest() -> None:
+    """Memory stays bounded while the store is slow."""
+    state = StoreState()
+    queue = WriteQueue(SyncSettings(queue=2), state)
+    queue.put(entry("a"))
+    for _ in range(3):
+        queue.failed(queue.next_batch(), BackendError("slow"), 0.0)
+    assert [queue.put(entry(text)) for text in "bc"] == [True, False]
+    queue.forget_entries()
+    queue.retry_aside(1e9)
+    assert (len(queue), state.aside, state.dropped) == (0, 0, 1)
+
+
+def test_what_expired_while_it_was_aside_is_not_tried_again() -> None:
+    """Nobody could find it. So no entry is tried for ever."""
+    queue = WriteQueue(SyncSettings(queue_bytes=3000), StoreState())
+    queue.put(replace(entry("a"), expires_ms=9_000))
+    for _ in range(3):
+        queue.failed(queue.next_batch(), BackendError("slow"), 0.0)
+    queue.retry_aside(8.0)
+    assert len(queue) == 1
+    queue.failed(queue.next_batch(), BackendError("slow"), 8.0)
+    queue.retry_aside(9.0)
+    assert (len(queue), queue.put(entry("b"))) == (0, True)
+
+
+async def test_a_write_that_fails_in_an_unforeseen_way_is_not_lost() -> None:
+    """Nor are the writes of the same batch."""
+    rig = Rig()
+    rig.store.fails_entry = KeyError("secret")
+    for text in ("a", "poison", "b"):
+        rig.store_sync.add(entry(text, created_ms=2**61))
+    await rig.open()
+    await until(lambda: len(rig.store.taken) == 2)
+    rig.store.fails_entry = None
+    await until(lambda: sorted(rig.store.taken) == ["a", "b", "poison"])
     await rig.store_sync.close()
 
 
@@ -189,7 +275,7 @@ async def test_an_invalidation_that_the_store_does_not_take_holds_up_nothing_and
     rig.cache.invalidate(EntryFilter(decision="x"))
     rig.store_sync.add(entry("behind", created_ms=2**61))
     await until(lambda: rig.store.taken == ["behind"])
-    assert rig.store_sync.state.refused
+    assert bool(rig.store_sync.state.refused) is (word == REFUSED)
     assert not await rig.store_sync.flushed(0.01)
     rig.store.fails_notice = None
     await until(lambda: len(rig.store.invalidations) == 1)
@@ -313,6 +399,34 @@ async def test_why_the_store_is_away_is_told_once_and_again_when_it_changes(capl
     told = [record.getMessage() for record in caplog.records if record.name == "router.cache.stores.sync"]
     assert [line.split(" (")[1].split(")")[0] for line in told[:2]] == [str(refused), "slow"]
     assert told[2:] == ["the cache's store is back"]
+    await rig.store_sync.close()
+
+
+async def test_a_store_that_is_slow_to_read_is_told_once_and_so_is_its_return(caplog: pytest.LogCaptureFixture) -> None:
+    """A write that fails next for the same reason is told too, because only then the store counts as away."""
+    clock = [1000.0]
+    rig = Rig(lambda: clock[0])
+    caplog.set_level("INFO", "router.cache.stores.sync")
+    await rig.open()
+    rig.store.hangs = True
+    for _ in range(9):
+        clock[0] += 10
+        await rig.store_sync.reads.answer("e", 0.001)
+    told = "the cache's store is slow; lookups do not read it for a while"
+    assert caplog.messages == [told]
+    rig.store.hangs = False
+    for _ in range(40):
+        clock[0] += 10
+        await rig.store_sync.reads.answer("e", 0.001)
+    assert (caplog.messages, rig.store_sync.state.error) == ([told, "the cache's store is back"], "")
+    caplog.clear()
+    rig.store.hangs = True
+    for _ in range(3):
+        await rig.store_sync.reads.answer("e", 0.001)
+    rig.store.fails_entry = BackendError("slow")
+    rig.store_sync.add(entry("poison"))
+    await until(lambda: "the cache's store is unavailable (slow); the cache goes on without it" in caplog.messages)
+    assert caplog.messages[0] == told
     await rig.store_sync.close()
 
 

@@ -37,7 +37,7 @@ class StoreState:
     refused: int = 0
     """Writes that the store refused."""
     aside: int = 0
-    """Refused invalidations. They are tried again."""
+    """Writes that are set aside and tried again: refused invalidations, and writes that failed in another way."""
     loaded: int = 0
     """Entries read when the connection was last opened."""
     is_refused: bool = False

@@ -16,16 +16,24 @@ T = TypeVar("T")
 
 _MAX_LATE, _SPARED_S = 3, 5.0
 """After this many late answers in a row, no lookup reads the store for this many seconds."""
+_MIN_IN_TIME = 20
+"""After this many answers in time in a row, a slow store is no longer slow."""
 
 
 class StoreReads:
     """Reads one store. A failure finds nothing and never raises. Only the event loop touches it."""
 
     def __init__(
-        self, store: Store, state: StoreState, on_failure: Callable[[BackendError], None], now: Callable[[], float]
+        self,
+        store: Store,
+        state: StoreState,
+        on_failure: Callable[[BackendError], None],
+        on_pace: Callable[[bool], None],
+        now: Callable[[], float],
     ) -> None:
-        self._store, self._state, self._on_failure, self._now = store, state, on_failure, now
-        self._late = 0
+        """`on_pace` is told whether the store is slow to read, each time that this is found out again."""
+        self._store, self._state, self._on_failure, self._on_pace, self._now = store, state, on_failure, on_pace, now
+        self._late = self._in_time = 0
         self._spared_until_s = 0.0
 
     @property
@@ -55,13 +63,16 @@ class StoreReads:
         try:
             async with asyncio.timeout(wait_s):
                 answer = await ask()
-            self._late = 0
+            self._late, self._in_time = 0, self._in_time + 1
+            if self._in_time == _MIN_IN_TIME:
+                self._in_time = 0
+                self._on_pace(False)
             return answer
         except TimeoutError:
-            self._late += 1
+            self._late, self._in_time = self._late + 1, 0
             if self._late >= _MAX_LATE:  # each late answer delayed a request
                 self._late, self._spared_until_s = 0, self._now() + _SPARED_S
-                self._state.error = "slow"
+                self._on_pace(True)
         except BackendError as error:
             if str(error) != REFUSED:
                 self._on_failure(error)

@@ -39,7 +39,7 @@ class StoreSync:
         self._store, self._settings, self._now = store, settings, now
         self.state = StoreState()
         self.refusal: ConfigError | None = None
-        self.reads = StoreReads(store, self.state, self._on_failed_read, now)
+        self.reads = StoreReads(store, self.state, self._on_failed_read, self._on_read_pace, now)
         self._queue = WriteQueue(settings, self.state)
         self._sink: Sink | None = None
         self._woken, self._written, self._closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -84,7 +84,7 @@ class StoreSync:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        self.state.dropped += len(self._queue)
+        self.state.dropped += len(self._queue) + self.state.aside
         if lost := self._queue.unpublished:
             log.error("%d invalidations were never written to the cache's store; other replicas do not know them", lost)
         with contextlib.suppress(BackendError):
@@ -131,13 +131,22 @@ class StoreSync:
 
     def _fail(self, error: BackendError) -> None:
         """Note a failure. Log it once, and again when the reason changes."""
-        if str(error) != self.state.error:
+        if self.state.is_up or str(error) != self.state.error:
             log.warning("the cache's store is unavailable (%s); the cache goes on without it", error)
         self.state.is_up, self.state.error = False, str(error)
 
     def _on_failed_read(self, error: BackendError) -> None:
         self._fail(error)
         self._woken.set()
+
+    def _on_read_pace(self, is_slow: bool) -> None:
+        if not self.state.is_up or is_slow == bool(self.state.error):
+            return
+        if is_slow:
+            log.warning("the cache's store is slow; lookups do not read it for a while")
+        else:
+            log.info("the cache's store is back")
+        self.state.error = "slow" if is_slow else ""
 
     # -- the work of the task ------------------------------------------------------------------------------------
 
@@ -178,6 +187,8 @@ class StoreSync:
                 self._go_on_or_raise(batch, BackendError("slow"))
             except BackendError as error:
                 self._go_on_or_raise(batch, error)
+            except Exception as error:  # noqa: BLE001 - otherwise the batch would be lost
+                self._go_on_or_raise(batch, BackendError(_place_of(error)))
             finally:
                 self._queue.note_lengths()
         self._written.set()
