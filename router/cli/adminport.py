@@ -47,9 +47,10 @@ class AdminPort:
             document = json.loads(answer.read())
         except ValueError:
             message = f"{self.address} does not answer with JSON; is it a router's admin port?"
-        except (OSError, http.client.HTTPException) as error:
-            why = error or type(error).__name__
-            message = f"nothing answers at {self.address} ({why}); is the router running, and is that its admin port?"
+        except http.client.HTTPException:  # what it quotes may be the bytes of another protocol
+            message = f"{self.address} does not answer with HTTP; is it a router's admin port?"
+        except OSError as error:
+            message = f"nothing answers at {self.address} ({error}); is the router running, and is that its admin port?"
         else:
             if answer.status in _OK_STATUSES and isinstance(document, dict):
                 return document
@@ -65,7 +66,7 @@ def admin_port(options: argparse.Namespace, otherwise: str = "") -> AdminPort:
     Raises:
         ConfigError: the configuration has errors, or switches the port off.
     """
-    if options.admin:
+    if options.admin is not None:
         return AdminPort(options.admin)
     from router.config.load import load
 
@@ -95,7 +96,7 @@ def _connection_to(address: str) -> http.client.HTTPConnection:
     host, _, port = address.rpartition(":")
     # A router that listens on all addresses also listens on loopback.
     host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))  # noqa: S104 - asked, not listened on
-    if not port.isdecimal():
+    if not port.isdecimal() or not host or "/" in host:
         raise ConfigError([Problem("admin", 0, "", f"'{address}' is not an address; expected host:port or unix:/path")])
     return http.client.HTTPConnection(host, int(port), timeout=_TIMEOUT_S)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from router.core.cache_key import Ineligible, query_of
 from router.core.cache_policy import CachePlan, ClientControls, apply_client_controls
 from router.core.decision_headers import decision_headers
@@ -24,8 +26,10 @@ from router.core.lookup import CacheStatus, Found, Hit, Miss
 from router.core.models import ReasoningFamily
 from router.core.openai.completion import Answer, NotStorable, as_json, as_stream
 from router.core.openai.completion import decode as decode_answer
+from router.core.openai.replies import error_reply
 from router.core.openai.request import Body
 from router.core.types import ChatRequest, Decision, Readings
+from router.errors import RequestError
 
 _OK = 200
 _CACHE_NAME = "semantic-router"
@@ -41,8 +45,10 @@ def lookup_for(
 ) -> Lookup | Ineligible:
     """What to look up, or why nothing is."""
     cache_policy, scope = plan.policies.get(decision.name), plan.scope.of(request.headers)
-    if cache_policy is None or scope is None:
-        return Ineligible("decision" if cache_policy is None else "no_scope")
+    if cache_policy is None:
+        return Ineligible("explicit_model" if decision.reason == "explicit_model" else "decision")
+    if scope is None:
+        return Ineligible("no_scope")
     cache_policy = apply_client_controls(cache_policy, controls, plan.max_ttl_s)
     asked = query_of(request, body, decision, scope, plan.eligibility, plan.versions, family)
     if isinstance(asked, Ineligible):
@@ -84,6 +90,12 @@ def _standard_status(result: CacheResult) -> str:
         return f"{_CACHE_NAME}; fwd=miss; detail=shadow:{result.reason}"
     why = "bypass" if result.status == "skipped" else "request" if result.reason == "no_cache" else "miss"
     return f"{_CACHE_NAME}; fwd={why}; detail={result.reason}"
+
+
+def not_cached_reply(error: RequestError, result: CacheResult) -> Reply:
+    """The refusal of a client that wants a stored answer or none, with what became of the cache."""
+    reply = error_reply(error)
+    return replace(reply, headers={**reply.headers, **cache_headers(result)})
 
 
 def replay(

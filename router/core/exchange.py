@@ -14,7 +14,7 @@ from router.core.admission import ModelsAsked, asked_of, check_headers, check_mo
 from router.core.answering import ResponseSteps
 from router.core.cache_key import Ineligible
 from router.core.cache_policy import read_client_controls
-from router.core.cached import cache_headers, lookup_for, replay, result_of
+from router.core.cached import cache_headers, lookup_for, not_cached_reply, replay, result_of
 from router.core.decision_headers import decision_headers
 from router.core.events import (
     Action,
@@ -180,7 +180,8 @@ class Exchange(ResponseSteps):
     ) -> Action:
         """Send the request to the model, because the cache serves no answer."""
         if only_if_cached:
-            raise not_cached()
+            self.error = not_cached()
+            return self._finish_with(not_cached_reply(self.error, self.cache))
         return self._in_turns(len(body.text), partial(self._route, request, body, decision, stores=stores))
 
     def _route(self, request: ChatRequest, body: Body, decision: Decision, *, stores: bool) -> Action:

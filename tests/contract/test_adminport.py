@@ -73,3 +73,26 @@ def test_a_port_that_is_switched_off_is_not_asked(tmp_path: Path) -> None:
     file.write_text("version: 1\nmodels: { small: { cluster: small } }\ndefault: { model: small }\nadmin: { enabled: false }\n")
     with pytest.raises(ConfigError, match=r"admin.enabled: is false, so the router has no admin port; do else"):
         admin_port(argparse.Namespace(admin=None, config=file), "; do else")
+
+
+async def test_bytes_of_another_protocol_are_not_shown() -> None:
+    """A gRPC port answers with bytes that a terminal should not get."""
+
+    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\0\0\x12\x04\0\0\0\0\0\x1b[31m\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with server:
+        port = AdminPort(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        with pytest.raises(ConfigError, match="does not answer with HTTP") as caught:
+            await asyncio.to_thread(port.get, "/cache/stats")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8802", "", ":8802", "localhost"])
+def test_an_address_that_is_none_is_told_what_one_looks_like(address: str) -> None:
+    """A URL or an empty word is not taken for a host."""
+    with pytest.raises(ConfigError, match="expected host:port or unix:/path"):
+        admin_port(argparse.Namespace(admin=address)).get("/cache/stats")

@@ -243,6 +243,13 @@ def test_what_is_no_question_is_routed_at_once_and_not_recorded(plan: CachePlan,
     assert exchange.answer() is None
 
 
+def test_a_request_that_names_its_model_is_skipped_for_that_reason() -> None:
+    """No policy is looked up for it unless `eligibility.explicit_models` is true; that is no rule's `enabled: false`."""
+    _, action = ask(replace(PLAN, policies={}), chat_body("What is a monad?", model="small"))
+    assert isinstance(action, Route)
+    assert action.set_headers["x-vsr-cache-status"] == "skipped:explicit_model"
+
+
 @pytest.mark.parametrize(("reason", "forwarded"), [("near_miss", "miss"), ("empty", "miss"), ("no_cache", "request")])
 def test_a_miss_is_told_in_the_words_of_every_cache(reason: MissReason, forwarded: str) -> None:
     """`Cache-Status` says why the request was forwarded, in the terms of RFC 9211, with our own reason as the detail."""
@@ -278,6 +285,10 @@ def test_only_if_cached_asks_no_model(plan: CachePlan, headers: dict[str, str]) 
     assert isinstance(action, Reply)
     assert action.http_status == 504
     assert json.loads(action.body)["error"]["code"] == "not_cached"
+    status = f"{exchange.cache.status}:{exchange.cache.reason}"
+    assert status.startswith(("miss:", "skipped:"))
+    assert (action.headers["x-vsr-cache-hit"], action.headers["x-vsr-cache-status"]) == ("false", status)
+    assert action.headers["cache-status"].endswith(f"detail={exchange.cache.reason}")
 
 
 def test_only_if_cached_does_nothing_unless_the_operator_allows_it() -> None:

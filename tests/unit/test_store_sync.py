@@ -124,9 +124,9 @@ class Rig:
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten pauses to hundredths of a second."""
-    monkeypatch.setattr(sync_module, "_FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(sync_module, "_MAX_PAUSE_S", 0.02)
+    """Shorten pauses to milliseconds."""
+    monkeypatch.setattr(sync_module, "_FIRST_PAUSE_S", 0.002)
+    monkeypatch.setattr(sync_module, "_MAX_PAUSE_S", 0.004)
     monkeypatch.setattr(queue_module, "_ASIDE_S", 0.05)
     monkeypatch.setattr(queue_module, "_MAX_ASIDE_S", 0.5)
 
