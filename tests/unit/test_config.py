@@ -46,7 +46,7 @@ reasoning_families:
 models:
   fast: { cluster: a, served_name: org/fast, reasoning_family: mine, mock: true, cost_per_million_tokens: 0.2,
           quality_profile: llama-8b }
-  slow: { cluster: b, cost_per_million_tokens: 2, quality_profile: llama-70b }
+  slow: { cluster: b, reasoning_family: qwen3, cost_per_million_tokens: 2, quality_profile: llama-70b }
 signals:
   deadline_ms: 40
   encoder: { enabled: true, model_path: bundle, max_queue: 5, max_chunks: 3 }
@@ -212,7 +212,7 @@ class TestMeaning:
         assert config.families["qwen3"] == ReasoningFamily("chat_template_kwargs", "think")
         assert config.families["gpt-oss"] == FAMILIES["gpt-oss"]
         fast = Model("fast", "a", "org/fast", "mine", 0.2, "llama-8b")
-        assert config.models == {"fast": fast, "slow": Model("slow", "b", "slow", None, 2.0, "llama-70b")}
+        assert config.models == {"fast": fast, "slow": Model("slow", "b", "slow", "qwen3", 2.0, "llama-70b")}
         assert config.mocks == {"fast"}
         assert (config.signals.deadline_ms, config.signals.intent) == (40, IntentConfig(0.7))
         assert config.signals.encoder == EncoderConfig(enabled=True, model_path=BUNDLE, max_queue=5, max_chunks=3)
