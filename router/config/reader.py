@@ -25,12 +25,15 @@ class Notes:
 
     file: str
     problems: list[Problem] = field(default_factory=list)
+    _seen: set[Problem] = field(default_factory=set, repr=False)
+    """Those noted by `add`: a search of the list would take as long as the file's mistakes squared."""
 
     def add(self, node: Node | None, path: str, message: str, severity: str = "error") -> None:
         """Note a problem at a node, once. The message says what is wrong and how to fix it."""
         line = node.start_mark.line + 1 if node is not None else 0
         problem = Problem(self.file, line, path, message, severity)
-        if problem not in self.problems:
+        if problem not in self._seen:
+            self._seen.add(problem)
             self.problems.append(problem)
 
 
