@@ -11,6 +11,7 @@ from router.cache.settings import POLICIES, CacheLimits, MilvusSettings, SyncSet
 from router.config.calibration import CALIBRATION, CalibrationTable, read_calibration
 from router.config.keys import (
     Choice,
+    FilePath,
     Flag,
     Integer,
     JsonSchema,
@@ -28,6 +29,7 @@ from router.config.reader import Section
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CONTROLS, CachePlan, ScopePlan
 from router.core.lookup import CachePolicy
+from router.files import is_file
 
 SHIPPED_VERIFIER = Path(__file__).parents[1] / "models" / "verifier"
 REJECTIONS_FILE = "semantic_cache.rejections"
@@ -89,7 +91,7 @@ class VerifierKeys:
 
     enabled: bool = key(Flag(), "Off: the lexical checks judge alone, and few paraphrases pass them.", True)
     model_path: str = key(
-        Text("folder"),
+        FilePath("folder"),
         "Another one; it needs a table of its own (`calibration`).",
         str(SHIPPED_VERIFIER),
         shown="the shipped model",
@@ -181,7 +183,7 @@ class CacheKeys(PolicyKeys):
         "milvus",
     )
     backend_config_path: str = key(
-        Text("file"),
+        FilePath("file"),
         "The file of a Milvus server, from this file's folder. Without it, Milvus Lite in the folder `semantic_cache.db` under "
         "`server.state_path`, which only the router's user can enter.",
         "",
@@ -191,7 +193,7 @@ class CacheKeys(PolicyKeys):
         VerifierKeys, "The second model: it reads both questions and confirms that one answer fits."
     )
     calibration: str = key(
-        Text("file"),
+        FilePath("file"),
         "Table from which `max_false_hit_rate` sets thresholds; `semantic-router calibrate cache` makes one from your own pairs.",
         str(CALIBRATION),
         shown="the shipped table",
@@ -340,7 +342,7 @@ def _verifier(section: Section, keys: CacheKeys, folder: Path) -> Path | None:
     if not keys.verifier.enabled:
         return None
     bundle = folder / keys.verifier.model_path
-    if keys.enabled and not (bundle / "manifest.json").is_file():
+    if keys.enabled and not is_file(bundle / "manifest.json"):
         section.problem("model_path", f"there is no model in {bundle}: manifest.json is missing")
     return bundle
 

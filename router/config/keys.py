@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 from router.config.reader import Item, Section
+from router.files import is_usable
 
 JsonSchema = dict[str, object]
 T = TypeVar("T")
@@ -220,6 +221,19 @@ class Text:
             item.problem(f"{self.what} was expected")
             return fallback
         return value or fallback
+
+
+@dataclass(frozen=True, slots=True)
+class FilePath(Text):
+    """The path of a file or a folder, which need not exist."""
+
+    def read(self, item: Item, fallback: object) -> object:
+        """See `Kind`."""
+        value = Text.read(self, item, fallback)
+        if isinstance(item.value, str) and not is_usable(item.value):
+            item.problem("is no path that a file could have: it holds a forbidden character, or is too long")
+            return fallback
+        return value
 
 
 @dataclass(frozen=True, slots=True)

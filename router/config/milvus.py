@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.cache.settings import DIMENSION, MilvusSettings, SyncSettings
-from router.config.keys import Choice, Flag, Integer, Number, Text, key, read, subsection
+from router.config.keys import Choice, FilePath, Flag, Integer, Number, Text, key, read, subsection
 from router.config.reader import Notes, Section
 from router.config.reader import parse as parse_yaml
 from router.config.server import LOG_LEVEL
-from router.files import read_text
+from router.files import is_file, read_text
 
 LITE_FOLDER = "semantic_cache.db"
 _INDEXES: Mapping[str, tuple[str, ...]] = {"HNSW": ("M", "efConstruction"), "IVF_FLAT": ("nlist",), "FLAT": (), "AUTOINDEX": ()}
@@ -22,7 +22,7 @@ _SEARCH = {"HNSW": "ef", "IVF_FLAT": "nprobe"}
 _SECRET = re.compile(r"\$\{(\w+)\}")
 _NAME_WORDS = "a name of letters, digits and _"
 _COLUMN = Text("name", _NAME_WORDS, r"[A-Za-z_]\w{0,200}")
-_FILE = Text("file", may_be_empty=True)
+_FILE = FilePath("file", may_be_empty=True)
 _VALUE = Text("text, or `${NAME}`", may_be_empty=True)
 
 
@@ -58,7 +58,7 @@ class ConnectionKeys:
     """The server."""
 
     file: str = key(
-        Text("folder"), "Milvus Lite in this folder, instead of a server; from `server.state_path` on.", "", shown="none"
+        FilePath("folder"), "Milvus Lite in this folder, instead of a server; from `server.state_path` on.", "", shown="none"
     )
     host: str = key(Text("host"), "The server.", "localhost")
     port: int = key(Integer(1, 65_535), "Its port.", 19530)
@@ -333,7 +333,7 @@ def _with_collection(settings: MilvusSettings, keys: CollectionKeys) -> MilvusSe
 def _existing(section: Section, name: str, value: str, folder: Path) -> str:
     """An existing file, by a path from the folder of the configuration; empty when none is named."""
     path = folder / value
-    if value and not path.is_file():
+    if value and not is_file(path):
         section.problem(name, f"there is no file {path}")
     return str(path) if value else ""
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.config.keys import Choice, Flag, Integer, Number, Text, Texts, key, subsection
+from router.config.keys import Choice, FilePath, Flag, Integer, Number, Text, Texts, key, subsection
 from router.config.reader import Section
 from router.core.openai.bodysize import DEFAULTS, BodyBounds
 
@@ -80,7 +80,7 @@ class ServerConfig:
         Number(0, 3600), "How long exchanges that are still open after that may take to end.", 30.0
     )
     state_path: str = key(
-        Text("folder"), "For what outlives the process: Milvus Lite's folder, rejected pairs.", "", shown="see below"
+        FilePath("folder"), "For what outlives the process: Milvus Lite's folder, rejected pairs.", "", shown="see below"
     )
 
     @property

@@ -101,6 +101,8 @@ REFUSED: list[tuple[str, object, str]] = [
     ("search.params.nprobe", 7, "is not searched with it"),
     ("search.consistency_level", "Sometimes", "is none of Strong, Session"),
     ("connection.tls.ca_file", "nowhere.pem", "there is no file nowhere.pem"),
+    ("connection.tls.ca_file", "x" * 300, "is no path that a file could have"),
+    ("connection.file", "a\0b", "is no path that a file could have"),
     ("connection.auth.password", "${NO_SUCH_VARIABLE}", "the environment has no variable NO_SUCH_VARIABLE"),
     ("connection.auth.enabled", True, "is missing, while auth.enabled is true"),
     ("collection.name", "a-b", "a name of letters, digits and _"),
