@@ -159,6 +159,35 @@ class TestMistakes:
         with pytest.raises(ConfigError, match=said):
             load(file)
 
+    @pytest.mark.parametrize(
+        ("server", "admin", "said"),
+        [
+            ("'unix:/run/r', workers: 2", "'unix:/run/r'", "worker 0 listens on unix:/run/r already"),
+            ("'unix:/run/r', workers: 2", "'unix:///run/r.1'", "worker 1 listens on"),
+            ("'unix:/run/r', workers: 2", "'unix:/run/r.2'", "in a restart, a spare worker listens on"),
+            ("'unix:/run/r', workers: 2", "'unix:/run/r.3'", ""),
+            ("'unix:/run/r', workers: 2", "'127.0.0.1:1'", ""),
+            ("'localhost:5000'", "'127.0.0.1:5000'", "worker 0 listens on port 5000 already"),
+            ("'127.0.0.1:5000'", "'Localhost:5001'", "in a restart, a spare worker listens on port 5001"),
+            ("'127.0.0.1:65535'", "'127.0.0.1:1'", "ports are 1 to 65535, and the worker and a restart's spare worker needs"),
+            ("'127.0.0.1:65534'", "'127.0.0.1:1'", ""),
+            ("'127.0.0.1:65533', workers: 3", "'127.0.0.1:1'", "each of the 3 workers and a restart's spare worker needs"),
+            (f"'unix:/{'r' * 104}'", "'127.0.0.1:1'", ""),
+            (f"'unix:/{'r' * 105}'", "'127.0.0.1:1'", "at most 107 bytes, this one with the suffix .1 is longer"),
+            (f"'unix:/{'r' * 104}', workers: 10", "'127.0.0.1:1'", "this one with the suffix .10 is longer"),
+            ("'127.0.0.1:1'", f"'unix:/{'ü' * 53}'", ""),
+            ("'127.0.0.1:1'", f"'unix:/{'ü' * 54}'", "at most 107 bytes, this one is longer"),
+            ('"unix:/a\\0b"', "'127.0.0.1:1'", "is no path that a socket could have"),
+        ],
+    )
+    def test_addresses(self, server: str, admin: str, said: str) -> None:
+        """Workers, the spare one of a restart and the operator's port listen on addresses of their own that exist."""
+        text = f"{SMALLEST}server: {{ address: {server} }}\nadmin: {{ address: {admin} }}\n"
+        if said:
+            assert said in " ".join(problems_of(text))
+        else:
+            read(text)
+
     def test_many_mistakes_of_one_kind(self) -> None:
         """Each takes as long to note as the first: ten times the mistakes take far less than a hundred times as long."""
 
