@@ -59,7 +59,8 @@ class PolicyKeys:
     max_false_hit_rate: float | None = key(
         Number(0.0005, 0.5),
         "Upper bound on the share of non-matching questions served a cached answer: at 95% confidence, on held-back question "
-        "pairs. It sets the verifier's threshold; without a verifier, the lowest similarity.",
+        "pairs. It sets the verifier's threshold; without a verifier, the lowest similarity, so that "
+        "`similarity_threshold` beside it is refused.",
         shown="`0.01`, without a verifier none",
     )
     ttl_seconds: float = key(Number(1, _MAX_SECONDS), "How long an answer may be served.", 3600.0)
@@ -296,9 +297,21 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
 
 
 def decision_policy(section: Section, cache: CacheConfig) -> CachePolicy | None:
-    """Read the key `cache` of a rule or of the default: its cache policy, or None if its answers are not cached."""
+    """Read the key `cache` of a rule or of the default: its cache policy, or None if its answers are not cached.
+
+    Without a verifier, `max_false_hit_rate` would replace the `similarity_threshold` of `semantic_cache`, by a lower one even.
+    Only one of them can be meant, so both are refused, as they are within one section.
+    """
     part = section.section("cache")
     keys = read(part, DecisionCacheKeys, _keys_of(cache))
+    inherited = cache.keys.similarity_threshold
+    is_alone = keys.enabled and not cache.calibration.has_verifier
+    if is_alone and inherited is not None and part.has("max_false_hit_rate") and not part.has("similarity_threshold"):
+        message = (
+            f"would replace semantic_cache.similarity_threshold ({inherited:g}), because there is no verifier; "
+            "name similarity_threshold here instead, or remove that one"
+        )
+        part.problem("max_false_hit_rate", message)
     if part.has("enabled") and keys.enabled and not cache.enabled:
         part.problem("enabled", "the cache is off: set semantic_cache.enabled to true")
     return _policy(part, keys, cache.calibration, cache.default) if keys.enabled else None
