@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from router.cache.settings import DIMENSION, MilvusSettings, SyncSettings
+from router.cache.settings import DIMENSION, OWN_COLUMNS, MilvusSettings, SyncSettings
 from router.config.keys import Choice, FilePath, Flag, Integer, Number, Text, key, read, subsection
 from router.config.reader import Notes, Section
 from router.config.reader import parse as parse_yaml
@@ -274,6 +274,7 @@ def read_milvus(top: Section, state_path: Path | None = None) -> tuple[MilvusSet
     for name in ("ef", "nprobe"):
         if search.has(name) and name != wanted:
             search.problem(name, f"could do nothing: an index of type {keys.collection.index.type} is not searched with it")
+    _check_columns(top, keys)
     settings = _with_connection(MilvusSettings(), keys.connection, top.section("connection"), state_path)
     settings = _with_collection(settings, keys.collection)
     settings = replace(
@@ -296,6 +297,20 @@ def read_milvus(top: Section, state_path: Path | None = None) -> tuple[MilvusSet
     batch = keys.performance.batch
     sync = SyncSettings(batch=batch.insert_batch_size, write_s=batch.timeout, sweep_s=keys.data_management.ttl.cleanup_interval)
     return settings, sync
+
+
+def _check_columns(top: Section, keys: MilvusKeys) -> None:
+    """Every column has a name of its own."""
+    vectors, times = top.section("collection").section("vector_field"), top.section("data_management").section("ttl")
+    vector, timestamp = keys.collection.vector_field.name, keys.data_management.ttl.timestamp_field
+    for section, name, value in ((vectors, "name", vector), (times, "timestamp_field", timestamp)):
+        if value in OWN_COLUMNS:
+            section.problem(name, f"the store has a column '{value}' of its own; choose another name")
+    if vector == timestamp:
+        section, name = (times, "timestamp_field") if times.has("timestamp_field") else (vectors, "name")
+        section.problem(
+            name, f"'{vector}' is the name of the other column, too (collection.vector_field.name, ttl.timestamp_field)"
+        )
 
 
 def _with_connection(settings: MilvusSettings, keys: ConnectionKeys, section: Section, state_path: Path | None) -> MilvusSettings:
