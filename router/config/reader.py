@@ -224,7 +224,7 @@ class Section:
 def scalar(node: Node | None) -> object:
     """A scalar's value. None for null and for lists and mappings.
 
-    Typed as in YAML 1.1, except for its traps: dates, `010` (octal) and `1:30` (base 60) remain text.
+    Typed as in YAML 1.1, except for its traps: dates, `010` (octal) and `1:30` or `1:30.5` (base 60) remain text.
     """
     if not isinstance(node, ScalarNode):
         return None
@@ -234,6 +234,8 @@ def scalar(node: Node | None) -> object:
     try:
         value: object = yaml.constructor.SafeConstructor().construct_object(node)
     except (ValueError, KeyError, IndexError):  # a tag that its own text belies, such as `!!int x`
+        return text
+    if isinstance(value, float) and ":" in text:
         return text
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     return text if is_integer and str(value) != text.replace("_", "").removeprefix("+") else value

@@ -60,7 +60,7 @@ class SelectKeys:
     """Models among which a rule selects."""
 
     candidates: tuple[str, ...] = key(
-        Texts("names of models", "list of models"),
+        Texts("names of models", "list of models", at_least=2),
         "Two or more, each with `quality_profile`.",
         (),
         required="name two models or more",
@@ -284,6 +284,8 @@ def _selection(section: Section, keys: SelectKeys, context: RuleContext) -> Sele
             item.problem(f"there is no model '{item.text()}'{suggest(item.text(), context.models)}")
         elif not model.quality_profile:
             item.problem(f"models.{model.name}.quality_profile is missing, so its accuracy cannot be predicted")
+        elif model in models:
+            item.problem(f"'{model.name}' is a candidate already; name another model, or remove it")
         else:
             models.append(model)
     if listed and len(keys.candidates) < 2:

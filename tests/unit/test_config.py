@@ -188,6 +188,19 @@ class TestMistakes:
         else:
             read(text)
 
+    @pytest.mark.parametrize("version", ["true", "1.0", "'1'", "[1]"])
+    def test_a_version_is_a_whole_number(self, version: str) -> None:
+        """Python takes true and 1.0 for 1."""
+        assert any(
+            "this router reads version 1" in said for said in problems_of(SMALLEST.replace("version: 1", f"version: {version}"))
+        )
+
+    @pytest.mark.parametrize("seconds", ["1:30.5", "1:30", "!!float 1:30"])
+    def test_no_number_is_of_base_60(self, seconds: str) -> None:
+        """YAML 1.1 would take ninety seconds and a half for one minute and thirty."""
+        said = problems_of(f"{SMALLEST}semantic_cache: {{ ttl_seconds: {seconds} }}")
+        assert any("ttl_seconds: a number from" in each for each in said)
+
     def test_many_mistakes_of_one_kind(self) -> None:
         """Each takes as long to note as the first: ten times the mistakes take far less than a hundred times as long."""
 
