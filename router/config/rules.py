@@ -92,7 +92,12 @@ class ReasoningKeys:
     """Whether the model thinks, and with which effort."""
 
     enabled: bool = key(Flag(), "Sent either way: off is said, too.", True, required="true or false was expected")
-    effort: str = key(Choice(EFFORTS), "Only for families of type `reasoning_effort`.", "", shown="the family's")
+    effort: str = key(
+        Choice(EFFORTS),
+        "Only for families of type `reasoning_effort`, which with `select` every candidate's has to be.",
+        "",
+        shown="the family's",
+    )
 
     def check(self, section: Section) -> None:
         """Refuse an effort when thinking is off."""
