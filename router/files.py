@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -61,6 +62,26 @@ class Files:
 class _Use:
     files: Files
     is_replay: bool
+
+
+_MAX_NAME, _MAX_PATH = 255, 4095
+
+
+def is_usable(path: str) -> bool:
+    """Whether a file system could hold this path at all: no NUL, no half of a character, no name too long."""
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in encoded and len(encoded) <= _MAX_PATH and all(len(name) <= _MAX_NAME for name in encoded.split(b"/"))
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file. A path that cannot be looked at is none, where `Path.is_file` may raise."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 _in_use: ContextVar[_Use | None] = ContextVar("_in_use", default=None)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 DIMENSION = 384
 """Length of the shipped encoder's vectors."""
+OWN_COLUMNS = frozenset(("id", "key", "namespace", "scope", "decision", "model", "question", "answer", "expires", "has_vector"))
+"""The columns of a store in Milvus, without the two that the operator may name."""
 POLICIES = ("fifo", "lru", "lfu")
 
 

@@ -11,6 +11,7 @@ from router.cache.settings import POLICIES, CacheLimits, MilvusSettings, SyncSet
 from router.config.calibration import CALIBRATION, CalibrationTable, read_calibration
 from router.config.keys import (
     Choice,
+    FilePath,
     Flag,
     Integer,
     JsonSchema,
@@ -28,6 +29,7 @@ from router.config.reader import Section
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CONTROLS, CachePlan, ScopePlan
 from router.core.lookup import CachePolicy
+from router.files import is_file
 
 SHIPPED_VERIFIER = Path(__file__).parents[1] / "models" / "verifier"
 REJECTIONS_FILE = "semantic_cache.rejections"
@@ -57,7 +59,8 @@ class PolicyKeys:
     max_false_hit_rate: float | None = key(
         Number(0.0005, 0.5),
         "Upper bound on the share of non-matching questions served a cached answer: at 95% confidence, on held-back question "
-        "pairs. It sets the verifier's threshold; without a verifier, the lowest similarity.",
+        "pairs. It sets the verifier's threshold; without a verifier, the lowest similarity, so that "
+        "`similarity_threshold` beside it is refused.",
         shown="`0.01`, without a verifier none",
     )
     ttl_seconds: float = key(Number(1, _MAX_SECONDS), "How long an answer may be served.", 3600.0)
@@ -89,7 +92,7 @@ class VerifierKeys:
 
     enabled: bool = key(Flag(), "Off: the lexical checks judge alone, and few paraphrases pass them.", True)
     model_path: str = key(
-        Text("folder"),
+        FilePath("folder"),
         "Another one; it needs a table of its own (`calibration`).",
         str(SHIPPED_VERIFIER),
         shown="the shipped model",
@@ -181,7 +184,7 @@ class CacheKeys(PolicyKeys):
         "milvus",
     )
     backend_config_path: str = key(
-        Text("file"),
+        FilePath("file"),
         "The file of a Milvus server, from this file's folder. Without it, Milvus Lite in the folder `semantic_cache.db` under "
         "`server.state_path`, which only the router's user can enter.",
         "",
@@ -191,7 +194,7 @@ class CacheKeys(PolicyKeys):
         VerifierKeys, "The second model: it reads both questions and confirms that one answer fits."
     )
     calibration: str = key(
-        Text("file"),
+        FilePath("file"),
         "Table from which `max_false_hit_rate` sets thresholds; `semantic-router calibrate cache` makes one from your own pairs.",
         str(CALIBRATION),
         shown="the shipped table",
@@ -294,9 +297,21 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
 
 
 def decision_policy(section: Section, cache: CacheConfig) -> CachePolicy | None:
-    """Read the key `cache` of a rule or of the default: its cache policy, or None if its answers are not cached."""
+    """Read the key `cache` of a rule or of the default: its cache policy, or None if its answers are not cached.
+
+    Without a verifier, `max_false_hit_rate` would replace the `similarity_threshold` of `semantic_cache`, by a lower one even.
+    Only one of them can be meant, so both are refused, as they are within one section.
+    """
     part = section.section("cache")
     keys = read(part, DecisionCacheKeys, _keys_of(cache))
+    inherited = cache.keys.similarity_threshold
+    is_alone = keys.enabled and not cache.calibration.has_verifier
+    if is_alone and inherited is not None and part.has("max_false_hit_rate") and not part.has("similarity_threshold"):
+        message = (
+            f"would replace semantic_cache.similarity_threshold ({inherited:g}), because there is no verifier; "
+            "name similarity_threshold here instead, or remove that one"
+        )
+        part.problem("max_false_hit_rate", message)
     if part.has("enabled") and keys.enabled and not cache.enabled:
         part.problem("enabled", "the cache is off: set semantic_cache.enabled to true")
     return _policy(part, keys, cache.calibration, cache.default) if keys.enabled else None
@@ -340,7 +355,7 @@ def _verifier(section: Section, keys: CacheKeys, folder: Path) -> Path | None:
     if not keys.verifier.enabled:
         return None
     bundle = folder / keys.verifier.model_path
-    if keys.enabled and not (bundle / "manifest.json").is_file():
+    if keys.enabled and not is_file(bundle / "manifest.json"):
         section.problem("model_path", f"there is no model in {bundle}: manifest.json is missing")
     return bundle
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 from router.config.reader import Item, Section
+from router.files import is_usable
 
 JsonSchema = dict[str, object]
 T = TypeVar("T")
@@ -223,6 +224,19 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class FilePath(Text):
+    """The path of a file or a folder, which need not exist."""
+
+    def read(self, item: Item, fallback: object) -> object:
+        """See `Kind`."""
+        value = Text.read(self, item, fallback)
+        if isinstance(item.value, str) and not is_usable(item.value):
+            item.problem("is no path that a file could have: it holds a forbidden character, or is too long")
+            return fallback
+        return value
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """One of a few words."""
 
@@ -258,6 +272,8 @@ class Texts:
     may_be_empty: bool = False
     folds_case: bool = False
     """Case does not matter; the values are kept in lower case."""
+    at_least: int = 1
+    """For the schema; more than one is checked where the list is used."""
 
     def __post_init__(self) -> None:
         if not self.words:
@@ -267,7 +283,7 @@ class Texts:
     def schema(self) -> JsonSchema:
         """See `Kind`."""
         each: JsonSchema = {"enum": list(self.choices)} if self.choices else {"type": "string"}
-        return {"type": "array", "items": each} | ({} if self.may_be_empty else {"minItems": 1})
+        return {"type": "array", "items": each} | ({} if self.may_be_empty else {"minItems": self.at_least})
 
     def read(self, item: Item, fallback: object) -> object:
         """See `Kind`."""
@@ -304,12 +320,14 @@ class Named:
 
     declared: type[Any]
     words: str
+    at_least: int = 0
+    """For the schema; `read_models` checks it."""
 
     @property
     def schema(self) -> JsonSchema:
         """See `Kind`."""
-        names = {"pattern": f"^{NAME}$"}
-        return {"type": ["object", "null"], "propertyNames": names, "additionalProperties": section_schema(self.declared)}
+        kind: JsonSchema = {"type": "object", "minProperties": self.at_least} if self.at_least else {"type": ["object", "null"]}
+        return kind | {"propertyNames": {"pattern": f"^{NAME}$"}, "additionalProperties": section_schema(self.declared)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class ConfigKeys:
         shown=" ",
     )
     models: object = key(
-        Named(ModelKeys, "models by name"),
+        Named(ModelKeys, "models by name", at_least=1),
         "What clients may name; at least one.",
         required="at least one model is needed",
     )
@@ -161,7 +161,7 @@ def _check_top(top: Section) -> None:
     version = top.item("version")
     if version is None:
         top.problem("version", f"is missing; write 'version: {VERSION}'")
-    elif version.value != VERSION:
+    elif type(version.value) is not int or version.value != VERSION:  # true and 1.0 equal 1, too
         version.problem(f"this router reads version {VERSION}")
     top.close()
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from router.cache.settings import DIMENSION, MilvusSettings, SyncSettings
-from router.config.keys import Choice, Flag, Integer, Number, Text, key, read, subsection
+from router.cache.settings import DIMENSION, OWN_COLUMNS, MilvusSettings, SyncSettings
+from router.config.keys import Choice, FilePath, Flag, Integer, Number, Text, key, read, subsection
 from router.config.reader import Notes, Section
 from router.config.reader import parse as parse_yaml
 from router.config.server import LOG_LEVEL
-from router.files import read_text
+from router.files import is_file, read_text
 
 LITE_FOLDER = "semantic_cache.db"
 _INDEXES: Mapping[str, tuple[str, ...]] = {"HNSW": ("M", "efConstruction"), "IVF_FLAT": ("nlist",), "FLAT": (), "AUTOINDEX": ()}
@@ -22,7 +22,7 @@ _SEARCH = {"HNSW": "ef", "IVF_FLAT": "nprobe"}
 _SECRET = re.compile(r"\$\{(\w+)\}")
 _NAME_WORDS = "a name of letters, digits and _"
 _COLUMN = Text("name", _NAME_WORDS, r"[A-Za-z_]\w{0,200}")
-_FILE = Text("file", may_be_empty=True)
+_FILE = FilePath("file", may_be_empty=True)
 _VALUE = Text("text, or `${NAME}`", may_be_empty=True)
 
 
@@ -58,7 +58,7 @@ class ConnectionKeys:
     """The server."""
 
     file: str = key(
-        Text("folder"), "Milvus Lite in this folder, instead of a server; from `server.state_path` on.", "", shown="none"
+        FilePath("folder"), "Milvus Lite in this folder, instead of a server; from `server.state_path` on.", "", shown="none"
     )
     host: str = key(Text("host"), "The server.", "localhost")
     port: int = key(Integer(1, 65_535), "Its port.", 19530)
@@ -274,6 +274,7 @@ def read_milvus(top: Section, state_path: Path | None = None) -> tuple[MilvusSet
     for name in ("ef", "nprobe"):
         if search.has(name) and name != wanted:
             search.problem(name, f"could do nothing: an index of type {keys.collection.index.type} is not searched with it")
+    _check_columns(top, keys)
     settings = _with_connection(MilvusSettings(), keys.connection, top.section("connection"), state_path)
     settings = _with_collection(settings, keys.collection)
     settings = replace(
@@ -296,6 +297,20 @@ def read_milvus(top: Section, state_path: Path | None = None) -> tuple[MilvusSet
     batch = keys.performance.batch
     sync = SyncSettings(batch=batch.insert_batch_size, write_s=batch.timeout, sweep_s=keys.data_management.ttl.cleanup_interval)
     return settings, sync
+
+
+def _check_columns(top: Section, keys: MilvusKeys) -> None:
+    """Every column has a name of its own."""
+    vectors, times = top.section("collection").section("vector_field"), top.section("data_management").section("ttl")
+    vector, timestamp = keys.collection.vector_field.name, keys.data_management.ttl.timestamp_field
+    for section, name, value in ((vectors, "name", vector), (times, "timestamp_field", timestamp)):
+        if value in OWN_COLUMNS:
+            section.problem(name, f"the store has a column '{value}' of its own; choose another name")
+    if vector == timestamp:
+        section, name = (times, "timestamp_field") if times.has("timestamp_field") else (vectors, "name")
+        section.problem(
+            name, f"'{vector}' is the name of the other column, too (collection.vector_field.name, ttl.timestamp_field)"
+        )
 
 
 def _with_connection(settings: MilvusSettings, keys: ConnectionKeys, section: Section, state_path: Path | None) -> MilvusSettings:
@@ -333,7 +348,7 @@ def _with_collection(settings: MilvusSettings, keys: CollectionKeys) -> MilvusSe
 def _existing(section: Section, name: str, value: str, folder: Path) -> str:
     """An existing file, by a path from the folder of the configuration; empty when none is named."""
     path = folder / value
-    if value and not path.is_file():
+    if value and not is_file(path):
         section.problem(name, f"there is no file {path}")
     return str(path) if value else ""
 

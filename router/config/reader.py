@@ -25,12 +25,15 @@ class Notes:
 
     file: str
     problems: list[Problem] = field(default_factory=list)
+    _seen: set[Problem] = field(default_factory=set, repr=False)
+    """Those noted by `add`: a search of the list would take as long as the file's mistakes squared."""
 
     def add(self, node: Node | None, path: str, message: str, severity: str = "error") -> None:
         """Note a problem at a node, once. The message says what is wrong and how to fix it."""
         line = node.start_mark.line + 1 if node is not None else 0
         problem = Problem(self.file, line, path, message, severity)
-        if problem not in self.problems:
+        if problem not in self._seen:
+            self._seen.add(problem)
             self.problems.append(problem)
 
 
@@ -221,7 +224,7 @@ class Section:
 def scalar(node: Node | None) -> object:
     """A scalar's value. None for null and for lists and mappings.
 
-    Typed as in YAML 1.1, except for its traps: dates, `010` (octal) and `1:30` (base 60) remain text.
+    Typed as in YAML 1.1, except for its traps: dates, `010` (octal) and `1:30` or `1:30.5` (base 60) remain text.
     """
     if not isinstance(node, ScalarNode):
         return None
@@ -231,6 +234,8 @@ def scalar(node: Node | None) -> object:
     try:
         value: object = yaml.constructor.SafeConstructor().construct_object(node)
     except (ValueError, KeyError, IndexError):  # a tag that its own text belies, such as `!!int x`
+        return text
+    if isinstance(value, float) and ":" in text:
         return text
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     return text if is_integer and str(value) != text.replace("_", "").removeprefix("+") else value

@@ -60,7 +60,7 @@ class SelectKeys:
     """Models among which a rule selects."""
 
     candidates: tuple[str, ...] = key(
-        Texts("names of models", "list of models"),
+        Texts("names of models", "list of models", at_least=2),
         "Two or more, each with `quality_profile`.",
         (),
         required="name two models or more",
@@ -92,7 +92,12 @@ class ReasoningKeys:
     """Whether the model thinks, and with which effort."""
 
     enabled: bool = key(Flag(), "Sent either way: off is said, too.", True, required="true or false was expected")
-    effort: str = key(Choice(EFFORTS), "Only for families of type `reasoning_effort`.", "", shown="the family's")
+    effort: str = key(
+        Choice(EFFORTS),
+        "Only for families of type `reasoning_effort`, which with `select` every candidate's has to be.",
+        "",
+        shown="the family's",
+    )
 
     def check(self, section: Section) -> None:
         """Refuse an effort when thinking is off."""
@@ -181,7 +186,7 @@ def read_policy(top: Section, context: RuleContext) -> tuple[Policy, dict[str, C
     model = _model(section, keys.model, context)
     default = Default(
         model,
-        _reasoning(section, keys.reasoning, model, context),
+        _reasoning(section, keys, model, context),
         _system_prompt(section, keys.system_prompt),
         _selection(section, keys.select, context),
     )
@@ -240,7 +245,7 @@ def _rule(item: Item, context: RuleContext, policies: dict[str, CachePolicy]) ->
         condition,
         model,
         keys.priority,
-        _reasoning(section, keys.reasoning, model, context),
+        _reasoning(section, keys, model, context),
         _system_prompt(section, keys.system_prompt),
         _selection(section, keys.select, context),
         Block(keys.block.message, keys.block.fail_closed) if is_blocking else None,
@@ -284,6 +289,8 @@ def _selection(section: Section, keys: SelectKeys, context: RuleContext) -> Sele
             item.problem(f"there is no model '{item.text()}'{suggest(item.text(), context.models)}")
         elif not model.quality_profile:
             item.problem(f"models.{model.name}.quality_profile is missing, so its accuracy cannot be predicted")
+        elif model in models:
+            item.problem(f"'{model.name}' is a candidate already; name another model, or remove it")
         else:
             models.append(model)
     if listed and len(keys.candidates) < 2:
@@ -303,16 +310,22 @@ def _model(section: Section, name: str, context: RuleContext) -> Model:
     return context.models.get(name, _NO_MODEL)
 
 
-def _reasoning(section: Section, keys: ReasoningKeys, model: Model, context: RuleContext) -> Reasoning | None:
+def _reasoning(section: Section, keys: DefaultKeys | RuleKeys, model: Model, context: RuleContext) -> Reasoning | None:
+    """Every model that may serve has to know what is asked: `model`, and each candidate of `select`."""
     if not section.has("reasoning"):
         return None
-    part = section.section("reasoning")
-    if model.name and model.reasoning_family is None:
-        part.problem("enabled", f"the model '{model.name}' has no reasoning_family, so this could do nothing")
-    family = context.families.get(model.reasoning_family or "")
-    if keys.effort and family and family.kind == "chat_template_kwargs":
-        part.problem("effort", f"could do nothing: the family '{model.reasoning_family}' only knows on and off")
-    return Reasoning(keys.enabled, keys.effort or None)
+    part, asked = section.section("reasoning"), keys.reasoning
+    candidates = (context.models[name] for name in keys.select.candidates if name in context.models)
+    for each in dict.fromkeys((model, *candidates)):
+        if each.name and each.reasoning_family is None:
+            part.problem("enabled", f"the model '{each.name}' has no reasoning_family, so this could do nothing")
+        family = context.families.get(each.reasoning_family or "")
+        if asked.effort and family and family.kind == "chat_template_kwargs":
+            part.problem(
+                "effort",
+                f"could do nothing: the family '{each.reasoning_family}' of the model '{each.name}' only knows on and off",
+            )
+    return Reasoning(asked.enabled, asked.effort or None)
 
 
 def _system_prompt(section: Section, keys: SystemPromptKeys) -> SystemPrompt | None:

@@ -30,7 +30,7 @@ def schema() -> JsonSchema:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Envoy Semantic Router: config.yaml",
         **section_schema(ConfigKeys),
-        "$defs": {"condition": {**section_schema(When), "minProperties": 1}},
+        "$defs": {"condition": {**section_schema(When), "type": "object", "minProperties": 1}},
     }
 
 

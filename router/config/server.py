@@ -7,12 +7,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.config.keys import Choice, Flag, Integer, Number, Text, Texts, key, subsection
+from router.config.keys import Choice, FilePath, Flag, Integer, Number, Text, Texts, key, subsection
 from router.config.reader import Section
 from router.core.openai.bodysize import DEFAULTS, BodyBounds
+from router.files import is_usable
 
 _HOST_NAME = r"[A-Za-z0-9]([\w.-]{0,251}[A-Za-z0-9])?"
 _LAST_PORT = 65535
+_MAX_SOCKET_BYTES = 107
+"""Of a socket's path, on Linux."""
 _MAX_DEPTH = 500  # Python's parser and encoder give up at about 900 levels
 ADDRESS = Text("address", "'host:port' or 'unix:/path'", r"(unix:/\S+|[^\s:]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})")
 LOG_LEVEL = Choice(("debug", "info", "warning", "error"))
@@ -80,7 +83,7 @@ class ServerConfig:
         Number(0, 3600), "How long exchanges that are still open after that may take to end.", 30.0
     )
     state_path: str = key(
-        Text("folder"), "For what outlives the process: Milvus Lite's folder, rejected pairs.", "", shown="see below"
+        FilePath("folder"), "For what outlives the process: Milvus Lite's folder, rejected pairs.", "", shown="see below"
     )
 
     @property
@@ -101,11 +104,12 @@ class ServerConfig:
         return (Path(file).parent / found).absolute()
 
     def check(self, section: Section) -> None:
-        """Require a port for every worker."""
-        _check_port(section, self.address)
+        """Require a port, or the path of a socket, for every worker and for the spare one of a restart."""
+        _check_address(section, self.address, self.address_of(self.workers))
         host, port = _host_and_port(self.address)
-        if host and _LAST_PORT >= port > _LAST_PORT - self.workers + 1:
-            section.problem("address", f"ports are 1 to {_LAST_PORT}, and each of the {self.workers} workers needs its own")
+        if host and _LAST_PORT >= port > _LAST_PORT - self.workers:
+            each = f"each of the {self.workers} workers" if self.workers > 1 else "the worker"
+            section.problem("address", f"ports are 1 to {_LAST_PORT}, and {each} and a restart's spare worker needs its own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,7 @@ class AdminConfig:
 
     def check(self, section: Section) -> None:
         """Check the host names and the port."""
-        _check_port(section, self.address)
+        _check_address(section, self.address, self.address)
         item = section.item("allowed_hosts")
         for name in item.items() if item else ():
             if not re.fullmatch(_HOST_NAME, name.text()):
@@ -141,24 +145,51 @@ class AdminConfig:
 
     def check_beside(self, server: ServerConfig, section: Section) -> None:
         """Refuse an address on which a worker listens."""
-        host, port = _host_and_port(self.address)
-        other, first = _host_and_port(server.address)
-        is_same_host = host == other or {host, other} & {"0.0.0.0", "[::]"}  # noqa: S104 - looked for, not listened on
-        if self.enabled and host and other and is_same_host and first <= port <= first + server.workers:
-            which = f"worker {port - first}" if port < first + server.workers else "in a restart, a spare worker"
-            section.problem("address", f"{which} listens on port {port} already (server.address)")
+        workers = range(server.workers + 1)
+        if (
+            self.enabled
+            and (taken := next((each for each in workers if _meet(self.address, server.address_of(each))), None)) is not None
+        ):
+            which = f"worker {taken}" if taken < server.workers else "in a restart, a spare worker"
+            _, port = _host_and_port(self.address)
+            where = f"port {port}" if port else self.address
+            section.problem("address", f"{which} listens on {where} already (server.address)")
 
 
-def _check_port(section: Section, address: str) -> None:
+def _check_address(section: Section, address: str, longest: str) -> None:
+    """Check a port's range and a socket's path. `longest` is the longest address that is made of this one."""
     host, port = _host_and_port(address)
     if host and not 0 < port <= _LAST_PORT:
         section.problem("address", f"ports are 1 to {_LAST_PORT}")
+    path = longest.removeprefix("unix:")
+    if path == longest:
+        return
+    if not is_usable(path):
+        section.problem("address", "is no path that a socket could have: it holds a forbidden character, or is too long")
+    elif len(os.fsencode(path)) > _MAX_SOCKET_BYTES:
+        suffix = f" with the suffix {longest.removeprefix(address)}" if longest != address else ""
+        section.problem("address", f"a socket's path has at most {_MAX_SOCKET_BYTES} bytes, this one{suffix} is longer")
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two cannot listen on these addresses at once."""
+    (host, port), (another, its_port) = _host_and_port(one), _host_and_port(other)
+    if not host or not another:
+        return not host and not another and _socket(one) == _socket(other)
+    is_same_host = host == another or {host, another} & {"0.0.0.0", "[::]"}  # noqa: S104 - looked for, not listened on
+    return port == its_port and bool(is_same_host)
+
+
+def _socket(address: str) -> str:
+    return os.path.normpath("/" + address.removeprefix("unix:").lstrip("/"))
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
-    """Both empty for a socket's path."""
+    """Both empty for a socket's path. `localhost` is 127.0.0.1."""
     host, _, port = address.rpartition(":")
-    return ("", 0) if address.startswith("unix:") or not port.isdecimal() else (host, int(port))
+    if address.startswith("unix:") or not port.isdecimal():
+        return "", 0
+    return "127.0.0.1" if host.lower() == "localhost" else host, int(port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from router.config.keys import Flag, Integer, Named, Number, Text, Texts, key, named, read, subsection
+from router.config.keys import FilePath, Flag, Integer, Named, Number, Texts, key, named, read, subsection
 from router.config.patterns import LinearPattern, PatternError, compile_pattern, keyword_patterns
 from router.config.reader import Item, Section
 from router.core.conditions import TextMatches
@@ -23,7 +23,7 @@ class EncoderConfig:
 
     enabled: bool = key(Flag(), "Off: no model is loaded, and rules may not use `intent`, `jailbreak`, `pii` or `select`.", True)
     model_path: Path = key(
-        Text("folder"),
+        FilePath("folder"),
         "Another model; a relative path starts at this file's folder. Its `manifest.json` names the categories.",
         SHIPPED_BUNDLE,
         shown="the shipped model",
@@ -91,7 +91,7 @@ class CustomKeys:
     """A signal of the operator's own."""
 
     model_path: str = key(
-        Text("folder", "the folder of a model"),
+        FilePath("folder", "the folder of a model"),
         "A head from `semantic-router train intent`, or an exported Hugging Face model. From this file's folder.",
         "",
         required="the folder of a model was expected",

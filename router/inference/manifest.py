@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import ConfigError, Problem
-from router.files import read_text
+from router.files import is_file, read_text
 
 FORMAT = 2
 """The bundle format that this version reads."""
@@ -182,9 +182,9 @@ def facts_of(folder: Path) -> HeadManifest | ModelManifest:
     Raises:
         ConfigError: the folder has neither file, or the file cannot be used.
     """
-    if (folder / "manifest.json").is_file():
+    if is_file(folder / "manifest.json"):
         return HeadManifest.of(folder)
-    if (folder / "config.json").is_file():
+    if is_file(folder / "config.json"):
         return ModelManifest.of(folder)
     message = "holds neither manifest.json (`semantic-router train intent`) nor config.json (an exported Hugging Face model)"
     raise ConfigError([Problem(str(folder), 0, "", message)])

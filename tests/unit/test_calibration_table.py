@@ -106,6 +106,21 @@ def test_a_rule_may_have_a_limit_of_its_own() -> None:
     assert (found.verifier_threshold, found.max_false_hit_rate, found.similarity_threshold) == (0.5, 0.3, 0.75)
 
 
+def test_a_limit_of_a_rule_does_not_replace_the_similarity_that_is_written() -> None:
+    """Without a verifier it would serve what the operator's threshold keeps back. A limit replaces a limit."""
+    off = "verifier: { enabled: false }"
+    own = ", cache: { max_false_hit_rate: 0.5 }"
+    with pytest.raises(ConfigError, match=r"would replace semantic_cache.similarity_threshold \(0\.95\)") as caught:
+        cache_policy(f"{off}, similarity_threshold: 0.95", own)
+    assert [problem.path for problem in caught.value.problems] == ["default.cache.max_false_hit_rate"]
+    cache_policy(f"{off}, max_false_hit_rate: 0.01", own)
+    cache_policy(off, own)
+    cache_policy(f"{ON}similarity_threshold: 0.95", own)
+    assert (
+        cache_policy(f"{off}, similarity_threshold: 0.95", ", cache: { similarity_threshold: 0.9 }").similarity_threshold == 0.9
+    )
+
+
 def test_a_limit_that_no_threshold_keeps_is_refused() -> None:
     """The message gives the smallest limit that can be kept."""
     with pytest.raises(ConfigError, match=r"cannot be promised below 0\.004"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from router.config.load import Config, load, parse
 from router.config.models import FAMILIES
 from router.config.patterns import compile_pattern
+from router.config.reader import Notes
 from router.config.server import AdminConfig, ServerConfig, TelemetryConfig, TracingConfig
 from router.config.signals import EncoderConfig, GuardsConfig, IntentConfig
 from router.core.conditions import AllOf, AnyOf, FlagIs, HeaderMatches, LabelIs, Not, TextMatches, TokensWithin
@@ -46,7 +48,7 @@ reasoning_families:
 models:
   fast: { cluster: a, served_name: org/fast, reasoning_family: mine, mock: true, cost_per_million_tokens: 0.2,
           quality_profile: llama-8b }
-  slow: { cluster: b, cost_per_million_tokens: 2, quality_profile: llama-70b }
+  slow: { cluster: b, reasoning_family: qwen3, cost_per_million_tokens: 2, quality_profile: llama-70b }
 signals:
   deadline_ms: 40
   encoder: { enabled: true, model_path: bundle, max_queue: 5, max_chunks: 3 }
@@ -157,6 +159,61 @@ class TestMistakes:
         with pytest.raises(ConfigError, match=said):
             load(file)
 
+    @pytest.mark.parametrize(
+        ("server", "admin", "said"),
+        [
+            ("'unix:/run/r', workers: 2", "'unix:/run/r'", "worker 0 listens on unix:/run/r already"),
+            ("'unix:/run/r', workers: 2", "'unix:///run/r.1'", "worker 1 listens on"),
+            ("'unix:/run/r', workers: 2", "'unix:/run/r.2'", "in a restart, a spare worker listens on"),
+            ("'unix:/run/r', workers: 2", "'unix:/run/r.3'", ""),
+            ("'unix:/run/r', workers: 2", "'127.0.0.1:1'", ""),
+            ("'localhost:5000'", "'127.0.0.1:5000'", "worker 0 listens on port 5000 already"),
+            ("'127.0.0.1:5000'", "'Localhost:5001'", "in a restart, a spare worker listens on port 5001"),
+            ("'127.0.0.1:65535'", "'127.0.0.1:1'", "ports are 1 to 65535, and the worker and a restart's spare worker needs"),
+            ("'127.0.0.1:65534'", "'127.0.0.1:1'", ""),
+            ("'127.0.0.1:65533', workers: 3", "'127.0.0.1:1'", "each of the 3 workers and a restart's spare worker needs"),
+            (f"'unix:/{'r' * 104}'", "'127.0.0.1:1'", ""),
+            (f"'unix:/{'r' * 105}'", "'127.0.0.1:1'", "at most 107 bytes, this one with the suffix .1 is longer"),
+            (f"'unix:/{'r' * 104}', workers: 10", "'127.0.0.1:1'", "this one with the suffix .10 is longer"),
+            ("'127.0.0.1:1'", f"'unix:/{'ü' * 53}'", ""),
+            ("'127.0.0.1:1'", f"'unix:/{'ü' * 54}'", "at most 107 bytes, this one is longer"),
+            ('"unix:/a\\0b"', "'127.0.0.1:1'", "is no path that a socket could have"),
+        ],
+    )
+    def test_addresses(self, server: str, admin: str, said: str) -> None:
+        """Workers, the spare one of a restart and the operator's port listen on addresses of their own that exist."""
+        text = f"{SMALLEST}server: {{ address: {server} }}\nadmin: {{ address: {admin} }}\n"
+        if said:
+            assert said in " ".join(problems_of(text))
+        else:
+            read(text)
+
+    @pytest.mark.parametrize("version", ["true", "1.0", "'1'", "[1]"])
+    def test_a_version_is_a_whole_number(self, version: str) -> None:
+        """Python takes true and 1.0 for 1."""
+        assert any(
+            "this router reads version 1" in said for said in problems_of(SMALLEST.replace("version: 1", f"version: {version}"))
+        )
+
+    @pytest.mark.parametrize("seconds", ["1:30.5", "1:30", "!!float 1:30"])
+    def test_no_number_is_of_base_60(self, seconds: str) -> None:
+        """YAML 1.1 would take ninety seconds and a half for one minute and thirty."""
+        said = problems_of(f"{SMALLEST}semantic_cache: {{ ttl_seconds: {seconds} }}")
+        assert any("ttl_seconds: a number from" in each for each in said)
+
+    def test_many_mistakes_of_one_kind(self) -> None:
+        """Each takes as long to note as the first: ten times the mistakes take far less than a hundred times as long."""
+
+        def seconds(count: int) -> float:
+            notes = Notes("x")
+            began = time.process_time()
+            for at in range(count):
+                notes.add(None, f"rules[{at}]", "unknown key")
+            assert len(notes.problems) == count
+            return time.process_time() - began
+
+        assert min(seconds(20_000) for _ in range(3)) < 40 * min(seconds(2_000) for _ in range(3))
+
     @pytest.mark.parametrize("text", ["[" * 400, "a: &a [*a]", "a: &a { b: *a }", "!!bool x: 1", "version: !!bool x"])
     def test_yaml_made_to_hurt(self, text: str) -> None:
         """It is refused like any other mistake."""
@@ -212,7 +269,7 @@ class TestMeaning:
         assert config.families["qwen3"] == ReasoningFamily("chat_template_kwargs", "think")
         assert config.families["gpt-oss"] == FAMILIES["gpt-oss"]
         fast = Model("fast", "a", "org/fast", "mine", 0.2, "llama-8b")
-        assert config.models == {"fast": fast, "slow": Model("slow", "b", "slow", None, 2.0, "llama-70b")}
+        assert config.models == {"fast": fast, "slow": Model("slow", "b", "slow", "qwen3", 2.0, "llama-70b")}
         assert config.mocks == {"fast"}
         assert (config.signals.deadline_ms, config.signals.intent) == (40, IntentConfig(0.7))
         assert config.signals.encoder == EncoderConfig(enabled=True, model_path=BUNDLE, max_queue=5, max_chunks=3)

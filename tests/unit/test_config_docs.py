@@ -108,3 +108,26 @@ def test_an_editor_sees_what_is_wrong_in_itself(name: str) -> None:
     with pytest.raises(ConfigError):
         parse(text, str(BAD / f"{name}.yaml"))
     assert not VALIDATOR.is_valid(yaml.safe_load(text))
+
+
+def test_an_editor_asks_for_two_candidates() -> None:
+    """One leaves nothing to select."""
+    document = yaml.safe_load(SMALLEST)
+    for candidates, is_right in ((["small"], False), (["small", "large"], True)):
+        document["default"]["select"] = {"candidates": candidates}
+        assert VALIDATOR.is_valid(document) == is_right
+
+
+@pytest.mark.parametrize("models", [None, {}])
+def test_an_editor_asks_for_a_model(models: object) -> None:
+    """Without one nothing can be served."""
+    assert not VALIDATOR.is_valid(yaml.safe_load(SMALLEST) | {"models": models})
+
+
+@pytest.mark.parametrize("when", [None, {"not": None}, {"any": [None]}, {"all": [{"not": None}]}])
+def test_an_editor_refuses_an_empty_condition(when: object) -> None:
+    """`check` does, too."""
+    document = yaml.safe_load(SMALLEST) | {"rules": [{"name": "r", "model": "small", "when": when}]}
+    assert not VALIDATOR.is_valid(document)
+    with pytest.raises(ConfigError):
+        parse(yaml.safe_dump(document), str(BAD / "config.yaml"))

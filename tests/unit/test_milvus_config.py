@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from pymilvus import MilvusClient
 
-from router.cache.settings import MilvusSettings, SyncSettings
+from router.cache.settings import OWN_COLUMNS, MilvusSettings, SyncSettings
+from router.cache.stores.schema import Collections
 from router.config.milvus import read_milvus
 from router.config.reader import Notes
 from router.config.reader import parse as parse_yaml
@@ -101,6 +103,12 @@ REFUSED: list[tuple[str, object, str]] = [
     ("search.params.nprobe", 7, "is not searched with it"),
     ("search.consistency_level", "Sometimes", "is none of Strong, Session"),
     ("connection.tls.ca_file", "nowhere.pem", "there is no file nowhere.pem"),
+    ("connection.tls.ca_file", "x" * 300, "is no path that a file could have"),
+    ("connection.file", "a\0b", "is no path that a file could have"),
+    ("collection.vector_field.name", "answer", "the store has a column 'answer' of its own"),
+    ("data_management.ttl.timestamp_field", "id", "the store has a column 'id' of its own"),
+    ("collection.vector_field.name", "timestamp", "'timestamp' is the name of the other column, too"),
+    ("data_management.ttl.timestamp_field", "embedding", "'embedding' is the name of the other column, too"),
     ("connection.auth.password", "${NO_SUCH_VARIABLE}", "the environment has no variable NO_SUCH_VARIABLE"),
     ("connection.auth.enabled", True, "is missing, while auth.enabled is true"),
     ("collection.name", "a-b", "a name of letters, digits and _"),
@@ -168,3 +176,9 @@ def test_every_key_is_tested() -> None:
         path.removeprefix("milvus.") for path, row in rows().items() if path.startswith("milvus.") and "| section |" not in row
     }
     assert leaves == {row[0] for row in ACTS} | {"performance.connection_pool.max_idle_connections"}
+
+
+def test_the_columns_of_the_store() -> None:
+    """No other column may have the name of one that the store makes."""
+    columns = {column.name for column in Collections(MilvusSettings(), "")._schema(MilvusClient).fields}
+    assert columns == OWN_COLUMNS | {MilvusSettings().vector_field, MilvusSettings().timestamp_field}
