@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -36,14 +37,23 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago. Each port is given once, for the system may name it again before it is used."""
+    """A TCP port that was free a moment ago; each is given once.
+
+    Not one that the system would name: it gives those to outgoing connections too, before the port is used.
+    """
     while True:
+        port = random.SystemRandom().randrange(12_000, 32_000)  # below the range of ports for outgoing connections
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in _given:
-            _given.add(port)
-            return port
+            if port not in _given and probe.connect_ex(("127.0.0.1", port)) and _can_bind(port):
+                _given.add(port)
+                return port
+
+
+def _can_bind(port: int) -> bool:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
