@@ -339,13 +339,13 @@ def _policy(section: Section, keys: PolicyKeys, calibration: CalibrationTable, d
     checks = keys.lexical_checks or ()
     thresholds = calibration.thresholds(section, keys.similarity_threshold, keys.max_false_hit_rate, default, checks)
     return CachePolicy(
-        thresholds.similarity,
-        keys.ttl_seconds,
-        checks,
-        thresholds.verifier,
-        keys.coalesce_timeout_seconds,
-        keys.shadow,
-        keys.exact_only,
+        similarity_threshold=thresholds.similarity,
+        ttl_s=keys.ttl_seconds,
+        lexical_checks=checks,
+        verifier_threshold=thresholds.verifier,
+        coalesce_timeout_s=keys.coalesce_timeout_seconds,
+        shadow=keys.shadow,
+        exact_only=keys.exact_only,
         max_false_hit_rate=thresholds.max_false_hit_rate,
     )
 
@@ -378,13 +378,13 @@ def _scope(section: Section) -> tuple[str, str]:
 
 def _eligibility(keys: EligibilityKeys) -> Eligibility:
     return Eligibility(
-        keys.max_temperature,
-        keys.max_text_chars,
-        keys.tools,
-        keys.time_dependent,
-        keys.user_specific,
-        keys.multi_turn,
-        keys.explicit_models,
-        keys.ignore_user_field,
-        keys.namespace,
+        max_temperature=keys.max_temperature,
+        max_text_chars=keys.max_text_chars,
+        allows_tools=keys.tools,
+        allows_time_dependent=keys.time_dependent,
+        allows_user_specific=keys.user_specific,
+        allows_multi_turn=keys.multi_turn,
+        allows_explicit_models=keys.explicit_models,
+        ignores_user_field=keys.ignore_user_field,
+        namespace=keys.namespace,
     )

@@ -7,12 +7,11 @@ config/README.md from them.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
-from router.config.reader import Item, Section
+from router.config.reader import Item, Section, near
 from router.files import is_usable
 
 JsonSchema = dict[str, object]
@@ -57,6 +56,7 @@ class Key:
     """Its effect, in Markdown."""
     required: str
     """What to write, for a required key; else empty."""
+    default: object
     shown: str
     """The default in words, if it is not the field's default."""
 
@@ -93,7 +93,7 @@ def keys_of(declared: type[Any]) -> tuple[Key, ...]:
     for field in dataclasses.fields(cast("Any", declared)):
         if "key" in field.metadata:
             kind, does, name, required, shown = field.metadata["key"]
-            found.append(Key(name or field.name, field.name, kind, does, required, shown))
+            found.append(Key(name or field.name, field.name, kind, does, required, field.default, shown))
     return tuple(found)
 
 
@@ -156,7 +156,7 @@ class Number:
     @property
     def words(self) -> str:
         """See `Kind`."""
-        return f"{_plain(self.low)} to {_plain(self.high)}"
+        return f"{plain(self.low)} to {plain(self.high)}"
 
     @property
     def schema(self) -> JsonSchema:
@@ -256,7 +256,7 @@ class Choice:
         """See `Kind`."""
         value = item.text()
         if value and value not in self.choices:
-            item.problem(f"'{value}' is none of {self.words}{_near(value, self.choices)}")
+            item.problem(f"'{value}' is none of {self.words}{near(value, self.choices)}")
         return value if value in self.choices else fallback
 
 
@@ -292,14 +292,14 @@ class Texts:
         for part in parts:
             text = part.text()
             if text and self.choices and text not in self.choices:
-                part.problem(f"'{text}' is none of {', '.join(self.choices)}{_near(text, self.choices)}")
+                part.problem(f"'{text}' is none of {', '.join(self.choices)}{near(text, self.choices)}")
             texts.append(text.lower() if self.folds_case else text)
         return tuple(texts)
 
 
 @dataclass(frozen=True, slots=True)
-class SectionOf:
-    """A mapping whose keys another dataclass declares."""
+class OwnSection:
+    """A mapping whose keys another dataclass declares. It has a reader of its own, because other parts give its defaults."""
 
     declared: type[Any]
     words: str = "section"
@@ -308,6 +308,11 @@ class SectionOf:
     def schema(self) -> JsonSchema:
         """See `Kind`."""
         return section_schema(self.declared)
+
+
+@dataclass(frozen=True, slots=True)
+class SectionOf(OwnSection):
+    """One that can be read without other parts of the file."""
 
     def read(self, item: Item, fallback: object) -> object:
         """See `Kind`."""
@@ -348,17 +353,16 @@ def section_schema(declared: type[Any]) -> JsonSchema:
     keys = keys_of(declared)
     required = [each.name for each in keys if each.required]
     found: JsonSchema = {"type": "object" if required else ["object", "null"], "additionalProperties": False}
-    found["properties"] = {each.name: _described(each, declared) for each in keys}
+    found["properties"] = {each.name: _described(each) for each in keys}
     return found | ({"required": required} if required else {})
 
 
-def _described(declared: Key, section: type[Any]) -> JsonSchema:
+def _described(declared: Key) -> JsonSchema:
     schema = dict(declared.kind.schema)
     if declared.does:
         schema["description"] = declared.does
-    default = next(field.default for field in dataclasses.fields(cast("Any", section)) if field.name == declared.field)
-    is_plain = isinstance(default, bool | int | float | str) and default != ""
-    return schema | ({"default": default} if is_plain and not declared.shown and not declared.required else {})
+    is_plain = isinstance(declared.default, bool | int | float | str) and declared.default != ""
+    return schema | ({"default": declared.default} if is_plain and not declared.shown and not declared.required else {})
 
 
 def check_name(name: str, item: Item) -> None:
@@ -377,11 +381,6 @@ def named(section: Section, declared: type[T]) -> dict[str, tuple[Section, T]]:
     return found
 
 
-def _plain(bound: float) -> str:
-    """Format a number as people write it: 315360000, not 3.1536e+08."""
-    return str(int(bound)) if bound == int(bound) else str(bound)
-
-
-def _near(value: str, choices: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(value, choices, 1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+def plain(value: object) -> str:
+    """Format a value as people write it: 315360000, not 3.1536e+08."""
+    return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from router.config.cache import CacheConfig, CacheKeys, read_cache
 from router.config.conditions import BUILT_IN_SIGNALS, ConditionContext
-from router.config.keys import Kind, ListOf, Named, SectionOf, Texts, key, keys_of, read
+from router.config.keys import ListOf, Named, OwnSection, Texts, key, keys_of, read
 from router.config.models import FAMILIES, FamilyKeys, ModelKeys, read_families, read_models, read_virtual_models
 from router.config.reader import Notes, Section
 from router.config.reader import parse as parse_yaml
@@ -34,18 +34,14 @@ class _Version:
         return {"const": VERSION}
 
 
-def _of(declared: type[object]) -> Kind:
-    return SectionOf(declared)
-
-
 @dataclass(frozen=True, slots=True)
 class ConfigKeys:
     """The keys at the top of the file. Each section has its own reader."""
 
     version: object = key(_Version(), "Layout of this file.", required=f"write 'version: {VERSION}'")
-    server: object = key(_of(ServerConfig), "The gRPC server that Envoy asks.", shown=" ")
-    admin: object = key(_of(AdminConfig), "The operator's HTTP port.", shown=" ")
-    telemetry: object = key(_of(TelemetryConfig), "Logs, metrics, traces.", shown=" ")
+    server: object = key(OwnSection(ServerConfig), "The gRPC server that Envoy asks.", shown=" ")
+    admin: object = key(OwnSection(AdminConfig), "The operator's HTTP port.", shown=" ")
+    telemetry: object = key(OwnSection(TelemetryConfig), "Logs, metrics, traces.", shown=" ")
     virtual_models: object = key(
         Texts("names"),
         "Model names with which a client leaves the choice to the rules. None may be a model's.",
@@ -61,11 +57,11 @@ class ConfigKeys:
         "What clients may name; at least one.",
         required="at least one model is needed",
     )
-    signals: object = key(_of(SignalsConfig), "What is measured of a request.", shown=" ")
-    semantic_cache: object = key(_of(CacheKeys), "Cached answers; see [below](#semantic_cache).", shown=" ")
+    signals: object = key(OwnSection(SignalsConfig), "What is measured of a request.", shown=" ")
+    semantic_cache: object = key(OwnSection(CacheKeys), "Cached answers; see [below](#semantic_cache).", shown=" ")
     rules: object = key(ListOf(RuleKeys, "list of rules"), "What decides; see below.", shown="`[]`")
     default: object = key(
-        _of(DefaultKeys),
+        OwnSection(DefaultKeys),
         "What is chosen when no rule fires.",
         required="name the model that serves when no rule fires",
     )

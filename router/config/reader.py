@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import yaml
@@ -90,12 +90,16 @@ def _count(node: Node, left: int, levels: int) -> int:
     return left
 
 
+def near(word: str, known: Sequence[str]) -> str:
+    """`; did you mean 'x'?` if a known word is similar, else nothing."""
+    close = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` if a known word is similar, else the known words."""
     names = sorted(known)
-    if close := difflib.get_close_matches(word, names, 1):
-        return f"; did you mean '{close[0]}'?"
-    return f"; known are: {', '.join(names)}" if names else ""
+    return near(word, names) or (f"; known are: {', '.join(names)}" if names else "")
 
 
 @dataclass(frozen=True, slots=True)

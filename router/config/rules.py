@@ -16,7 +16,7 @@ from router.config.keys import (
     Integer,
     JsonSchema,
     Number,
-    SectionOf,
+    OwnSection,
     Text,
     Texts,
     key,
@@ -123,7 +123,7 @@ class DefaultKeys:
     select: SelectKeys = subsection(SelectKeys, "As in rules.", shown="none")
     reasoning: ReasoningKeys = subsection(ReasoningKeys, "As in rules.", shown="unchanged")
     system_prompt: SystemPromptKeys = subsection(SystemPromptKeys, "As in rules.", shown="none")
-    cache: DecisionCacheKeys = key(SectionOf(DecisionCacheKeys), "As in rules.", None, shown="as in rules")
+    cache: object = key(OwnSection(DecisionCacheKeys), "As in rules.", shown="as in rules")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +154,7 @@ class RuleKeys:
     priority: int = key(Integer(-1_000_000, 1_000_000), "Higher is evaluated first.", 0)
     reasoning: ReasoningKeys = subsection(ReasoningKeys, "Absent, the client's own switches stay as they are.", shown="unchanged")
     system_prompt: SystemPromptKeys = subsection(SystemPromptKeys, "A system prompt for what the rule decides.", shown="none")
-    cache: DecisionCacheKeys = key(
-        SectionOf(DecisionCacheKeys), "Cache settings of this rule.", None, shown="as in `semantic_cache`"
-    )
+    cache: object = key(OwnSection(DecisionCacheKeys), "Cache settings of this rule.", shown="as in `semantic_cache`")
 
 
 # -- readers ---------------------------------------------------------------------------------------------------------

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from router.config.cache import DecisionCacheKeys
 from router.config.conditions import When
-from router.config.keys import JsonSchema, Key, Kind, ListOf, Named, SectionOf, keys_of, section_schema
+from router.config.keys import JsonSchema, Key, Kind, ListOf, Named, OwnSection, keys_of, plain, section_schema
 from router.config.load import ConfigKeys
 from router.config.milvus import MilvusKeys
 
@@ -52,8 +51,6 @@ def _rows(prefix: str, declared: type[Any]) -> Iterator[tuple[str, str]]:
 def _inside(kind: Kind) -> tuple[str, type[object]] | None:
     """The path segment of a key in the paths below it, and the dataclass that declares the keys below."""
     match kind:
-        case SectionOf(declared):
-            return "", declared
         case Named(declared):
             return ".*", declared
         case ListOf(declared):
@@ -67,14 +64,9 @@ def _default(each: Key, declared: type[Any]) -> str:
         return "required"
     if declared is DecisionCacheKeys:
         return "`semantic_cache.enabled`" if each.name == "enabled" else _INHERITED
-    if each.shown or isinstance(each.kind, SectionOf):
+    if each.shown or isinstance(each.kind, OwnSection):
         return each.shown.strip()
-    value = next(field.default for field in dataclasses.fields(cast("Any", declared)) if field.name == each.field)
-    return f"`{json.dumps(value) if isinstance(value, bool) else _plain(value)}`"
-
-
-def _plain(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
+    return f"`{json.dumps(each.default) if isinstance(each.default, bool) else plain(each.default)}`"
 
 
 def fill(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from router.config.keys import FilePath, Flag, Integer, Named, Number, Texts, key, named, read, subsection
+from router.config.keys import FilePath, Flag, Integer, Named, Number, OwnSection, Texts, key, named, read, subsection
 from router.config.patterns import LinearPattern, PatternError, compile_pattern, keyword_patterns
 from router.config.reader import Item, Section
 from router.core.conditions import TextMatches
@@ -113,7 +113,7 @@ class SignalsConfig:
         "For all signals of a request together; what is late is missing. envoy.yaml's `message_timeout` has to exceed it.",
         250,
     )
-    encoder: EncoderConfig = subsection(EncoderConfig, "The classifier.")
+    encoder: EncoderConfig = key(OwnSection(EncoderConfig), "The classifier.", EncoderConfig())
     intent: IntentConfig = subsection(IntentConfig, "The subject of the message.")
     guards: GuardsConfig = subsection(
         GuardsConfig,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from router.inference.manifest import FORMAT, BundleManifest, broken
 
@@ -20,40 +20,24 @@ DIGEST_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """A whole and undamaged model."""
-
-    folder: Path
-    name: str
-    version: str
-    heads: Mapping[str, tuple[str, ...]]
-    """The labels of each head, in the order of its outputs."""
-    thresholds: Mapping[str, float]
-    """By signal: the default threshold, a probability from 0 to 1."""
-    max_tokens: int
-    """The most tokens of one pass, special tokens included."""
-    outputs: Mapping[str, str]
-    """The graph's name of an output, by our name for it, where the two differ."""
-    sha256: Mapping[str, str]
-    """By file name."""
+class Bundle(BundleManifest):
+    """A whole and undamaged model: a manifest with which all its files agree."""
 
     @classmethod
-    def load(cls, folder: Path) -> Bundle:
+    def load(cls, folder: Path) -> Self:
         """Read the manifest and check every file against it.
 
         Raises:
             ConfigError: a file is missing or damaged, or this version does not read its format; the file is named.
         """
-        facts, file = BundleManifest.of(folder), folder / "manifest.json"
-        if facts.format != FORMAT:
-            raise broken(file, f"is of format {facts.format}, this version reads format {FORMAT}")
-        if not {MODEL, TOKENIZER} <= facts.sha256.keys() or not facts.heads:
+        bundle, file = cls.of(folder), folder / "manifest.json"
+        if bundle.format != FORMAT:
+            raise broken(file, f"is of format {bundle.format}, this version reads format {FORMAT}")
+        if not {MODEL, TOKENIZER} <= bundle.sha256.keys() or not bundle.heads:
             raise broken(file, f"does not name its labels, {MODEL} and {TOKENIZER}")
-        for name, expected in facts.sha256.items():
+        for name, expected in bundle.sha256.items():
             _check(folder / name, expected)
-        return cls(
-            folder, facts.name, facts.version, facts.heads, facts.thresholds, facts.max_tokens, facts.outputs, facts.sha256
-        )
+        return bundle
 
 
 def digest(text: str) -> bytes:

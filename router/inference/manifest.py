@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from router.errors import ConfigError, Problem
 from router.files import is_file, read_text
@@ -31,6 +31,8 @@ _PLACES = re.compile(r"^[BILUES]-")
 class BundleManifest:
     """The manifest.json of an encoder or a verifier. `Bundle` checks the files against it."""
 
+    folder: Path
+    """The folder of the manifest and its files."""
     format: object
     name: str
     version: str
@@ -48,7 +50,7 @@ class BundleManifest:
     """Measured when the model was trained."""
 
     @classmethod
-    def of(cls, folder: Path) -> BundleManifest:
+    def of(cls, folder: Path) -> Self:
         """Read manifest.json.
 
         Raises:
@@ -64,16 +66,17 @@ class BundleManifest:
         if not isinstance(manifest, dict):
             raise broken(file, f"is of format None, this version reads format {FORMAT}")
         try:
-            return cls._from(manifest, folder.name)
+            return cls._from(manifest, folder)
         except (AttributeError, TypeError, ValueError):
             raise broken(file, "is damaged") from None
 
     @classmethod
-    def _from(cls, manifest: _Json, name: str) -> BundleManifest:
+    def _from(cls, manifest: _Json, folder: Path) -> Self:
         heads = {head: tuple(map(str, manifest.get(key) or ())) for head, key in _LABELS_OF.items()}
         return cls(
+            folder,
             manifest.get("format"),
-            str(manifest.get("name", name)),
+            str(manifest.get("name", folder.name)),
             str(manifest.get("version", "?")),
             {head: labels for head, labels in heads.items() if labels and manifest.get("labels")},
             {str(signal): float(threshold) for signal, threshold in (manifest.get("thresholds") or {}).items()},

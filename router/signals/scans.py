@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -11,7 +10,8 @@ from typing import Generic, TypeVar
 from router.core.types import Scores
 from router.inference.pool import InferencePool, PassLine, Runnable, digest_of
 from router.inference.turns import Room
-from router.signals.cuts import CutSearch, SharedWork
+from router.signals.cuts import CutSearch
+from router.signals.shared import SharedWork
 
 Part = TypeVar("Part")
 CHUNK_CHARS, SHARED_CHARS = 8192, 512
@@ -66,8 +66,7 @@ class Scans(Generic[Part]):
         self._passes, self._cut, self._read = passes, cut, read
         self._chunk_chars, self._overlap, self._across = chunk_chars, min(SHARED_CHARS, chunk_chars // 4), across
         self._room: Room[Runnable] = Room(passes.max_scan_chars)
-        self._memo: OrderedDict[bytes, Scores] = OrderedDict()
-        self._work = SharedWork[Scores]()
+        self._work = SharedWork[Scores](_MAX_REMEMBERED)
 
     async def __call__(self, texts: Sequence[str]) -> list[Scores]:
         """The scores of each text. Raises as `InferencePool.submit`, `cut` and `read` do."""
@@ -100,14 +99,10 @@ class Scans(Generic[Part]):
 
     def _unread_chars(self, chunks: Sequence[_Chunk]) -> int:
         """The characters of the chunks that are not remembered."""
-        return sum(max(len(chunk.text), _MIN_CHARS) for chunk in chunks if chunk.key not in self._memo)
+        return sum(max(len(chunk.text), _MIN_CHARS) for chunk in chunks if chunk.key not in self._work)
 
     async def _chunk(self, chunk: _Chunk, line: PassLine) -> Scores:
-        key = chunk.key
-        if key in self._memo:
-            self._memo.move_to_end(key)
-            return self._memo[key]
-        return await self._work(key, lambda: self._scan(chunk, line))
+        return await self._work(chunk.key, lambda: self._scan(chunk, line))
 
     async def _scan(self, chunk: _Chunk, line: PassLine) -> Scores:
         """Read a chunk, with at most as many passes at once as there are threads."""
@@ -115,11 +110,7 @@ class Scans(Generic[Part]):
         found: list[Scores] = []
         for start in range(0, len(parts), self._passes.threads):
             found += await _all(self._part(part, line) for part in parts[start : start + self._passes.threads])
-        scores = highest(found)
-        self._memo[chunk.key] = scores
-        if len(self._memo) > _MAX_REMEMBERED:
-            self._memo.popitem(last=False)
-        return scores
+        return highest(found)
 
     async def _part(self, part: Part, line: PassLine) -> Scores:
         return await self._passes.submit(lambda: self._read(part), line)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from router.inference.bundle import SHIPPED, Bundle
 from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
 from tests.contract.milvus_server import PROGRAM, Door, shared
+from tests.waiting import until
 
 POLICY = CachePolicy(0.8, 3600.0, tuple(CHECKS))
 ANSWER = json.dumps({"choices": [{"message": {"content": "Paris.\n"}, "finish_reason": "stop"}]}).encode()
@@ -45,13 +46,6 @@ def query(text: str = CAPITAL, namespace: str = "p", **others: str) -> CacheQuer
     hashed = digest(namespace)
     values = {"scope": "alice", "decision": "default", "model": "small", **others}
     return CacheQuery(text, hashed, digest(f"{hashed}\n{text}"), **values)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for the condition."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def ask(cache: Cache, text: str = CAPITAL, namespace: str = "p", cache_policy: CachePolicy = POLICY) -> Found:

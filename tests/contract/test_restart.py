@@ -18,7 +18,8 @@ from router.runtime.program import Program, refuse_moves
 from router.runtime.restart import Restart
 from router.runtime.supervisor import Supervisor, Worker
 from router.runtime.workers import AggregatedAdmin, restart_number
-from tests.contract.test_workers import Start, end_of, is_alive, lives, program, start, until
+from tests.contract.test_workers import Start, end_of, is_alive, lives, program, start
+from tests.waiting import until
 
 __all__ = ["start"]
 

@@ -22,6 +22,7 @@ from router.runtime.restart import Restarts
 from router.runtime.supervisor import CONFIG_STATUS, Supervisor, Worker
 from router.runtime.workers import AggregatedAdmin, ask_about
 from tests.e2e.stack import ROOT, wait_for
+from tests.waiting import until
 
 WORKER = """
 import asyncio, json, os, pathlib, signal, sys
@@ -92,13 +93,6 @@ def is_alive(pid: int) -> bool:
 def lives(folder: Path, index: int) -> list[int]:
     """The process ids of a worker's lives that reached listening."""
     return [int(path.name.split(".")[2]) for path in sorted(folder.glob(f"up.{index}.*"), key=lambda path: path.stat().st_mtime)]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for the condition, at most 20 seconds."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def program(folder: Path, how: str = "", count: int = 2, stop_s: float = 10) -> Program:

@@ -43,17 +43,11 @@ def free_port() -> int:
     """
     while True:
         port = random.SystemRandom().randrange(12_000, 32_000)  # below the range of ports for outgoing connections
-        with socket.socket() as probe:
-            if port not in _given and probe.connect_ex(("127.0.0.1", port)) and _can_bind(port):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _given:
                 _given.add(port)
                 return port
-
-
-def _can_bind(port: int) -> bool:
-    with socket.socket() as probe, contextlib.suppress(OSError):
-        probe.bind(("127.0.0.1", port))
-        return True
-    return False
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 30) -> None:

@@ -183,19 +183,13 @@ class StoreSync:
                 async with asyncio.timeout(self._settings.write_s):
                     await self._carry_out(batch, sink)
                 self._queue.succeeded()
-            except TimeoutError:
-                self._go_on_or_raise(batch, BackendError("slow"))
-            except BackendError as error:
-                self._go_on_or_raise(batch, error)
-            except Exception as error:  # noqa: BLE001 - otherwise the batch would be lost
-                self._go_on_or_raise(batch, BackendError(_place_of(error)))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the batch would be lost
+                failure = _failure_of(error)
+                if not self._queue.failed(batch, failure, self._now()):
+                    raise failure from None
             finally:
                 self._queue.note_lengths()
         self._written.set()
-
-    def _go_on_or_raise(self, batch: list[Write], error: BackendError) -> None:
-        if not self._queue.failed(batch, error, self._now()):
-            raise error
 
     async def _carry_out(self, batch: list[Write], sink: Sink) -> None:
         match batch[0]:
@@ -274,6 +268,13 @@ class StoreSync:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._written.wait(), wait_s)
         return self._written.is_set() and not self._queue.has_aside
+
+
+def _failure_of(error: Exception) -> BackendError:
+    """The failure of a write: `slow` when it took too long, the store's own word, or where anything else was raised."""
+    if isinstance(error, TimeoutError):
+        return BackendError("slow")
+    return error if isinstance(error, BackendError) else BackendError(_place_of(error))
 
 
 def _place_of(error: Exception) -> str:
