@@ -64,6 +64,8 @@ class Asked:
         self.is_hit = raw.headers["x-vsr-cache-hit"] == "true"
         self.status = raw.headers["x-vsr-cache-status"]
         if is_stream:
+            # To its end: the client would hang up at [DONE], and an answer whose end did not pass the router is not stored.
+            raw.http_response.read()
             self.chunks = list(raw.parse())
             self.text = "".join(chunk.choices[0].delta.content or "" for chunk in self.chunks if chunk.choices)
         else:
