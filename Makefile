@@ -49,7 +49,7 @@ bench:  ## measure what the router costs: latency, requests per second, CPU
 	$(for_dev)
 	@exec $(bin)/python -m tests.bench $(ARGS)
 
-train:  ## train the shipped models again, two hours on two cores: make train DATA=../shared/data OUT=router/models
+train:  ## train the shipped models again, three hours on two cores, resumable: make train DATA=../shared/data OUT=router/models
 	$(for_dev)
 	$(bin)/python -m pip install --no-build-isolation --editable '.[train]'
 	$(bin)/python -m router.training fit --data $(DATA) --out $(OUT)/intent $(ARGS)

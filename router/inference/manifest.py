@@ -14,7 +14,14 @@ from router.files import is_file, read_text
 
 FORMAT = 2
 """The bundle format that this version reads."""
-_LABELS_OF = {"intent": "labels", "outcomes": "models", "attack": "attacks", "personal": "personal"}
+_LABELS_OF = {
+    "intent": "labels",
+    "outcomes": "models",
+    "attack": "attacks",
+    "personal": "personal",
+    "cacheability": "cacheability",
+    "complexity": "complexity",
+}
 """The manifest's key for the labels of each head."""
 HEAD_FORMAT = 1
 """The format of a head's bundle that this version reads."""

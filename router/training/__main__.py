@@ -3,6 +3,8 @@
 fit       --data DIR --out DIR     train, calibrate, export, verify and write the encoder with its heads (needs the extra `train`)
 verifier  --data DIR --out DIR     the same for the verifier, which confirms the cache's candidates
 split     --data DIR --out FILE    write the held-back texts or pairs, as `semantic-router eval` reads them
+
+An interrupted training goes on after its last whole epoch when the same command is given again.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 
-from router.training.data import read, recorded_models
-from router.training.examples import ATTACKS, NO_LABEL, Example, is_for_calibration
-from router.training.pairs import KINDS_OF_PAIRS, development, labelled
+from router.training.data import NOT_FREE, read, recorded_models
+from router.training.examples import ATTACKS, CLASSES, LEVELS, NO_LABEL, Example, is_for_calibration
+from router.training.pairs import KINDS_OF_PAIRS, development, labelled, of_cases, of_groups
+from router.training.prompts import read_conversations, read_groups
 
 _SOURCES = f"comma-separated: texts, such as mmlu_pro or clinc150,banking77, or pairs: {', '.join(KINDS_OF_PAIRS)}"
 
@@ -33,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.add_argument("--sources", default="mmlu_pro", help=_SOURCES)
         else:
             command.add_argument("--threads", type=int, default=2)
-            command.add_argument("--without", default="", help="data sets to leave out, by folder, comma-separated")
+            help_ = (
+                "data sets to leave out, by folder, comma-separated; default: those that are not free for any use, %(default)s"
+            )
+            command.add_argument("--without", default=",".join(sorted(NOT_FREE)), help=help_)
     options = parser.parse_args(argv)
     if options.command == "split":
         return split(options.data, options.out, options.sources.split(","))
@@ -58,6 +64,8 @@ def split(data: Path, out: Path, sources: Sequence[str]) -> int:
 
 def _pairs(data: Path, kinds: Sequence[str]) -> list[dict[str, object]]:
     by_kind = development(labelled(data)[1])
+    by_kind["groups"] = of_groups([group for group in read_groups(data) if group.is_held_back])
+    by_kind["conversations"] = of_cases([case for case in read_conversations(data) if case.is_held_back])
     pairs = [pair for kind in kinds for pair in by_kind[kind]]
     return [{"a": pair.asked, "b": pair.stored, "y": round(pair.same), "tag": pair.source} for pair in pairs]
 
@@ -86,6 +94,10 @@ def _line(example: Example, models: Sequence[str]) -> dict[str, object]:
         line["outcomes"] = {name: None if isnan(right) else int(right) for name, right in known}
     if example.spans is not None:
         line["spans"] = example.spans
+    if example.classes:
+        line["cacheability"] = [name for name, holds in zip(CLASSES, example.classes, strict=True) if holds]
+    if example.level != NO_LABEL:
+        line["complexity"] = LEVELS[example.level]
     return line
 
 

@@ -56,12 +56,16 @@ class _Maker:
         self._parts: dict[str, list[str]] = lists["jailbreak"]
         self._injections: list[str] = lists["injection"]
         self._lookalikes: list[str] = lists["lookalike"]
+        self._lookalikes += [example.text for example in examples if example.source == "safety" and not example.attack]
         by_source: dict[str, list[str]] = {}
         for example in examples:
             by_source.setdefault(example.source, []).append(example.text)
         self._talk = [text for source in ("clinc150", "banking77", "natural") for text in by_source.get(source, ())]
-        self._prompts = by_source.get("jailbreak") or self._injections
-        self._requests = [*by_source.get("advbench", ()), *self._talk[:: max(1, len(self._talk) // 500)]]
+        own = [example for example in examples if example.source == "safety"]
+        self._prompts = [example.text for example in own if example.attack == 1] + by_source.get("jailbreak", [])
+        self._prompts = self._prompts or self._injections
+        harmful = [example.text for example in own if example.attack == 2]
+        self._requests = [*by_source.get("advbench", ()), *harmful, *self._talk[:: max(1, len(self._talk) // 500)]]
         self._fillers = [*by_source.get("mmlu_pro", ()), *by_source.get("gsm8k", ()), *self._talk[::10]]
 
     def make(self, chance: random.Random) -> Example:

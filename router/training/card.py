@@ -12,15 +12,16 @@ Facts = Mapping[str, Any]
 
 _LIMITS = """## Limits
 
-- The categories are those of exams. The model mostly confuses neighbours: physics with engineering and chemistry, health with
-  biology, business with economics.
-- A question about two subjects gets one label.
+- The model mostly confuses neighbouring categories: physics with engineering and chemistry, health with biology, business with
+  economics. A prompt about two subjects gets one label.
+- Levels and classes are judgements of the people who wrote the prompts. A prompt that refers to earlier turns is read without
+  them.
 - The recorded models are from 2024 and answered exam questions. Mapping a model of today to one of them (`quality_profile`) uses
-  its pattern of strengths, not its level. The figures do not say how much reasoning a question needs.
-- Attacks in other languages or in pictures are not detected. Harmful requests without a disguise are learnt from AdvBench alone.
-  Few attacks are held back, which widens the intervals.
-- Personal data is learnt from synthetic sentences. Card numbers, IBANs, e-mail and network addresses are also detected by their
-  form. Names are detected well; the border between an address and a place is not.
+  its pattern of strengths, not its level.
+- Attacks in pictures are not detected, those in languages other than English less often: few were trained on. The intervals are
+  wide, because few attacks are held back.
+- Personal data: card numbers, IBANs, e-mail and network addresses are also detected by their form. The border between an address
+  and a place is learnt less well than names are.
 """
 
 
@@ -32,8 +33,9 @@ def model_card(facts: Facts, metrics: Mapping[str, Estimate]) -> str:
     return f"""# {facts["name"]} {facts["version"]}
 
 all-MiniLM-L6-v2 (Apache-2.0), fine-tuned on several tasks at once, as one int8 ONNX graph. One pass gives the unit sentence
-vector (384), and calibrated probabilities: of 14 categories, of an attack, of personal data by token, and of a right answer by
-each of {len(facts["models"])} recorded models (the predicted accuracy). `make train` makes it; manifest.json has the recipe.
+vector (384), and calibrated probabilities: of 14 categories, of four levels of complexity, of what may keep an answer from being
+cached (personal, timely, variety), of an attack, of personal data by token, and of a right answer by each of
+{len(facts["models"])} recorded models (the predicted accuracy). `make train` makes it; manifest.json has the recipe.
 
 **Input**: the last user message; for rules that block, all that the model will read. Categories and predicted accuracy come from
 one pass, which reads the start and the end of texts over {facts["max_tokens"]} tokens, and not the middle. Attacks and personal
@@ -44,7 +46,7 @@ headers say so.
 ## Trained on
 
 {_data_rows(facts)}
-| everyday questions, attacks and harmless texts that resemble them, written for this project | Apache-2.0 | `router/training/` |
+| prompts of all kinds, written for this project | Apache-2.0 | `prompt_pairs`, `router/training/` |
 
 {left_out}
 15% of every set is held back. The split goes by the beginning of a text. A third of what is held back sets temperatures and
@@ -70,8 +72,14 @@ that small talk does not go to a large model.
 - Rows `by the category alone` are the baseline: a table of how often each model is right in the question's true category.
 - `..._found` and `..._alarmed`: attacks found, and harmless texts taken for attacks, at the default threshold of
   {facts["thresholds"]["jailbreak"]}. The look-alikes are prompts of our own that were not trained on.
-- `pii_*`: a span counts as right if both ends and the kind are right. Spans of one kind that only white space separates count as
-  one. No held-back sentence shares its template with a sentence that was trained on.
+- `prompts_...`, `complexity_...`: on held-back hand-written prompts. `complexity_roc_area_3_4_from_1_2`: demanding from simple.
+- `storable_kept`, `not_storable_let_through`: prompts whose answer may be kept for any asker, and the others, that the default
+  threshold of {facts["thresholds"]["personal"]} takes for storable. `..._at_5_percent_let_through`: at another threshold.
+- `partner_among_five_nearest_above_F`: held-back prompts whose partner is one of the five nearest of all held-back anchors and
+  10,000 other texts, with a similarity of at least F.
+- `..._at_1_percent_false_alarms`: found at the threshold at which 1% of the harmless look-alikes beside them are alarmed.
+- `pii_*`: on Presidio's sentences and on prompts. A span counts as right if both ends and the kind are right. Spans of one kind
+  that only white space separates count as one. No held-back sentence of Presidio's shares its template with a trained one.
 - `int8_times_faster`: compared with the same graph in float32, on one thread, taking turns.
 
 Rerun with `semantic-router eval intent | routing | jailbreak | pii`.
@@ -84,13 +92,13 @@ def verifier_card(facts: Facts) -> str:
     left_out = (
         f"Left out on purpose: {', '.join(facts['without'])}."
         if facts["without"]
-        else "Quora's texts are licensed for non-commercial use. To train a model without them:\n"
-        '`make train ARGS="--without gptcache_qqp,synth_guard"`.'
+        else "Quora's texts are licensed for non-commercial use; so is this model."
     )
     return f"""# {facts["name"]} {facts["version"]}
 
-all-MiniLM-L6-v2 (Apache-2.0), fine-tuned as a cross-encoder, as one int8 ONNX graph. It reads the new question and the stored
-one, and gives the probability that one answer fits both. `make train` makes it.
+all-MiniLM-L6-v2 (Apache-2.0), fine-tuned as a cross-encoder, as one int8 ONNX graph: {len(facts["recipe"]["seeds"])} towers that
+share their embeddings, and whose logits are averaged. It reads the new question and the stored one, or two conversations, and
+gives the probability that one answer fits both. `make train` makes it.
 
 **Input**: both questions whole, up to {facts["max_tokens"]} tokens together. Longer pairs are not judged, and so not served.
 **Language**: English.
@@ -98,7 +106,7 @@ one, and gives the probability that one answer fits both. `make train` makes it.
 ## Trained on
 
 {_data_rows(facts)}
-| question pairs that look like prompts, written for this project | Apache-2.0 | `router/training/pairs.yaml` |
+| prompts and conversations, written for this project | Apache-2.0 | `prompt_pairs`, `conversations`, `router/training/` |
 
 {left_out}
 
@@ -106,29 +114,21 @@ one, and gives the probability that one answer fits both. `make train` makes it.
 
 {_pair_rows(facts["metrics"])}
 
-- `qqp`: natural question pairs, split by connected component. The probability is calibrated on them.
-- `swaps`: generated swaps of numbers, names, negations and order, and harmless edits.
+- `groups`: prompts that look alike, split by group. The probability is calibrated on other held-back groups.
+- `conversations`: the same for conversations.
+- `qqp`: natural question pairs of Quora, of which none was trained on.
+- `swaps`: generated swaps of numbers, names, negations and order in Quora's questions, and harmless edits.
 - `paws`: the same words in another order.
 - `negation`: sentences and their denials.
 - `prompts`: pairs from families of subjects in pairs.yaml that were not trained on.
 
 `semantic-router eval cache` measures how often the cache as a whole is wrong, with similarity and lexical checks.
 
-{_without_quora(facts)}## Limits
+## Limits
 
-- Labels of natural question pairs are noisy: about one in ten is disputable, on either side.
-- Word order in long sentences (`paws`) is its weakness. The lexical check `order` covers that.
-- It was trained on questions. It has seen few long texts that differ in a detail.
-"""
-
-
-def _without_quora(facts: Facts) -> str:
-    if "metrics_without_quora" not in facts:
-        return ""
-    return f"""## The variant without Quora's texts
-
-{_pair_rows(facts["metrics_without_quora"])}
-
+- Labels of natural question pairs (`qqp`) are noisy: about one in ten is disputable, on either side.
+- Word order in long sentences (`paws`) is its weakness.
+- It has seen few texts of over a hundred words that differ in a detail.
 """
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from router.inference.bundle import digest
 from router.training.attacks import attacks, made, safety
-from router.training.examples import Example, is_held_back, own_lists, typos
+from router.training.examples import LEVELS, NO_LABEL, Example, own_lists, typos
 from router.training.personal import sentences, without_any
+from router.training.prompts import read_labelled, read_marked
 
 SOURCES = (
     ("mmlu_pro/questions_train.jsonl.gz", "MMLU-Pro", "MIT"),
@@ -29,8 +30,14 @@ SOURCES = (
     ),
     ("advbench/harmful_behaviors.csv", "AdvBench", "MIT"),
     ("presidio_pii/generated_large.json", "Presidio research, synthetic sentences", "MIT"),
+    ("cacheability/labels.txt", "prompts by whether an answer may be kept", "Apache-2.0"),
+    ("complexity/complexity.txt", "prompts by subject and complexity", "Apache-2.0"),
+    ("pii_prompts/pii.txt", "prompts with personal data", "Apache-2.0"),
 )
-"""File, name and licence of every data set. The YAML files beside this file are our own."""
+"""File, name and licence of every data set; the groups of `prompt_pairs` come on top. The files in `written/` and the YAML files
+beside this file are our own."""
+NOT_FREE = frozenset({"jailbreak", "gptcache_qqp", "synth_guard"})
+"""The data sets that forbid commercial use or state no licence. The shipped models are trained without them."""
 
 FOLDERS = {
     **dict.fromkeys(("math", "mbpp", "human_eval", "commonsense_qa"), "llmrouter_queries"),
@@ -50,12 +57,44 @@ def read(data: Path, without: frozenset[str] = frozenset()) -> tuple[list[Exampl
     The split depends on a hash of a text's beginning, or of the template of a sentence with personal data, so it is the same on
     every machine. Data sets whose folder is in `without` are not trained on; their held-back texts are still measured on.
     """
-    examples = [*_mmlu_pro(data), *_everyday(data), *_tasks(data), *attacks(data)]
+    examples = [*_mmlu_pro(data), *_everyday(data), *_tasks(data), *attacks(data), *_prompts(data)]
     used = [*examples, *without_any(data), *natural(), *safety()]
-    train = [example for example in used if _folder(example) not in without and not is_held_back(example.text)]
+    train = [example for example in used if _folder(example) not in without and not example.is_held_back]
     named, named_held_back = sentences(data)
     train += [*made(train), *(example for example in named if _folder(example) not in without)]
-    return _without_contradictions(train), [e for e in examples if is_held_back(e.text)] + named_held_back
+    held_back = [e for e in examples if e.is_held_back or _folder(e) in without]
+    return _without_contradictions(train), held_back + named_held_back
+
+
+_CLASSES_OF = {
+    "S": (0.0, 0.0, 0.0), "P": (1.0, 0.0, 0.0), "T": (0.0, 1.0, 0.0), "B": (1.0, 1.0, 0.0), "R": (0.0, 0.0, 1.0),
+}  # fmt: skip
+"""`CLASSES` of the letters of cacheability."""
+_KIND_NAMES = {
+    "EMAIL": "EMAIL_ADDRESS", "PHONE": "PHONE_NUMBER", "ORG": "ORGANIZATION", "CARD": "CREDIT_CARD", "IBAN": "IBAN_CODE",
+    "IP": "IP_ADDRESS",
+}  # fmt: skip
+"""Presidio's names of kinds that the marked prompts name otherwise."""
+
+
+def _prompts(data: Path) -> Iterator[Example]:
+    """The prompts that were written by hand."""
+    for text, letter in read_labelled(data, "cacheability"):
+        yield Example(text, "", "cacheability", classes=_CLASSES_OF[letter])
+    for text, label in read_labelled(data, "complexity"):
+        level, category = label.split(" ", 1)
+        yield Example(text, category, "complexity", level=LEVELS.index(level))
+    for text, spans in read_marked(data):
+        named = [(start, end, _KIND_NAMES.get(kind, kind)) for start, end, kind in spans]
+        yield Example(text, "", "pii_prompts", spans=tuple(named), attack=NO_LABEL)
+    for place, (text, label) in enumerate(read_labelled(data, "safety")):
+        is_apart = place // _BLOCK % 7 == 3
+        yield Example(text, "", "safety", attack=_ATTACKS_OF[label], is_apart=is_apart)
+
+
+_BLOCK = 20
+"""Prompts in a row that stay on one side of the split: a harmless one is often the twin of a harmful one beside it."""
+_ATTACKS_OF = {"harmless": 0, "jailbreak": 1, "harmful": 2}
 
 
 def _folder(example: Example) -> str:

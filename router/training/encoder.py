@@ -6,6 +6,7 @@ import importlib.util
 import json
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's own name for it
+
+from router.training.examples import CLASSES, LEVELS
 
 WIDTH, LAYERS, HEADS, VOCABULARY, POSITIONS = 384, 6, 12, 30522, 512
 """all-MiniLM-L6-v2, from its config.json."""
@@ -55,6 +58,16 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(WIDTH, eps=1e-12)
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
 
+    def freeze_embeddings(self) -> None:
+        """Keep word and position embeddings pretrained, and switch the dropout of the layers off.
+
+        Drawing the masks of dropout takes a fifth of the time; varied texts and smoothed labels do its work.
+        """
+        for part in (self.words, self.positions):
+            part.requires_grad_(False)
+        for layer in self.layers:
+            layer.dropout.p = 0.0
+
     def forward(self, ids: Tensor, mask: Tensor, kinds: Tensor | None = None) -> Tensor:
         """States (n, tokens, 384) of `ids`, `mask` and `kinds`, each (n, tokens) int64. The mask is 1 for a token."""
         return self.layer_states(ids, mask, kinds)[-1]
@@ -72,7 +85,7 @@ class Encoder(nn.Module):
         return after
 
 
-class Verifier(nn.Module):
+class Tower(nn.Module):
     """Reads two questions together and gives the logit that one answer fits both."""
 
     def __init__(self, encoder: Encoder) -> None:
@@ -95,6 +108,23 @@ class Verifier(nn.Module):
         return self.same(self.dropout(F.gelu(self.hidden(self.dropout(features))))).squeeze(-1)
 
 
+class Verifier(nn.Module):
+    """The mean of several towers, which were trained from different seeds: it ranks unseen pairs better than each of them.
+
+    They share the word and position embeddings, which stay pretrained, so the second tower adds half of the file's size.
+    """
+
+    def __init__(self, towers: Sequence[Tower]) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(towers)
+        for tower in towers[1:]:
+            tower.encoder.words, tower.encoder.positions = towers[0].encoder.words, towers[0].encoder.positions
+
+    def forward(self, ids: Tensor, mask: Tensor, kinds: Tensor) -> Tensor:
+        """Logits (n,) of pairs (n, tokens); `kinds` is 1 from the second text on."""
+        return torch.stack([tower(ids, mask, kinds) for tower in self.towers]).mean(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """The outputs of one pass, as logits."""
@@ -113,6 +143,10 @@ class Outputs:
     """(n, 3)."""
     personal: Tensor
     """(n, tokens, 2 * kinds + 1): outside, then begin and inside of every kind."""
+    cacheability: Tensor
+    """(n, 3): whether each of `CLASSES` holds."""
+    complexity: Tensor
+    """(n, 4), by level."""
 
 
 class Model(nn.Module):
@@ -120,12 +154,19 @@ class Model(nn.Module):
 
     def __init__(self, encoder: Encoder, labels: int, subjects: int, models: int, attacks: int, kinds: int) -> None:
         super().__init__()
+
+        def on_layers(outputs: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Dropout(0.1), nn.Linear(LAYERS_KEPT * WIDTH, 64), nn.GELU(), nn.Dropout(0.1), nn.Linear(64, outputs)
+            )
+
         self.encoder = encoder
         self.hidden = nn.Linear(WIDTH, WIDTH)
         self.intent, self.subject = nn.Linear(WIDTH, labels), nn.Linear(WIDTH, subjects)
         self.outcomes = nn.Sequential(nn.Linear(2 * WIDTH, 128), nn.GELU(), nn.Dropout(0.2), nn.Linear(128, models))
         self.attack = nn.Sequential(nn.Linear(WIDTH, 64), nn.GELU(), nn.Dropout(0.1), nn.Linear(64, attacks))
         self.personal = nn.Linear(WIDTH, 2 * kinds + 1)
+        self.cacheability, self.complexity = on_layers(len(CLASSES)), on_layers(len(LEVELS))
         self.dropout = nn.Dropout(0.2)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Outputs:
@@ -136,10 +177,11 @@ class Model(nn.Module):
         means = [(layer * weights).sum(1) / weights.sum(1) for layer in after]
         mean = means[-1]
         hidden = self.dropout(F.gelu(self.hidden(self.dropout(mean))))
+        layers = torch.cat([F.normalize(each, dim=-1) for each in means], -1)
         return Outputs(
-            F.normalize(mean, dim=-1), torch.cat([F.normalize(each, dim=-1) for each in means], -1) / LAYERS_KEPT**0.5,
+            F.normalize(mean, dim=-1), layers / LAYERS_KEPT**0.5,
             self.intent(hidden), self.subject(hidden), self.outcomes(torch.cat([mean, hidden], -1)),
-            self.attack(mean), self.personal(self.dropout(states)),
+            self.attack(mean), self.personal(self.dropout(states)), self.cacheability(layers), self.complexity(layers),
         )  # fmt: skip
 
 

@@ -29,11 +29,16 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 ATTACKS = ("benign", "jailbreak", "harmful")
 """Harmless, an attempt to make the model ignore its instructions, or a request for harm."""
+CLASSES = ("personal", "timely", "variety")
+"""What may keep an answer from being given to a later asker: it depends on who asks, on when, or should differ each time."""
+LEVELS = ("1", "2", "3", "4")
+"""How much model a prompt needs: trivial, simple, demanding, hard."""
 KINDS = (
-    "ADDRESS", "CREDIT_CARD", "DATE_TIME", "DOMAIN_NAME", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "LOCATION", "ORGANIZATION",
-    "PERSON", "PHONE_NUMBER", "PREFIX", "TITLE", "US_DRIVER_LICENSE", "US_SSN",
+    "ACCOUNT", "ADDRESS", "AGE", "CREDIT_CARD", "DATE_OF_BIRTH", "DATE_TIME", "DOMAIN_NAME", "EMAIL_ADDRESS", "IBAN_CODE",
+    "IP_ADDRESS", "LOCATION", "MEDICAL", "NATIONAL_ID", "ORGANIZATION", "PASSWORD", "PERSON", "PHONE_NUMBER", "PREFIX", "TITLE",
+    "URL", "USERNAME", "US_DRIVER_LICENSE", "US_SSN", "VEHICLE",
 )  # fmt: skip
-"""The kinds of personal data, by Presidio's names."""
+"""The kinds of personal data, by Presidio's names where it has one."""
 NO_LABEL = -100
 """PyTorch's value for a missing target."""
 
@@ -56,6 +61,17 @@ class Example:
     """Its index in `ATTACKS`, or `NO_LABEL`."""
     spans: tuple[tuple[int, int, str], ...] | None = None
     """The personal data: start, end, kind. None where the text is not annotated."""
+    classes: tuple[float, ...] = ()
+    """1 or 0 for each of `CLASSES`; empty where unknown."""
+    level: int = NO_LABEL
+    """Its index in `LEVELS`, or `NO_LABEL`."""
+    is_apart: bool | None = None
+    """Whether it is held back, where the text does not decide this."""
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether it belongs to the development split."""
+        return is_held_back(self.text) if self.is_apart is None else self.is_apart
 
 
 def is_held_back(text: str) -> bool:

@@ -44,6 +44,15 @@ class Calibration:
     """Temperatures, by which logits are divided."""
     means: tuple[float, ...] = ()
     """Each recorded model's mean logit."""
+    complexity: float = 1.0
+    """A temperature, too."""
+    cacheability: tuple[tuple[float, float], ...] = ((1.0, 0.0),) * 3
+    """Scale and shift of each class's logit."""
+
+    def storable(self, cacheability: Tensor) -> Tensor:
+        """The probability (n, 3) of each of `CLASSES` from the logits (n, 3)."""
+        scales, shifts = torch.tensor(self.cacheability).T
+        return (cacheability * scales + shifts).sigmoid()
 
     def predicted_accuracy(self, outcomes: Tensor) -> Tensor:
         """The predicted accuracy (n, models) from the logits (n, models)."""
@@ -56,7 +65,7 @@ class Calibration:
 _MIN_COSINE = 0.97  # between int8 and float on real texts; measured .99, and a broken export is far below
 
 
-OUTPUTS = ("vector", "layers", "intent", "outcomes", "attack", "personal")
+OUTPUTS = ("vector", "layers", "intent", "outcomes", "attack", "personal", "cacheability", "complexity")
 """The graph's outputs, in order; see `Outputs`."""
 _AXES = {0: "n", 1: "tokens"}
 
@@ -79,6 +88,8 @@ class Served(nn.Module):
             self.calibration.predicted_accuracy(found.outcomes),
             found.attack.softmax(-1),
             found.personal.softmax(-1),
+            self.calibration.storable(found.cacheability),
+            (found.complexity / self.calibration.complexity).softmax(-1),
         )
 
 

@@ -1,4 +1,4 @@
-"""Makes the encoder's bundle from the data: train, calibrate, export, verify, describe."""
+"""Makes the encoder's bundle from the data: train, calibrate, export, verify, describe. `figures.py` measures the prompts."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 from router.evaluation import routing
 from router.evaluation.intent import SCIENCES
 from router.evaluation.measures import Estimate, bootstrap, share
-from router.evaluation.spans import span_figures
 from router.inference.bundle import MODEL, TOKENIZER, Bundle
 from router.inference.encoder import Encoder
 from router.inference.pool import InferencePool
-from router.inference.spans import joined
 from router.inference.tokens import WindowTokenizer
 from router.signals.jailbreak import JailbreakSignal
-from router.signals.pii.signal import PiiSignal
 from router.training.attacks import amid, safety_held_back
 from router.training.card import model_card
+from router.training.checkpoints import Checkpoints
 from router.training.data import SOURCES, read, recorded_models
 from router.training.encoder import Model, load_pretrained
-from router.training.examples import ATTACKS, KINDS, LABELS, Example, is_for_calibration, typos
+from router.training.examples import ATTACKS, CLASSES, KINDS, LABELS, LEVELS, Example, is_for_calibration, typos
 from router.training.export import Calibration, export, provenance, run, verify, write_bundle
+from router.training.figures import candidates_found, logistic, prompt_figures, span_estimates, strictest
+from router.training.prompts import Group, read_groups
 from router.training.train import Recipe, fit, predict
 
-NAME, VERSION = "minilm-signals", "2"
+NAME, VERSION = "minilm-signals", "3"
+CHECKPOINT = "training.pt"
 TRAINING_TOKENS, SERVING_TOKENS = 96, 128
 _MAX_EVERYDAY_IN_SCIENCE = 0.01
 _MAX_FALSE_ALARMS = 0.01
+_MAX_ALARMED_LOOKALIKES = 0.02
+_MAX_LET_THROUGH = 0.04
+"""The share of prompts whose answer may not be kept that count as storable; below the 5% of the target, because few calibrate."""
 _VERIFIED_TEXTS = 300
 
 
@@ -50,14 +54,19 @@ def make(
     (out / TOKENIZER).write_bytes(tokenizer)
     train, held_back = read(data, without)
     models = recorded_models(data)
-    say(f"{len(train)} texts to train on, {len(held_back)} held back")
-    model = fit(encoder, train, len(models), WindowTokenizer(out / TOKENIZER, TRAINING_TOKENS), recipe, say)
-    finish(model, data, out, train, held_back, tokenizer, recipe, without, say)
+    groups = read_groups(data)
+    known = [group for group in groups if not group.is_held_back]
+    say(f"{len(train)} texts and {len(known)} groups to train on, {len(held_back)} and {len(groups) - len(known)} held back")
+    checkpoints = Checkpoints(out / CHECKPOINT, (recipe, [e.text for e in train], known), say)
+    reader = WindowTokenizer(out / TOKENIZER, TRAINING_TOKENS)
+    model = fit(encoder, train, known, len(models), reader, recipe, checkpoints, say)
+    finish(model, data, out, train, held_back, groups, tokenizer, recipe, without, say)
+    checkpoints.remove()
 
 
 def finish(
-    model: Model, data: Path, out: Path, train: Sequence[Example], held_back: Sequence[Example], tokenizer: bytes, recipe: Recipe,
-    without: frozenset[str], say: Callable[[str], None],
+    model: Model, data: Path, out: Path, train: Sequence[Example], held_back: Sequence[Example], groups: Sequence[Group],
+    tokenizer: bytes, recipe: Recipe, without: frozenset[str], say: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Calibrate, export, measure and describe a trained model."""
     reader = WindowTokenizer(out / TOKENIZER, SERVING_TOKENS)
@@ -74,15 +83,20 @@ def finish(
         "max_tokens": SERVING_TOKENS,
         "attacks": list(ATTACKS),
         "personal": list(KINDS),
+        "cacheability": list(CLASSES),
+        "complexity": list(LEVELS),
         "models": list(models),
         "calibration": asdict(calibration),
         "recipe": asdict(recipe),
         **provenance(data, SOURCES, without),
     }
     trained_on = [example.text for example in train]
+    trained_on += [line.text for group in groups if not group.is_held_back for line in (*group.same, *group.different)]
     write_bundle(out, tokenizer, trained_on, LABELS, facts, "")  # complete enough to be served and measured
     metrics = {
         **measure(out / MODEL, model, development, reader, thresholds, models, _table(train)),
+        **prompt_figures(out / MODEL, development, reader, thresholds),
+        **candidates_found(out / MODEL, [group for group in groups if group.is_held_back], [e.text for e in train], reader),
         **{f"int8_times_faster_at_{tokens}_tokens": Estimate(times, times, times) for tokens, times in faster.items()},
     }
     for name, estimate in metrics.items():
@@ -99,26 +113,44 @@ def calibrate(model: Model, examples: Sequence[Example], reader: WindowTokenizer
     The attack's is the lowest of 0.50, 0.55 ... 0.95 at which at most 1% of harmless texts are mistaken for an attack.
     """
     exam = [example for example in examples if example.source == "mmlu_pro"]
+    prompts = [example for example in examples if example.source == "complexity"]
     found = predict(model, [example.text for example in exam], reader)
-    truth = torch.tensor([LABELS.index(example.label) for example in exam])
+    natural = predict(model, [example.text for example in prompts], reader)
+    truth = torch.tensor([LABELS.index(example.label) for example in (*exam, *prompts)])
+    intents = torch.cat([found.intent, natural.intent])
     outcomes = torch.tensor([example.outcomes for example in exam])
     known = ~outcomes.isnan()
     means = tuple(round(mean, 4) for mean in found.outcomes.mean(0).tolist())
+    levels = torch.tensor([example.level for example in prompts])
+    classed = [example for example in examples if example.classes]
+    kept = predict(model, [example.text for example in classed], reader).cacheability
+    classes = torch.tensor([example.classes for example in classed])
     calibration = Calibration(
-        _temperature(lambda scale: F.cross_entropy(found.intent / scale, truth)),
+        _temperature(lambda scale: F.cross_entropy(intents / scale, truth)),
         _temperature(
             lambda scale: F.binary_cross_entropy(
                 Calibration(1.0, scale, means).predicted_accuracy(found.outcomes)[known], outcomes[known]
             )
         ),
         means,
+        _temperature(lambda scale: F.cross_entropy(natural.complexity / scale, levels)),
+        tuple(logistic(kept[:, place], classes[:, place]) for place in range(len(CLASSES))),
     )
     everyday = predict(model, [e.text for e in examples if e.source in ("clinc150", "banking77")], reader)
     talk = (everyday.intent / calibration.intent).softmax(-1).numpy()
     science = _lowest(0.40, lambda threshold: _in_science(talk, threshold).mean() <= _MAX_EVERYDAY_IN_SCIENCE)
-    harmless = torch.cat([everyday.attack, found.attack]).softmax(-1)[:, 1:].amax(-1).numpy()
-    alarm = _lowest(0.50, lambda threshold: (harmless >= threshold).mean() <= _MAX_FALSE_ALARMS)
-    return calibration, {"intent": science, "jailbreak": alarm, "pii": 0.5}
+    alike = predict(model, [e.text for e in examples if e.source == "safety" and e.attack == 0], reader)
+    harmless, lookalikes = (
+        some.softmax(-1)[:, 1:].amax(-1).numpy() for some in (torch.cat([everyday.attack, found.attack]), alike.attack)
+    )
+    alarm = _lowest(
+        0.50,
+        lambda threshold: (
+            (harmless >= threshold).mean() <= _MAX_FALSE_ALARMS and (lookalikes >= threshold).mean() <= _MAX_ALARMED_LOOKALIKES
+        ),
+    )
+    storable = strictest(calibration.storable(kept).numpy(), classes.numpy() > 0, _MAX_LET_THROUGH)
+    return calibration, {"intent": science, "jailbreak": alarm, "pii": 0.5, **dict.fromkeys(CLASSES, storable)}
 
 
 def _table(examples: Sequence[Example]) -> NDArray[np.float64]:
@@ -172,28 +204,13 @@ def measure(
         "everyday_in_science": share(int(_in_science(talk["intent"], thresholds["intent"]).sum()), len(everyday)),
         "int8_vector_cosine": Estimate(cosine, cosine, cosine),
     }
-    figures |= _personal(path, [example for example in examples if example.spans is not None])
+    for source in ("presidio", "pii_prompts"):
+        figures |= span_estimates(path, source, [example for example in examples if example.source == source])
     outcomes = np.array([example.outcomes for example in exam])
     figures |= _routing(outcomes, served["outcomes"].astype(np.float64), models)
     by_category = _routing(outcomes, table[truth], models)
     figures |= {f"{name}, by the category alone": estimate for name, estimate in by_category.items()}
     return figures | _safety(path, examples, thresholds["jailbreak"])
-
-
-def _personal(path: Path, examples: Sequence[Example]) -> dict[str, Estimate]:
-    """By exact ends and kind."""
-    bundle, pairs = Bundle.load(path.parent), []
-    signal = PiiSignal(Encoder(bundle, InferencePool(1, 1)), bundle)
-    for example in examples:
-        found = {(span.start, span.end, span.kind) for span in signal.run(example.text).spans}
-        pairs.append((set(example.spans or ()), joined(example.text, found)))
-    figures = span_figures(pairs)
-    low, high = (min(figures.precision.low, figures.recall.low), max(figures.precision.high, figures.recall.high))
-    return {
-        "pii_f1": Estimate(figures.f1, low, high),
-        "pii_precision": figures.precision,
-        "pii_recall": figures.recall,
-    }
 
 
 def _routing(outcomes: NDArray[np.float64], right: NDArray[np.float64], models: Sequence[str]) -> dict[str, Estimate]:
@@ -221,6 +238,7 @@ def _routing(outcomes: NDArray[np.float64], right: NDArray[np.float64], models: 
 def _safety(path: Path, examples: Sequence[Example], threshold: float) -> dict[str, Estimate]:
     """Shares of attacks found, and of harmless prompts mistaken for attacks."""
     own, chance = safety_held_back(), random.Random(0)  # noqa: S311 - reproducible on purpose
+    own += [e for e in examples if e.source == "safety"]
     jailbreaks = [e.text for e in examples if e.source == "jailbreak"] + [e.text for e in own if e.attack == 1]
     exam = [e.text for e in examples if e.source == "mmlu_pro"]
     fillers = [text for text in exam if 150 < len(text) < 600]
@@ -230,6 +248,7 @@ def _safety(path: Path, examples: Sequence[Example], threshold: float) -> dict[s
             amid(text, fillers, chance) for text in jailbreaks if len(text) < 400 for _ in range(3)
         ],
         "harmful_found": [e.text for e in examples if e.source == "advbench"],
+        "undisguised_harm_found": [e.text for e in own if e.attack == 2],
         "lookalikes_alarmed": [e.text for e in own if e.attack == 0],
         "everyday_alarmed": [e.text for e in examples if e.source in ("clinc150", "banking77")],
         "exam_questions_alarmed": exam,

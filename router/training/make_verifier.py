@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
 from router.errors import BackendError
 from router.evaluation.measures import recall_at_precision, roc_area
 from router.inference.bundle import MODEL, TOKENIZER, Bundle
 from router.inference.cross_encoder import CrossEncoder
-from router.inference.manifest import BundleManifest
 from router.inference.pool import InferencePool
 from router.inference.tokens import PairTokenizer
 from router.training.card import verifier_card
+from router.training.checkpoints import Checkpoints
 from router.training.encoder import Verifier, load_pretrained
 from router.training.export import export_verifier, provenance, write_bundle
-from router.training.pairs import SOURCES, Pair, development, intents, labelled
+from router.training.figures import logistic
+from router.training.pairs import SOURCES, Pair, development, intents, labelled, of_cases, of_groups
+from router.training.prompts import Group, read_conversations, read_groups
 from router.training.train import mean_vector
-from router.training.verifier import Batches, Recipe, fit, mined, scores
+from router.training.verifier import Batches, Data, Recipe, fit, mined, scores
 
-QUORA = frozenset({"gptcache_qqp", "synth_guard"})
-"""The data sets with Quora's texts."""
-NAME, VERSION = "minilm-verifier", "1"
+NAME, VERSION = "minilm-verifier", "2"
 _MAX_LOST = 0.02  # ROC area lost to int8; measured .002, and a broken export loses far more
 
 
@@ -40,11 +38,19 @@ def make(data: Path, out: Path, threads: int, without: frozenset[str], say: Call
     encoder, tokenizer = load_pretrained()
     (out / TOKENIZER).write_bytes(tokenizer)
     batches = Batches(out / TOKENIZER, recipe.max_tokens)
-    train, held_back = labelled(data, without)
+    pairs, held_back = labelled(data, without)
     said = intents(data, without)
-    train += mined(said, _vectors(encoder, [text for text, _ in said], batches))
-    say(f"{len(train)} pairs to train on, {len(held_back)} held back")
-    model = fit(encoder, train, batches, recipe, say)
+    pairs += mined(said, _vectors(encoder, [text for text, _ in said], batches))
+    groups, cases = read_groups(data), read_conversations(data)
+    known = [group for group in groups if not group.is_held_back]
+    texts = [text for text, _ in said] + [line.text for group in known for line in (*group.same, *group.different)]
+    learnt = Data(known, [case for case in cases if not case.is_held_back], pairs, texts)
+    say(f"{len(pairs)} pairs, {len(known)} groups and {len(learnt.cases)} conversations to train on")
+
+    def checkpoints(seed: int) -> Checkpoints:
+        return Checkpoints(out / f"training-{seed}.pt", (recipe, learnt), say)
+
+    model = fit(learnt, batches, recipe, checkpoints, say)
     facts: dict[str, object] = {
         "name": NAME,
         "version": VERSION,
@@ -52,17 +58,15 @@ def make(data: Path, out: Path, threads: int, without: frozenset[str], say: Call
         "recipe": asdict(recipe),
         **provenance(data, SOURCES, without),
     }
-    if not without:
-        facts["metrics_without_quora"] = _metrics_without_quora(data, threads, say)
-    finish(model, out, train, held_back, tokenizer, batches, facts, say)
-
-
-def _metrics_without_quora(data: Path, threads: int, say: Callable[[str], None]) -> Mapping[str, object]:
-    """The metrics of the variant without non-commercially licensed data."""
-    say("the variant without Quora's texts, to tell in the card how good it is")
-    with TemporaryDirectory() as folder:
-        make(data, Path(folder), threads, QUORA, say)
-        return BundleManifest.of(Path(folder)).metrics
+    sets = {
+        **development(held_back),
+        "groups": of_groups([group for group in groups if group.is_held_back and not group.is_for_calibration]),
+        "conversations": of_cases([case for case in cases if case.is_held_back]),
+    }
+    calibrating = of_groups([group for group in groups if group.is_held_back and group.is_for_calibration])
+    finish(model, out, learnt, calibrating, sets, tokenizer, batches, facts, say)
+    for seed in recipe.seeds:
+        checkpoints(seed).remove()
 
 
 def _vectors(encoder: torch.nn.Module, texts: Sequence[str], batches: Batches) -> torch.Tensor:
@@ -78,24 +82,31 @@ def _vectors(encoder: torch.nn.Module, texts: Sequence[str], batches: Batches) -
 
 
 def finish(
-    model: Verifier, out: Path, train: Sequence[Pair], held_back: Sequence[Pair], tokenizer: bytes, batches: Batches,
-    facts: dict[str, object], say: Callable[[str], None],
+    model: Verifier, out: Path, learnt: Data, calibrating: Sequence[Pair], sets: dict[str, list[Pair]], tokenizer: bytes,
+    batches: Batches, facts: dict[str, object], say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Calibrate, export, measure and describe a trained verifier; its figures join `facts`."""
-    by_source = development(held_back)
-    natural = by_source["qqp"]
-    logits = torch.tensor(scores(model, natural, batches))
-    scale, shift = _platt(logits, torch.tensor([pair.same for pair in natural]))
+    """Calibrate a trained verifier on some pairs, export it, measure it on `sets` and describe it; its figures join `facts`."""
+    logits = torch.tensor(scores(model, calibrating, batches))
+    scale, shift = logistic(logits, torch.tensor([pair.same for pair in calibrating]))
     say(f"probability = sigmoid({scale:.3f} * logit {shift:+.3f})")
     export_verifier(model, scale, shift, out / MODEL)
-    trained_on = [f"{pair.asked}\n{pair.stored}" for pair in train]
+    trained_on = [f"{pair.asked}\n{pair.stored}" for pair in learnt.pairs]
+    trained_on += [f"{one}\n{other}" for group in learnt.groups for one, other in _pairs_of(group)]
     write_bundle(out, tokenizer, trained_on, ("same",), facts, "")  # whole enough to be served, and so measured
-    metrics = measure(out, model, by_source, batches)
+    metrics = measure(out, model, sets, batches)
     for name, figures in metrics.items():
-        say(f"{name:12} " + "  ".join(f"{figure} {value:.4f}" for figure, value in figures.items()))
+        say(f"{name:13} " + "  ".join(f"{figure} {value:.4f}" for figure, value in figures.items()))
     facts["metrics"] = metrics
     write_bundle(out, tokenizer, trained_on, ("same",), facts, verifier_card(facts))
     say(f"wrote {out}")
+
+
+def _pairs_of(group: Group) -> Iterator[tuple[str, str]]:
+    """The pairs of a group that an evaluation would hold: the anchor with each other prompt, in both orders."""
+    anchor, *others = [line.text for line in (*group.same, *group.different)]
+    for other in others:
+        yield anchor, other
+        yield other, anchor
 
 
 def measure(folder: Path, model: Verifier, sets: dict[str, list[Pair]], batches: Batches) -> dict[str, dict[str, float]]:
@@ -131,18 +142,3 @@ def _is_readable(reader: PairTokenizer, pair: Pair) -> bool:
 
 def _recalls(truth: NDArray[np.bool_], found: NDArray[np.float64]) -> dict[str, float]:
     return {f"recall_at_{round(100 * p)}": recall_at_precision(truth, found, p) for p in (0.90, 0.95)}
-
-
-def _platt(logits: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
-    """The scale and shift that calibrate logits (Platt, 1999)."""
-    scale, shift = torch.ones((), requires_grad=True), torch.zeros((), requires_grad=True)
-    optimizer = torch.optim.LBFGS([scale, shift], max_iter=100)
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = F.binary_cross_entropy_with_logits(logits * scale + shift, truth)
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    return round(float(scale.detach()), 4), round(float(shift.detach()), 4)

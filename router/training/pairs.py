@@ -1,4 +1,4 @@
-"""The verifier's training and evaluation pairs: labelled question pairs, and made pairs that look like prompts."""
+"""The verifier's training and evaluation pairs: of prompts and conversations that were written, of data sets, and made ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from router.core.text.conversation import Turn, as_text
 from router.inference.bundle import digest
 from router.training.examples import typos
+from router.training.prompts import Case, Group, Line
 
 SOURCES = (
     ("gptcache_qqp/train.jsonl.gz", "Quora Question Pairs (GPTCache)", "Quora terms: non-commercial"),
@@ -24,8 +27,9 @@ SOURCES = (
     ("banking77/train.csv", "BANKING77", "CC-BY-4.0"),
     ("clinc150/data_train_val.json", "CLINC150", "CC-BY-3.0"),
 )
-"""File, name and licence of every data set. pairs.yaml beside this file is our own."""
-KINDS_OF_PAIRS = ("prompts", "swaps", "paws", "negation", "qqp")
+"""File, name and licence of every data set; `prompt_pairs` and `conversations` come on top. pairs.yaml and `written/` beside this
+file are our own."""
+KINDS_OF_PAIRS = ("groups", "conversations", "prompts", "swaps", "paws", "negation", "qqp")
 HELD_BACK_PERCENT = 15
 _MADE = 3000
 _QUESTION_MARKS = 0.12
@@ -68,6 +72,86 @@ def labelled(data: Path, without: frozenset[str] = frozenset()) -> tuple[list[Pa
                 train.append(pair)
     held_back += [Pair(line["a"], line["b"], float(line["y"]), "qqp") for line in _lines(data / "gptcache_qqp" / "dev.jsonl.gz")]
     return train, held_back
+
+
+class Sampler:
+    """Draws pairs from groups and cases, anew for each epoch."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+
+    def of_groups(self, groups: Sequence[Group], same: int = 6, different: int = 8) -> list[Pair]:
+        """So many pairs of each group. Every prompt that looks alike occurs, beside the anchor more often than beside another."""
+        return [pair for group in groups for pair in self._of_group(group, same, different)]
+
+    def of_cases(self, cases: Sequence[Case]) -> list[Pair]:
+        """Pairs of the conversations of each case."""
+        pairs = []
+        for case in cases:
+            alike = [case.stored, *(turns for turns, _ in case.same)]
+            for _ in case.same:
+                one, two = self._chance.sample(alike, 2)
+                pairs.append(self._pair(as_text(one), as_text(two), 1, CONVERSATION))
+            for turns, _ in case.different:
+                other = case.stored if self._chance.random() < 0.5 else self._chance.choice(alike)
+                if _system(turns) == _system(other):
+                    pairs.append(self._pair(as_text(other), as_text(turns), 0, CONVERSATION))
+        return pairs
+
+    def _of_group(self, group: Group, same: int, different: int) -> Iterator[Pair]:
+        alike = list(combinations(group.same, 2))
+        for one, other in self._chance.sample(alike, min(same, len(alike))):
+            yield self._pair(self._noisy(one, group), self._noisy(other, group), 1, GROUP)
+        for place in range(different):
+            if place % len(group.different) == 0:
+                apart = self._chance.sample(group.different, len(group.different))
+            one = group.same[0] if self._chance.random() < 0.4 else self._chance.choice(group.same)
+            yield self._pair(self._noisy(one, group), self._noisy(apart[place % len(apart)], group), 0, GROUP)
+
+    def _pair(self, one: str, other: str, same: float, source: str) -> Pair:
+        return Pair(one, other, same, source) if self._chance.random() < 0.5 else Pair(other, one, same, source)
+
+    def _noisy(self, line: Line, group: Group) -> str:
+        """The prompt, now and then mistyped or without its question mark; never where a sign may be all that differs."""
+        drawn = self._chance.random()
+        if group.field == "traps" or drawn > 0.2:
+            return line.text
+        return line.text.rstrip("?.!") if drawn > 0.1 else typos(line.text, self._chance) if len(line.text) < 120 else line.text
+
+
+GROUP, CONVERSATION = "group", "conversation"
+"""The sources of pairs of groups and of cases."""
+
+
+def _system(turns: Sequence[Turn]) -> list[str]:
+    """What the cache compares exactly: two conversations under different system messages never meet."""
+    return [turn.text for turn in turns if turn.role == "system"]
+
+
+def of_groups(groups: Sequence[Group]) -> list[Pair]:
+    """Pairs to measure on, always the same: the anchor with each prompt of its group, and another of the same prompts with each
+    that looks alike. The source is the field and the kind, such as `service free`."""
+    pairs = []
+    for group in groups:
+        anchor, *others = group.same
+        pairs += [Pair(line.text, anchor.text, 1, f"{group.field} {line.kind}") for line in others]
+        pairs += [Pair(line.text, anchor.text, 0, f"{group.field} {line.kind}") for line in group.different]
+        pairs += [
+            Pair(group.same[1 + place % len(others)].text, line.text, 0, f"{group.field} {line.kind}")
+            for place, line in enumerate(group.different)
+        ]
+    return pairs
+
+
+def of_cases(cases: Sequence[Case]) -> list[Pair]:
+    """Pairs to measure on: the stored conversation with each other of its case that has the same system messages."""
+    return [
+        Pair(as_text(turns), as_text(case.stored), same, f"conversation {kind}")
+        for case in cases
+        for same, some in ((1.0, case.same), (0.0, case.different))
+        for turns, kind in some
+        if _system(turns) == _system(case.stored)
+    ]
 
 
 def development(held_back: Sequence[Pair]) -> dict[str, list[Pair]]:

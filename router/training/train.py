@@ -1,4 +1,7 @@
-"""Trains the encoder and all heads together, and keeps the sentence vector close to the pretrained one."""
+"""Trains the encoder and all heads together.
+
+The sentence vector is kept close to the pretrained one, except that prompts of one group move together and away from others.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
 from router.inference.tokens import WindowTokenizer
+from router.training.checkpoints import Checkpoints, Training, moving_average, with_bfloat16
 from router.training.data import epoch, vary
 from router.training.encoder import Encoder, Model, Outputs
-from router.training.examples import ATTACKS, KINDS, LABELS, NO_LABEL, Example
+from router.training.examples import ATTACKS, CLASSES, KINDS, LABELS, LEVELS, NO_LABEL, Example, typos
+from router.training.prompts import Group
 
 SHARES = {
     "clinc150": 900,
@@ -25,8 +30,8 @@ SHARES = {
     "mbpp": 400,
     "human_eval": 100,
     "commonsense_qa": 100,
-    "natural": 4800,
-    "refilled": 2500,
+    "natural": 3200,
+    "refilled": 1500,
     "nothing personal": 250,
     "made attack": 1300,
     "made harmless": 600,
@@ -52,7 +57,16 @@ class Recipe:
     outcomes: float = 0.5
     attack: float = 0.3
     personal: float = 0.5
+    cacheability: float = 1.0
+    complexity: float = 0.7
+    together: float = 0.3
     """Weights of the losses; the intent's is 1."""
+    neighbours: float = 0.1
+    """The share of a level's probability that its neighbours get: levels are judged, not measured."""
+    temperature: float = 0.05
+    """Of the contrastive loss."""
+    trios: int = 4000
+    """Trios of the contrastive loss in one epoch: two prompts that want one answer, and one that looks alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +78,16 @@ class Targets:
     outcomes: Tensor
     attack: Tensor
     personal: Tensor
+    cacheability: Tensor
+    complexity: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     ids: Tensor
     mask: Tensor
-    targets: Targets
+    targets: Targets | None
+    """None for trios: a third of the texts, then those that want the same answers, then those that look alike."""
 
 
 def new_model(encoder: Encoder, subjects: int, models: int) -> Model:
@@ -86,47 +103,65 @@ def subjects_of(examples: Sequence[Example]) -> list[str]:
 def fit(
     encoder: Encoder,
     examples: Sequence[Example],
+    groups: Sequence[Group],
     models: int,
     reader: WindowTokenizer,
     recipe: Recipe,
+    checkpoints: Checkpoints,
     say: Callable[[str], None],
 ) -> Model:
-    """Train the model. The same data, recipe and kind of machine give the same weights."""
+    """Train the model; the result is a moving average of its weights. An interrupted run goes on after its last whole epoch."""
     torch.manual_seed(recipe.seed)
-    chance = random.Random(recipe.seed)  # noqa: S311 - reproducible on purpose
     subjects = subjects_of(examples)
     before = copy.deepcopy(encoder).requires_grad_(False).eval()
     model = new_model(encoder, len(subjects), models)
-    for part in (encoder.words, encoder.positions):
-        part.requires_grad_(False)
-    for layer in encoder.layers:
-        layer.dropout.p = 0.0  # drawing its masks takes a fifth of the time; varied texts and smoothed labels do its work
-    plan = [epoch(examples, chance, SHARES) for _ in range(recipe.epochs)]
+    encoder.freeze_embeddings()
     make_batch = Batcher(reader, subjects, models)
-    steps = sum(-(-len(part) // recipe.batch) for part in plan)
-    optimizer, schedule = _optimizer(model, recipe, steps)
-    model.train()
-    for number, part in enumerate(plan, 1):
+    chance = random.Random(recipe.seed)  # noqa: S311 - reproducible on purpose
+    steps = recipe.epochs * sum(-(-n // recipe.batch) for n in (len(epoch(examples, chance, SHARES)), recipe.trios))
+    training = Training(model, moving_average(model), *_optimizer(model, recipe, steps), chance)
+    for number in range(checkpoints.restore(training) + 1, recipe.epochs + 1):
+        model.train()
+        batches = make_batch.shuffled(epoch(examples, training.chance, SHARES), recipe.batch, training.chance)
+        batches += make_batch.trios(groups, recipe.trios, recipe.batch, training.chance)
+        training.chance.shuffle(batches)
         sums: dict[str, float] = {}
-        batches = make_batch.shuffled(part, recipe.batch, chance)
         for step, batch in enumerate(batches, 1):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-                outputs = model(batch.ids, batch.mask)
-                with torch.no_grad():
-                    target = mean_vector(before, batch.ids, batch.mask)
-            losses = loss_parts(outputs, batch.targets, recipe)
-            losses["drift"] = recipe.keep * (1 - (outputs.vector.float() * target.float()).sum(-1).mean())
-            torch.stack(list(losses.values())).sum().backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+            losses = _losses(model, before, batch, recipe)
+            training.step(torch.stack(list(losses.values())).sum())
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(loss.detach())
             if step % 100 == 0:
                 parts = "  ".join(f"{name} {total / step:.3f}" for name, total in sums.items())
                 say(f"epoch {number}/{recipe.epochs} step {step}/{len(batches)}  {parts}")
-    return model.eval()
+        checkpoints.save(training, number)
+    return training.averaged.eval()
+
+
+def _losses(model: Model, before: Encoder, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
+    """The weighted losses of a batch, by name."""
+    if batch.targets is None:
+        with with_bfloat16():
+            vectors = mean_vector(model.encoder, batch.ids, batch.mask)
+        return {"together": recipe.together * together(vectors, recipe.temperature)}
+    with with_bfloat16():
+        outputs = model(batch.ids, batch.mask)
+        with torch.no_grad():
+            target = mean_vector(before, batch.ids, batch.mask)
+    drift = recipe.keep * (1 - (outputs.vector.float() * target.float()).sum(-1).mean())
+    return {**loss_parts(outputs, batch.targets, recipe), "drift": drift}
+
+
+def together(vectors: Tensor, temperature: float) -> Tensor:
+    """The contrastive loss of trios: each text has to find its partner among all partners and all texts that look alike.
+
+    `vectors` is (3n, 384), unit length, in the order of `Batch`.
+    """
+    one, other, alike = vectors.float().chunk(3)
+    truth = torch.arange(len(one))
+    scores = one @ torch.cat([other, alike]).T / temperature
+    back = other @ torch.cat([one, alike]).T / temperature
+    return (F.cross_entropy(scores, truth) + F.cross_entropy(back, truth)) / 2
 
 
 def mean_vector(encoder: Encoder, ids: Tensor, mask: Tensor) -> Tensor:
@@ -142,17 +177,31 @@ def loss_parts(outputs: Outputs, targets: Targets, recipe: Recipe) -> dict[str, 
         known = truth != NO_LABEL
         return F.cross_entropy(logits.float()[known], truth[known], label_smoothing=recipe.smoothing) if known.any() else zero
 
+    def binary(logits: Tensor, truth: Tensor) -> Tensor:
+        known = ~truth.isnan()
+        return F.binary_cross_entropy_with_logits(logits.float()[known], truth[known]) if known.any() else zero
+
+    def levels(logits: Tensor, truth: Tensor) -> Tensor:
+        known = truth != NO_LABEL
+        return F.cross_entropy(logits.float()[known], near(truth[known], recipe.neighbours)) if known.any() else zero
+
     zero = torch.zeros(())
-    known = ~targets.outcomes.isnan()
-    outcomes = outputs.outcomes.float()[known]
     return {
         "intent": entropy(outputs.intent, targets.intent),
         "subject": recipe.subject * entropy(outputs.subject, targets.subject),
-        "outcomes": recipe.outcomes
-        * (F.binary_cross_entropy_with_logits(outcomes, targets.outcomes[known]) if known.any() else zero),
+        "outcomes": recipe.outcomes * binary(outputs.outcomes, targets.outcomes),
+        "cacheability": recipe.cacheability * binary(outputs.cacheability, targets.cacheability),
+        "complexity": recipe.complexity * levels(outputs.complexity, targets.complexity),
         "attack": recipe.attack * entropy(outputs.attack, targets.attack),
         "personal": recipe.personal * entropy(outputs.personal.flatten(0, 1), targets.personal.flatten()),
     }
+
+
+def near(levels: Tensor, share: float) -> Tensor:
+    """(n, 4) float32: the probabilities to learn for levels (n,), of which the levels beside them get `share` together."""
+    distance = (torch.arange(len(LEVELS)) - levels[:, None]).abs()
+    beside = (distance == 1).to(torch.float32)
+    return (distance == 0) * (1 - share) + share * beside / beside.sum(-1, keepdim=True)
 
 
 class Batcher:
@@ -171,10 +220,23 @@ class Batcher:
         chance.shuffle(batches)
         return batches
 
+    def trios(self, groups: Sequence[Group], count: int, size: int, chance: random.Random) -> list[Batch]:
+        """Batches of trios of different groups; every third text is mistyped."""
+        batches = []
+        chosen = [group for _ in range(-(-count // len(groups))) for group in chance.sample(groups, len(groups))][:count]
+        for start in range(0, count, size):
+            rows = [self._trio(group, chance) for group in chosen[start : start + size]]
+            texts = [row[place] for place in range(3) for row in rows]
+            read = [self._reader.read(typos(text, chance) if chance.random() < 0.33 else text) for text in texts]
+            batches.append(Batch(*_padded(read), None))
+        return batches
+
+    def _trio(self, group: Group, chance: random.Random) -> tuple[str, str, str]:
+        one, other = chance.sample(group.same, 2)
+        return one.text, other.text, chance.choice(group.different).text
+
     def _batch(self, read: Sequence[tuple[Example, Any]]) -> Batch:
-        ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(tokens.ids) for _, tokens in read], batch_first=True)
-        lengths = torch.tensor([len(tokens.ids) for _, tokens in read])
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).to(torch.int64)
+        ids, mask = _padded([tokens for _, tokens in read])
         examples = [example for example, _ in read]
         personal = torch.full(ids.shape, NO_LABEL)
         for row, (example, tokens) in enumerate(read):
@@ -187,8 +249,17 @@ class Batcher:
             torch.tensor([e.outcomes or unknown for e in examples]),
             torch.tensor([e.attack for e in examples]),
             personal,
+            torch.tensor([e.classes or (float("nan"),) * len(CLASSES) for e in examples]),
+            torch.tensor([e.level for e in examples]),
         )
         return Batch(ids, mask, targets)
+
+
+def _padded(read: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """`ids` and `mask`, each (n, tokens) int64."""
+    ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(tokens.ids) for tokens in read], batch_first=True)
+    lengths = torch.tensor([len(tokens.ids) for tokens in read])
+    return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).to(torch.int64)
 
 
 def token_labels(spans: Sequence[tuple[int, int, str]], offsets: Sequence[tuple[int, int]]) -> list[int]:
@@ -228,7 +299,7 @@ def predict(model: Model, texts: Sequence[str], reader: WindowTokenizer, batch: 
         lengths = torch.tensor([len(ids) for ids, _ in chosen])
         outputs = model(ids, (torch.arange(ids.shape[1]) < lengths[:, None]).to(torch.int64))
         places = [index for _, index in chosen]
-        for name in ("vector", "layers", "intent", "subject", "outcomes", "attack"):
+        for name in ("vector", "layers", "intent", "subject", "outcomes", "attack", "cacheability", "complexity"):
             found = getattr(outputs, name).float()
             parts.setdefault(name, torch.empty(len(texts), found.shape[1]))[places] = found
     return Outputs(**parts, personal=torch.empty(0))
