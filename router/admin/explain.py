@@ -289,6 +289,7 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, obje
         document["scope"] = lookup.query.scope
     cache_policy = lookup.cache_policy
     document["policy"] = {
+        "share": cache_policy.share,
         "min_similarity": cache_policy.similarity_threshold,
         "min_probability": cache_policy.verifier_threshold,
         "lexical_checks": list(cache_policy.lexical_checks),

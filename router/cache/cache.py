@@ -106,7 +106,7 @@ class Cache:
             entry = await pending.leader.await_answer(pending.cache_policy.coalesce_timeout_s)
         except TimeoutError:
             return self._counted(Miss("coalesce_timeout"))
-        if entry is None or not self.tiers.is_fresh(entry, pending.cache_policy):
+        if entry is None or not self.tiers.is_fresh(entry, pending):
             return self._counted(Miss("leader_failed"))
         similarity = _similarity(pending.vector, entry.vector)
         return self._counted(await self.tiers.hit(entry, pending, "coalesced", similarity) or Miss("leader_failed"))

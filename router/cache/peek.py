@@ -26,6 +26,8 @@ def _candidate(asked: str, cache_policy: CachePolicy, weighed: Weighed) -> dict[
     return {
         "id": entry.id,
         "tier": weighed.tier,
+        "decision": entry.decision,
+        "model": entry.model,
         "similarity": round(min(weighed.similarity, 1.0), 4),
         "objections": conflicts(asked, entry.text, cache_policy.lexical_checks)
         if weighed.similarity >= cache_policy.near_miss_threshold

@@ -12,8 +12,10 @@ from router.core.exchange_record import CacheResult
 from router.core.headers import (
     CACHE_AGE_HEADER,
     CACHE_CONTROL,
+    CACHE_DECISION_HEADER,
     CACHE_ENTRY_HEADER,
     CACHE_HIT_HEADER,
+    CACHE_MODEL_HEADER,
     CACHE_SIMILARITY_HEADER,
     CACHE_STATUS_HEADER,
     CACHE_VERIFIED_HEADER,
@@ -50,7 +52,7 @@ def lookup_for(
     if scope is None:
         return Ineligible("no_scope")
     cache_policy = apply_client_controls(cache_policy, controls, plan.max_ttl_s)
-    asked = query_of(request, body, decision, scope, plan.eligibility, plan.versions, family)
+    asked = query_of(request, body, decision, scope, plan.eligibility, plan.versions, family, share=cache_policy.share)
     if isinstance(asked, Ineligible):
         return asked
     return Lookup(asked, cache_policy) if cache_policy.may_look_up or cache_policy.may_store else Ineligible("client")
@@ -67,7 +69,7 @@ def result_of(found: Found, *, is_shadow: bool) -> tuple[CacheResult, Hit | None
     if isinstance(found, Miss):
         return CacheResult("miss", found.reason, found.similarity, entry_id=found.entry_id), None, None
     status: CacheStatus = "shadow" if is_shadow else "hit"
-    result = CacheResult(status, found.tier, found.similarity, found.verified, found.entry_id)
+    result = CacheResult(status, found.tier, found.similarity, found.verified, found.entry_id, model=found.model)
     return result, None if is_shadow else found, answer
 
 
@@ -114,6 +116,8 @@ def replay(
         CACHE_SIMILARITY_HEADER: f"{hit.similarity:.4f}",
         CACHE_ENTRY_HEADER: hit.entry_id,
         CACHE_AGE_HEADER: str(int(hit.age_s)),
+        CACHE_DECISION_HEADER: hit.decision,
+        CACHE_MODEL_HEADER: hit.model,
     }
     if hit.verified is not None:
         headers[CACHE_VERIFIED_HEADER] = f"{hit.verified:.4f}"

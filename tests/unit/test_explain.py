@@ -46,7 +46,14 @@ async def run(
 
     async def peek(query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, Any]]:
         assert found
-        seen = {"id": "e" * 32, "tier": "semantic", "similarity": 0.91, "objections": ["numbers"]}
+        seen = {
+            "id": "e" * 32,
+            "tier": "semantic",
+            "decision": "proofs",
+            "model": "large",
+            "similarity": 0.91,
+            "objections": ["numbers"],
+        }
         return found, {"candidates": [{**seen, "probability": 0.5, "verdict": "numbers"}], "waits_for_equal_question": False}
 
     return await explain(configured, read_signals, asked or Asked(chat_body("hello")), peek if found else None)
@@ -186,11 +193,12 @@ class TestTheCache:
     async def test_a_hit_is_the_answer_and_its_words_are_left_out(self) -> None:
         """`cache get` shows them."""
         asked = Asked(chat_body("hello"), {"authorization": SECRET})
-        hit = Hit("e" * 32, STORED, "semantic", 0.93, 12.7, 0.95)
+        hit = Hit("e" * 32, STORED, "semantic", 0.93, 12.7, 0.95, "proofs", "large")
         document = await run(replace(snapshot(), cache=PLAN), asked=asked, found=hit)
         assert (document["cache"]["status"], document["cache"]["reason"]) == ("hit", "semantic")
         assert document["reply"]["status"] == 200
         assert document["reply"]["headers"]["x-vsr-cache-entry"] == "e" * 32
+        assert document["reply"]["headers"]["x-vsr-cache-model"] == "large"
         assert "Paris" not in json.dumps(document)
         assert f"semantic-router cache get {'e' * 32}" in lines_of(document)
 
@@ -202,8 +210,9 @@ class TestTheCache:
         text = lines_of(document)
         assert "cache      miss (numbers)" in text
         assert "shared by equal values of authorization, scope " in text
+        assert "; across all decisions" in text
         assert "thresholds: similarity 0.80, verifier 0.9000" in text
-        assert f"{'e' * 32} (semantic) similarity 0.9100, object: numbers, verifier 0.5000: numbers" in text
+        assert f"{'e' * 32} (semantic, by proofs, large) similarity 0.9100, object: numbers, verifier 0.5000: numbers" in text
 
     async def test_a_question_under_way_is_shown_with_the_longest_wait(self) -> None:
         """The policy of the lookup is shown beside it."""

@@ -72,7 +72,16 @@ async def test_what_another_replica_stored_is_weighed_and_not_taken_over() -> No
     found, document = await peek(cache, query("What's a monad?"), POLICY)
     assert isinstance(found, Hit)
     assert document["candidates"] == [
-        {"id": "e" * 32, "tier": "store", "similarity": 0.95, "objections": [], "probability": 0.97, "verdict": "served"}
+        {
+            "id": "e" * 32,
+            "tier": "store",
+            "decision": "default",
+            "model": "small",
+            "similarity": 0.95,
+            "objections": [],
+            "probability": 0.97,
+            "verdict": "served",
+        }
     ]
     assert len(cache) == 0
     await cache.look_up(query("What's a monad?"), POLICY)
