@@ -140,6 +140,12 @@ class Tiers:
         found = await self._nearest(pending, self._memory.nearest(query.namespace, vector, MAX_CANDIDATES))
         return found if isinstance(found, Hit) else await self._ask_store(pending, found)
 
+    def exact(self, pending: PendingLookup) -> Hit | None:
+        """A hit with the same text, if memory holds its answer. Waits for nothing."""
+        entry = self._memory.find_key(pending.query.key)
+        answer = self._memory.answer(entry.id) if entry and self.is_fresh(entry, pending) else None
+        return self._hit_with(answer, entry, pending, "exact", 1.0) if entry and answer else None
+
     async def _encode_query(self, pending: PendingLookup) -> Vector | MissReason:
         """The vector of the query, or why there is none."""
         if pending.cache_policy.exact_only:
@@ -227,8 +233,17 @@ class Tiers:
     ) -> Hit | None:
         """A hit with the answer of an entry; None when the answer was evicted."""
         answer = entry.answer or self._memory.answer(entry.id) or await self.fetch(entry.id, holds=not pending.peeks)
-        if not answer:
-            return None
+        return self._hit_with(answer, entry, pending, tier, similarity, verified) if answer else None
+
+    def _hit_with(
+        self,
+        answer: bytes,
+        entry: Entry,
+        pending: PendingLookup,
+        tier: Tier,
+        similarity: float,
+        verified: float | None = None,
+    ) -> Hit:
         if not pending.peeks:
             self._memory.use(entry.id)
         age_s = max(0.0, self._now() - entry.created_ms / 1000)

@@ -96,7 +96,7 @@ def _cache_lines(cache: Node | None) -> Iterator[str]:
         outcome = "looked up; only the running router knows whether an answer is stored; ask it with --running"
     else:
         outcome = f"{cache['status']} ({cache['reason']})"
-    yield f"cache      {outcome}"
+    yield f"cache      {outcome}" + (" before any signal was read" if cache["is_ahead"] else "")
     yield f"{'':13}shared by {cache['shared_by']}{scope}; across {_ACROSS[policy['share']]}"
     asked = f"{'':13}thresholds: similarity {policy['min_similarity']:.2f}, verifier {policy['min_probability']:.4f}"
     yield asked + ("; shadow mode: hits are counted, not served" if policy["is_shadow"] else "")

@@ -24,7 +24,7 @@ from router.core.headers import (
     PATH_HEADER,
     STANDARD_CACHE_STATUS,
 )
-from router.core.lookup import CacheStatus, Found, Hit, Miss
+from router.core.lookup import CachePolicy, CacheStatus, Found, Hit, Miss
 from router.core.models import ReasoningFamily
 from router.core.openai.completion import Answer, NotStorable, as_json, as_stream
 from router.core.openai.completion import decode as decode_answer
@@ -46,9 +46,23 @@ def lookup_for(
     family: ReasoningFamily | None,
 ) -> Lookup | Ineligible:
     """What to look up, or why nothing is."""
-    cache_policy, scope = plan.policies.get(decision.name), plan.scope.of(request.headers)
+    cache_policy = plan.policies.get(decision.name)
     if cache_policy is None:
         return Ineligible("explicit_model" if decision.reason == "explicit_model" else "decision")
+    return lookup_under(cache_policy, plan, controls, request, body, decision, family)
+
+
+def lookup_under(
+    cache_policy: CachePolicy,
+    plan: CachePlan,
+    controls: ClientControls,
+    request: ChatRequest,
+    body: Body,
+    decision: Decision,
+    family: ReasoningFamily | None,
+) -> Lookup | Ineligible:
+    """What to look up under a policy, which the client may change, or why nothing is."""
+    scope = plan.scope.of(request.headers)
     if scope is None:
         return Ineligible("no_scope")
     cache_policy = apply_client_controls(cache_policy, controls, plan.max_ttl_s)

@@ -16,8 +16,8 @@ from router.cli.explaintext import render
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.conditions import HeaderMatches, LabelIs
-from router.core.events import ReadSignals
-from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss
+from router.core.events import Lookup, ReadSignals
+from router.core.lookup import CachePolicy, Found, Hit, Miss
 from router.core.policy import Default, Rule
 from router.core.selection import Selection
 from router.core.snapshot import Snapshot
@@ -44,7 +44,7 @@ async def run(
     async def read_signals(wanted: ReadSignals) -> Mapping[str, Reading]:
         return {name: (readings or {})[name] for name in wanted.wanted}
 
-    async def peek(query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, Any]]:
+    async def peek(lookup: Lookup) -> tuple[Found, Mapping[str, Any]]:
         assert found
         seen = {
             "id": "e" * 32,
@@ -201,6 +201,28 @@ class TestTheCache:
         assert document["reply"]["headers"]["x-vsr-cache-model"] == "large"
         assert "Paris" not in json.dumps(document)
         assert f"semantic-router cache get {'e' * 32}" in lines_of(document)
+
+    async def test_an_answer_to_the_same_text_is_shown_as_found_before_any_rule_was_judged(self) -> None:
+        """No signal is read for it, as in traffic; decision and model are those that stored it."""
+        asked = Asked(chat_body("hello"), {"authorization": SECRET})
+        plan = replace(PLAN, policies=dict.fromkeys(("default", MATH_RULE.name), PLAN.policies["default"]))
+        hit = Hit("e" * 32, STORED, "exact", 1.0, 12.7, None, MATH_RULE.name, "large")
+        document = await run(replace(snapshot(MATH_RULE), cache=plan), asked=asked, found=hit)
+        assert document["decision"] == {"name": MATH_RULE.name, "reason": "cached", "model": "large", "reasoning": "on"}
+        assert (document["signals"], document["unread"]) == ({}, {"intent": "the same text has an answer in the cache"})
+        assert [rule["verdict"] for rule in document["rules"]] == ["not evaluated"]
+        assert "cache      hit (exact) before any signal was read" in lines_of(document)
+
+    async def test_a_miss_before_signals_were_read_is_explained_by_the_lookup_that_follows(self) -> None:
+        """With signals, rules and candidates."""
+        asked = Asked(chat_body("hello"), {"authorization": SECRET})
+        plan = replace(PLAN, policies=dict.fromkeys(("default", MATH_RULE.name), PLAN.policies["default"]))
+        document = await run(
+            replace(snapshot(MATH_RULE), cache=plan), {"intent": sure("math")}, asked=asked, found=Miss("numbers")
+        )
+        assert (document["decision"]["name"], document["cache"]["reason"]) == (MATH_RULE.name, "numbers")
+        assert "before any signal" not in lines_of(document)
+        assert document["cache"]["candidates"]
 
     async def test_a_miss_shows_what_was_weighed(self) -> None:
         """It shows similarity, the checks that object, the verifier's probability, both thresholds and the verdict."""
