@@ -90,10 +90,10 @@ class Policy:
         return self._first_of([rule for rule in self.rules if rule.block], request, readings)
 
     def open_decisions(self, request: ChatRequest) -> list[str]:
-        """Names of the decisions that a request may get, as far as it shows before any signal is read. Blocking rules aside."""
+        """Names of the decisions that a request may get, as far as it shows before any signal is read."""
         names = []
         for rule in self.rules:
-            truth = Truth.NO if rule.block else rule.when.judge(request, {})
+            truth = rule.when.judge(request, {})
             if truth is not Truth.NO:
                 names.append(rule.name)
             if truth is Truth.YES:

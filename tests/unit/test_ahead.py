@@ -7,16 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
-from router.core.conditions import HeaderMatches, LabelIs
+from router.core.conditions import AllOf, HeaderMatches, LabelIs, Not
 from router.core.events import Action, LookedUp, Lookup, ReadSignals, Reply, RequestBody, Resumed, Route, SignalsRead
 from router.core.exchange import Exchange
 from router.core.lookup import CachePolicy, Hit, Miss
 from router.core.policy import Default, Rule
 from router.core.states import TRANSITIONS
-from router.core.types import Block
+from router.core.types import Block, Missing, Scores
 from router.telemetry.metrics import Metrics
 from tests.unit.builders import LARGE, MATH_RULE, SMALL, chat_body, request_headers, snapshot, sure
 from tests.unit.test_exchange_cache import STORED
@@ -205,3 +207,44 @@ def test_metrics_count_the_hit_and_no_decision() -> None:
     assert 'llm_cache_hits_total{decision="proofs",tier="exact"} 1.0' in page
     assert "llm_decision_matches_total{" not in page
     assert "llm_category_classifications_total{" not in page
+
+
+CONDITIONS = (
+    HeaderMatches("x-tenant", re.compile("gold")),
+    LabelIs("intent", frozenset({"math"}), 0.5),
+    LabelIs("prompt jailbreak", frozenset({"jailbreak"}), 0.6),
+    AllOf((HeaderMatches("x-tenant", re.compile("gold")), LabelIs("intent", frozenset({"math"}), 0.5))),
+    Not(LabelIs("intent", frozenset({"math"}), 0.5)),
+)
+POLICIES = (None, POLICY, replace(POLICY, share="model"), replace(POLICY, shadow=True), replace(POLICY, others_ttl_s=5.0))
+READINGS = (sure("math"), sure("history"), Missing("deadline"))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(CONDITIONS), st.sampled_from(POLICIES), st.sampled_from([None, False, True])), max_size=4),
+    st.sampled_from(POLICIES),
+    st.sampled_from(READINGS),
+    st.booleans(),
+    st.booleans(),
+)
+def test_whatever_is_served_ahead_would_be_served_after_the_rules_were_judged(
+    made: list[tuple[Any, CachePolicy | None, bool | None]], default: CachePolicy | None, intent: Any, attack: bool, gold: bool
+) -> None:
+    """Whatever the signals turn out to say: no rule blocks, and the one that decides shares, serves and bounds no less."""
+    rules, plans = [], {"default": default}
+    for number, (condition, policy, closed) in enumerate(made):
+        block = None if closed is None else Block("no", fails_closed=closed)
+        rules.append(Rule(f"r{number}", condition, LARGE, priority=-number, block=block))
+        plans[f"r{number}"] = None if block else policy
+    plan = replace(PLAN, policies={name: policy for name, policy in plans.items() if policy})
+    exchange, ahead = begin(plan, tuple(rules), **({"x_tenant": "gold"} if gold else {}))
+    if not isinstance(ahead, Lookup) or not ahead.is_ahead:
+        return
+    action = exchange.receive(LookedUp(Miss("empty"), 7, "n"))
+    while isinstance(action, ReadSignals):
+        scores = Scores({"jailbreak": 0.9 if attack else 0.1})
+        action = exchange.receive(SignalsRead({name: intent if name == "intent" else scores for name in action.wanted}))
+    assert isinstance(action, Lookup)
+    assert (action.query.key, action.cache_policy.share, action.cache_policy.shadow) == (ahead.query.key, "all", False)
+    assert action.cache_policy.may_look_up
+    assert (ahead.cache_policy.others_ttl_s or 0) <= (action.cache_policy.others_ttl_s or 0)
