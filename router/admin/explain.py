@@ -29,14 +29,14 @@ from router.core.events import (
 )
 from router.core.exchange import Exchange
 from router.core.headers import CACHE_HEADERS, CLUSTER_HEADER, METHOD, PATH, PATH_HEADER, SECRET_HEADERS
-from router.core.lookup import CachePolicy, CacheQuery, Found, Miss
+from router.core.lookup import Found, Miss
 from router.core.policy import Default, Rule
 from router.core.selection import QUALITY, Selector
 from router.core.snapshot import Snapshot
 from router.core.types import ChatRequest, Classification, Decision, Reading, Readings, Scores
 
 SignalReader = Callable[[ReadSignals], Awaitable[Readings]]
-Peek = Callable[[CacheQuery, CachePolicy], Awaitable[tuple[Found, Mapping[str, object]]]]
+Peek = Callable[[Lookup], Awaitable[tuple[Found, Mapping[str, object]]]]
 """Asks the cache what it would answer and why, without changing it."""
 _TOP_LABELS = 3
 _MAX_DIFF_BYTES, _MAX_DIFF_LINES = 1024 * 1024, 10_000
@@ -65,7 +65,7 @@ async def explain(snapshot: Snapshot, read_signals: SignalReader, asked: Asked, 
         elif isinstance(action, ReadSignals):
             action = exchange.receive(SignalsRead(await read_signals(action)))
         else:
-            found, weighed = await peek(action.query, action.cache_policy) if peek else (_UNKNOWN, None)
+            found, weighed = await peek(action) if peek else (_UNKNOWN, None)
             lookup, action = action, exchange.receive(LookedUp(found, now_s=0, reply_id="explained"))
     is_cache_known = peek is not None or lookup is None
     return _weighing(exchange, lookup, weighed) | _result(action, asked.body, is_cache_known=is_cache_known)
@@ -80,13 +80,13 @@ def _weighing(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, o
     if decision is None:  # refused before any rule was evaluated
         return document
     secrets = SECRET_HEADERS | ({snapshot.cache.scope.header} if snapshot.cache else set())
-    wanted = _asked_of(snapshot, request)
+    wanted = _asked_of(snapshot, request, decision)
     document["signals"] = {name: _reading(reading) | _thresholds(name, wanted) for name, reading in readings.items()}
     document["unread"] = _unread(snapshot, request, decision, readings)
     document["rules"] = _rules(snapshot, request, decision, readings, secrets)
     document["decision"] = _decision(decision)
     chosen = next((rule for rule in snapshot.policy.rules if rule.name == decision.name), None) or snapshot.policy.default
-    if decision.name != "explicit_model" and chosen.selection:
+    if decision.reason not in ("explicit_model", "cached") and chosen.selection:
         document["selection"] = _selection(chosen, chosen.selection, decision, readings)
     document["cache"] = _cache(exchange, lookup, weighed)
     return document
@@ -141,8 +141,10 @@ def _reading(reading: Reading) -> dict[str, object]:
     }
 
 
-def _asked_of(snapshot: Snapshot, request: ChatRequest) -> list[Rule]:
-    """The rules that apply to a request. If it names its model, only blocking rules do."""
+def _asked_of(snapshot: Snapshot, request: ChatRequest, decision: Decision) -> list[Rule]:
+    """The rules that apply to a request. If it names its model, or is answered before signals are read, only rules that block."""
+    if decision.reason == "cached":
+        return [rule for rule in snapshot.policy.rules if rule.block]
     is_open = request.model in snapshot.virtual_models
     return [rule for rule in snapshot.policy.rules if is_open or rule.block]
 
@@ -160,7 +162,9 @@ def _leaves(condition: Condition) -> list[Condition]:
 
 def _unread(snapshot: Snapshot, request: ChatRequest, decision: Decision, readings: Readings) -> dict[str, str]:
     """Each signal that rules use and that was not read, with the reason."""
-    rules, wanted = snapshot.policy.rules, _asked_of(snapshot, request)
+    rules, wanted = snapshot.policy.rules, _asked_of(snapshot, request, decision)
+    if decision.reason == "cached":
+        return dict.fromkeys(sorted(snapshot.policy.signals), "the same text has an answer in the cache")
     names = [rule.name for rule in rules]
     won = names.index(decision.name) if decision.name in names else len(names)
     found: dict[str, str] = {}
@@ -183,7 +187,7 @@ def _rules(
 ) -> list[dict[str, object]]:
     """All rules in their order, each with its verdict. Rules after the winner show what they would say, as `not evaluated`."""
     traced: list[dict[str, object]] = []
-    wanted, is_won = _asked_of(snapshot, request), False
+    wanted, is_won = _asked_of(snapshot, request, decision), False
     for rule in snapshot.policy.rules:
         truth = rule.when.judge(request, readings).value
         is_asked = rule in wanted and not is_won
@@ -283,12 +287,14 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, obje
     document["shared_by"] = f"equal values of {scope.header}" if scope.header else "all"
     if lookup is None:
         return document
+    document["is_ahead"] = lookup.is_ahead
     if weighed is None:
         document = {**document, "status": "looked up", "reason": "unknown"}
     elif scope.header:
         document["scope"] = lookup.query.scope
     cache_policy = lookup.cache_policy
     document["policy"] = {
+        "share": cache_policy.share,
         "min_similarity": cache_policy.similarity_threshold,
         "min_probability": cache_policy.verifier_threshold,
         "lexical_checks": list(cache_policy.lexical_checks),

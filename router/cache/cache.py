@@ -64,6 +64,13 @@ class Cache:
             pending.leads = self._flights.register_leader(query, pending.vector)
         return self._counted(found), pending
 
+    def look_ahead(self, query: CacheQuery, cache_policy: CachePolicy, *, peeks: bool = False) -> Found:
+        """A hit with the same text, or a miss that is not counted: a lookup of its own follows. With `peeks`, as `peek` does."""
+        hit = self.tiers.exact(PendingLookup(query, cache_policy, weighed=[] if peeks else None))
+        if hit is None:
+            return Miss("empty")
+        return hit if peeks else self._counted(hit)
+
     async def peek(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, PendingLookup]:
         """What `look_up` would find now. The pending lookup holds the candidates and the leader that it would wait for.
 
@@ -106,7 +113,7 @@ class Cache:
             entry = await pending.leader.await_answer(pending.cache_policy.coalesce_timeout_s)
         except TimeoutError:
             return self._counted(Miss("coalesce_timeout"))
-        if entry is None or not self.tiers.is_fresh(entry, pending.cache_policy):
+        if entry is None or not self.tiers.is_fresh(entry, pending):
             return self._counted(Miss("leader_failed"))
         similarity = _similarity(pending.vector, entry.vector)
         return self._counted(await self.tiers.hit(entry, pending, "coalesced", similarity) or Miss("leader_failed"))

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from router.cache.cache import Cache
 from router.cache.checks import conflicts
 from router.cache.tiers import Weighed
-from router.core.lookup import CachePolicy, CacheQuery, Found
+from router.core.events import Lookup
+from router.core.lookup import CachePolicy, Found
 
 
-async def peek(cache: Cache, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
-    """The result of a lookup, and a document of the candidates without their texts."""
+async def peek(cache: Cache, lookup: Lookup) -> tuple[Found, Mapping[str, object]]:
+    """The result of a lookup, and a document of the candidates without their texts. A lookup ahead of signals has none."""
+    query, cache_policy = lookup.query, lookup.cache_policy
+    if lookup.is_ahead:
+        return cache.look_ahead(query, cache_policy, peeks=True), {}
     found, pending = await cache.peek(query, cache_policy)
     once = {weighed.entry.id: weighed for weighed in reversed(pending.weighed or [])}
     shown = sorted(once.values(), key=lambda weighed: -weighed.similarity)
@@ -26,6 +30,8 @@ def _candidate(asked: str, cache_policy: CachePolicy, weighed: Weighed) -> dict[
     return {
         "id": entry.id,
         "tier": weighed.tier,
+        "decision": entry.decision,
+        "model": entry.model,
         "similarity": round(min(weighed.similarity, 1.0), 4),
         "objections": conflicts(asked, entry.text, cache_policy.lexical_checks)
         if weighed.similarity >= cache_policy.near_miss_threshold

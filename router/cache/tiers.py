@@ -129,7 +129,7 @@ class Tiers:
             await self._encode_query(pending)
             return Miss("no_cache")
         entry = self._memory.find_key(query.key)
-        if entry and self.is_fresh(entry, cache_policy):
+        if entry and self.is_fresh(entry, pending):
             hit = await self.hit(entry, pending, "exact", 1.0)
             self._note(pending, entry, 1.0, None if hit else "answer_evicted", tier="exact")
             if hit:
@@ -139,6 +139,12 @@ class Tiers:
             return await self._ask_store(pending, Miss(vector))
         found = await self._nearest(pending, self._memory.nearest(query.namespace, vector, MAX_CANDIDATES))
         return found if isinstance(found, Hit) else await self._ask_store(pending, found)
+
+    def exact(self, pending: PendingLookup) -> Hit | None:
+        """A hit with the same text, if memory holds its answer. Waits for nothing."""
+        entry = self._memory.find_key(pending.query.key)
+        answer = self._memory.answer(entry.id) if entry and self.is_fresh(entry, pending) else None
+        return self._hit_with(answer, entry, pending, "exact", 1.0) if entry and answer else None
 
     async def _encode_query(self, pending: PendingLookup) -> Vector | MissReason:
         """The vector of the query, or why there is none."""
@@ -179,7 +185,7 @@ class Tiers:
             return "not_judged"
         if similarity < pending.cache_policy.near_miss_threshold:
             return "not_near"
-        return None if self.is_fresh(entry, pending.cache_policy) else "too_old"
+        return None if self.is_fresh(entry, pending) else "too_old"
 
     async def judge(self, pending: PendingLookup, text: str) -> Verdict:
         """Whether the answer to `text` may be served for the query."""
@@ -197,7 +203,7 @@ class Tiers:
             for entry, _ in found:
                 self._memory.admit(entry, self._now() * 1000)
         found = [(entry, similarity) for entry, similarity in found if self._may_serve(pending, entry)]
-        exact = [entry for entry, _ in found if entry.key == pending.query.key and self.is_fresh(entry, pending.cache_policy)]
+        exact = [entry for entry, _ in found if entry.key == pending.query.key and self.is_fresh(entry, pending)]
         if exact and (hit := await self.hit(exact[0], pending, "exact", 1.0)):
             self._note(pending, exact[0], 1.0, None, tier="store")
             return hit
@@ -210,24 +216,39 @@ class Tiers:
         """Whether an entry of the store may be served. A store can show an invalidated entry for a moment longer."""
         return entry.id in self._memory or (pending.peeks and not self._memory.tombstones.covers(entry))
 
-    def is_fresh(self, entry: Entry, cache_policy: CachePolicy) -> bool:
-        """Whether an entry has not expired and is not older than the client allows."""
-        now_ms = self._now() * 1000
-        is_young = cache_policy.max_age_s is None or now_ms - entry.created_ms <= cache_policy.max_age_s * 1000
-        return entry.expires_ms > now_ms and is_young
+    def is_fresh(self, entry: Entry, pending: PendingLookup) -> bool:
+        """Whether an entry has not expired and is not older than the client allows.
+
+        What another decision stored must not be older than the asking decision allows, either.
+        """
+        now_ms, cache_policy = self._now() * 1000, pending.cache_policy
+        bounds = [cache_policy.max_age_s]
+        if entry.decision != pending.query.decision:
+            bounds.append(cache_policy.others_ttl_s)
+        age_ms = now_ms - entry.created_ms
+        return entry.expires_ms > now_ms and all(bound is None or age_ms <= bound * 1000 for bound in bounds)
 
     async def hit(
         self, entry: Entry, pending: PendingLookup, tier: Tier, similarity: float, verified: float | None = None
     ) -> Hit | None:
         """A hit with the answer of an entry; None when the answer was evicted."""
         answer = entry.answer or self._memory.answer(entry.id) or await self.fetch(entry.id, holds=not pending.peeks)
-        if not answer:
-            return None
+        return self._hit_with(answer, entry, pending, tier, similarity, verified) if answer else None
+
+    def _hit_with(
+        self,
+        answer: bytes,
+        entry: Entry,
+        pending: PendingLookup,
+        tier: Tier,
+        similarity: float,
+        verified: float | None = None,
+    ) -> Hit:
         if not pending.peeks:
             self._memory.use(entry.id)
         age_s = max(0.0, self._now() - entry.created_ms / 1000)
         reference = reference_of(entry.id, pending.query.text, entry.text)
-        return Hit(reference, answer, tier, min(similarity, 1.0), age_s, verified)
+        return Hit(reference, answer, tier, min(similarity, 1.0), age_s, verified, entry.decision, entry.model)
 
     async def fetch(self, entry_id: str, *, holds: bool = True) -> bytes | None:
         """The answer of an entry from the store. With `holds`, memory keeps it."""

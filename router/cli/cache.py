@@ -39,14 +39,14 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     command.set_defaults(operate=_get)
     command = commands.add_parser("search", help="list entries whose question contains a text or is similar to it")
     command.add_argument("text", help="a question, or part of one")
-    command.add_argument("--decision", default="", metavar="RULE", help="only entries that this rule decided, or `default`")
+    command.add_argument("--decision", default="", metavar="RULE", help="only entries that this rule stored, or `default`")
     command.add_argument("--limit", type=int, default=20, help="show at most this many entries; default: %(default)s")
     command.set_defaults(operate=_search)
     command = commands.add_parser(
         "invalidate", help="delete entries in every replica", description="Delete the entries to which all given options apply."
     )
     command.add_argument("--id", action="append", dest="ids", metavar="ID", help="the entry with this id; may be repeated")
-    command.add_argument("--decision", metavar="RULE", help="entries that this rule decided, or `default`")
+    command.add_argument("--decision", metavar="RULE", help="entries that this rule stored, or `default`")
     command.add_argument("--model", help="entries that this model answered")
     command.add_argument("--scope", metavar="DIGEST", help="entries of this principal; `cache get` shows the digest")
     _add_scope_value(command, "entries of one principal: FILE holds the value of the header that semantic_cache.scope names")

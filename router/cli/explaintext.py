@@ -11,6 +11,7 @@ from router.core.headers import CACHE_ENTRY_HEADER
 Node = Mapping[str, Any]
 """A part of the document that `admin/explain` made, perhaps in another process."""
 _TOP_SCORES = 3
+_ACROSS = {"all": "all decisions", "model": "decisions that ask the model alike", "decision": "requests of this decision"}
 _MARKS = {"won": "=>", "not evaluated": "  "}
 
 
@@ -95,8 +96,8 @@ def _cache_lines(cache: Node | None) -> Iterator[str]:
         outcome = "looked up; only the running router knows whether an answer is stored; ask it with --running"
     else:
         outcome = f"{cache['status']} ({cache['reason']})"
-    yield f"cache      {outcome}"
-    yield f"{'':13}shared by {cache['shared_by']}{scope}"
+    yield f"cache      {outcome}" + (" before any signal was read" if cache["is_ahead"] else "")
+    yield f"{'':13}shared by {cache['shared_by']}{scope}; across {_ACROSS[policy['share']]}"
     asked = f"{'':13}thresholds: similarity {policy['min_similarity']:.2f}, verifier {policy['min_probability']:.4f}"
     yield asked + ("; shadow mode: hits are counted, not served" if policy["is_shadow"] else "")
     if not policy["may_look_up"] or not policy["may_store"]:
@@ -111,7 +112,8 @@ def _cache_lines(cache: Node | None) -> Iterator[str]:
 def _candidate_line(one: Node) -> str:
     objections = f", object: {', '.join(one['objections'])}" if one["objections"] else ""
     verified = f", verifier {one['probability']:.4f}" if one["probability"] is not None else ""
-    return f"{one['id']} ({one['tier']}) similarity {one['similarity']:.4f}{objections}{verified}: {one['verdict']}"
+    by = f"by {one['decision']}, {one['model']}"
+    return f"{one['id']} ({one['tier']}, {by}) similarity {one['similarity']:.4f}{objections}{verified}: {one['verdict']}"
 
 
 def _reply_lines(reply: Node) -> Iterator[str]:

@@ -28,7 +28,7 @@ from router.config.milvus import read_store
 from router.config.reader import Section
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CONTROLS, CachePlan, ScopePlan
-from router.core.lookup import CachePolicy
+from router.core.lookup import SHARES, CachePolicy, Share
 from router.files import is_file
 
 SHIPPED_VERIFIER = Path(__file__).parents[1] / "models" / "verifier"
@@ -77,6 +77,13 @@ class PolicyKeys:
     )
     shadow: bool = key(Flag(), "Decide and count, and serve nothing. No request waits for an equal one.", False)
     exact_only: bool = key(Flag(), "Serve answers to the same text only.", False)
+    share: Share = key(
+        Choice(SHARES),
+        "Whose answers serve requests for a virtual model (`auto`). `all`: those of every rule, whatever model, reasoning and "
+        "system prompt of the router's they were given with. `model`: those given by the same model, with the same reasoning and "
+        "system prompt. `decision`: those of the same rule. See below.",
+        "all",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +353,8 @@ def _policy(section: Section, keys: PolicyKeys, calibration: CalibrationTable, d
         coalesce_timeout_s=keys.coalesce_timeout_seconds,
         shadow=keys.shadow,
         exact_only=keys.exact_only,
+        share=keys.share,
+        others_ttl_s=keys.ttl_seconds,
         max_false_hit_rate=thresholds.max_false_hit_rate,
     )
 

@@ -1,7 +1,7 @@
 """Makes the cache query of a request, or says why the request is not cached.
 
 The namespace is a digest of everything that an answer depends on, except the last user message. It is a hard filter: a query
-never gets an answer from another namespace, however similar the questions are.
+never gets an answer from another namespace, however similar the questions are. `Share` says how much of the decision is in it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from router.core.lookup import CacheQuery, SkipReason
-from router.core.models import ReasoningFamily
+from router.core.lookup import CacheQuery, Share, SkipReason
+from router.core.models import Reasoning, ReasoningFamily
 from router.core.openai.request import Body
 from router.core.openai.rewrite import effort_of
 from router.core.text.invisible import has_invisible
@@ -88,6 +88,8 @@ def query_of(
     eligibility: Eligibility,
     versions: str,
     family: ReasoningFamily | None = None,
+    *,
+    share: Share = "all",
 ) -> CacheQuery | Ineligible:
     """The cache query of a request, or why its answer cannot be cached.
 
@@ -119,7 +121,7 @@ def query_of(
         "scope": scope,
         "versions": versions,
         "namespace": eligibility.namespace,
-        "decision": _described(decision, family),
+        **_described(decision, family, share),
         "request": rest,
         "earlier": earlier,
         "last": {key: value for key, value in last.items() if key != "content"},
@@ -180,17 +182,31 @@ def _splits(message: Mapping[str, object]) -> dict[str, object]:
     return {"parts": [len(text) for text in texts]} if len(texts) > 1 else {}
 
 
-def _described(decision: Decision, family: ReasoningFamily | None) -> dict[str, object]:
-    """What the decision changes in a request, including how the family writes the reasoning switch."""
-    prompt, reasoning = decision.system_prompt, decision.reasoning
-    switch = [family.kind, family.parameter, effort_of(reasoning, family)] if reasoning and family else None
-    return {
-        **({"switch": switch} if switch else {}),
-        "name": decision.name,
-        "model": [decision.model.name, decision.model.served_name, decision.model.cluster],
+def _described(decision: Decision, family: ReasoningFamily | None, share: Share) -> dict[str, object]:
+    """What of the decision is part of the namespace.
+
+    A request that names its model is never answered by another one: the least that it has is what `model` says.
+    """
+    prompt, reasoning, model = decision.system_prompt, decision.reasoning, decision.model
+    asked = {
+        "model": [model.name, model.served_name, model.cluster],
         "system_prompt": [prompt.text, prompt.mode] if prompt else None,
-        "reasoning": [reasoning.enabled, reasoning.effort] if reasoning else None,
     }
+    if share == "decision":
+        switch = {"switch": [family.kind, family.parameter, effort_of(reasoning, family)]} if reasoning and family else {}
+        told = [reasoning.enabled, reasoning.effort] if reasoning else None
+        return {"decision": {**switch, "name": decision.name, **asked, "reasoning": told}}
+    if share == "model" or decision.name == "explicit_model":
+        return {"asked": {**asked, "switch": _sent_switch(reasoning, family)}}
+    return {}
+
+
+def _sent_switch(reasoning: Reasoning | None, family: ReasoningFamily | None) -> list[object] | None:
+    """The reasoning switch that the model is sent; see `rewrite`. None when the client's own stays."""
+    if reasoning is None or family is None:
+        return None
+    is_flag = family.kind == "chat_template_kwargs"
+    return [family.kind, family.parameter, reasoning.enabled if is_flag else effort_of(reasoning, family)]
 
 
 def _canonical(value: object) -> str:

@@ -12,8 +12,10 @@ from router.core.exchange_record import CacheResult
 from router.core.headers import (
     CACHE_AGE_HEADER,
     CACHE_CONTROL,
+    CACHE_DECISION_HEADER,
     CACHE_ENTRY_HEADER,
     CACHE_HIT_HEADER,
+    CACHE_MODEL_HEADER,
     CACHE_SIMILARITY_HEADER,
     CACHE_STATUS_HEADER,
     CACHE_VERIFIED_HEADER,
@@ -22,7 +24,7 @@ from router.core.headers import (
     PATH_HEADER,
     STANDARD_CACHE_STATUS,
 )
-from router.core.lookup import CacheStatus, Found, Hit, Miss
+from router.core.lookup import CachePolicy, CacheStatus, Found, Hit, Miss
 from router.core.models import ReasoningFamily
 from router.core.openai.completion import Answer, NotStorable, as_json, as_stream
 from router.core.openai.completion import decode as decode_answer
@@ -44,13 +46,27 @@ def lookup_for(
     family: ReasoningFamily | None,
 ) -> Lookup | Ineligible:
     """What to look up, or why nothing is."""
-    cache_policy, scope = plan.policies.get(decision.name), plan.scope.of(request.headers)
+    cache_policy = plan.policies.get(decision.name)
     if cache_policy is None:
         return Ineligible("explicit_model" if decision.reason == "explicit_model" else "decision")
+    return lookup_under(cache_policy, plan, controls, request, body, decision, family)
+
+
+def lookup_under(
+    cache_policy: CachePolicy,
+    plan: CachePlan,
+    controls: ClientControls,
+    request: ChatRequest,
+    body: Body,
+    decision: Decision,
+    family: ReasoningFamily | None,
+) -> Lookup | Ineligible:
+    """What to look up under a policy, which the client may change, or why nothing is."""
+    scope = plan.scope.of(request.headers)
     if scope is None:
         return Ineligible("no_scope")
     cache_policy = apply_client_controls(cache_policy, controls, plan.max_ttl_s)
-    asked = query_of(request, body, decision, scope, plan.eligibility, plan.versions, family)
+    asked = query_of(request, body, decision, scope, plan.eligibility, plan.versions, family, share=cache_policy.share)
     if isinstance(asked, Ineligible):
         return asked
     return Lookup(asked, cache_policy) if cache_policy.may_look_up or cache_policy.may_store else Ineligible("client")
@@ -67,7 +83,7 @@ def result_of(found: Found, *, is_shadow: bool) -> tuple[CacheResult, Hit | None
     if isinstance(found, Miss):
         return CacheResult("miss", found.reason, found.similarity, entry_id=found.entry_id), None, None
     status: CacheStatus = "shadow" if is_shadow else "hit"
-    result = CacheResult(status, found.tier, found.similarity, found.verified, found.entry_id)
+    result = CacheResult(status, found.tier, found.similarity, found.verified, found.entry_id, model=found.model)
     return result, None if is_shadow else found, answer
 
 
@@ -114,6 +130,8 @@ def replay(
         CACHE_SIMILARITY_HEADER: f"{hit.similarity:.4f}",
         CACHE_ENTRY_HEADER: hit.entry_id,
         CACHE_AGE_HEADER: str(int(hit.age_s)),
+        CACHE_DECISION_HEADER: hit.decision,
+        CACHE_MODEL_HEADER: hit.model,
     }
     if hit.verified is not None:
         headers[CACHE_VERIFIED_HEADER] = f"{hit.verified:.4f}"

@@ -108,6 +108,8 @@ class Lookup:
 
     query: CacheQuery
     cache_policy: CachePolicy
+    is_ahead: bool = False
+    """Find only what memory holds under the same text, and wait for nothing. A miss does not count; another lookup follows it."""
 
 
 @dataclass(frozen=True, slots=True)

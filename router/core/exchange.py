@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from router.core.admission import ModelsAsked, asked_of, check_headers, check_model, check_size, named_model
+from router.core.ahead import decision_of, lookup_ahead
 from router.core.answering import ResponseSteps
 from router.core.cache_key import Ineligible
 from router.core.cache_policy import read_client_controls
@@ -36,6 +37,7 @@ from router.core.events import (
 )
 from router.core.exchange_record import CacheResult
 from router.core.headers import ACCEPT_ENCODING, CONTENT_LENGTH
+from router.core.lookup import Hit
 from router.core.openai.bodysize import PIECE_BYTES
 from router.core.openai.bodysize import count as count_body
 from router.core.openai.replies import block_error, block_reply, error_reply, models_reply, not_cached, overloaded
@@ -43,7 +45,17 @@ from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import rewrite
 from router.core.policy import NeedsSignals
 from router.core.signals_wanted import signals_wanted
-from router.core.states import Answering, AwaitingBody, AwaitingResponse, Done, LookingUp, Paused, ReadingSignals, Start
+from router.core.states import (
+    Answering,
+    AwaitingBody,
+    AwaitingResponse,
+    Done,
+    LookingAhead,
+    LookingUp,
+    Paused,
+    ReadingSignals,
+    Start,
+)
 from router.core.types import ChatRequest, Decision, Endpoint, Readings
 from router.errors import ProtocolError, RequestError
 
@@ -76,7 +88,7 @@ class Exchange(ResponseSteps):
                 return self._on_turn(then, event)
             case ReadingSignals(request, body), SignalsRead(readings):
                 return self._on_signals_read(request, body, readings)
-            case ((LookingUp() as state), LookedUp()):
+            case (((LookingAhead() | LookingUp()) as state), LookedUp()):
                 return self._on_looked_up(state, event)
             case ((AwaitingResponse() as state), ResponseHeaders()):
                 return self._on_response_headers(state, event)
@@ -120,9 +132,22 @@ class Exchange(ResponseSteps):
         self.request = request
         check_model(request, self.snapshot)
         decided = self._apply_rules(request)
-        if isinstance(decided, NeedsSignals):
+        if not isinstance(decided, NeedsSignals):
+            return self._act_on(request, body, decided)
+        lookup = lookup_ahead(self.snapshot, request, body)
+        if lookup is None:
             return self._request_signals(request, body, decided)
-        return self._act_on(request, body, decided)
+        self.state = LookingAhead(request, body, decided)
+        return lookup
+
+    def _on_looked_ahead(self, state: LookingAhead, event: LookedUp) -> Action:
+        """Serve the answer to the same text, if there is one; else go on as if nobody had asked."""
+        decision = decision_of(event.found, self.snapshot) if isinstance(event.found, Hit) else None
+        result, hit, answer = result_of(event.found, is_shadow=False)
+        if decision is None or hit is None or answer is None:
+            return self._request_signals(state.request, state.body, state.needs)
+        self.decision, self.cache = decision, result
+        return self._finish_with(replay(state.request, decision, self.readings, result, hit, answer, event))
 
     def _apply_rules(self, request: ChatRequest) -> Decision | NeedsSignals:
         """The choice of the rules. A request that names its model gets that model, unless a rule blocks it."""
@@ -166,7 +191,9 @@ class Exchange(ResponseSteps):
         self.state = LookingUp(request, body, decision, lookup.cache_policy)
         return lookup
 
-    def _on_looked_up(self, state: LookingUp, event: LookedUp) -> Action:
+    def _on_looked_up(self, state: LookingAhead | LookingUp, event: LookedUp) -> Action:
+        if isinstance(state, LookingAhead):
+            return self._on_looked_ahead(state, event)
         request, decision = state.request, state.decision
         self.looked_up_s = event.now_s
         self.cache, hit, answer = result_of(event.found, is_shadow=state.cache_policy.shadow)

@@ -58,6 +58,8 @@ class ExchangeRecord:
     """As in `Hit.verified`."""
     cache_entry: str = ""
     """As in `Hit.entry_id`, or the id of this candidate."""
+    cache_model: str = ""
+    """The model that wrote the answer of a hit; it may not be `model`. Empty without a hit."""
     stored: StoreResult = ""
     block_reason: str = ""
     """For a request that a rule blocked: `matched`, or why it could not be read. Empty for all others."""
@@ -76,6 +78,11 @@ class ExchangeRecord:
     """Seconds from the first message to the end of the exchange."""
 
     @property
+    def answering_model(self) -> str:
+        """The model that wrote the client's answer: of a hit the one that was asked then, else `model`."""
+        return self.cache_model if self.cache == "hit" else self.model
+
+    @property
     def is_routed(self) -> bool:
         """Whether a model was asked; false when the router answered itself, from the cache or with an error."""
         return self.routing_s > 0
@@ -90,4 +97,5 @@ class CacheResult:
     similarity: float = 0.0
     verified: float | None = None
     entry_id: str = ""
+    model: str = ""
     stored: StoreResult = ""

@@ -23,6 +23,10 @@ CACHE_SIMILARITY_HEADER = "x-vsr-cache-similarity"
 CACHE_VERIFIED_HEADER = "x-vsr-cache-verified"
 CACHE_ENTRY_HEADER = "x-vsr-cache-entry"
 CACHE_AGE_HEADER = "x-vsr-cache-age"
+CACHE_DECISION_HEADER = "x-vsr-cache-decision"
+CACHE_MODEL_HEADER = "x-vsr-cache-model"
+"""Of a hit: the decision that stored the answer, and the model that wrote it. `DECISION_HEADER` and `MODEL_HEADER` say what was
+decided for the request itself."""
 CACHE_TTL_HEADER = "x-vsr-cache-ttl"
 """Sent by clients: for how many seconds the answer may be stored."""
 

@@ -8,6 +8,10 @@ from typing import Literal, get_args
 Tier = Literal["exact", "semantic", "coalesced"]
 """Where a hit was found. `exact`: an entry with the same text. `semantic`: an entry with the same meaning. `coalesced`: an equal
 request that was under way."""
+Share = Literal["decision", "model", "all"]
+"""Across which decisions of requests for a virtual model an answer is found. `all`: all of them. `model`: those that ask the same
+model in the same way. `decision`: those of the same rule."""
+SHARES: tuple[Share, ...] = get_args(Share)
 Check = Literal["numbers", "negation", "opposites", "names", "code", "order", "addition", "kind", "content", "unasked"]
 """The lexical checks that can refuse a candidate; see `cache/checks.py`."""
 ModelFailure = Literal["too_long", "unknown_words", "no_text", "overloaded", "model_failed", "closed", "failed"]
@@ -115,6 +119,7 @@ class CacheQuery:
     scope: str
     """Who shares these answers: a keyed digest of the scope header, or `global`."""
     decision: str
+    """What was decided for this request. An answer that is found may have been stored by another decision."""
     model: str
     """Name of the configured model that was chosen."""
 
@@ -136,6 +141,9 @@ class CachePolicy:
     """Look up and count hits, but serve none. No request waits for an equal one."""
     exact_only: bool = False
     """Use the exact tier only."""
+    share: Share = "all"
+    others_ttl_s: float | None = None
+    """The decision's own `ttl_seconds`: it bounds the age of answers that other decisions stored. None for no bound."""
     may_look_up: bool = True
     may_store: bool = True
     only_if_cached: bool = False
@@ -175,6 +183,10 @@ class Hit:
     age_s: float
     verified: float | None = None
     """Probability that the answer fits, as the verifier predicts it; None when the verifier was not asked."""
+    decision: str = ""
+    """The decision that stored the answer."""
+    model: str = ""
+    """The configured model that wrote it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,17 @@ class Policy:
         """The first blocking rule that holds. For a request that names its model, no other rules are judged."""
         return self._first_of([rule for rule in self.rules if rule.block], request, readings)
 
+    def open_decisions(self, request: ChatRequest) -> list[str]:
+        """Names of the decisions that a request may get, as far as it shows before any signal is read."""
+        names = []
+        for rule in self.rules:
+            truth = rule.when.judge(request, {})
+            if truth is not Truth.NO:
+                names.append(rule.name)
+            if truth is Truth.YES:
+                return names
+        return [*names, "default"]
+
     def _first_of(self, rules: Iterable[Rule], request: ChatRequest, readings: Readings) -> Decision | NeedsSignals | None:
         """The decision of the first rule that holds, or the signals that tell whether a rule holds; None when no rule does."""
         for rule in rules:

@@ -94,6 +94,7 @@ class Progress:
             cache_similarity=self.cache.similarity,
             cache_verified=self.cache.verified,
             cache_entry=self.cache.entry_id,
+            cache_model=self.cache.model,
             stored=self.cache.stored,
             block_reason=(decision.missing or decision.reason) if decision and decision.block else "",
             error_code=self.error.code or "invalid_request" if self.error else "",

@@ -20,6 +20,7 @@ from router.core.events import (
 )
 from router.core.lookup import CachePolicy
 from router.core.openai.request import Body
+from router.core.policy import NeedsSignals
 from router.core.response import PassingAnswer
 from router.core.types import ChatRequest, Decision, Endpoint
 
@@ -40,6 +41,15 @@ class Paused:
 
     then: Callable[[], Action]
     """The next step."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookingAhead:
+    """The shell asks the cache for the same text, before it reads signals."""
+
+    request: ChatRequest
+    body: Body
+    needs: NeedsSignals
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class Done:
     """The rest of the exchange passes without the router."""
 
 
-State = Start | AwaitingBody | Paused | ReadingSignals | LookingUp | AwaitingResponse | Answering | Done
+State = Start | AwaitingBody | Paused | LookingAhead | ReadingSignals | LookingUp | AwaitingResponse | Answering | Done
 
 _ROUTED = (AwaitingResponse, Done)
 _LOOKED_FOR = (LookingUp, Paused, *_ROUTED)
@@ -86,12 +96,13 @@ _READ = (ReadingSignals, *_LOOKED_FOR)
 TRANSITIONS: Mapping[type[State], Mapping[type[Event], tuple[type[State], ...]]] = {
     Start: {RequestHeaders: (AwaitingBody, Done), ResponseHeaders: (Done,), ResponseBody: (Done,)},
     AwaitingBody: {
-        RequestBody: (Paused, *_READ),
+        RequestBody: (Paused, LookingAhead, *_READ),
         Trailers: (AwaitingBody,),
         ResponseHeaders: (Done,),
         ResponseBody: (Done,),
     },
-    Paused: {Resumed: (Paused, *_READ), Overloaded: (Done,)},
+    Paused: {Resumed: (Paused, LookingAhead, *_READ), Overloaded: (Done,)},
+    LookingAhead: {LookedUp: _READ},
     ReadingSignals: {SignalsRead: _READ},
     LookingUp: {LookedUp: (Paused, *_ROUTED)},
     AwaitingResponse: {ResponseHeaders: (Answering, Done), Trailers: (AwaitingResponse,)},

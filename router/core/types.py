@@ -113,10 +113,10 @@ class Block:
 
 
 DecisionReason = Literal[
-    "matched", "selected", "no_match", "below_threshold", "intent_missing", "signal_missing", "explicit_model"
+    "matched", "selected", "no_match", "below_threshold", "intent_missing", "signal_missing", "explicit_model", "cached"
 ]
 """Why a decision was taken. `selected`: by predicted accuracy and cost. `signal_missing`: a rule failed closed. `explicit_model`:
-the client named the model."""
+the client named the model. `cached`: none was; the answer to the same text was served first, and it was stored by this one."""
 ReasoningWord = Literal["on", "off", "unchanged"]
 """Whether reasoning is switched on or off, or left unchanged."""
 ResponsePath = Literal["upstream", "cache", "models", "error", "bypass"]

@@ -22,7 +22,7 @@ from router.core.headers import (
     TRACESTATE,
 )
 from router.core.types import Endpoint
-from router.envoy import guardcheck, limitcheck
+from router.envoy import guardcheck, limitcheck, sharecheck
 from router.envoy.binary import find_envoy
 from router.envoy.cachecheck import cache_problems, cache_summary
 from router.envoy.file import EnvoyFile, Place, endpoints_of, read_envoy, socket_of
@@ -375,6 +375,7 @@ RULES: tuple[Callable[[Pair], Iterator[Problem]], ...] = (
     _routes_work,
     *guardcheck.RULES,
     *limitcheck.RULES,
+    *sharecheck.RULES,
 )
 """One function for each thing to check."""
 

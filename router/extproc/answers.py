@@ -23,6 +23,10 @@ class AnswerCache(Protocol[Pending]):
         """A hit, a miss, or `Waiting` when an equal question is under way. A failure is a miss and never raises."""
         ...
 
+    def look_ahead(self, query: CacheQuery, cache_policy: CachePolicy) -> Found:
+        """A hit with the same text, or a miss; see `Lookup.is_ahead`."""
+        ...
+
     async def await_leader(self, pending: Pending) -> Found:
         """Wait for the answer of the equal question."""
         ...
@@ -34,10 +38,17 @@ class AnswerCache(Protocol[Pending]):
 
 @dataclass(slots=True)
 class ExchangeLookup(Generic[Pending]):
-    """The lookup of one exchange, from the query until the answer is stored or dropped. Without a cache it is a miss."""
+    """The lookup of one exchange, from the query until the answer is stored or dropped, and the one ahead of signals before it.
+
+    Without a cache, both are misses.
+    """
 
     cache: AnswerCache[Pending] | None
     _pending: Pending | None = None
+
+    def look_ahead(self, action: Lookup) -> Found:
+        """Ask the cache for what it can give at once. The lookup of the exchange is still to come after a miss."""
+        return Miss("off") if self.cache is None else self.cache.look_ahead(action.query, action.cache_policy)
 
     async def look_up(self, action: Lookup) -> Found | Waiting:
         """Ask the cache."""

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from router.core.events import Event, Lookup, ReadSignals, RequestHeaders, SignalsRead
+from router.core.events import Action, Event, Lookup, ReadSignals, RequestHeaders, SignalsRead
 from router.core.exchange import Exchange
 from router.core.lookup import Waiting
 from router.core.snapshot import Snapshot
@@ -57,7 +57,7 @@ class Processor:
                 phase, event = wire.decode(message)
                 active = active or self._begin(event)
                 exchange = active.exchange
-                action = await self._turns.past_pauses(exchange, exchange.receive(event))
+                action = await self._receive(active, event)
                 while isinstance(action, ReadSignals):
                     with active.timing_signals():
                         if action.prompt is None:
@@ -84,6 +84,15 @@ class Processor:
         finally:
             if active is not None:
                 active.finish()
+
+    async def _receive(self, active: ActiveExchange, event: Event) -> Action:
+        """The action that answers an event, after the turns of a large body and the lookup ahead of signals."""
+        exchange = active.exchange
+        action = await self._turns.past_pauses(exchange, exchange.receive(event))
+        if isinstance(action, Lookup) and action.is_ahead:
+            found = looked_up(active.lookup.look_ahead(action))
+            action = await self._turns.past_pauses(exchange, exchange.receive(found))
+        return action
 
     def _begin(self, event: Event) -> ActiveExchange:
         headers = event.headers if isinstance(event, RequestHeaders) else {}

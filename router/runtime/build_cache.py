@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from router.config.cache import CacheConfig
 from router.core.cache_policy import CachePlan
-from router.core.lookup import CachePolicy, CacheQuery, Found
+from router.core.events import Lookup
+from router.core.lookup import Found
 from router.errors import ConfigError, Problem
 from router.files import read_text
 
@@ -42,11 +43,11 @@ class Caching:
         """The value of `Snapshot.cache`, with `key` as the key for scopes."""
         return self.config.plan(key, self.versions)
 
-    async def peek(self, query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, object]]:
+    async def peek(self, lookup: Lookup) -> tuple[Found, Mapping[str, object]]:
         """For `explain`: what a lookup would find and why. Changes nothing in the cache."""
         from router.cache.peek import peek
 
-        return await peek(self.cache, query, cache_policy)
+        return await peek(self.cache, lookup)
 
 
 def build_cache(config: CacheConfig, models: Models) -> Caching:

@@ -200,7 +200,7 @@ class Metrics:
             self._signals.record(record.signals_s, {"classifier": "all"})
         if record.cache != "off":
             self._count_cache(record)
-        if record.decision:
+        if record.decision and record.reason != "cached":  # no rule was judged
             self._count_decision(record)
         if record.is_routed:
             self._count_request(record)

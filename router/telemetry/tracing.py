@@ -30,7 +30,7 @@ _ATTRIBUTES = (
     ("semantic_router.ending", "ending"),
     ("semantic_router.response_path", "response_path"),
     ("gen_ai.request.model", "requested_model"),
-    ("gen_ai.response.model", "model"),
+    ("gen_ai.response.model", "answering_model"),
     ("error.type", "error_code"),
     ("http.response.status_code", "http_status"),
 )

@@ -232,6 +232,55 @@ def test_tenants_that_name_themselves(tmp_path: Path) -> None:
     assert not problems(tmp_path, removed, config=config)
 
 
+SHARING = (
+    CACHING
+    + """
+rules:
+- name: house
+  when: { header: { name: x-tier, equals: gold } }
+  model: large
+  system_prompt: { text: Never name competitors. }
+  cache: { ttl_seconds: 60 }
+"""
+)
+APART = ("  cache: { ttl_seconds: 60 }\n", "  system_prompt: { text: Never name competitors. }\n")
+
+
+@pytest.mark.parametrize(
+    ("removed", "said"),
+    [
+        ((), "adds a system prompt"),
+        (APART[1:], "takes requests by the header x-tier"),
+        (
+            ("  system_prompt: { text: Never name competitors. }\n", "header: { name: x-tier, equals: gold }"),
+            "takes requests by the signal pii",
+        ),
+    ],
+)
+def test_answers_shaped_by_what_clients_do_not_see(tmp_path: Path, removed: tuple[str, ...], said: str) -> None:
+    """The rule is named with the key that settles it, unless it says `share` itself, or shares by model, or is not cached."""
+    config = SHARING
+    for text in removed:
+        config = config.replace(text, "pii: true" if text.startswith("header") else "")
+    problem = only(problems(tmp_path, config=config))
+    assert (problem.severity, problem.path) == ("warning", "rules[0]")
+    assert said in problem.message
+    assert "`share: model`" in problem.message
+    for settled in ("share: all", "share: model", "share: decision", "enabled: false"):
+        assert problems(tmp_path, config=config.replace("ttl_seconds: 60", settled)) == []
+    assert problems(tmp_path, config=config.replace("backend_type: memory", "backend_type: memory, share: model")) == []
+    assert problems(tmp_path, config=config.replace(CACHING, CONFIG).replace("  cache: { ttl_seconds: 60 }\n", "")) == []
+
+
+def test_the_scopes_own_header_tells_clients_apart_anyway(tmp_path: Path) -> None:
+    """And the default may add a system prompt as well as a rule."""
+    config = SHARING.replace(APART[1], "").replace("x-tier", "authorization")
+    assert problems(tmp_path, config=config) == []
+    config = CACHING.replace("default: { model: small }", "default: { model: small, system_prompt: { text: Be formal. } }")
+    problem = only(problems(tmp_path, config=config))
+    assert (problem.path, "adds a system prompt" in problem.message) == ("default", True)
+
+
 def test_admin_ports_that_others_reach(tmp_path: Path) -> None:
     """Both ports are reported, each in its own file."""
     problem = only(problems(tmp_path, config=CONFIG + 'admin: { address: "0.0.0.0:8802" }\n'))

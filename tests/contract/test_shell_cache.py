@@ -17,13 +17,15 @@ from router.cache.settings import CacheLimits
 from router.cache.verifier import Verifier
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
+from router.core.events import ReadSignals
 from router.core.lookup import CachePolicy
 from router.core.policy import Default
+from router.core.types import Readings
 from router.extproc.pb import extproc_pb2 as pb
 from router.extproc.processor import Processor
 from router.extproc.server import Server
 from tests.contract.test_server import Recorder, body_message, ended, headers_message, read_math, stream
-from tests.unit.builders import SMALL, chat_body, snapshot
+from tests.unit.builders import MATH_RULE, SMALL, chat_body, snapshot
 
 POLICY = CachePolicy(0.8, 60.0, (), coalesce_timeout_s=20.0)
 PLAN = CachePlan(ScopePlan("authorization", b"key"), Eligibility(), {"default": POLICY}, "v1")
@@ -120,3 +122,35 @@ async def test_an_answer_is_kept_no_longer_than_its_backend_says(site: Site) -> 
             await asyncio.sleep(0.01)
     (entry,) = site.cache.entries
     assert entry.expires_ms - entry.created_ms == 7000
+
+
+async def test_an_answer_to_the_same_text_needs_no_signal() -> None:
+    """The shell asks the cache first. A question of other words is read, and may be a hit after that."""
+    read: list[str] = []
+
+    async def read_signals(wanted: ReadSignals) -> Readings:
+        read.append(wanted.request.text)
+        return await read_math(wanted)
+
+    cache, recorder = Cache(CacheLimits(), encode, Verifier(), None), Recorder()
+    plan = replace(PLAN, policies=dict.fromkeys(("default", MATH_RULE.name), POLICY))
+    shot = replace(snapshot(MATH_RULE), cache=plan)
+    server = Server("127.0.0.1:0", Processor(shot, read_signals, recorder, cache), 1 << 20)
+    port = await server.start()
+    async with stream(port) as call:
+        assert (await asked(call)).request_body.response.clear_route_cache
+        await call.write(response_headers())
+        await call.read()
+        await call.write(response_body(ANSWER, is_end=True))
+        await call.read()
+    await ended(recorder)
+    async with asyncio.timeout(5):
+        while not cache.entries:
+            await asyncio.sleep(0.01)
+    async with stream(port) as call:
+        reply = await asked(call)
+    headers = {each.header.key: each.header.raw_value.decode() for each in reply.immediate_response.headers.set_headers}
+    assert (headers["x-vsr-cache-status"], headers["x-vsr-decision-reason"]) == ("hit:exact", "cached")
+    assert (headers["x-vsr-cache-decision"], headers["x-vsr-cache-model"]) == (MATH_RULE.name, "large")
+    assert len(read) == 1
+    await server.drain(0, 0)

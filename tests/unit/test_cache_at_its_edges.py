@@ -18,7 +18,7 @@ from router.core.cache_policy import ScopePlan
 from router.core.events import Continue, Lookup, Reply, RequestBody, ResponseHeaders, Route
 from router.core.exchange import Exchange
 from router.core.exchange_record import Usage
-from router.core.lookup import CacheQuery, Miss
+from router.core.lookup import CacheQuery, Miss, Share
 from router.core.models import Reasoning, SystemPrompt
 from router.core.types import Decision
 from tests.unit.builders import FAMILIES, LARGE, chat_body, request_headers, snapshot
@@ -195,10 +195,16 @@ def test_the_record_of_a_hit_says_which_entry_it_was_and_how_sure_the_verifier_w
 def test_an_upgrade_of_the_router_keeps_stored_answers_in_reach() -> None:
     """The store outlives a release: what namespaces, keys and scopes are made of stays the same to the byte."""
     decision = Decision("math", LARGE, "matched", Reasoning(enabled=True, effort="high"), SystemPrompt("Think.", "insert"))
-    asked = ask(user("What is a monad? é \U0001f600", name="André"), decision, family=FAMILIES["gpt-oss"])
-    assert isinstance(asked, CacheQuery)
-    assert (asked.namespace, asked.key) == ("ab7c50243ad2046358170e2698305b51", "ea24002ba68dd922cf97b8fbafb216b9")
-    in_parts = ask(user([{"type": "text", "text": "What is"}, {"type": "text", "text": "a monad?"}]))
+    expected: dict[Share, tuple[str, str]] = {
+        "decision": ("ab7c50243ad2046358170e2698305b51", "ea24002ba68dd922cf97b8fbafb216b9"),
+        "model": ("ef1a0c7551d26d007b89e041107fd567", "3ad58fb22f8b32ae8b578ff2d13b43bb"),
+        "all": ("0f8eb0d5c4bb4dbb0ef21be0ce850cc2", "f6faf5e9f51182968ec9378a14a3f984"),
+    }
+    for share, digests in expected.items():
+        asked = ask(user("What is a monad? é \U0001f600", name="André"), decision, family=FAMILIES["gpt-oss"], share=share)
+        assert isinstance(asked, CacheQuery)
+        assert (asked.namespace, asked.key) == digests
+    in_parts = ask(user([{"type": "text", "text": "What is"}, {"type": "text", "text": "a monad?"}]), share="decision")
     assert isinstance(in_parts, CacheQuery)
     assert (in_parts.text, in_parts.namespace) == ("What is\na monad?", "539ecfe61a6efcc2358a4884154518e6")
     assert ScopePlan("authorization", b"key").of({"authorization": "Bearer a"}) == "2edecbb8e06b6cdb6f59a3420f5474b5"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.cache_key import Eligibility, Ineligible, query_of
-from router.core.lookup import CacheQuery
+from router.core.lookup import CacheQuery, Share
 from router.core.models import Model, Reasoning, ReasoningFamily, SystemPrompt
 from router.core.openai.request import parse
 from router.core.types import Decision, Endpoint
@@ -31,11 +31,12 @@ def ask(
     scope: str = "s",
     versions: str = "v1",
     family: ReasoningFamily | None = None,
+    share: Share = "all",
 ) -> CacheQuery | Ineligible:
     """The question of a request that differs from the usual one in these fields."""
     data = json.dumps({**BASE, **(changes or {})}).encode()
     request, body = parse(Endpoint.CHAT, data, {})
-    return query_of(request, body, decision, scope, eligibility, versions, family)
+    return query_of(request, body, decision, scope, eligibility, versions, family, share=share)
 
 
 def user(text: object, **message: Any) -> dict[str, Any]:
@@ -79,23 +80,94 @@ def test_whatever_may_change_the_answer_is_another_namespace(changes: dict[str, 
     assert namespace(changes) != namespace()
 
 
+OTHER_DECISIONS = {
+    "rule": Decision("other", MODEL, "no_match"),
+    "model": Decision("default", Model("large", "cluster-small", "served-small"), "no_match"),
+    "served": Decision("default", Model("small", "cluster-small", "served-other"), "no_match"),
+    "cluster": Decision("default", Model("small", "cluster-other", "served-small"), "no_match"),
+    "reasoning": Decision("default", MODEL, "no_match", Reasoning(enabled=True)),
+    "system_prompt": Decision("default", MODEL, "no_match", None, SystemPrompt("x")),
+    "mode": Decision("default", MODEL, "no_match", None, SystemPrompt("x", "replace")),
+}
+ANSWERED_ALIKE: dict[Share, set[str]] = {"all": set(OTHER_DECISIONS), "model": {"rule"}, "decision": set()}
+"""By the key `share`: the decisions that find the answers of the usual one."""
+
+
+@pytest.mark.parametrize("share", ANSWERED_ALIKE)
+@pytest.mark.parametrize("other", OTHER_DECISIONS)
+def test_an_answer_is_found_across_the_decisions_that_the_operator_lets_share(other: str, share: Share) -> None:
+    """`all`: across all of them. `model`: where the same model is asked in the same way. `decision`: by the same rule alone."""
+    family = ReasoningFamily("chat_template_kwargs", "enable_thinking")
+    one, two = (namespace(decision=decision, family=family, share=share) for decision in (DECISION, OTHER_DECISIONS[other]))
+    assert (one == two) == (other in ANSWERED_ALIKE[share])
+
+
+def test_two_system_prompts_of_the_router_are_two_namespaces_of_a_model() -> None:
+    """Text and mode count, because the model reads them."""
+    one, *others = (Decision("a", MODEL, "matched", None, prompt) for prompt in PROMPTS)
+    for other in others:
+        assert namespace(decision=one, share="model") != namespace(decision=other, share="model")
+        assert namespace(decision=one, share="all") == namespace(decision=other, share="all")
+
+
+PROMPTS = (SystemPrompt("x"), SystemPrompt("y"), SystemPrompt("x", "replace"), None)
+
+
 @pytest.mark.parametrize(
-    "other",
+    ("kind", "one", "other", "is_same"),
     [
-        {"decision": Decision("other", MODEL, "no_match")},
-        {"decision": Decision("default", Model("large", "cluster-small", "served-small"), "no_match")},
-        {"decision": Decision("default", Model("small", "cluster-small", "served-other"), "no_match")},
-        {"decision": Decision("default", MODEL, "no_match", Reasoning(enabled=True))},
-        {"decision": Decision("default", MODEL, "no_match", None, SystemPrompt("x"))},
-        {"scope": "t"},
-        {"versions": "v2"},
-        {"eligibility": Eligibility(namespace="2")},
+        ("reasoning_effort", Reasoning(enabled=True), Reasoning(enabled=True, effort="medium"), True),
+        ("reasoning_effort", Reasoning(enabled=True), Reasoning(enabled=True, effort="high"), False),
+        ("reasoning_effort", Reasoning(enabled=False), Reasoning(enabled=True, effort="low"), True),
+        ("reasoning_effort", Reasoning(enabled=False), None, False),
+        ("chat_template_kwargs", Reasoning(enabled=False), Reasoning(enabled=True), False),
+        ("chat_template_kwargs", Reasoning(enabled=True), None, False),
     ],
-    ids=repr,
 )
-def test_whatever_the_operator_decided_is_another_namespace(other: dict[str, Any]) -> None:
-    """Decision, model, reasoning, system prompt, scope, encoder and the key `namespace` are part of it."""
-    assert namespace(**other) != namespace()
+def test_a_model_is_asked_alike_when_the_switch_that_it_is_sent_is_the_same(
+    kind: str, one: Reasoning, other: Reasoning | None, is_same: bool
+) -> None:
+    """With `share: model`, how the rule words the switch does not matter; what the model is sent does."""
+    family = ReasoningFamily(kind, "switch", default_effort="medium", off_effort="low")
+    first, second = (
+        namespace(decision=Decision("d", MODEL, "matched", reasoning), family=family, share="model") for reasoning in (one, other)
+    )
+    assert (first == second) == is_same
+
+
+NAMED = Eligibility(allows_explicit_models=True)
+
+
+@pytest.mark.parametrize("share", ["all", "model", "decision"])
+def test_a_client_that_names_its_model_gets_answers_of_that_model_alone(share: Share) -> None:
+    """Whatever `share` says: another model's answer is not what it asked for."""
+    small, large = (Decision("explicit_model", Model(name, "cluster", name), "explicit_model") for name in ("small", "large"))
+    spaces = [namespace(decision=decision, eligibility=NAMED, share=share) for decision in (small, large, DECISION)]
+    assert len(set(spaces)) == 3
+
+
+def test_a_client_that_names_its_model_shares_with_a_rule_that_asks_it_just_so() -> None:
+    """With `share: model`, when the rule adds nothing to the request: the model reads the same bytes."""
+    named = Decision("explicit_model", MODEL, "explicit_model")
+    assert namespace(decision=named, eligibility=NAMED, share="model") == namespace(eligibility=NAMED, share="model")
+    prompted = Decision("a", MODEL, "matched", None, SystemPrompt("x"))
+    assert namespace(decision=named, eligibility=NAMED, share="model") != namespace(
+        decision=prompted, eligibility=NAMED, share="model"
+    )
+
+
+def test_what_shares_otherwise_is_another_namespace() -> None:
+    """A rule with a `share` of its own finds nothing of those that share with all, and they find nothing of it."""
+    assert len({namespace(share=share) for share in ANSWERED_ALIKE}) == 3
+
+
+@pytest.mark.parametrize("share", ANSWERED_ALIKE)
+@pytest.mark.parametrize(
+    "other", [{"scope": "t"}, {"versions": "v2"}, {"eligibility": Eligibility(namespace="2")}, {"changes": {"seed": 1}}], ids=repr
+)
+def test_scope_versions_the_operators_namespace_and_the_request_always_separate(other: dict[str, Any], share: Share) -> None:
+    """No value of `share` mixes users, encoders, the operator's namespaces or what clients send."""
+    assert namespace(share=share, **other) != namespace(share=share)
 
 
 FAMILY = ReasoningFamily("reasoning_effort", "reasoning_effort")
@@ -114,15 +186,16 @@ FAMILY = ReasoningFamily("reasoning_effort", "reasoning_effort")
 def test_what_the_family_makes_of_the_switch_is_in_the_namespace(other: ReasoningFamily | None) -> None:
     """Another family of the model, or one defined anew, makes another request: what the model said before answers that one."""
     thinking = Decision("default", MODEL, "no_match", Reasoning(enabled=True))
-    assert namespace(decision=thinking, family=other) != namespace(decision=thinking, family=FAMILY)
+    for share in ("decision", "model"):
+        assert namespace(decision=thinking, family=other, share=share) != namespace(decision=thinking, family=FAMILY, share=share)
 
 
 def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_namespace() -> None:
     """Stored answers stay in reach if no reasoning switch is set, or if the rule names the effort itself."""
-    assert namespace(family=FAMILY) == namespace()
+    assert namespace(family=FAMILY, share="decision") == namespace(share="decision")
     named = Decision("default", MODEL, "no_match", Reasoning(enabled=True, effort="high"))
     other = ReasoningFamily("reasoning_effort", "reasoning_effort", default_effort="low")
-    assert namespace(decision=named, family=other) == namespace(decision=named, family=FAMILY)
+    assert namespace(decision=named, family=other, share="decision") == namespace(decision=named, family=FAMILY, share="decision")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +211,7 @@ def test_a_family_that_changes_nothing_of_the_request_is_not_in_the_namespace() 
 def test_what_cannot_change_the_answer_does_not(changes: dict[str, Any]) -> None:
     """JSON and streaming clients share entries. The reason for a decision does not matter either."""
     assert ask(changes) == ask()
-    assert namespace(decision=Decision("default", MODEL, "intent_missing")) == namespace()
+    assert namespace(decision=Decision("default", MODEL, "intent_missing"), share="decision") == namespace(share="decision")
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.one_of(st.none(), st.integers(), st.text(max_size=3)), min_size=1, max_size=4))

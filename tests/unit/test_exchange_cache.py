@@ -24,7 +24,7 @@ CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hi\n  there"}
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2}
 WHOLE = {"id": "x", "object": "chat.completion", "model": "m", "choices": [CHOICE], "usage": USAGE}
 STORED = json.dumps({key: value for key, value in WHOLE.items() if key not in ("id", "object")}).encode()
-HIT = Hit("e" * 32, STORED, "semantic", 0.93, 12.7)
+HIT = Hit("e" * 32, STORED, "semantic", 0.93, 12.7, None, "proofs", "large")
 
 
 def ask(plan: CachePlan | None = PLAN, body: bytes | None = None, **headers: str) -> tuple[Exchange, Action]:
@@ -58,11 +58,12 @@ def test_a_question_is_looked_up_before_it_is_routed() -> None:
 
 def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
     """The store outlives the configuration. If a family is defined anew, the same question makes another request."""
+    plan = replace(PLAN, policies={"default": replace(POLICY, share="model")})
     namespaces = set()
     for level in ("low", "high"):
         family = ReasoningFamily("reasoning_effort", "reasoning_effort", default_effort=level)
         default = Default(replace(SMALL, reasoning_family="mine"), Reasoning(enabled=True))
-        exchange = Exchange(replace(snapshot(default=default), cache=PLAN, families={"mine": family}))
+        exchange = Exchange(replace(snapshot(default=default), cache=plan, families={"mine": family}))
         exchange.receive(request_headers(authorization="Bearer a"))
         action = exchange.receive(RequestBody(chat_body("What is a monad?")))
         assert isinstance(action, Lookup)
@@ -71,7 +72,7 @@ def test_answers_made_under_another_reasoning_family_are_out_of_reach() -> None:
 
 
 def test_a_hit_is_the_answer() -> None:
-    """It carries its own headers and the decision's. The cluster header does not reach the client."""
+    """It carries its own headers, which name who wrote the answer, and the decision's. The cluster header stays here."""
     exchange, _ = ask()
     reply = found(exchange, HIT)
     assert isinstance(reply, Reply)
@@ -83,11 +84,14 @@ def test_a_hit_is_the_answer() -> None:
         "x-vsr-cache-similarity": "0.9300",
         "x-vsr-cache-entry": "e" * 32,
         "x-vsr-cache-age": "12",
+        "x-vsr-cache-decision": "proofs",
+        "x-vsr-cache-model": "large",
         "x-vsr-response-path": "cache",
     }
-    assert reply.headers["x-vsr-selected-decision"] == "default"
+    assert (reply.headers["x-vsr-selected-decision"], reply.headers["x-vsr-selected-model"]) == ("default", "small")
     assert "x-upstream-cluster" not in reply.headers
     record = exchange.record(exchange.ending)
+    assert (record.decision, record.model, record.cache_model, record.answering_model) == ("default", "small", "large", "large")
     assert (record.ending, record.response_path) == ("replied", "cache")
     assert (record.cache, record.cache_reason, record.cache_similarity) == ("hit", "semantic", 0.93)
 

@@ -16,8 +16,8 @@ from router.cli.explaintext import render
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CachePlan, ScopePlan
 from router.core.conditions import HeaderMatches, LabelIs
-from router.core.events import ReadSignals
-from router.core.lookup import CachePolicy, CacheQuery, Found, Hit, Miss
+from router.core.events import Lookup, ReadSignals
+from router.core.lookup import CachePolicy, Found, Hit, Miss
 from router.core.policy import Default, Rule
 from router.core.selection import Selection
 from router.core.snapshot import Snapshot
@@ -44,9 +44,16 @@ async def run(
     async def read_signals(wanted: ReadSignals) -> Mapping[str, Reading]:
         return {name: (readings or {})[name] for name in wanted.wanted}
 
-    async def peek(query: CacheQuery, cache_policy: CachePolicy) -> tuple[Found, Mapping[str, Any]]:
+    async def peek(lookup: Lookup) -> tuple[Found, Mapping[str, Any]]:
         assert found
-        seen = {"id": "e" * 32, "tier": "semantic", "similarity": 0.91, "objections": ["numbers"]}
+        seen = {
+            "id": "e" * 32,
+            "tier": "semantic",
+            "decision": "proofs",
+            "model": "large",
+            "similarity": 0.91,
+            "objections": ["numbers"],
+        }
         return found, {"candidates": [{**seen, "probability": 0.5, "verdict": "numbers"}], "waits_for_equal_question": False}
 
     return await explain(configured, read_signals, asked or Asked(chat_body("hello")), peek if found else None)
@@ -186,13 +193,36 @@ class TestTheCache:
     async def test_a_hit_is_the_answer_and_its_words_are_left_out(self) -> None:
         """`cache get` shows them."""
         asked = Asked(chat_body("hello"), {"authorization": SECRET})
-        hit = Hit("e" * 32, STORED, "semantic", 0.93, 12.7, 0.95)
+        hit = Hit("e" * 32, STORED, "semantic", 0.93, 12.7, 0.95, "proofs", "large")
         document = await run(replace(snapshot(), cache=PLAN), asked=asked, found=hit)
         assert (document["cache"]["status"], document["cache"]["reason"]) == ("hit", "semantic")
         assert document["reply"]["status"] == 200
         assert document["reply"]["headers"]["x-vsr-cache-entry"] == "e" * 32
+        assert document["reply"]["headers"]["x-vsr-cache-model"] == "large"
         assert "Paris" not in json.dumps(document)
         assert f"semantic-router cache get {'e' * 32}" in lines_of(document)
+
+    async def test_an_answer_to_the_same_text_is_shown_as_found_before_any_rule_was_judged(self) -> None:
+        """No signal is read for it, as in traffic; decision and model are those that stored it."""
+        asked = Asked(chat_body("hello"), {"authorization": SECRET})
+        plan = replace(PLAN, policies=dict.fromkeys(("default", MATH_RULE.name), PLAN.policies["default"]))
+        hit = Hit("e" * 32, STORED, "exact", 1.0, 12.7, None, MATH_RULE.name, "large")
+        document = await run(replace(snapshot(MATH_RULE), cache=plan), asked=asked, found=hit)
+        assert document["decision"] == {"name": MATH_RULE.name, "reason": "cached", "model": "large", "reasoning": "on"}
+        assert (document["signals"], document["unread"]) == ({}, {"intent": "the same text has an answer in the cache"})
+        assert [rule["verdict"] for rule in document["rules"]] == ["not evaluated"]
+        assert "cache      hit (exact) before any signal was read" in lines_of(document)
+
+    async def test_a_miss_before_signals_were_read_is_explained_by_the_lookup_that_follows(self) -> None:
+        """With signals, rules and candidates."""
+        asked = Asked(chat_body("hello"), {"authorization": SECRET})
+        plan = replace(PLAN, policies=dict.fromkeys(("default", MATH_RULE.name), PLAN.policies["default"]))
+        document = await run(
+            replace(snapshot(MATH_RULE), cache=plan), {"intent": sure("math")}, asked=asked, found=Miss("numbers")
+        )
+        assert (document["decision"]["name"], document["cache"]["reason"]) == (MATH_RULE.name, "numbers")
+        assert "before any signal" not in lines_of(document)
+        assert document["cache"]["candidates"]
 
     async def test_a_miss_shows_what_was_weighed(self) -> None:
         """It shows similarity, the checks that object, the verifier's probability, both thresholds and the verdict."""
@@ -202,8 +232,9 @@ class TestTheCache:
         text = lines_of(document)
         assert "cache      miss (numbers)" in text
         assert "shared by equal values of authorization, scope " in text
+        assert "; across all decisions" in text
         assert "thresholds: similarity 0.80, verifier 0.9000" in text
-        assert f"{'e' * 32} (semantic) similarity 0.9100, object: numbers, verifier 0.5000: numbers" in text
+        assert f"{'e' * 32} (semantic, by proofs, large) similarity 0.9100, object: numbers, verifier 0.5000: numbers" in text
 
     async def test_a_question_under_way_is_shown_with_the_longest_wait(self) -> None:
         """The policy of the lookup is shown beside it."""

@@ -15,6 +15,7 @@ from router.cache.index import Vector
 from router.cache.peek import peek
 from router.cache.settings import CacheLimits
 from router.core.cache_key import digest
+from router.core.events import Lookup
 from router.core.lookup import CachePolicy, CacheQuery, Hit, Verdict
 
 POLICY = CachePolicy(0.8, 60.0, ("numbers",))
@@ -69,10 +70,19 @@ def query(text: str) -> CacheQuery:
 async def test_what_another_replica_stored_is_weighed_and_not_taken_over() -> None:
     """A request would keep the entry from then on; a look does not."""
     cache = cache_with(Shared("What is a monad?"), Verdict("", 0.97))
-    found, document = await peek(cache, query("What's a monad?"), POLICY)
+    found, document = await peek(cache, Lookup(query("What's a monad?"), POLICY))
     assert isinstance(found, Hit)
     assert document["candidates"] == [
-        {"id": "e" * 32, "tier": "store", "similarity": 0.95, "objections": [], "probability": 0.97, "verdict": "served"}
+        {
+            "id": "e" * 32,
+            "tier": "store",
+            "decision": "default",
+            "model": "small",
+            "similarity": 0.95,
+            "objections": [],
+            "probability": 0.97,
+            "verdict": "served",
+        }
     ]
     assert len(cache) == 0
     await cache.look_up(query("What's a monad?"), POLICY)
@@ -81,7 +91,9 @@ async def test_what_another_replica_stored_is_weighed_and_not_taken_over() -> No
 
 async def test_the_very_question_is_shown_as_it_stands_in_the_store() -> None:
     """An exact hit needs no verifier."""
-    _, document = await peek(cache_with(Shared("What is a monad?"), Verdict("verifier", 0.1)), query("What is a monad?"), POLICY)
+    _, document = await peek(
+        cache_with(Shared("What is a monad?"), Verdict("verifier", 0.1)), Lookup(query("What is a monad?"), POLICY)
+    )
     assert [(one["tier"], one["probability"], one["verdict"]) for one in document["candidates"]] == [("store", None, "served")]
 
 
@@ -89,7 +101,7 @@ async def test_all_checks_that_object_are_named_beside_the_verdict() -> None:
     """The verdict names the first of them."""
     cache = cache_with(Shared("How do 2 monads compose?"), Verdict("numbers"))
     found, document = await peek(
-        cache, query("How do 3 cats not compose?"), CachePolicy(0.8, 60.0, ("numbers", "negation", "order"))
+        cache, Lookup(query("How do 3 cats not compose?"), CachePolicy(0.8, 60.0, ("numbers", "negation", "order")))
     )
     assert found.reason == "numbers"  # type: ignore[union-attr]
     assert document["candidates"][0]["objections"] == ["numbers", "negation"]
@@ -99,6 +111,6 @@ async def test_an_answer_that_has_gone_is_no_hit_and_says_so() -> None:
     """The verifier's verdict alone would show it as served."""
     store_sync = Shared("What is a monad?")
     store_sync.entry = replace(store_sync.entry, answer=b"")
-    found, document = await peek(cache_with(store_sync, Verdict("", 0.97)), query("What's a monad?"), POLICY)
+    found, document = await peek(cache_with(store_sync, Verdict("", 0.97)), Lookup(query("What's a monad?"), POLICY))
     assert not isinstance(found, Hit)
     assert (document["candidates"][0]["verdict"], document["candidates"][0]["probability"]) == ("answer_evicted", 0.97)
