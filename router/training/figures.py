@@ -38,7 +38,7 @@ def logistic(logits: Tensor, truth: Tensor) -> tuple[float, float]:
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = F.binary_cross_entropy_with_logits(logits * scale + shift, truth)
+        value = F.binary_cross_entropy_with_logits(logits * scale + shift, truth.to(logits.dtype))
         value.backward()
         return value
 

@@ -80,7 +80,7 @@ class Sampler:
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
 
-    def of_groups(self, groups: Sequence[Group], same: int = 6, different: int = 8) -> list[Pair]:
+    def of_groups(self, groups: Sequence[Group], same: int, different: int) -> list[Pair]:
         """So many pairs of each group. Every prompt that looks alike occurs, beside the anchor more often than beside another."""
         return [pair for group in groups for pair in self._of_group(group, same, different)]
 

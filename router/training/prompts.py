@@ -111,7 +111,7 @@ def _turn(text: str) -> Turn:
 
 def read_labelled(data: Path, name: str) -> Iterator[tuple[str, str]]:
     """Text and label of `cacheability`, `complexity` or `safety`; a label of `complexity` is level and category."""
-    for file in (*(data / name).glob("*.txt"), *WRITTEN.glob(f"{name}.txt")):
+    for file in (*sorted((data / name).glob("*.txt")), *sorted(WRITTEN.glob(f"{name}*.txt"))):
         for line in file.read_text(encoding="utf-8").splitlines():
             if line.strip():
                 label, text = line.split(" | " if name == "complexity" else " ", 1)

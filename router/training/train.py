@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
+from router.inference.bundle import digest
 from router.inference.tokens import WindowTokenizer
 from router.training.checkpoints import Checkpoints, Training, moving_average, with_bfloat16
 from router.training.data import epoch, vary
@@ -37,6 +38,10 @@ SHARES = {
     "made harmless": 600,
 }
 """Examples of each source in one epoch. Sources that are not named are used whole."""
+
+
+KEPT = 0.5
+"""The share of batches whose vectors are kept close to those before training: each costs a second pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,8 @@ class Batch:
     mask: Tensor
     targets: Targets | None
     """None for trios: a third of the texts, then those that want the same answers, then those that look alike."""
+    keeps: bool = False
+    """Whether the vectors are compared with those before training."""
 
 
 def new_model(encoder: Encoder, subjects: int, models: int) -> Model:
@@ -146,10 +153,13 @@ def _losses(model: Model, before: Encoder, batch: Batch, recipe: Recipe) -> dict
         return {"together": recipe.together * together(vectors, recipe.temperature)}
     with with_bfloat16():
         outputs = model(batch.ids, batch.mask)
+        losses = loss_parts(outputs, batch.targets, recipe)
+        if not batch.keeps:
+            return losses
         with torch.no_grad():
             target = mean_vector(before, batch.ids, batch.mask)
-    drift = recipe.keep * (1 - (outputs.vector.float() * target.float()).sum(-1).mean())
-    return {**loss_parts(outputs, batch.targets, recipe), "drift": drift}
+    drift = recipe.keep / KEPT * (1 - (outputs.vector.float() * target.float()).sum(-1).mean())
+    return {**losses, "drift": drift}
 
 
 def together(vectors: Tensor, temperature: float) -> Tensor:
@@ -243,6 +253,7 @@ class Batcher:
             if example.spans is not None and not tokens.is_truncated:
                 personal[row, : len(tokens.ids)] = torch.tensor(token_labels(example.spans, tokens.offsets))
         unknown = (float("nan"),) * self._models
+        keeps = bool(read) and digest(read[0][0].text)[0] < 256 * KEPT
         targets = Targets(
             torch.tensor([LABELS.index(e.label) if e.label else NO_LABEL for e in examples]),
             torch.tensor([self._subjects[e.subject] if e.subject else NO_LABEL for e in examples]),
@@ -252,7 +263,7 @@ class Batcher:
             torch.tensor([e.classes or (float("nan"),) * len(CLASSES) for e in examples]),
             torch.tensor([e.level for e in examples]),
         )
-        return Batch(ids, mask, targets)
+        return Batch(ids, mask, targets, keeps)
 
 
 def _padded(read: Sequence[Any]) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,9 @@ SHARES = {
 }
 """Pairs of each source in one epoch. Sources that are not named are used whole."""
 MADE_SHARE, SWAPPED_SHARE = 3000, 3000
-"""Made pairs in one epoch: from the families of pairs.yaml, and by changing texts."""
+"""Pairs that are made for one epoch: from the families of pairs.yaml, and by changing texts."""
+SAME, DIFFERENT = 5, 7
+"""Pairs of each group in one epoch."""
 _NUMBER = re.compile(r"\d+")
 _POOL = 4096  # pairs sorted by length together, to reduce padding
 
@@ -151,7 +153,7 @@ class Epochs:
         for source, members in self._by_source.items():
             chosen += self._chance.sample(members, min(len(members), SHARES.get(source, len(members))))
         varied = [*map(self._maker.vary, chosen), *self._swaps.make(SWAPPED_SHARE)]
-        written = self._sampler.of_groups(self._data.groups) + self._sampler.of_cases(self._data.cases)
+        written = self._sampler.of_groups(self._data.groups, SAME, DIFFERENT) + self._sampler.of_cases(self._data.cases)
         return [pair for pair in varied if pair.asked.strip() and pair.stored.strip()] + written
 
 
