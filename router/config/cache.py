@@ -192,8 +192,8 @@ class CacheKeys(PolicyKeys):
     )
     backend_config_path: str = key(
         FilePath("file"),
-        "The file of a Milvus server, from this file's folder. Without it, Milvus Lite in the folder `semantic_cache.db` under "
-        "`server.state_path`, which only the router's user can enter.",
+        "The file of a Milvus server, from this file's folder, or else from the working directory. Without it, Milvus Lite in "
+        "the folder `semantic_cache.db` under `server.state_path`, which only the router's user can enter.",
         "",
         shown="Milvus Lite",
     )

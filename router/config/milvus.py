@@ -254,16 +254,18 @@ def read_store(
         return MilvusSettings(file=state_path / LITE_FOLDER), SyncSettings()
     if not is_caching:
         return MilvusSettings(), SyncSettings()
-    file = Path(section.notes.file).parent / path
-    try:
-        text = read_text(file)
-    except (OSError, UnicodeDecodeError):
-        section.problem("backend_config_path", f"there is no file {file} that can be read")
-        return MilvusSettings(), SyncSettings()
-    notes = Notes(str(file))
-    settings, sync = read_milvus(parse_yaml(text, notes), state_path)
-    section.notes.problems.extend(notes.problems)
-    return settings, sync
+    places = dict.fromkeys((Path(section.notes.file).parent / path, Path(path)))
+    for file in places:
+        try:
+            text = read_text(file)
+        except (OSError, UnicodeDecodeError):
+            continue
+        notes = Notes(str(file))
+        settings, sync = read_milvus(parse_yaml(text, notes), state_path)
+        section.notes.problems.extend(notes.problems)
+        return settings, sync
+    section.problem("backend_config_path", f"there is no file {' and no file '.join(map(str, places))} that can be read")
+    return MilvusSettings(), SyncSettings()
 
 
 def read_milvus(top: Section, state_path: Path | None = None) -> tuple[MilvusSettings, SyncSettings]:

@@ -11,10 +11,12 @@ from pymilvus import MilvusClient
 
 from router.cache.settings import OWN_COLUMNS, MilvusSettings, SyncSettings
 from router.cache.stores.schema import Collections
+from router.config.load import parse
 from router.config.milvus import read_milvus
 from router.config.reader import Notes
 from router.config.reader import parse as parse_yaml
 from router.config.schema import rows
+from router.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "config" / "cache" / "milvus.yaml"
@@ -182,3 +184,31 @@ def test_the_columns_of_the_store() -> None:
     """No other column may have the name of one that the store makes."""
     columns = {column.name for column in Collections(MilvusSettings(), "")._schema(MilvusClient).fields}
     assert columns == OWN_COLUMNS | {MilvusSettings().vector_field, MilvusSettings().timestamp_field}
+
+
+@pytest.mark.parametrize("path", ["cache/milvus.yaml", "config/cache/milvus.yaml"])
+def test_the_file_is_found_from_config_yaml_or_from_the_working_directory(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People write it either way when config.yaml lies in `config/` and the router starts beside that folder."""
+    (tmp_path / "config" / "cache").mkdir(parents=True)
+    (tmp_path / "config" / "cache" / "milvus.yaml").write_text("connection: { host: there, port: 4711 }\n")
+    monkeypatch.chdir(tmp_path)
+    config = parse(CONFIG.format(path), "config/config.yaml")
+    assert config.cache.milvus.uri == "http://there:4711"
+
+
+def test_a_file_that_is_nowhere_is_named_at_both_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator sees where it was looked for."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"no file config/x\.yaml and no file x\.yaml"):
+        parse(CONFIG.format("x.yaml"), "config/config.yaml")
+
+
+CONFIG = """
+version: 1
+models: {{ small: {{ cluster: small }} }}
+signals: {{ encoder: {{ enabled: false }} }}
+semantic_cache: {{ enabled: true, backend_config_path: {}, verifier: {{ enabled: false }} }}
+default: {{ model: small }}
+"""
