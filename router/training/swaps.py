@@ -19,12 +19,18 @@ _AUXILIARY = re.compile(r"\b(is|are|was|were|does|do|did|can|could|should|will|w
 _TRIES = 12
 
 
+def orders(*, held_back: bool) -> list[str]:
+    """What authors add to steer an answer: every sixth of the list is never trained on."""
+    return [order for place, order in enumerate(own_lists("pairs.yaml")["orders"]) if (place % 6 == 5) == held_back]
+
+
 class SwapMaker:
     """Draws texts and changes them. The lists of opposites and of harmless words are in `pairs.yaml`."""
 
     def __init__(self, texts: Sequence[str], chance: random.Random) -> None:
         self._chance = chance
         lists = own_lists("pairs.yaml")
+        self._orders = orders(held_back=False)
         self._opposites = {word: other for one, two in lists["opposites"] for word, other in ((one, two), (two, one))}
         self._wraps = lists["wraps"]
         self._opposite = re.compile(rf"\b(?:{'|'.join(map(re.escape, self._opposites))})\b", re.IGNORECASE)
@@ -38,7 +44,7 @@ class SwapMaker:
         """`count` pairs, half of which want the same answer."""
         kinds: Sequence[tuple[int, Callable[[], Pair | None]]] = (
             (5, self._edited), (2, self._number), (2, self._name), (2, self._opposites_exchanged), (1, self._negated),
-            (1, self._names_exchanged),
+            (1, self._names_exchanged), (2, self._ordered),
         )  # fmt: skip
         weights = [weight for weight, _ in kinds]
         made: list[Pair] = []
@@ -84,6 +90,12 @@ class SwapMaker:
                 continue
             return Pair(text, f"{text[: one.start()]}{two[0]}{between}{one[0]}{text[two.end() :]}", 0, "swap_order")
         return None
+
+    def _ordered(self) -> Pair:
+        """The text with an order that steers the answer, before or behind it."""
+        text, order = self._chance.choice(self._texts), self._chance.choice(self._orders)
+        steered = f"{order} {text}" if self._chance.random() < 0.25 else f"{text} {order}"
+        return Pair(text, steered, 0, "swap_ordered")
 
     def _opposites_exchanged(self) -> Pair:
         text = self._chance.choice(self._opposed)

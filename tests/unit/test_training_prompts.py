@@ -11,7 +11,7 @@ import pytest
 from router.core.text.conversation import Turn, as_text
 from router.training.pairs import Sampler, of_cases, of_groups
 from router.training.prompts import WRITTEN, Group, Line, read_conversations, read_groups, read_labelled, read_marked
-from router.training.swaps import SwapMaker
+from router.training.swaps import SwapMaker, orders
 
 GROUP = """= How do I cancel?
 +free get rid of my plan
@@ -117,4 +117,11 @@ def test_a_changed_text_wants_another_answer_and_an_edited_one_the_same() -> Non
     assert all(pair.asked in texts for pair in pairs)
     assert all((pair.source == "swap_pos_edit") == (pair.same == 1) for pair in pairs)
     assert all(pair.asked != pair.stored for pair in pairs if not pair.same)
-    assert {pair.source for pair in pairs} >= {"swap_number", "swap_entity", "swap_antonym_neg", "swap_pos_edit"}
+    assert {pair.source for pair in pairs} >= {"swap_number", "swap_entity", "swap_antonym_neg", "swap_pos_edit", "swap_ordered"}
+
+
+def test_orders_that_are_measured_with_are_never_trained_on() -> None:
+    """Whoever wants to steer an answer finds other words than the list."""
+    apart = orders(held_back=True)
+    assert len(apart) == 10
+    assert not set(apart) & set(orders(held_back=False))
