@@ -14,18 +14,17 @@ from router.config.keys import (
     FilePath,
     Flag,
     Integer,
-    JsonSchema,
     Number,
     Text,
     Texts,
     key,
     keys_of,
     read,
-    section_schema,
     subsection,
 )
 from router.config.milvus import read_store
 from router.config.reader import Section
+from router.config.scope import SCOPE_HEADER, ScopeKind, read_scope
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CONTROLS, CachePlan, ScopePlan
 from router.core.lookup import SHARES, CachePolicy, Share
@@ -40,8 +39,6 @@ BACKENDS: Mapping[str, str] = {
 }
 """What `backend_type` may say, and the store that it means (`runtime/build_cache.py` has a line for each); `memory` is none."""
 _MAX_SECONDS = 10 * 365 * 86_400
-_SCOPE_HEADER = "authorization"
-_HEADER = Text("header", "a header's name", r"[A-Za-z0-9-]{1,100}")
 
 
 # -- declarations ----------------------------------------------------------------------------------------------------
@@ -142,44 +139,6 @@ class ClientControlsKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class ScopeKeys:
-    """Who shares answers."""
-
-    header: str = key(
-        _HEADER,
-        "Requests with the same value share; those without it are not cached. Set it in Envoy or at a gateway that clients "
-        "cannot bypass; `check` warns where Envoy does not.",
-        _SCOPE_HEADER,
-    )
-    require_header: str = key(
-        _HEADER,
-        "Instead of `header`: all share, except requests without this header. Only its presence is checked; see below.",
-        "",
-        shown="none",
-    )
-
-    def check(self, section: Section) -> None:
-        """Require exactly one of the two keys."""
-        if section.has("header") and section.has("require_header"):
-            section.problem("require_header", "could do nothing: without the scope's own header nothing is cached anyway")
-        if not section.has("header") and not section.has("require_header"):
-            section.problem("header", "is missing; a header's name was expected")
-
-
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """The word `global`, or a section."""
-
-    words: str = "`global`, section"
-    declared: type[ScopeKeys] = ScopeKeys
-
-    @property
-    def schema(self) -> JsonSchema:
-        """See `keys.Kind`."""
-        return {"anyOf": [{"const": "global"}, section_schema(self.declared)]}
-
-
-@dataclass(frozen=True, slots=True)
 class CacheKeys(PolicyKeys):
     """The section."""
 
@@ -209,7 +168,7 @@ class CacheKeys(PolicyKeys):
     max_entries: int = key(Integer(1, 100_000_000), "In memory and in the store.", 1000)
     eviction_policy: str = key(Choice(POLICIES), "Which entry leaves when there is no room.", "fifo")
     scope: object = key(
-        _Scope(),
+        ScopeKind(),
         "Who shares answers. `global`: everybody, also clients whose key the model would refuse; `check` warns.",
         shown="see below",
     )
@@ -247,7 +206,7 @@ class CacheConfig:
     calibration: CalibrationTable = field(default_factory=CalibrationTable)
     policies: Mapping[str, CachePolicy] = field(default_factory=dict)
     """By decision; one that is not here is not cached."""
-    scope_header: str = _SCOPE_HEADER
+    scope_header: str = SCOPE_HEADER
     """Empty: all share."""
     required_header: str = ""
     """As of `ScopePlan`."""
@@ -274,7 +233,7 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
     keys = read(section, CacheKeys)
     verifier = _verifier(section.section("verifier"), keys, folder)
     calibration = read_calibration(section, folder / keys.calibration, has_verifier=verifier is not None, is_caching=keys.enabled)
-    scope_header, required_header = _scope(section)
+    scope_header, required_header = read_scope(section)
     backend = BACKENDS[keys.backend_type]
     milvus, sync = read_store(section, backend, keys.backend_config_path, state_path, is_caching=keys.enabled)
     return CacheConfig(
@@ -367,22 +326,6 @@ def _verifier(section: Section, keys: CacheKeys, folder: Path) -> Path | None:
     if keys.enabled and not is_file(bundle / "manifest.json"):
         section.problem("model_path", f"there is no model in {bundle}: manifest.json is missing")
     return bundle
-
-
-def _scope(section: Section) -> tuple[str, str]:
-    """The header whose value separates answers, and the header that a request must have if all share. Empty for none."""
-    item = section.item("scope")
-    if item is None:
-        return _SCOPE_HEADER, ""
-    if not item.is_mapping:
-        if item.text() != "global":
-            item.problem("'global', or a mapping such as {header: x-tenant-id} or {require_header: authorization}, was expected")
-        return "", ""
-    part = item.section()
-    keys = read(part, ScopeKeys)
-    if part.has("require_header") and not part.has("header"):
-        return "", keys.require_header.lower()
-    return keys.header.lower(), ""
 
 
 def _eligibility(keys: EligibilityKeys) -> Eligibility:
