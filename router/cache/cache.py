@@ -37,13 +37,17 @@ class Cache:
         store_sync: StoreSync | None,
         now: Callable[[], float] = time.time,
         rejections: Rejections | None = None,
+        verify_conversations: Verify | None = None,
     ) -> None:
+        """`verify_conversations` judges conversations whose earlier turns differ; without it, none of them share an answer."""
         self.limits, self.counts, self.store_sync = limits, Counts(), store_sync
         self._encode, self._now = encode, now
         rejections = rejections if rejections is not None else Rejections()
         self.memory = Memory(limits, self._on_evict, is_only_copy=store_sync is None)
         reads = store_sync.reads if store_sync else None
-        self.tiers = Tiers(self.memory, limits, encode, verify, rejections, store=reads, now=now)
+        self.tiers = Tiers(
+            self.memory, limits, encode, verify, rejections, store=reads, now=now, verify_conversations=verify_conversations
+        )
         self._flights = Flights()
         self._invalidator = Invalidator(self.memory, rejections, store_sync, now)
         if store_sync:
@@ -91,6 +95,9 @@ class Cache:
                     pending.leader = await self._leader_of(pending)
         except TimeoutError:
             found = Miss("timeout")
+        not_compared = pending.query.not_compared
+        if not_compared and isinstance(found, Miss) and found.reason in ("empty", "no_candidate"):
+            return Miss(not_compared)  # with equal earlier turns nothing was found, and that is why no other was compared
         return found
 
     async def _leader_of(self, pending: PendingLookup) -> Leader | None:

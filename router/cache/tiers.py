@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from router.cache.conversations import pair_of
 from router.cache.entries import Entry
 from router.cache.flights import Leader
 from router.cache.index import Vector
@@ -118,9 +119,12 @@ class Tiers:
         *,
         store: StoreReader | None,
         now: Callable[[], float],
+        verify_conversations: Verify | None = None,
     ) -> None:
+        """Without `verify_conversations`, conversations share an answer only when their earlier turns are equal."""
         self._memory, self._limits, self._store, self._now = memory, limits, store, now
         self._encode, self._verify, self._rejections = encode, verify, rejections
+        self._verify_conversations = verify_conversations
 
     async def find(self, pending: PendingLookup) -> Found:
         """The first answer that may be served, in the order of the tiers."""
@@ -154,8 +158,8 @@ class Tiers:
             encoding = await self._encode(pending.query.text)
         except BackendError as error:
             return model_failure(error.word)
-        if encoding.is_truncated:
-            return "too_long"
+        if encoding.is_truncated and not (pending.query.with_turns and self._verify_conversations):
+            return "too_long"  # nobody would read all of it
         pending.vector = encoding.vector
         return encoding.vector
 
@@ -164,10 +168,11 @@ class Tiers:
         miss = Miss("no_candidate" if candidates else "empty")
         verified = 0
         for entry, similarity in candidates:
-            if unjudged := self._why_unjudged(pending, entry, similarity, verified):
+            cache_policy = pair_of(pending.query, entry.text).under(pending.cache_policy)
+            if unjudged := self._why_unjudged(pending, entry, similarity, verified, cache_policy):
                 self._note(pending, entry, similarity, unjudged)
                 continue
-            near_miss = similarity < pending.cache_policy.similarity_threshold
+            near_miss = similarity < cache_policy.similarity_threshold
             verdict = Verdict("near_miss") if near_miss else await self.judge(pending, entry.text)
             verified += verdict.probability is not None
             hit = None if verdict.refusal else await self.hit(entry, pending, "semantic", similarity, verdict.probability)
@@ -179,11 +184,13 @@ class Tiers:
                 miss = Miss(refusal, min(similarity, 1.0), entry.id)
         return miss
 
-    def _why_unjudged(self, pending: PendingLookup, entry: Entry, similarity: float, verified: int) -> ExplainedRefusal | None:
+    def _why_unjudged(
+        self, pending: PendingLookup, entry: Entry, similarity: float, verified: int, cache_policy: CachePolicy
+    ) -> ExplainedRefusal | None:
         """Why a candidate is skipped without judgement; None to judge it. `verified` candidates were verified before it."""
         if verified == MAX_VERIFIED:
             return "not_judged"
-        if similarity < pending.cache_policy.near_miss_threshold:
+        if similarity < cache_policy.near_miss_threshold:
             return "not_near"
         return None if self.is_fresh(entry, pending) else "too_old"
 
@@ -191,7 +198,11 @@ class Tiers:
         """Whether the answer to `text` may be served for the query."""
         if self._rejections.forbids(pending.query.text, text):
             return Verdict("rejected")
-        return await self._verify(pending.query.text, text, pending.cache_policy)
+        pair = pair_of(pending.query, text)
+        verify = self._verify_conversations if pair.is_whole else self._verify
+        if verify is None:
+            return Verdict("verifier")
+        return await verify(pair.asked, pair.stored, pair.under(pending.cache_policy))
 
     async def _ask_store(self, pending: PendingLookup, miss: Miss) -> Found:
         if self._store is None or not self._store.is_shared:
