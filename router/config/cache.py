@@ -9,6 +9,7 @@ from pathlib import Path
 from router.cache.checks import CHECKS, CHECKS_ALONE, CHECKS_AMONG_STRANGERS, CHECKS_WITH_VERIFIER
 from router.cache.settings import POLICIES, CacheLimits, MilvusSettings, SyncSettings
 from router.config.calibration import CALIBRATION, CalibrationTable, read_calibration
+from router.config.conversations import conversation_thresholds
 from router.config.keys import (
     Choice,
     FilePath,
@@ -81,6 +82,12 @@ class PolicyKeys:
         "system prompt. `decision`: those of the same rule. See below.",
         "all",
     )
+    similar_conversations: bool = key(
+        Flag(),
+        "Also serve a conversation whose earlier turns were worded otherwise, or whose context was told in one message. The "
+        "verifier reads both; `max_false_hit_rate` needs a part for conversations in `calibration`. See below.",
+        False,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +126,9 @@ class EligibilityKeys:
     tools: bool = key(Flag(), "Requests that offer tools. Those with calls or results are never looked up.", False)
     time_dependent: bool = key(Flag(), '"today", "latest", "weather" and the like.', False)
     user_specific: bool = key(Flag(), '"my order" and the like.', False)
-    multi_turn: bool = key(Flag(), "Conversations; all earlier turns then have to be equal.", True)
+    multi_turn: bool = key(
+        Flag(), "Conversations; all earlier turns then have to be equal, unless `similar_conversations` is true.", True
+    )
     explicit_models: bool = key(Flag(), "Requests that name their model themselves.", False)
     ignore_user_field: bool = key(Flag(), "Requests that differ only in their field `user` share answers.", False)
     namespace: str = key(Text(), "With another namespace, everything stored before is out of reach.", "", shown="none")
@@ -199,7 +208,7 @@ class CacheConfig:
     sync: SyncSettings = field(default_factory=SyncSettings)
     default: CachePolicy = field(default_factory=lambda: CachePolicy(0.8, 3600.0, CHECKS_ALONE))
     """Of decisions that say nothing of their own."""
-    keys: PolicyKeys = field(default_factory=PolicyKeys)
+    keys: CacheKeys = field(default_factory=CacheKeys)
     """What it was made of."""
     verifier: Path | None = None
     """The bundle of the model that confirms candidates; None when the lexical checks judge alone."""
@@ -280,7 +289,7 @@ def decision_policy(section: Section, cache: CacheConfig) -> CachePolicy | None:
         part.problem("max_false_hit_rate", message)
     if part.has("enabled") and keys.enabled and not cache.enabled:
         part.problem("enabled", "the cache is off: set semantic_cache.enabled to true")
-    return _policy(part, keys, cache.calibration, cache.default) if keys.enabled else None
+    return _policy(part, keys, cache.calibration, cache.default, cache.keys) if keys.enabled else None
 
 
 def _keys_of(cache: CacheConfig) -> DecisionCacheKeys:
@@ -298,11 +307,25 @@ def _default_policy(section: Section, keys: CacheKeys, calibration: CalibrationT
     default = CachePolicy(
         calibration.similarity, 3600.0, checks, calibration.verifier_threshold, max_false_hit_rate=calibration.default_rate
     )
-    return _policy(section, replace(keys, lexical_checks=checks), calibration, default)
+    return _policy(section, replace(keys, lexical_checks=checks), calibration, default, keys)
 
 
-def _policy(section: Section, keys: PolicyKeys, calibration: CalibrationTable, default: CachePolicy) -> CachePolicy:
+def _policy(
+    section: Section, keys: PolicyKeys, calibration: CalibrationTable, default: CachePolicy, inherited: CacheKeys
+) -> CachePolicy:
+    """`default` and `inherited` are the policy and the keys of `semantic_cache`."""
     checks = keys.lexical_checks or ()
+    conversations = None
+    if keys.similar_conversations:
+        idle = "" if inherited.eligibility.multi_turn else "semantic_cache.eligibility.multi_turn is false"
+        conversations = conversation_thresholds(
+            section,
+            calibration,
+            checks,
+            similarity=keys.similarity_threshold or inherited.similarity_threshold,
+            rate=keys.max_false_hit_rate or inherited.max_false_hit_rate,
+            idle=idle,
+        )
     thresholds = calibration.thresholds(section, keys.similarity_threshold, keys.max_false_hit_rate, default, checks)
     return CachePolicy(
         similarity_threshold=thresholds.similarity,
@@ -315,6 +338,7 @@ def _policy(section: Section, keys: PolicyKeys, calibration: CalibrationTable, d
         share=keys.share,
         others_ttl_s=keys.ttl_seconds,
         max_false_hit_rate=thresholds.max_false_hit_rate,
+        conversations=conversations,
     )
 
 
