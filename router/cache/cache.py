@@ -23,6 +23,7 @@ from router.cache.stores.base import StoreState
 from router.cache.stores.sync import StoreSync
 from router.cache.tiers import MAX_CANDIDATES, MAX_VERIFIED, Encode, PendingLookup, Tiers, Verify
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss, Waiting
+from router.core.text.conversation import turns_of
 from router.errors import BackendError
 
 
@@ -95,10 +96,7 @@ class Cache:
                     pending.leader = await self._leader_of(pending)
         except TimeoutError:
             found = Miss("timeout")
-        not_compared = pending.query.not_compared
-        if not_compared and isinstance(found, Miss) and found.reason in ("empty", "no_candidate"):
-            return Miss(not_compared)  # with equal earlier turns nothing was found, and that is why no other was compared
-        return found
+        return _explained(found, pending.query)
 
     async def _leader_of(self, pending: PendingLookup) -> Leader | None:
         """The leader of an equal question that is under way, if there is one."""
@@ -209,7 +207,8 @@ class Cache:
         entry = replace(entry, id=uuid.uuid4().hex, created_ms=self._invalidator.stamp_ms())
         try:
             encoding = await self._encode(entry.text)
-            entry = replace(entry, vector=None if encoding.is_truncated else encoding.vector)
+            vector = self.tiers.usable(encoding, may_be_conversation=len(turns_of(entry.text)) > 1)
+            entry = replace(entry, vector=vector)
         except BackendError:
             pass  # without a vector, only the exact tier finds it
         self._store(entry)
@@ -272,6 +271,13 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self.memory)
+
+
+def _explained(found: Found, query: CacheQuery) -> Found:
+    """What was found. If nothing has the same earlier turns, a miss says why no other conversation was compared."""
+    if query.not_compared and isinstance(found, Miss) and found.reason in ("empty", "no_candidate"):
+        return Miss(query.not_compared)
+    return found
 
 
 def _similarity(one: Vector | None, other: Vector | None) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from router.cache.wording import are_spelled_alike, difference, words_of
-from router.core.lookup import CachePolicy, CacheQuery
+from router.cache.wording import UNREAD, are_spelled_alike, difference, words_of
+from router.core.lookup import CachePolicy, CacheQuery, Objection
 from router.core.text.conversation import Turn, turns_of
 
 _MAX_COMPARED = 16
@@ -40,17 +41,29 @@ def pair_of_texts(asked: str, stored: str) -> Pair:
     return Pair(asked, stored, is_whole=True)
 
 
-def have_unread_difference(asked: str, stored: str) -> bool:
-    """Whether two conversations differ in something that no model reads.
+def objection_to(asked: str, stored: str) -> Objection | Literal[""]:
+    """Why the verifier is not asked about two conversations; empty when it is.
 
-    Turns with the same words have to be written alike, and words that the user says in both have to be spelled alike. Signs and
-    indentation that only one conversation has are left to the verifier: its turns say more, or less, or say it otherwise.
+    `continuation`: what one asks last was asked in the other, and then something else. Every turn of a conversation is looked up,
+    so the turns before it are what is nearest in the cache. `unread_difference`: turns with the same words have to be written
+    alike, and words that the user says in both have to be spelled alike. Signs and indentation that only one conversation has
+    are left to the verifier: its turns say more, or less, or say it otherwise.
     """
     mine, its = turns_of(asked), turns_of(stored)
+    if _goes_on(mine, its):
+        return "continuation"
     one, other = _by_words(mine), _by_words(its)
     if any(_are_unread(one[words], other[words]) for words in one.keys() & other.keys()):
-        return True
-    return not are_spelled_alike(*("\n".join(turn.text for turn in turns if turn.role == "user") for turns in (mine, its)))
+        return UNREAD
+    said = ("\n".join(turn.text for turn in turns if turn.role == "user") for turns in (mine, its))
+    return "" if are_spelled_alike(*said) else UNREAD
+
+
+def _goes_on(mine: Sequence[Turn], its: Sequence[Turn]) -> bool:
+    (*before, last), (*its_before, its_last) = (
+        [words_of(turn.text) for turn in turns if turn.role == "user"] for turns in (mine, its)
+    )
+    return last != its_last and (its_last in before or last in its_before)
 
 
 def _by_words(turns: Iterable[Turn]) -> dict[tuple[str, ...], set[str]]:

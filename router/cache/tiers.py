@@ -158,10 +158,13 @@ class Tiers:
             encoding = await self._encode(pending.query.text)
         except BackendError as error:
             return model_failure(error.word)
-        if encoding.is_truncated and not (pending.query.with_turns and self._verify_conversations):
-            return "too_long"  # nobody would read all of it
-        pending.vector = encoding.vector
-        return encoding.vector
+        pending.vector = self.usable(encoding, may_be_conversation=pending.query.with_turns)
+        return "too_long" if pending.vector is None else pending.vector
+
+    def usable(self, encoding: Encoded, *, may_be_conversation: bool) -> Vector | None:
+        """The vector; None when somebody has to read all of the text, and nobody would."""
+        is_read = not encoding.is_truncated or (may_be_conversation and self._verify_conversations is not None)
+        return encoding.vector if is_read else None
 
     async def _nearest(self, pending: PendingLookup, candidates: Sequence[tuple[Entry, float]]) -> Found:
         """The first candidate whose answer may be served. A miss has the reason of the first candidate that was refused."""

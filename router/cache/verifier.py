@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from router.cache.checks import conflict, with_agreement
-from router.cache.conversations import have_unread_difference
+from router.cache.conversations import objection_to
 from router.cache.wording import UNREAD, difference
 from router.core.lookup import CachePolicy, Verdict, verifier_failure
 from router.errors import BackendError
@@ -44,8 +44,8 @@ class Verifier:
         The verifier reads both as a whole. No lexical check is asked, neither to object nor to agree: they compare the words of
         two questions, and turns that say the same in other words, or not at all, differ in numbers, names and order.
         """
-        if have_unread_difference(asked, stored):
-            return Verdict(UNREAD)
+        if objection := objection_to(asked, stored):
+            return Verdict(objection)
         if self._score is None:
             return Verdict("verifier")
         try:

@@ -27,7 +27,9 @@ VerifierFailure = Literal[
     "verifier_closed",
     "verifier_failed",
 ]
-Refusal = Check | VerifierFailure | Literal["verifier", "unread_difference", "rejected", "near_miss", "answer_evicted"]
+Objection = Literal["continuation", "unread_difference"]
+"""Why two conversations are not given to the verifier: one goes on where the other ended, or no model reads how they differ."""
+Refusal = Check | VerifierFailure | Objection | Literal["verifier", "rejected", "near_miss", "answer_evicted"]
 """Why a candidate's answer is not served. Clients may see this."""
 ExplainedRefusal = Literal["not_near", "not_judged", "too_old"]
 """More such reasons, which only `explain` shows: the candidate is not similar enough to count as a near miss, enough others were

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from router.cache.checks import conflict, with_agreement
-from router.cache.conversations import Pair, have_unread_difference, pair_of_texts
+from router.cache.conversations import Pair, objection_to, pair_of_texts
 from router.cache.wording import UNREAD, difference
 from router.core.lookup import ConversationThresholds
 from router.errors import BackendError, ConfigError, Problem
@@ -42,7 +42,7 @@ class Judged:
     similarity: float
     """Cosine similarity; -1 when one of the texts has no vector."""
     check: str
-    """The lexical check that vetoes the pair, `UNREAD`, or why two conversations never meet; empty when nothing does."""
+    """The lexical check that vetoes the pair, `UNREAD`, or what keeps two conversations apart; empty when nothing does."""
     probability: float | None
     """The verifier's probability, raised where two questions agree. None without a verifier, or when the wording is the same."""
     is_conversation: bool = False
@@ -107,8 +107,8 @@ class Judge:
 
     def _judge_conversations(self, pair: LabelledPair) -> tuple[str, float | None]:
         """As `Verifier.conversations`."""
-        check = UNREAD if have_unread_difference(pair.asked, pair.stored) else ""
-        return check if self._verifier else "verifier", self._probability(pair.asked, pair.stored)
+        check = objection_to(pair.asked, pair.stored) if self._verifier else "verifier"
+        return check, self._probability(pair.asked, pair.stored)
 
     def _similarity(self, pair: LabelledPair) -> float:
         one, other = self._encode(pair.asked), self._encode(pair.stored)

@@ -76,12 +76,16 @@ def _pairs(data: Path, kinds: Sequence[str]) -> list[dict[str, object]]:
 def _of_case(case: Case) -> Iterator[dict[str, object]]:
     """Pairs of conversations: the stored one with each other, and another of the same answer with each that needs another one.
 
-    Those with other system messages are left out: the cache never compares them.
+    One more is with what the stored one asked before: every turn of a conversation is in the cache. Those with other system
+    messages are left out: the cache never compares them.
     """
     pairs = [(turns, case.stored, kind, True) for turns, kind in case.same]
     for place, (turns, kind) in enumerate(case.different):
         another = [case.same[place % len(case.same)][0]] if case.same else []
         pairs += [(turns, other, kind, False) for other in (case.stored, *another)]
+    asked = [place for place, turn in enumerate(case.stored) if turn.role == "user"]
+    if len(asked) > 1 and case.same:
+        pairs.append((case.same[0][0], case.stored[: asked[-2] + 1], "continuation", False))
     for turns, other, kind, is_same in pairs:
         if [turn for turn in turns if turn.role == "system"] == [turn for turn in other if turn.role == "system"]:
             a, b = ([{"role": turn.role, "content": turn.text} for turn in some] for some in (turns, other))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from router.cache import checks, wording
-from router.cache.conversations import have_unread_difference, pair_of_texts
+from router.cache.conversations import objection_to, pair_of_texts
 from router.config.patterns import compile_pattern, keyword_patterns
 from router.config.signals import SHIPPED_BUNDLE
 from router.core.cache_key import Eligibility, query_of
@@ -92,7 +92,7 @@ def compare_conversations(text: str) -> None:
     why_not_compared(turns)
     asked = as_text(turns)
     pair_of_texts(asked, f"{asked}x")
-    have_unread_difference(asked, f"{asked}x")
+    objection_to(asked, f"{asked}x")
 
 
 def find_spans(text: str) -> None:

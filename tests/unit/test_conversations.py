@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.cache.conversations import have_unread_difference, pair_of_texts
+from router.cache.conversations import objection_to, pair_of_texts
 from router.core.cache_key import Eligibility, Ineligible, query_of
 from router.core.lookup import CachePolicy, CacheQuery, ConversationThresholds
 from router.core.openai.request import parse
@@ -307,7 +307,28 @@ def test_other_conversations_are_judged_as_a_whole(one: tuple[str, ...], other: 
 def test_what_no_model_reads_keeps_conversations_apart(one: tuple[str, ...], other: tuple[str, ...], *, is_unread: bool) -> None:
     """Turns of the same words have to be written alike, and the user's words spelled alike."""
     for pair in ((one, other), (other, one)):
-        assert have_unread_difference(*(text_of(*texts) for texts in pair)) == is_unread
+        assert objection_to(*(text_of(*texts) for texts in pair)) == ("unread_difference" if is_unread else "")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "goes_on"),
+    [
+        (("What is R?",), ("What is R?", "A language.", "and Rust?"), True),
+        (("what is R",), ("What is R?", "A language.", "and Rust?"), True),
+        (("Hi", "Hello", "What is R?"), ("What is R?", "A language.", "Thanks", "Welcome", "and Rust?"), True),
+        (("a", "b", "c"), ("a", "b", "c", "d", "e"), True),
+        (("What is R?",), ("What is R?", "A language.", "What is R?"), False),
+        (("What is R?",), ("Hi", "Hello", "What is R?"), False),
+        (("What is Rust?",), ("What is R?", "A language.", "and Rust?"), False),
+        (("A language.",), ("What is R?", "A language.", "and Rust?"), False),
+    ],
+)
+def test_what_goes_on_where_the_other_ended_asks_something_else(
+    one: tuple[str, ...], other: tuple[str, ...], *, goes_on: bool
+) -> None:
+    """The turns before the last one are in the cache, too, and nearer than anything else."""
+    for pair in ((one, other), (other, one)):
+        assert objection_to(*(text_of(*texts) for texts in pair)) == ("continuation" if goes_on else "")
 
 
 def test_many_spellings_of_one_turn_are_not_compared_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,5 +337,5 @@ def test_many_spellings_of_one_turn_are_not_compared_for_long(monkeypatch: pytes
     monkeypatch.setattr("router.cache.conversations.difference", lambda asked, stored: calls.append(asked) or "none")
     for count, is_unread in ((4, False), (20, True)):
         one, other = (text_of(*(f"a{sign}{' ' * place}" for place in range(2 * count - 1))) for sign in "!?")
-        assert have_unread_difference(one, other) == is_unread
+        assert objection_to(one, other) == ("unread_difference" if is_unread else "")
         assert len(calls) <= 32

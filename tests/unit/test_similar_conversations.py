@@ -192,11 +192,37 @@ async def test_the_vector_of_a_long_conversation_may_come_from_its_two_ends() ->
     assert await booth.ask(said("How can I load CSV with Python?")) == "miss:too_long"
 
 
+async def test_a_long_conversation_that_was_exported_is_found_by_its_meaning_where_it_is_imported() -> None:
+    """A long message is not, there as here."""
+    booth, other = Booth(truncates=20), Booth(truncates=20)
+    for messages in (R, said("x" * 100)):
+        await booth.ask(messages)
+    for entry in booth.cache.entries:
+        whole = await booth.cache.get(entry.id)
+        assert whole
+        assert await other.cache.import_entry(whole)
+    assert await other.ask(REWORDED) == "hit:semantic"
+    assert other.verified[0][1].startswith("user: How do I read a CSV file in R?")
+    assert len(await other.cache.similar("x", 9)) == 1
+
+
 async def test_without_a_verifier_no_conversation_in_other_words_is_served() -> None:
     """No check reads them instead. `check` refuses such a configuration; see test_config_conversations."""
     booth = Booth(has_verifier=False)
     await booth.ask(R)
     assert await booth.ask(REWORDED) == "miss:verifier"
+
+
+async def test_a_follow_up_is_not_served_the_answer_to_what_it_follows() -> None:
+    """However sure the verifier is: its own earlier turns are always near. Nor is it the other way round."""
+    booth = Booth(score=1.0, similarity=0.99)
+    for length, status in ((1, "miss:empty"), (3, "miss:continuation"), (5, "miss:continuation")):
+        assert await booth.ask(said("What is R?", "A language.", "and Rust?", "Another one.", "and C?")[: length + 1]) == status
+    assert await booth.ask(said("What is R?", "It is a language.", "and Rust?")) == "hit:semantic"
+    assert len(booth.verified) == 1
+    booth = Booth(score=1.0, similarity=0.99)
+    await booth.ask(said("What is R?", "A language.", "and Rust?"))
+    assert await booth.ask(said("What is R?")) == "miss:continuation"
 
 
 async def test_what_no_model_reads_keeps_a_conversation_back() -> None:

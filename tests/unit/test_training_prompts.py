@@ -89,19 +89,18 @@ def test_conversations_under_other_system_messages_are_no_pairs(data: Path) -> N
 
 
 def test_held_back_conversations_are_written_as_lists_of_messages(data: Path, tmp_path: Path) -> None:
-    """As `eval cache` and `calibrate cache --conversations` read them: the stored one with each other, and another of the same
-    answer with each that needs another one.
-    """
+    """As `eval cache` and `calibrate cache --conversations` read them. The last pair is of what goes on where the other ended."""
     case, out = read_conversations(data)[0], tmp_path / "pairs.jsonl"
     lines = list(_of_case(case))
     assert [(line["tag"], line["y"]) for line in lines] == [
-        ("conversation condensed", 1), ("conversation context", 0), ("conversation context", 0),
+        ("conversation condensed", 1), ("conversation context", 0), ("conversation context", 0), ("conversation continuation", 0),
     ]  # fmt: skip
     condensed, stored = (
         [{"role": turn.role, "content": turn.text} for turn in turns] for turns in (case.same[0][0], case.stored)
     )
     assert (lines[0]["a"], lines[0]["b"]) == (condensed, stored)
-    assert [line["b"] for line in lines[1:]] == [stored, condensed]
+    assert [line["b"] for line in lines[1:]] == [stored, condensed, stored[:2]]
+    assert lines[3]["a"] == condensed
     out.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert {(pair.is_of_conversations, pair.apart) for pair in read_pairs(out)} == {(True, "")}
 
