@@ -139,6 +139,13 @@ def test_all_else_in_the_messages_stays_in_the_namespace() -> None:
     assert len(set(spaces.values())) == len(spaces), spaces
 
 
+def test_whose_turn_it_was_stays_in_the_namespace() -> None:
+    """The same name in another turn is another conversation."""
+    turns = said("a", "b", "c", "d", "e")
+    spaces = {query([*turns[:at], {**turns[at], "name": "bob"}, *turns[at + 1 :]]).namespace for at in range(1, 6)}
+    assert len(spaces) == 5
+
+
 def test_a_turn_may_repeat_fields_as_null() -> None:
     """The OpenAI client sends back what it got, with every field that an answer may have."""
     sent_back = {**ASSISTANT, "refusal": None, "audio": None, "tool_calls": None}

@@ -194,9 +194,10 @@ async def test_the_vector_of_a_long_conversation_may_come_from_its_two_ends() ->
 
 async def test_a_long_conversation_that_was_exported_is_found_by_its_meaning_where_it_is_imported() -> None:
     """A long message is not, there as here."""
-    booth, other = Booth(truncates=20), Booth(truncates=20)
+    booth, other = Booth(truncates=20, score=0.0), Booth(truncates=20)
     for messages in (R, said("x" * 100)):
         await booth.ask(messages)
+    assert len(booth.cache) == 2
     for entry in booth.cache.entries:
         whole = await booth.cache.get(entry.id)
         assert whole
@@ -282,6 +283,8 @@ async def test_a_conversation_that_is_not_compared_is_looked_up_as_if_the_key_we
     assert await booth.ask([*long[:-1], {"role": "user", "content": "What does R mean to you?"}]) == "hit:semantic"
     assert await booth.ask([*long[:-1], {"role": "user", "content": "What are 3 R?"}]) == "miss:numbers"
     assert await booth.ask(said("x" * 5001, "b", "What is R?")) == "miss:verifier_too_long"
+    booth.similarity = 0.1
+    assert await booth.ask([*long[:-1], {"role": "user", "content": "Is it cold?"}]) == "miss:verifier_too_long"
 
 
 async def test_what_an_operator_rejected_is_not_served_again() -> None:
