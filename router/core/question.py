@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.core.text.conversation import NotCompared, Turn, as_text, why_not_compared
 
@@ -40,10 +40,12 @@ def question_of(messages: Sequence[Message], *, similar_conversations: bool) -> 
     *earlier, last = messages
     text = text_of(last)
     more = {"last": {key: value for key, value in last.items() if key != "content"}, **_splits(last)}
+    alone = Question(text, text, text.strip(_SPACE), text, {"earlier": earlier, **more})
+    if not similar_conversations:
+        return alone
     turns = [Turn(str(message["role"]), text_of(message)) for message in messages if message["role"] in _TURNS]
-    not_compared = why_not_compared(turns) if similar_conversations else None
-    if not similar_conversations or not_compared:
-        return Question(text, text, text.strip(_SPACE), text, {"earlier": earlier, **more}, not_compared=not_compared)
+    if not_compared := why_not_compared(turns):
+        return replace(alone, not_compared=not_compared)
     said = "\n".join(turn.text for turn in turns if turn.role == "user")
     # The turns one by one, because a message may look like a whole conversation.
     exact = canonical([*turns[:-1], Turn("user", text.strip(_SPACE))])
