@@ -22,10 +22,16 @@ class Pair:
     stored: str
     is_whole: bool
     """These are two conversations, or a conversation and a message. If not, they are two questions."""
+    is_after_equal_turns: bool = False
+    """They are the last messages of two conversations whose earlier turns are equal."""
 
     def under(self, cache_policy: CachePolicy) -> CachePolicy:
         """The policy under which this pair is judged."""
         return cache_policy.for_conversations if self.is_whole else cache_policy
+
+    def found_under(self, cache_policy: CachePolicy) -> CachePolicy:
+        """The policy whose similarity counts where the vectors are of whole conversations."""
+        return cache_policy.for_conversations if self.is_whole or self.is_after_equal_turns else cache_policy
 
 
 def pair_of(query: CacheQuery, stored: str) -> Pair:
@@ -37,7 +43,7 @@ def pair_of_texts(asked: str, stored: str) -> Pair:
     """The same of two texts in the form of `as_text`."""
     mine, its = turns_of(asked), turns_of(stored)
     if mine[:-1] == its[:-1]:
-        return Pair(mine[-1].text, its[-1].text, is_whole=False)
+        return Pair(mine[-1].text, its[-1].text, is_whole=False, is_after_equal_turns=len(mine) > 1)
     return Pair(asked, stored, is_whole=True)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from router.cache.conversations import pair_of
+from router.cache.conversations import Pair, pair_of
 from router.cache.entries import Entry
 from router.cache.flights import Leader
 from router.cache.index import Vector
@@ -171,7 +171,7 @@ class Tiers:
         miss = Miss("no_candidate" if candidates else "empty")
         verified = 0
         for entry, similarity in candidates:
-            cache_policy = pair_of(pending.query, entry.text).under(pending.cache_policy)
+            cache_policy = pair_of(pending.query, entry.text).found_under(pending.cache_policy)
             if unjudged := self._why_unjudged(pending, entry, similarity, verified, cache_policy):
                 self._note(pending, entry, similarity, unjudged)
                 continue
@@ -202,10 +202,20 @@ class Tiers:
         if self._rejections.forbids(pending.query.text, text):
             return Verdict("rejected")
         pair = pair_of(pending.query, text)
+        if pair.is_after_equal_turns and await self._similarity(pair) < pending.cache_policy.similarity_threshold:
+            return Verdict("near_miss")
         verify = self._verify_conversations if pair.is_whole else self._verify
         if verify is None:
             return Verdict("verifier")
         return await verify(pair.asked, pair.stored, pair.under(pending.cache_policy))
+
+    async def _similarity(self, pair: Pair) -> float:
+        """Cosine similarity of two messages; -1 when one of them cannot be read as a whole."""
+        try:
+            one, other = await self._encode(pair.asked), await self._encode(pair.stored)
+        except BackendError:
+            return -1.0
+        return -1.0 if one.is_truncated or other.is_truncated else float(one.vector @ other.vector)
 
     async def _ask_store(self, pending: PendingLookup, miss: Miss) -> Found:
         if self._store is None or not self._store.is_shared:

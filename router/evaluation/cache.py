@@ -92,7 +92,7 @@ class Judge:
         compared = Pair(pair.asked, pair.stored, is_whole=False)
         if pair.is_of_conversations:
             compared = pair_of_texts(pair.asked, pair.stored)
-        similarity = self._similarity(pair)
+        similarity = self._similarity(compared)
         check, probability = self._judge_conversations(pair) if compared.is_whole else self._judge_questions(compared)
         is_conversation = compared.is_whole and pair.apart != OTHER_NAMESPACE
         return Judged(
@@ -110,11 +110,11 @@ class Judge:
         check = objection_to(pair.asked, pair.stored) if self._verifier else "verifier"
         return check, self._probability(pair.asked, pair.stored)
 
-    def _similarity(self, pair: LabelledPair) -> float:
+    def _similarity(self, pair: Pair) -> float:
         one, other = self._encode(pair.asked), self._encode(pair.stored)
         if one is None or other is None:
             return -1.0
-        is_read = pair.is_of_conversations or not (one.is_truncated or other.is_truncated)
+        is_read = pair.is_whole or not (one.is_truncated or other.is_truncated)
         return float(one.vector @ other.vector) if is_read else -1.0
 
     def _encode(self, text: str) -> Encoding | None:

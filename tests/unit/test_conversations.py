@@ -275,8 +275,10 @@ def test_after_equal_turns_the_last_messages_are_judged_as_questions() -> None:
     pair = pair_of_texts(text_of("a", "b", "What is R?"), text_of("a", "b", "What's R?"))
     assert (pair.asked, pair.stored, pair.is_whole) == ("What is R?", "What's R?", False)
     assert pair.under(POLICY) is POLICY
+    assert pair.found_under(POLICY).similarity_threshold == 0.5
     single = pair_of_texts("What is R?", "What's R?")
     assert (single.asked, single.stored, single.is_whole) == ("What is R?", "What's R?", False)
+    assert single.under(POLICY) is single.found_under(POLICY) is POLICY
 
 
 @pytest.mark.parametrize(

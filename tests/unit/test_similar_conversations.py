@@ -43,6 +43,8 @@ class Booth:
     rules: Mapping[str, CachePolicy] = field(default_factory=dict)
     score: float | str = 0.85
     similarity: float = 0.6
+    similarity_of_messages: float = 0.0
+    """The same of single messages; 0 for the same number."""
     truncates: int = 10_000
     """The encoder reads only the ends of a longer text."""
     has_verifier: bool = True
@@ -54,7 +56,8 @@ class Booth:
 
         async def encode(text: str) -> Any:
             own = seen.setdefault(text, len(seen) + 1)
-            vector = self.similarity**0.5 * FEATURES[0] + (1 - self.similarity) ** 0.5 * FEATURES[own]
+            near = self.similarity if text.startswith("user: ") else self.similarity_of_messages or self.similarity
+            vector = near**0.5 * FEATURES[0] + (1 - near) ** 0.5 * FEATURES[own]
             return SimpleNamespace(vector=vector, is_truncated=len(text) > self.truncates)
 
         async def score(asked: str, stored: str) -> float:
@@ -147,6 +150,24 @@ async def test_after_equal_turns_all_is_as_with_the_key_off() -> None:
     assert booth.verified == [("what helps with Python", "and in Python?")]
     booth.score = 0.9
     assert await booth.ask([*R[:-1], {"role": "user", "content": "what does it with Python"}]) == "hit:semantic"
+
+
+@pytest.mark.parametrize(
+    ("of_conversations", "of_messages", "truncates", "status"),
+    [
+        (0.6, 0.76, 10_000, "hit:semantic"),
+        (0.99, 0.74, 10_000, "miss:near_miss"),
+        (0.99, 0.99, 20, "miss:near_miss"),
+        (0.45, 0.99, 10_000, "miss:no_candidate"),
+    ],
+)
+async def test_after_equal_turns_the_last_messages_have_to_be_similar(
+    of_conversations: float, of_messages: float, truncates: int, status: str
+) -> None:
+    """The similarity of the conversations finds them, and equal turns make it high."""
+    booth = Booth(score=1.0, similarity=of_conversations, similarity_of_messages=of_messages, truncates=truncates)
+    await booth.ask(R)
+    assert await booth.ask([*R[:-1], {"role": "user", "content": "what is there in Python?"}]) == status
 
 
 async def test_lexical_checks_do_not_compare_conversations() -> None:
