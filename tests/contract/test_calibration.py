@@ -157,8 +157,8 @@ def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chance = random.Random(8)
     lines = []
     for number in range(400):
-        first, second, third = (" ".join(chance.choices(WORDS, k=4)) for _ in range(3))
-        other = turns(second, third, first) if number % 5 else turns(f"please {first}", second, third)
+        first, second, third, another = (" ".join(chance.choices(WORDS, k=4)) for _ in range(4))
+        other = turns(another, second, third) if number % 5 else turns(f"please {first}", second, third)
         lines.append(line(turns(first, second, third), other, int(number % 5 == 0), f"conversation {number % 3}"))
     path = tmp_path_factory.mktemp("conversations") / "conversations.jsonl"
     path.write_text("".join(lines))
