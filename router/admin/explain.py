@@ -29,7 +29,7 @@ from router.core.events import (
 )
 from router.core.exchange import Exchange
 from router.core.headers import CACHE_HEADERS, CLUSTER_HEADER, METHOD, PATH, PATH_HEADER, SECRET_HEADERS
-from router.core.lookup import Found, Miss
+from router.core.lookup import CachePolicy, Found, Miss
 from router.core.policy import Default, Rule
 from router.core.selection import QUALITY, Selector
 from router.core.snapshot import Snapshot
@@ -292,7 +292,8 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, obje
         document = {**document, "status": "looked up", "reason": "unknown"}
     elif scope.header:
         document["scope"] = lookup.query.scope
-    cache_policy = lookup.cache_policy
+    cache_policy, query = lookup.cache_policy, lookup.query
+    document["conversations"] = "compared" if query.with_turns else query.not_compared or "off"
     document["policy"] = {
         "share": cache_policy.share,
         "min_similarity": cache_policy.similarity_threshold,
@@ -304,8 +305,19 @@ def _cache(exchange: Exchange, lookup: Lookup | None, weighed: Mapping[str, obje
         "is_shadow": cache_policy.shadow,
         "may_look_up": cache_policy.may_look_up,
         "may_store": cache_policy.may_store,
+        **_conversation_thresholds(cache_policy),
     }
     return document | dict(weighed or {})
+
+
+def _conversation_thresholds(cache_policy: CachePolicy) -> dict[str, float]:
+    thresholds = cache_policy.conversations
+    if thresholds is None:
+        return {}
+    return {
+        "min_similarity_of_conversations": thresholds.similarity,
+        "min_probability_of_conversations": thresholds.verifier,
+    }
 
 
 def _diff(before: bytes, after: bytes | None) -> list[str]:

@@ -23,6 +23,7 @@ from router.cache.stores.base import StoreState
 from router.cache.stores.sync import StoreSync
 from router.cache.tiers import MAX_CANDIDATES, MAX_VERIFIED, Encode, PendingLookup, Tiers, Verify
 from router.core.lookup import CachePolicy, CacheQuery, Found, Miss, Waiting
+from router.core.text.conversation import turns_of
 from router.errors import BackendError
 
 
@@ -37,13 +38,17 @@ class Cache:
         store_sync: StoreSync | None,
         now: Callable[[], float] = time.time,
         rejections: Rejections | None = None,
+        verify_conversations: Verify | None = None,
     ) -> None:
+        """`verify_conversations` judges conversations whose earlier turns differ; without it, none of them share an answer."""
         self.limits, self.counts, self.store_sync = limits, Counts(), store_sync
         self._encode, self._now = encode, now
         rejections = rejections if rejections is not None else Rejections()
         self.memory = Memory(limits, self._on_evict, is_only_copy=store_sync is None)
         reads = store_sync.reads if store_sync else None
-        self.tiers = Tiers(self.memory, limits, encode, verify, rejections, store=reads, now=now)
+        self.tiers = Tiers(
+            self.memory, limits, encode, verify, rejections, store=reads, now=now, verify_conversations=verify_conversations
+        )
         self._flights = Flights()
         self._invalidator = Invalidator(self.memory, rejections, store_sync, now)
         if store_sync:
@@ -91,7 +96,7 @@ class Cache:
                     pending.leader = await self._leader_of(pending)
         except TimeoutError:
             found = Miss("timeout")
-        return found
+        return _explained(found, pending.query)
 
     async def _leader_of(self, pending: PendingLookup) -> Leader | None:
         """The leader of an equal question that is under way, if there is one."""
@@ -202,7 +207,8 @@ class Cache:
         entry = replace(entry, id=uuid.uuid4().hex, created_ms=self._invalidator.stamp_ms())
         try:
             encoding = await self._encode(entry.text)
-            entry = replace(entry, vector=None if encoding.is_truncated else encoding.vector)
+            vector = self.tiers.usable(encoding, may_be_conversation=len(turns_of(entry.text)) > 1)
+            entry = replace(entry, vector=vector)
         except BackendError:
             pass  # without a vector, only the exact tier finds it
         self._store(entry)
@@ -265,6 +271,13 @@ class Cache:
 
     def __len__(self) -> int:
         return len(self.memory)
+
+
+def _explained(found: Found, query: CacheQuery) -> Found:
+    """What was found. If nothing has the same earlier turns, a miss says why no other conversation was compared."""
+    if query.not_compared and isinstance(found, Miss) and found.reason in ("empty", "no_candidate"):
+        return Miss(query.not_compared)
+    return found
 
 
 def _similarity(one: Vector | None, other: Vector | None) -> float:

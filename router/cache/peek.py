@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from router.cache.cache import Cache
 from router.cache.checks import conflicts
+from router.cache.conversations import pair_of
 from router.cache.tiers import Weighed
 from router.core.events import Lookup
-from router.core.lookup import CachePolicy, Found
+from router.core.lookup import CachePolicy, CacheQuery, Found
 
 
 async def peek(cache: Cache, lookup: Lookup) -> tuple[Found, Mapping[str, object]]:
@@ -21,19 +22,21 @@ async def peek(cache: Cache, lookup: Lookup) -> tuple[Found, Mapping[str, object
     shown = sorted(once.values(), key=lambda weighed: -weighed.similarity)
     return found, {
         "waits_for_equal_question": pending.leader is not None,
-        "candidates": [_candidate(query.text, cache_policy, weighed) for weighed in shown],
+        "candidates": [_candidate(query, cache_policy, weighed) for weighed in shown],
     }
 
 
-def _candidate(asked: str, cache_policy: CachePolicy, weighed: Weighed) -> dict[str, object]:
+def _candidate(query: CacheQuery, cache_policy: CachePolicy, weighed: Weighed) -> dict[str, object]:
     entry, probability = weighed.entry, weighed.probability
+    pair = pair_of(query, entry.text)
+    cache_policy = pair.under(cache_policy)
     return {
         "id": entry.id,
         "tier": weighed.tier,
         "decision": entry.decision,
         "model": entry.model,
         "similarity": round(min(weighed.similarity, 1.0), 4),
-        "objections": conflicts(asked, entry.text, cache_policy.lexical_checks)
+        "objections": conflicts(pair.asked, pair.stored, cache_policy.lexical_checks)
         if weighed.similarity >= cache_policy.near_miss_threshold
         else [],
         "probability": None if probability is None else round(probability, 4),

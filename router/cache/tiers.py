@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from router.cache.conversations import Pair, pair_of
 from router.cache.entries import Entry
 from router.cache.flights import Leader
 from router.cache.index import Vector
@@ -118,9 +119,12 @@ class Tiers:
         *,
         store: StoreReader | None,
         now: Callable[[], float],
+        verify_conversations: Verify | None = None,
     ) -> None:
+        """Without `verify_conversations`, conversations share an answer only when their earlier turns are equal."""
         self._memory, self._limits, self._store, self._now = memory, limits, store, now
         self._encode, self._verify, self._rejections = encode, verify, rejections
+        self._verify_conversations = verify_conversations
 
     async def find(self, pending: PendingLookup) -> Found:
         """The first answer that may be served, in the order of the tiers."""
@@ -154,20 +158,24 @@ class Tiers:
             encoding = await self._encode(pending.query.text)
         except BackendError as error:
             return model_failure(error.word)
-        if encoding.is_truncated:
-            return "too_long"
-        pending.vector = encoding.vector
-        return encoding.vector
+        pending.vector = self.usable(encoding, may_be_conversation=pending.query.with_turns)
+        return "too_long" if pending.vector is None else pending.vector
+
+    def usable(self, encoding: Encoded, *, may_be_conversation: bool) -> Vector | None:
+        """The vector; None when somebody has to read all of the text, and nobody would."""
+        is_read = not encoding.is_truncated or (may_be_conversation and self._verify_conversations is not None)
+        return encoding.vector if is_read else None
 
     async def _nearest(self, pending: PendingLookup, candidates: Sequence[tuple[Entry, float]]) -> Found:
         """The first candidate whose answer may be served. A miss has the reason of the first candidate that was refused."""
         miss = Miss("no_candidate" if candidates else "empty")
         verified = 0
         for entry, similarity in candidates:
-            if unjudged := self._why_unjudged(pending, entry, similarity, verified):
+            cache_policy = pair_of(pending.query, entry.text).found_under(pending.cache_policy)
+            if unjudged := self._why_unjudged(pending, entry, similarity, verified, cache_policy):
                 self._note(pending, entry, similarity, unjudged)
                 continue
-            near_miss = similarity < pending.cache_policy.similarity_threshold
+            near_miss = similarity < cache_policy.similarity_threshold
             verdict = Verdict("near_miss") if near_miss else await self.judge(pending, entry.text)
             verified += verdict.probability is not None
             hit = None if verdict.refusal else await self.hit(entry, pending, "semantic", similarity, verdict.probability)
@@ -179,11 +187,13 @@ class Tiers:
                 miss = Miss(refusal, min(similarity, 1.0), entry.id)
         return miss
 
-    def _why_unjudged(self, pending: PendingLookup, entry: Entry, similarity: float, verified: int) -> ExplainedRefusal | None:
+    def _why_unjudged(
+        self, pending: PendingLookup, entry: Entry, similarity: float, verified: int, cache_policy: CachePolicy
+    ) -> ExplainedRefusal | None:
         """Why a candidate is skipped without judgement; None to judge it. `verified` candidates were verified before it."""
         if verified == MAX_VERIFIED:
             return "not_judged"
-        if similarity < pending.cache_policy.near_miss_threshold:
+        if similarity < cache_policy.near_miss_threshold:
             return "not_near"
         return None if self.is_fresh(entry, pending) else "too_old"
 
@@ -191,7 +201,21 @@ class Tiers:
         """Whether the answer to `text` may be served for the query."""
         if self._rejections.forbids(pending.query.text, text):
             return Verdict("rejected")
-        return await self._verify(pending.query.text, text, pending.cache_policy)
+        pair = pair_of(pending.query, text)
+        if pair.is_after_equal_turns and await self._similarity(pair) < pending.cache_policy.similarity_threshold:
+            return Verdict("near_miss")
+        verify = self._verify_conversations if pair.is_whole else self._verify
+        if verify is None:
+            return Verdict("verifier")
+        return await verify(pair.asked, pair.stored, pair.under(pending.cache_policy))
+
+    async def _similarity(self, pair: Pair) -> float:
+        """Cosine similarity of two messages; -1 when one of them cannot be read as a whole."""
+        try:
+            one, other = await self._encode(pair.asked), await self._encode(pair.stored)
+        except BackendError:
+            return -1.0
+        return -1.0 if one.is_truncated or other.is_truncated else float(one.vector @ other.vector)
 
     async def _ask_store(self, pending: PendingLookup, miss: Miss) -> Found:
         if self._store is None or not self._store.is_shared:

@@ -163,15 +163,25 @@ def difference(asked: str, stored: str) -> Difference:
     return min((_gap_difference(one, other, at) for at in range(len(one.gaps))), key=_WORST_FIRST.index)
 
 
+def words_of(text: str) -> tuple[str, ...]:
+    """The words of a text, folded."""
+    return _taken_apart(text).folded
+
+
+def are_spelled_alike(asked: str, stored: str) -> bool:
+    """Whether words that both texts have are spelled alike; see `difference` for what counts."""
+    one, other = _taken_apart(asked), _taken_apart(stored)
+    return all(_is_written_alike(key, one, other) for key in one.forms.keys() & other.forms.keys())
+
+
 def _is_about(subject: re.Pattern[str], one: _Text, other: _Text) -> bool:
     return bool(subject.search(one.text) or subject.search(other.text))
 
 
 def _differ_unread(one: _Text, other: _Text) -> bool:
     """Whether texts with different words have an unread difference as well: in shared words, signs or indentation."""
-    shared = one.forms.keys() & other.forms.keys()
     return (
-        not all(_is_written_alike(key, one, other) for key in shared)
+        not all(_is_written_alike(key, one, other) for key in one.forms.keys() & other.forms.keys())
         or one.signs != other.signs
         or one.indented != other.indented
     )

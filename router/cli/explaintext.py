@@ -100,6 +100,7 @@ def _cache_lines(cache: Node | None) -> Iterator[str]:
     yield f"{'':13}shared by {cache['shared_by']}{scope}; across {_ACROSS[policy['share']]}"
     asked = f"{'':13}thresholds: similarity {policy['min_similarity']:.2f}, verifier {policy['min_probability']:.4f}"
     yield asked + ("; shadow mode: hits are counted, not served" if policy["is_shadow"] else "")
+    yield f"{'':13}{_conversations_line(cache['conversations'], policy)}"
     if not policy["may_look_up"] or not policy["may_store"]:
         yield f"{'':13}not {'looked up' if not policy['may_look_up'] else 'stored'}, because the rule or the client says so"
     if cache.get("waits_for_equal_question"):
@@ -107,6 +108,13 @@ def _cache_lines(cache: Node | None) -> Iterator[str]:
         yield f"{'':13}an equal question is in flight; the request would wait {longest} for its answer"
     for one in cache.get("candidates", ()):
         yield f"{'':13}{_candidate_line(one)}"
+
+
+def _conversations_line(how: str, policy: Node) -> str:
+    if how != "compared":
+        return "earlier turns have to be equal" + (f" ({how})" if how != "off" else "")
+    least, sure = policy["min_similarity_of_conversations"], policy["min_probability_of_conversations"]
+    return f"conversations are compared: similarity {least:.2f}, verifier {sure:.4f}"
 
 
 def _candidate_line(one: Node) -> str:

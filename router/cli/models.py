@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-_PAIRS = 'JSON lines {"a": asked, "b": stored, "y": 1 if one answer fits both, else 0}; may be .gz'
+_PAIRS = (
+    'JSON lines {"a": asked, "b": stored, "y": 1 if one answer fits both, else 0}; asked and stored are texts, or lists of '
+    'messages {"role": ..., "content": text}; may be .gz'
+)
 
 
 def add_commands(commands: Subcommands) -> None:
@@ -112,6 +115,12 @@ def _add_calibrate(kinds: Subcommands) -> None:
     command.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="where to write the table, for semantic_cache.calibration"
     )
+    command.add_argument(
+        "--conversations",
+        type=Path,
+        metavar="FILE",
+        help="pairs of conversations, for the part of the table that semantic_cache.similar_conversations needs",
+    )
     command.set_defaults(run=calibrate_cache)
 
 
@@ -171,8 +180,9 @@ def train_intent(options: argparse.Namespace) -> int:
 def evaluate_cache(options: argparse.Namespace) -> int:
     """Measure the cache's decisions on labelled pairs of questions."""
     from router.cache.checks import CHECKS_ALONE, CHECKS_WITH_VERIFIER
-    from router.config.calibration import CALIBRATION, read_table
-    from router.evaluation.cache import evaluate
+    from router.config.calibration import CALIBRATION, SIMILARITY_OF_CONVERSATIONS, read_table
+    from router.core.lookup import ConversationThresholds
+    from router.evaluation.cache import Thresholds, evaluate
 
     encoder, verifier = _models(options)
     checks = _checks(options)
@@ -192,7 +202,11 @@ def evaluate_cache(options: argparse.Namespace) -> int:
             ]
         )
     similarity = options.similarity or (table.similarity if verifier else point.threshold)
-    return _print(evaluate(options.file, encoder, verifier, checks, similarity, point.threshold))
+    told, conversations = table.conversation_point(options.max_false_hit_rate), None
+    if told:
+        conversations = ConversationThresholds(options.similarity or SIMILARITY_OF_CONVERSATIONS, told.threshold)
+    thresholds = Thresholds(similarity, point.threshold, conversations)
+    return _print(evaluate(options.file, encoder, verifier, checks, thresholds))
 
 
 def calibrate_intent(options: argparse.Namespace) -> int:
@@ -207,7 +221,7 @@ def calibrate_cache(options: argparse.Namespace) -> int:
     """Make a table for `max_false_hit_rate`."""
     from router.evaluation.calibration import calibrate
 
-    return _print(calibrate(options.file, options.out, *_models(options), _checks(options)))
+    return _print(calibrate(options.file, options.out, *_models(options), _checks(options), options.conversations))
 
 
 def _models(options: argparse.Namespace) -> tuple[Bundle, Bundle | None]:

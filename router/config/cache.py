@@ -9,23 +9,23 @@ from pathlib import Path
 from router.cache.checks import CHECKS, CHECKS_ALONE, CHECKS_AMONG_STRANGERS, CHECKS_WITH_VERIFIER
 from router.cache.settings import POLICIES, CacheLimits, MilvusSettings, SyncSettings
 from router.config.calibration import CALIBRATION, CalibrationTable, read_calibration
+from router.config.conversations import conversation_thresholds
 from router.config.keys import (
     Choice,
     FilePath,
     Flag,
     Integer,
-    JsonSchema,
     Number,
     Text,
     Texts,
     key,
     keys_of,
     read,
-    section_schema,
     subsection,
 )
 from router.config.milvus import read_store
 from router.config.reader import Section
+from router.config.scope import SCOPE_HEADER, ScopeKind, read_scope
 from router.core.cache_key import Eligibility
 from router.core.cache_policy import CONTROLS, CachePlan, ScopePlan
 from router.core.lookup import SHARES, CachePolicy, Share
@@ -40,8 +40,6 @@ BACKENDS: Mapping[str, str] = {
 }
 """What `backend_type` may say, and the store that it means (`runtime/build_cache.py` has a line for each); `memory` is none."""
 _MAX_SECONDS = 10 * 365 * 86_400
-_SCOPE_HEADER = "authorization"
-_HEADER = Text("header", "a header's name", r"[A-Za-z0-9-]{1,100}")
 
 
 # -- declarations ----------------------------------------------------------------------------------------------------
@@ -84,6 +82,12 @@ class PolicyKeys:
         "system prompt. `decision`: those of the same rule. See below.",
         "all",
     )
+    similar_conversations: bool = key(
+        Flag(),
+        "Also serve a conversation whose earlier turns were worded otherwise, or whose context was told in one message. The "
+        "verifier reads both; `max_false_hit_rate` needs a part for conversations in `calibration`. See below.",
+        False,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,9 @@ class EligibilityKeys:
     tools: bool = key(Flag(), "Requests that offer tools. Those with calls or results are never looked up.", False)
     time_dependent: bool = key(Flag(), '"today", "latest", "weather" and the like.', False)
     user_specific: bool = key(Flag(), '"my order" and the like.', False)
-    multi_turn: bool = key(Flag(), "Conversations; all earlier turns then have to be equal.", True)
+    multi_turn: bool = key(
+        Flag(), "Conversations; all earlier turns then have to be equal, unless `similar_conversations` is true.", True
+    )
     explicit_models: bool = key(Flag(), "Requests that name their model themselves.", False)
     ignore_user_field: bool = key(Flag(), "Requests that differ only in their field `user` share answers.", False)
     namespace: str = key(Text(), "With another namespace, everything stored before is out of reach.", "", shown="none")
@@ -139,44 +145,6 @@ class ClientControlsKeys:
         shown="all",
     )
     max_ttl_seconds: float = key(Number(1, _MAX_SECONDS), "What `x-vsr-cache-ttl` is clamped to.", 86_400.0)
-
-
-@dataclass(frozen=True, slots=True)
-class ScopeKeys:
-    """Who shares answers."""
-
-    header: str = key(
-        _HEADER,
-        "Requests with the same value share; those without it are not cached. Set it in Envoy or at a gateway that clients "
-        "cannot bypass; `check` warns where Envoy does not.",
-        _SCOPE_HEADER,
-    )
-    require_header: str = key(
-        _HEADER,
-        "Instead of `header`: all share, except requests without this header. Only its presence is checked; see below.",
-        "",
-        shown="none",
-    )
-
-    def check(self, section: Section) -> None:
-        """Require exactly one of the two keys."""
-        if section.has("header") and section.has("require_header"):
-            section.problem("require_header", "could do nothing: without the scope's own header nothing is cached anyway")
-        if not section.has("header") and not section.has("require_header"):
-            section.problem("header", "is missing; a header's name was expected")
-
-
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """The word `global`, or a section."""
-
-    words: str = "`global`, section"
-    declared: type[ScopeKeys] = ScopeKeys
-
-    @property
-    def schema(self) -> JsonSchema:
-        """See `keys.Kind`."""
-        return {"anyOf": [{"const": "global"}, section_schema(self.declared)]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +177,7 @@ class CacheKeys(PolicyKeys):
     max_entries: int = key(Integer(1, 100_000_000), "In memory and in the store.", 1000)
     eviction_policy: str = key(Choice(POLICIES), "Which entry leaves when there is no room.", "fifo")
     scope: object = key(
-        _Scope(),
+        ScopeKind(),
         "Who shares answers. `global`: everybody, also clients whose key the model would refuse; `check` warns.",
         shown="see below",
     )
@@ -240,14 +208,14 @@ class CacheConfig:
     sync: SyncSettings = field(default_factory=SyncSettings)
     default: CachePolicy = field(default_factory=lambda: CachePolicy(0.8, 3600.0, CHECKS_ALONE))
     """Of decisions that say nothing of their own."""
-    keys: PolicyKeys = field(default_factory=PolicyKeys)
+    keys: CacheKeys = field(default_factory=CacheKeys)
     """What it was made of."""
     verifier: Path | None = None
     """The bundle of the model that confirms candidates; None when the lexical checks judge alone."""
     calibration: CalibrationTable = field(default_factory=CalibrationTable)
     policies: Mapping[str, CachePolicy] = field(default_factory=dict)
     """By decision; one that is not here is not cached."""
-    scope_header: str = _SCOPE_HEADER
+    scope_header: str = SCOPE_HEADER
     """Empty: all share."""
     required_header: str = ""
     """As of `ScopePlan`."""
@@ -274,7 +242,7 @@ def read_cache(section: Section, state_path: Path | None = None) -> CacheConfig:
     keys = read(section, CacheKeys)
     verifier = _verifier(section.section("verifier"), keys, folder)
     calibration = read_calibration(section, folder / keys.calibration, has_verifier=verifier is not None, is_caching=keys.enabled)
-    scope_header, required_header = _scope(section)
+    scope_header, required_header = read_scope(section)
     backend = BACKENDS[keys.backend_type]
     milvus, sync = read_store(section, backend, keys.backend_config_path, state_path, is_caching=keys.enabled)
     return CacheConfig(
@@ -321,7 +289,7 @@ def decision_policy(section: Section, cache: CacheConfig) -> CachePolicy | None:
         part.problem("max_false_hit_rate", message)
     if part.has("enabled") and keys.enabled and not cache.enabled:
         part.problem("enabled", "the cache is off: set semantic_cache.enabled to true")
-    return _policy(part, keys, cache.calibration, cache.default) if keys.enabled else None
+    return _policy(part, keys, cache.calibration, cache.default, cache.keys) if keys.enabled else None
 
 
 def _keys_of(cache: CacheConfig) -> DecisionCacheKeys:
@@ -339,11 +307,25 @@ def _default_policy(section: Section, keys: CacheKeys, calibration: CalibrationT
     default = CachePolicy(
         calibration.similarity, 3600.0, checks, calibration.verifier_threshold, max_false_hit_rate=calibration.default_rate
     )
-    return _policy(section, replace(keys, lexical_checks=checks), calibration, default)
+    return _policy(section, replace(keys, lexical_checks=checks), calibration, default, keys)
 
 
-def _policy(section: Section, keys: PolicyKeys, calibration: CalibrationTable, default: CachePolicy) -> CachePolicy:
+def _policy(
+    section: Section, keys: PolicyKeys, calibration: CalibrationTable, default: CachePolicy, inherited: CacheKeys
+) -> CachePolicy:
+    """`default` and `inherited` are the policy and the keys of `semantic_cache`."""
     checks = keys.lexical_checks or ()
+    conversations = None
+    if keys.similar_conversations:
+        idle = "" if inherited.eligibility.multi_turn else "semantic_cache.eligibility.multi_turn is false"
+        conversations = conversation_thresholds(
+            section,
+            calibration,
+            checks,
+            similarity=keys.similarity_threshold or inherited.similarity_threshold,
+            rate=keys.max_false_hit_rate or inherited.max_false_hit_rate,
+            idle=idle,
+        )
     thresholds = calibration.thresholds(section, keys.similarity_threshold, keys.max_false_hit_rate, default, checks)
     return CachePolicy(
         similarity_threshold=thresholds.similarity,
@@ -356,6 +338,7 @@ def _policy(section: Section, keys: PolicyKeys, calibration: CalibrationTable, d
         share=keys.share,
         others_ttl_s=keys.ttl_seconds,
         max_false_hit_rate=thresholds.max_false_hit_rate,
+        conversations=conversations,
     )
 
 
@@ -367,22 +350,6 @@ def _verifier(section: Section, keys: CacheKeys, folder: Path) -> Path | None:
     if keys.enabled and not is_file(bundle / "manifest.json"):
         section.problem("model_path", f"there is no model in {bundle}: manifest.json is missing")
     return bundle
-
-
-def _scope(section: Section) -> tuple[str, str]:
-    """The header whose value separates answers, and the header that a request must have if all share. Empty for none."""
-    item = section.item("scope")
-    if item is None:
-        return _SCOPE_HEADER, ""
-    if not item.is_mapping:
-        if item.text() != "global":
-            item.problem("'global', or a mapping such as {header: x-tenant-id} or {require_header: authorization}, was expected")
-        return "", ""
-    part = item.section()
-    keys = read(part, ScopeKeys)
-    if part.has("require_header") and not part.has("header"):
-        return "", keys.require_header.lower()
-    return keys.header.lower(), ""
 
 
 def _eligibility(keys: EligibilityKeys) -> Eligibility:

@@ -42,8 +42,9 @@ def lookup_ahead(snapshot: Snapshot, request: ChatRequest, body: Body) -> Lookup
 
 
 def _common(policies: list[CachePolicy], count: int) -> CachePolicy | None:
-    """A policy that serves only what each of `count` policies would serve; None when some are missing."""
-    if len(policies) < count:
+    """A policy that serves only what each of `count` policies would serve; None when some are missing, or they do not agree on
+    the namespace."""
+    if len(policies) < count or len({each.conversations is None for each in policies}) > 1:
         return None
     bounds = [each.others_ttl_s for each in policies if each.others_ttl_s is not None]
     return replace(policies[0], exact_only=True, others_ttl_s=min(bounds, default=None))

@@ -1,21 +1,22 @@
 """Makes the cache query of a request, or says why the request is not cached.
 
-The namespace is a digest of everything that an answer depends on, except the last user message. It is a hard filter: a query
-never gets an answer from another namespace, however similar the questions are. `Share` says how much of the decision is in it.
+The namespace is a digest of everything that an answer depends on, except the question: the last user message, or all turns of the
+conversation. It is a hard filter: a query never gets an answer from another namespace, however similar the questions are. `Share`
+says how much of the decision is in it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.core.lookup import CacheQuery, Share, SkipReason
 from router.core.models import Reasoning, ReasoningFamily
 from router.core.openai.request import Body
 from router.core.openai.rewrite import effort_of
+from router.core.question import canonical, question_of
 from router.core.text.invisible import has_invisible
 from router.core.types import ChatRequest, Decision, Endpoint
 
@@ -26,8 +27,6 @@ _MARK = "cache_control"
 _MARKS = ({"type": "ephemeral"}, *({"type": "ephemeral", "ttl": ttl} for ttl in ("5m", "1h")))
 """Values of `cache_control` that may stand beside the text of a part. LiteLLM, Cline and others mark with it the end of a prefix
 that the backend should cache. Other values might be text for the model."""
-_SPACE = " \t\n\r"
-"""White space that is ignored at both ends of a text."""
 
 MAX_BODY_CHARS = 1024 * 1024
 """A larger request is not looked up: hashing 16 MiB of earlier turns would delay other requests by 60 to 90 ms."""
@@ -71,7 +70,7 @@ class Eligibility:
     allows_time_dependent: bool = False
     allows_user_specific: bool = False
     allows_multi_turn: bool = True
-    """Cache requests with earlier turns. They share an answer only when all earlier turns are equal."""
+    """Cache requests with earlier turns. They share an answer only when these are equal, or `similar_conversations` says more."""
     allows_explicit_models: bool = False
     """Cache requests that name their model."""
     ignores_user_field: bool = False
@@ -90,11 +89,13 @@ def query_of(
     family: ReasoningFamily | None = None,
     *,
     share: Share = "all",
+    similar_conversations: bool = False,
 ) -> CacheQuery | Ineligible:
     """The cache query of a request, or why its answer cannot be cached.
 
     `versions` names the encoder and the lexical checks, as `build_cache` puts them together. Answers that other versions stored
-    are out of reach. `family` is the reasoning family of the chosen model, as in `rewrite`.
+    are out of reach. `family` is the reasoning family of the chosen model, as in `rewrite`. With `similar_conversations`, earlier
+    turns of user and assistant are part of the question and not of the namespace.
     """
     reason = _why_not(request, body, eligibility)
     if decision.name == "explicit_model" and not eligibility.allows_explicit_models:
@@ -103,17 +104,16 @@ def query_of(
         return Ineligible(reason)
     messages = body.value("messages")
     assert isinstance(messages, list)  # noqa: S101 - `openai.request.parse` has checked it
-    *earlier, last = messages
-    text = "\n".join(_texts_of(last))
-    if not text.strip():
+    question = question_of(messages, similar_conversations=similar_conversations)
+    if not question.last.strip():
         return Ineligible("no_text")
-    if len(text) > eligibility.max_text_chars:
+    if len(question.last) > eligibility.max_text_chars:
         return Ineligible("too_long")
-    if has_invisible(text):
+    if has_invisible(question.last):
         return Ineligible("invisible_text")
-    if not eligibility.allows_time_dependent and _TIME_DEPENDENT.search(text):
+    if not eligibility.allows_time_dependent and _TIME_DEPENDENT.search(question.said):
         return Ineligible("time_dependent")
-    if not eligibility.allows_user_specific and _USER_SPECIFIC.search(text):
+    if not eligibility.allows_user_specific and _USER_SPECIFIC.search(question.said):
         return Ineligible("user_specific")
     left_out = _NOT_THE_QUESTION | (_USER_FIELDS if eligibility.ignores_user_field else frozenset())
     rest = {key: placed.value for key, placed in body.members.items() if key not in left_out and placed.value is not None}
@@ -123,13 +123,13 @@ def query_of(
         "namespace": eligibility.namespace,
         **_described(decision, family, share),
         "request": rest,
-        "earlier": earlier,
-        "last": {key: value for key, value in last.items() if key != "content"},
-        **_splits(last),
+        **question.apart,
     }
-    namespace = digest(_canonical(about))
+    namespace = digest(canonical(about))
     # No Unicode normalisation: it would merge characters of different meaning, such as the kelvin sign and the letter K.
-    return CacheQuery(text, namespace, digest(f"{namespace}\n{text.strip(_SPACE)}"), scope, decision.name, decision.model.name)
+    key = digest(f"{namespace}\n{question.exact}")
+    made = CacheQuery(question.text, namespace, key, scope, decision.name, decision.model.name)
+    return replace(made, with_turns=question.with_turns, not_compared=question.not_compared)
 
 
 def _why_not(request: ChatRequest, body: Body, eligibility: Eligibility) -> SkipReason | None:
@@ -169,19 +169,6 @@ def _is_text_alone(part: object) -> bool:
     return not more or (more.keys() == {_MARK} and more[_MARK] in _MARKS)
 
 
-def _texts_of(message: Mapping[str, object]) -> list[str]:
-    content = message.get("content")
-    if isinstance(content, list):
-        return [str(part.get("text", "")) for part in content if isinstance(part, dict)]
-    return [content] if isinstance(content, str) else []
-
-
-def _splits(message: Mapping[str, object]) -> dict[str, object]:
-    """The lengths of the parts, if there are several. Some templates join parts without a gap, so a split changes the text."""
-    texts = _texts_of(message)
-    return {"parts": [len(text) for text in texts]} if len(texts) > 1 else {}
-
-
 def _described(decision: Decision, family: ReasoningFamily | None, share: Share) -> dict[str, object]:
     """What of the decision is part of the namespace.
 
@@ -207,10 +194,6 @@ def _sent_switch(reasoning: Reasoning | None, family: ReasoningFamily | None) ->
         return None
     is_flag = family.kind == "chat_template_kwargs"
     return [family.kind, family.parameter, reasoning.enabled if is_flag else effort_of(reasoning, family)]
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
 
 def digest(text: str) -> str:

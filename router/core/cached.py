@@ -66,7 +66,17 @@ def lookup_under(
     if scope is None:
         return Ineligible("no_scope")
     cache_policy = apply_client_controls(cache_policy, controls, plan.max_ttl_s)
-    asked = query_of(request, body, decision, scope, plan.eligibility, plan.versions, family, share=cache_policy.share)
+    asked = query_of(
+        request,
+        body,
+        decision,
+        scope,
+        plan.eligibility,
+        plan.versions,
+        family,
+        share=cache_policy.share,
+        similar_conversations=cache_policy.conversations is not None,
+    )
     if isinstance(asked, Ineligible):
         return asked
     return Lookup(asked, cache_policy) if cache_policy.may_look_up or cache_policy.may_store else Ineligible("client")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
+
+from router.core.text.conversation import NotCompared
 
 Tier = Literal["exact", "semantic", "coalesced"]
 """Where a hit was found. `exact`: an entry with the same text. `semantic`: an entry with the same meaning. `coalesced`: an equal
@@ -25,7 +27,9 @@ VerifierFailure = Literal[
     "verifier_closed",
     "verifier_failed",
 ]
-Refusal = Check | VerifierFailure | Literal["verifier", "unread_difference", "rejected", "near_miss", "answer_evicted"]
+Objection = Literal["continuation", "unread_difference"]
+"""Why two conversations are not given to the verifier: one goes on where the other ended, or no model reads how they differ."""
+Refusal = Check | VerifierFailure | Objection | Literal["verifier", "rejected", "near_miss", "answer_evicted"]
 """Why a candidate's answer is not served. Clients may see this."""
 ExplainedRefusal = Literal["not_near", "not_judged", "too_old"]
 """More such reasons, which only `explain` shows: the candidate is not similar enough to count as a near miss, enough others were
@@ -33,6 +37,7 @@ judged before it, or it is older than the client allows."""
 MissReason = (
     Refusal
     | ModelFailure
+    | NotCompared
     | Literal[
         "empty",
         "no_candidate",
@@ -111,7 +116,7 @@ class CacheQuery:
     """What is looked up, and what an answer is stored under."""
 
     text: str
-    """The whole last user message."""
+    """The whole last user message; with `with_turns`, the whole conversation in the form of `conversation.as_text`."""
     namespace: str
     """Digest, 32 hex digits, of everything else that the answer depends on."""
     key: str
@@ -122,6 +127,20 @@ class CacheQuery:
     """What was decided for this request. An answer that is found may have been stored by another decision."""
     model: str
     """Name of the configured model that was chosen."""
+    with_turns: bool = False
+    """Earlier turns are not in the namespace: it holds conversations and single messages."""
+    not_compared: NotCompared | None = None
+    """Why earlier turns are in the namespace although the policy would compare conversations; None in all other cases."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationThresholds:
+    """For two conversations whose earlier turns differ."""
+
+    similarity: float
+    """As in `CachePolicy`."""
+    verifier: float
+    """As in `CachePolicy`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +171,15 @@ class CachePolicy:
     max_false_hit_rate: float | None = None
     """Upper bound on the share of wrong hits, 0 to 1, for which `verifier_threshold` was chosen; None when the operator set the
     threshold."""
+    conversations: ConversationThresholds | None = None
+    """None: only conversations whose earlier turns are equal may share an answer."""
+
+    @property
+    def for_conversations(self) -> CachePolicy:
+        """The policy under which two conversations with different earlier turns are judged. Lexical checks compare questions."""
+        thresholds = self.conversations or ConversationThresholds(1.0, 1.0)
+        similarity, verifier = thresholds.similarity, thresholds.verifier
+        return replace(self, similarity_threshold=similarity, verifier_threshold=verifier, lexical_checks=())
 
     @property
     def near_miss_threshold(self) -> float:

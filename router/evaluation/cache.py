@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from router.cache.checks import conflict, with_agreement
+from router.cache.conversations import Pair, objection_to, pair_of_texts
 from router.cache.wording import UNREAD, difference
+from router.core.lookup import ConversationThresholds
 from router.errors import BackendError, ConfigError, Problem
 from router.evaluation.leaks import refuse_trained_on
 from router.evaluation.measures import clopper_pearson, recall_at_precision, roc_area, share
+from router.evaluation.pairs import OTHER_NAMESPACE, LabelledPair, read_pairs
 from router.inference.bundle import Bundle
 from router.inference.cross_encoder import CrossEncoder
-from router.inference.encoder import Encoder
+from router.inference.encoder import Encoder, Encoding
 from router.inference.pool import InferencePool
 
 SIMILARITIES = (0.70, 0.75, 0.80, 0.85, 0.90, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
 PROBABILITIES = (0.50, 0.60, 0.70, 0.75, 0.80, 0.85, 0.88, 0.90, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98)
 _MAX_TAGS = 60
+_NO_PART = (
+    "the calibration table has no threshold for them that keeps this bound: make one with `semantic-router calibrate cache PAIRS "
+    "--conversations CONVERSATIONS --out FILE`, and name it with --calibration"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +42,39 @@ class Judged:
     similarity: float
     """Cosine similarity; -1 when one of the texts has no vector."""
     check: str
-    """The lexical check that vetoes the pair, or `UNREAD`; empty when none does."""
+    """The lexical check that vetoes the pair, `UNREAD`, or what keeps two conversations apart; empty when nothing does."""
     probability: float | None
-    """The verifier's probability, raised where the texts agree. None without a verifier, or when the wording is the same."""
+    """The verifier's probability, raised where two questions agree. None without a verifier, or when the wording is the same."""
+    is_conversation: bool = False
+    """The earlier turns differ, so that the thresholds of conversations decide."""
 
     def is_served(self, similarity: float, threshold: float) -> bool:
         """Whether the cache would serve the stored answer."""
         is_sure = self.probability is None or self.probability >= threshold
         return not self.check and self.similarity >= similarity and is_sure
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The thresholds of questions and of conversations."""
+
+    similarity: float
+    verifier: float
+    conversations: ConversationThresholds | None = None
+
+    def serve(self, pair: Judged) -> bool:
+        """Whether the cache would serve the stored answer."""
+        if not pair.is_conversation:
+            return pair.is_served(self.similarity, self.verifier)
+        own = self.conversations
+        return own is not None and pair.is_served(own.similarity, own.verifier)
+
+    def at(self, tried: float, *, by_verifier: bool) -> Thresholds:
+        """The same with one threshold for all: of the verifier, or without one of the similarity."""
+        if not by_verifier:
+            return replace(self, similarity=tried)
+        own = self.conversations
+        return replace(self, verifier=tried, conversations=replace(own, verifier=tried) if own else None)
 
 
 class Judge:
@@ -56,57 +85,83 @@ class Judge:
         self._encoder = Encoder(encoder, passes)
         self._verifier = CrossEncoder(verifier, passes) if verifier else None
         self._checks = tuple(checks)
-        self._vectors: dict[str, NDArray[np.float32] | None] = {}
+        self._encodings: dict[str, Encoding | None] = {}
 
-    def judge(self, asked: str, stored: str, tag: str, *, is_same: bool) -> Judged:
+    def judge(self, pair: LabelledPair) -> Judged:
         """Judge one pair. The verifier reads it even if a check vetoes, so that the verifier can be measured alone."""
-        one, other = self._vector(asked), self._vector(stored)
-        similarity = float(one @ other) if one is not None and other is not None else -1.0
-        written = difference(asked, stored)
-        check = conflict(asked, stored, self._checks) or (UNREAD if written == "unread" else "")
-        probability = None if written == "none" else self._probability(asked, stored)
-        return Judged(asked, stored, is_same, tag, similarity, check, probability)
+        compared = Pair(pair.asked, pair.stored, is_whole=False)
+        if pair.is_of_conversations:
+            compared = pair_of_texts(pair.asked, pair.stored)
+        similarity = self._similarity(compared)
+        check, probability = self._judge_conversations(pair) if compared.is_whole else self._judge_questions(compared)
+        is_conversation = compared.is_whole and pair.apart != OTHER_NAMESPACE
+        return Judged(
+            pair.asked, pair.stored, pair.is_same, pair.tag, similarity, pair.apart or check, probability, is_conversation
+        )
 
-    def _vector(self, text: str) -> NDArray[np.float32] | None:
-        if text not in self._vectors:
+    def _judge_questions(self, pair: Pair) -> tuple[str, float | None]:
+        written = difference(pair.asked, pair.stored)
+        check = conflict(pair.asked, pair.stored, self._checks) or (UNREAD if written == "unread" else "")
+        probability = None if written == "none" else self._probability(pair.asked, pair.stored)
+        return check, None if probability is None else with_agreement(probability, pair.asked, pair.stored)
+
+    def _judge_conversations(self, pair: LabelledPair) -> tuple[str, float | None]:
+        """As `Verifier.conversations`."""
+        check = objection_to(pair.asked, pair.stored) if self._verifier else "verifier"
+        return check, self._probability(pair.asked, pair.stored)
+
+    def _similarity(self, pair: Pair) -> float:
+        one, other = self._encode(pair.asked), self._encode(pair.stored)
+        if one is None or other is None:
+            return -1.0
+        is_read = pair.is_whole or not (one.is_truncated or other.is_truncated)
+        return float(one.vector @ other.vector) if is_read else -1.0
+
+    def _encode(self, text: str) -> Encoding | None:
+        if text not in self._encodings:
             try:
-                encoding = self._encoder.run(text)
-                self._vectors[text] = None if encoding.is_truncated else encoding.vector
+                self._encodings[text] = self._encoder.run(text)
             except BackendError:
-                self._vectors[text] = None
-        return self._vectors[text]
+                self._encodings[text] = None
+        return self._encodings[text]
 
     def _probability(self, asked: str, stored: str) -> float | None:
+        """None without a verifier; 0 when it cannot read the pair."""
         if self._verifier is None:
             return None
         try:
-            return with_agreement(self._verifier.run(asked, stored), asked, stored)
+            return self._verifier.run(asked, stored)
         except BackendError:
             return 0.0
 
 
 def judge(path: Path, encoder: Bundle, verifier: Bundle | None, checks: Sequence[str]) -> list[Judged]:
-    """Judge every pair of a file of JSON lines with `a` (asked), `b` (stored), `y` (1: one answer fits both) and optional `tag`.
-
-    Raises:
-        ConfigError: the file does not have this form; every bad line is named.
-    """
-    pairs = list(_read(path))
+    """Judge every pair of a file; see `read_pairs`, also for what is raised."""
     judge_ = Judge(encoder, verifier, checks)
-    return [judge_.judge(asked, stored, tag, is_same=is_same) for asked, stored, is_same, tag in pairs]
+    return [judge_.judge(pair) for pair in read_pairs(path)]
 
 
 def evaluate(
-    path: Path, encoder: Bundle, verifier: Bundle | None, checks: Sequence[str], similarity: float, threshold: float
+    path: Path, encoder: Bundle, verifier: Bundle | None, checks: Sequence[str], thresholds: Thresholds
 ) -> Iterator[str]:
-    """The report on the pairs in `path`, line by line. Raises as `judge` does."""
+    """The report on the pairs in `path`, line by line.
+
+    Raises:
+        ConfigError: as `read_pairs` does, or the model was trained on the pairs, or there are no thresholds for conversations.
+    """
     if verifier:
-        refuse_trained_on(path, verifier, [f"{asked}\n{stored}" for asked, stored, _, _ in _read(path)])
+        refuse_trained_on(path, verifier, [f"{pair.asked}\n{pair.stored}" for pair in read_pairs(path)])
     pairs = judge(path, encoder, verifier, checks)
+    own = thresholds.conversations
+    if own is None and any(pair.is_conversation for pair in pairs):
+        raise ConfigError([Problem(str(path), 0, "", f"holds conversations whose earlier turns differ; {_NO_PART}")])
     names = ", ".join(f"{bundle.name} {bundle.version}" for bundle in (encoder, verifier) if bundle)
     yield f"{names} on {path.name}: {len(pairs)} pairs, lexical checks {', '.join(checks) or 'none'}"
-    yield f"at similarity {similarity:.2f}" + (f" and verifier {threshold:.3f}:" if verifier else ":")
-    yield from _figures(pairs, similarity, threshold)
+    at = f"at similarity {thresholds.similarity:.2f}" + (f" and verifier {thresholds.verifier:.3f}" if verifier else "")
+    if own and any(pair.is_conversation for pair in pairs):
+        at += f", conversations at similarity {own.similarity:.2f} and verifier {own.verifier:.3f}"
+    yield f"{at}:"
+    yield from _figures(pairs, thresholds)
     yield from _alone(pairs)
     tags = sorted({pair.tag for pair in pairs})
     if 1 < len(tags) <= _MAX_TAGS:
@@ -115,24 +170,23 @@ def evaluate(
         for tag in tags:
             some = [pair for pair in pairs if pair.tag == tag]
             different = [pair for pair in some if not pair.is_same]
-            served = sum(pair.is_served(similarity, threshold) for pair in some)
-            false = sum(pair.is_served(similarity, threshold) for pair in different)
+            served, false = sum(map(thresholds.serve, some)), sum(map(thresholds.serve, different))
             rate = f"{false / len(different):.4f}" if different else "     -"
             yield f"  {tag[:64]:64} {len(some):6} {served / len(some):8.4f} {rate:>8}"
     yield ""
     yield "threshold   hit rate   recall   precision   false-hit rate (95% at most)   similarity alone: recall  false-hit rate"
     for tried in PROBABILITIES if verifier else SIMILARITIES:
-        yield _row(pairs, similarity if verifier else tried, tried)
+        yield _row(pairs, thresholds.at(tried, by_verifier=verifier is not None), tried)
     yield ""
     yield "vetoes of pairs that would otherwise be served, by lexical check: right (different questions), wrong (same question)"
-    for check in (*checks, UNREAD):
-        vetoed = [p for p in pairs if p.check == check and p.similarity >= similarity and (p.probability or 1) >= threshold]
+    for check in dict.fromkeys((*checks, UNREAD, *(pair.check for pair in pairs if pair.check))):
+        vetoed = [pair for pair in pairs if pair.check == check and thresholds.serve(replace(pair, check=""))]
         wrong = sum(pair.is_same for pair in vetoed)
         yield f"  {check:17} {len(vetoed) - wrong:6} {wrong:6}"
 
 
-def _figures(pairs: Sequence[Judged], similarity: float, threshold: float) -> Iterator[str]:
-    served = [pair for pair in pairs if pair.is_served(similarity, threshold)]
+def _figures(pairs: Sequence[Judged], thresholds: Thresholds) -> Iterator[str]:
+    served = [pair for pair in pairs if thresholds.serve(pair)]
     same, different = [pair for pair in pairs if pair.is_same], [pair for pair in pairs if not pair.is_same]
     right = sum(pair.is_same for pair in served)
     yield f"{'hit rate':18} {share(len(served), len(pairs))}"
@@ -156,9 +210,9 @@ def _alone(pairs: Sequence[Judged]) -> Iterator[str]:
         yield f"{name:18} ROC area {roc_area(truth, scores):.4f}  {recalls}"
 
 
-def _row(pairs: Sequence[Judged], similarity: float, threshold: float) -> str:
+def _row(pairs: Sequence[Judged], thresholds: Thresholds, threshold: float) -> str:
     same, different = [pair for pair in pairs if pair.is_same], [pair for pair in pairs if not pair.is_same]
-    right, false = (sum(pair.is_served(similarity, threshold) for pair in some) for some in (same, different))
+    right, false = (sum(map(thresholds.serve, some)) for some in (same, different))
     bare_right, bare_false = (sum(pair.similarity >= threshold for pair in some) for some in (same, different))
     precision = f"{right / (right + false):.4f}" if right + false else "     -"
     recall, bare_recall = (f"{count / len(same):.4f}" if same else "     -" for count in (right, bare_right))
@@ -166,22 +220,3 @@ def _row(pairs: Sequence[Judged], similarity: float, threshold: float) -> str:
     upper = f"({clopper_pearson(false, len(different)):.4f})" if different else ""
     hits = (right + false) / len(pairs)
     return f"{threshold:9.3f} {hits:10.4f} {recall:>8} {precision:>11} {rate:>16} {upper:>10} {bare_recall:>30} {bare_rate:>15}"
-
-
-def _read(path: Path) -> Iterator[tuple[str, str, bool, str]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    problems: list[Problem] = []
-    count = 0
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    pair = json.loads(line)
-                    yield str(pair["a"]), str(pair["b"]), {1: True, 0: False}[pair["y"]], str(pair.get("tag", ""))
-                    count += 1
-                except (ValueError, KeyError, TypeError):
-                    problems.append(Problem(str(path), number, "", 'a JSON object with "a", "b" and "y" (0 or 1) was expected'))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), 0, "", f"cannot be read: {error}")]) from None
-    if problems or not count:
-        raise ConfigError(problems or [Problem(str(path), 0, "", "holds no pairs")])

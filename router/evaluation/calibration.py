@@ -1,10 +1,11 @@
-"""`semantic-router calibrate cache FILE`: makes the table that gives the cache's threshold for a `max_false_hit_rate`."""
+"""`semantic-router calibrate cache FILE`: makes the table that gives the cache's thresholds for a `max_false_hit_rate`."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,22 @@ _MIN_PAIRS = 300  # with fewer pairs, the upper bound exceeds 1% even without a 
 _POINTS = 120
 
 
-def calibrate(path: Path, out: Path, encoder: Bundle, verifier: Bundle | None, guards: Sequence[str] | None) -> Iterator[str]:
+def calibrate(
+    path: Path,
+    out: Path,
+    encoder: Bundle,
+    verifier: Bundle | None,
+    guards: Sequence[str] | None,
+    conversations: Path | None = None,
+) -> Iterator[str]:
     """Write the table and report on it, line by line. `guards` names the lexical checks; None means the defaults.
 
     The table is made from all pairs. The report checks it by halves: thresholds chosen on one half of the pairs are measured on
-    the other half, and no question is in both.
+    the other half, and no question is in both. `conversations` is a file with pairs of conversations; without it, the table has
+    no part for them.
 
     Raises:
-        ConfigError: the file does not hold pairs, or too few of them need two answers.
+        ConfigError: a file does not hold pairs, or too few of them need two answers.
     """
     with_verifier = tuple(CHECKS_WITH_VERIFIER if guards is None else guards)
     alone = tuple(CHECKS_ALONE if guards is None else guards)
@@ -41,17 +50,50 @@ def calibrate(path: Path, out: Path, encoder: Bundle, verifier: Bundle | None, g
     kinds = {"no_verifier": (None, alone)} | ({"with_verifier": (verifier, with_verifier)} if verifier else {})
     for kind, (second, chosen) in kinds.items():
         pairs = judge(path, encoder, second, chosen)
-        different = sum(not pair.is_same for pair in pairs)
-        if different < _MIN_PAIRS:
-            message = f"holds {different} pairs that need two answers; a bound of the false-hit rate needs at least {_MIN_PAIRS}"
-            raise ConfigError([Problem(str(path), 0, "", message)])
+        different = _count_different(path, pairs, "pairs")
         points = table(pairs, by_verifier=second is not None)
         document |= {"different_pairs": different, "same_pairs": len(pairs) - different}
-        document[kind] = {"checks": list(chosen), "points": [[round(number, 6) for number in point] for point in points]}
+        document[kind] = {"checks": list(chosen), "points": _rounded(points)}
         yield f"{kind.replace('_', ' ')}: {len(pairs)} pairs, {different} of them need two answers"
         yield from _check(pairs, by_verifier=second is not None)
+    if conversations:
+        part, lines = _of_conversations(conversations, encoder, verifier)
+        document["conversations"] = part
+        yield from lines
     out.write_text(_as_json(document), encoding="utf-8")
     yield f"wrote {out}"
+
+
+def _of_conversations(path: Path, encoder: Bundle, verifier: Bundle | None) -> tuple[dict[str, object], Iterator[str]]:
+    """The part for conversations whose earlier turns differ, and the report on it. Others are judged as questions."""
+    if verifier is None:
+        raise ConfigError(
+            [Problem("--conversations", 0, "", "could do nothing: without a verifier, no conversations are compared")]
+        )
+    pairs = [pair for pair in judge(path, encoder, verifier, ()) if pair.is_conversation]
+    different = _count_different(path, pairs, "pairs of conversations whose earlier turns differ and")
+    part: dict[str, object] = {
+        "data": path.name,
+        "data_sha256": sha256_of(path),
+        "different_pairs": different,
+        "same_pairs": len(pairs) - different,
+        "points": _rounded(table(pairs, by_verifier=True)),
+    }
+    first = f"conversations: {len(pairs)} pairs whose earlier turns differ, {different} of them need two answers"
+    return part, chain([first], _check(pairs, by_verifier=True))
+
+
+def _count_different(path: Path, pairs: Sequence[Judged], what: str) -> int:
+    """How many pairs need two answers. Raises `ConfigError` when they are too few."""
+    different = sum(not pair.is_same for pair in pairs)
+    if different < _MIN_PAIRS:
+        message = f"holds {different} {what} that need two answers; a bound of the false-hit rate needs at least {_MIN_PAIRS}"
+        raise ConfigError([Problem(str(path), 0, "", message)])
+    return different
+
+
+def _rounded(points: Sequence[tuple[float, float, float]]) -> list[list[float]]:
+    return [[round(number, 6) for number in point] for point in points]
 
 
 def table(pairs: Sequence[Judged], *, by_verifier: bool) -> list[tuple[float, float, float]]:

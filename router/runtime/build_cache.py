@@ -76,7 +76,11 @@ def build_cache(config: CacheConfig, models: Models) -> Caching:
     store = STORES[config.backend](config, versions) if config.backend != "memory" else None
     store_sync, requests = (StoreSync(store, config.sync), store.requests) if store else (None, None)
     rejections = Rejections(config.rejections_file)
-    cache = Cache(config.limits, models.encoder.encode, Verifier(score), store_sync, rejections=rejections)
+    verifier = Verifier(score)
+    conversations = verifier.conversations if score else None
+    cache = Cache(
+        config.limits, models.encoder.encode, verifier, store_sync, rejections=rejections, verify_conversations=conversations
+    )
     return Caching(cache, CacheOperations(cache, versions), config, versions, requests)
 
 

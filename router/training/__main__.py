@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isnan
 from pathlib import Path
 
 from router.training.data import NOT_FREE, read, recorded_models
 from router.training.examples import ATTACKS, CLASSES, LEVELS, NO_LABEL, Example, is_for_calibration
-from router.training.pairs import KINDS_OF_PAIRS, development, labelled, of_cases, of_groups
-from router.training.prompts import read_conversations, read_groups
+from router.training.pairs import CONVERSATION, KINDS_OF_PAIRS, development, labelled, of_groups
+from router.training.prompts import Case, read_conversations, read_groups
 
 _SOURCES = f"comma-separated: texts, such as mmlu_pro or clinc150,banking77, or pairs: {', '.join(KINDS_OF_PAIRS)}"
 
@@ -65,9 +65,31 @@ def split(data: Path, out: Path, sources: Sequence[str]) -> int:
 def _pairs(data: Path, kinds: Sequence[str]) -> list[dict[str, object]]:
     by_kind = development(labelled(data)[1])
     by_kind["groups"] = of_groups([group for group in read_groups(data) if group.is_held_back])
-    by_kind["conversations"] = of_cases([case for case in read_conversations(data) if case.is_held_back])
     pairs = [pair for kind in kinds for pair in by_kind[kind]]
-    return [{"a": pair.asked, "b": pair.stored, "y": round(pair.same), "tag": pair.source} for pair in pairs]
+    lines: list[dict[str, object]] = [
+        {"a": pair.asked, "b": pair.stored, "y": round(pair.same), "tag": pair.source} for pair in pairs
+    ]
+    cases = [case for case in read_conversations(data) if case.is_held_back]
+    return lines + ([line for case in cases for line in _of_case(case)] if "conversations" in kinds else [])
+
+
+def _of_case(case: Case) -> Iterator[dict[str, object]]:
+    """Pairs of conversations: the stored one with each other, and another of the same answer with each that needs another one.
+
+    One more is with what the stored one asked before: every turn of a conversation is in the cache. Those with other system
+    messages are left out: the cache never compares them.
+    """
+    pairs = [(turns, case.stored, kind, True) for turns, kind in case.same]
+    for place, (turns, kind) in enumerate(case.different):
+        another = [case.same[place % len(case.same)][0]] if case.same else []
+        pairs += [(turns, other, kind, False) for other in (case.stored, *another)]
+    asked = [place for place, turn in enumerate(case.stored) if turn.role == "user"]
+    if len(asked) > 1 and case.same:
+        pairs.append((case.same[0][0], case.stored[: asked[-2] + 1], "continuation", False))
+    for turns, other, kind, is_same in pairs:
+        if [turn for turn in turns if turn.role == "system"] == [turn for turn in other if turn.role == "system"]:
+            a, b = ([{"role": turn.role, "content": turn.text} for turn in some] for some in (turns, other))
+            yield {"a": a, "b": b, "y": int(is_same), "tag": f"{CONVERSATION} {kind}"}
 
 
 def _texts(data: Path, sources: Sequence[str]) -> list[dict[str, object]]:

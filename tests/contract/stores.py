@@ -16,6 +16,7 @@ import pytest
 
 from router.cache.entries import Entry, EntryFilter, Invalidation
 from router.cache.stores.base import REFUSED, Store
+from router.core.text.conversation import MAX_CHARS, Turn, as_text
 from router.errors import BackendError, ConfigError
 
 ANSWER = b'{"choices": []}'
@@ -67,8 +68,13 @@ class StoreContract:
         await store.close()
 
     async def test_an_added_entry_is_there_for_the_next_process(self, store: Store, make: Callable[[str], Store]) -> None:
-        """The entry keeps its answer and all its fields, whatever its text holds. The key that hides scopes stays the same."""
-        added = [entry(text) for text in ('"; drop', "a\\", "\n\t\u2028", "日本語 \U0001f600", "%_'")]
+        """The entry keeps its answer and all its fields, whatever its text holds. The key that hides scopes stays the same.
+
+        The longest text is a conversation of four bytes a character; a single message is shorter.
+        """
+        longest = as_text([Turn("user", "\U0001f600" * (MAX_CHARS - 20)), Turn("user", "\U0001f600\U0001f600")])
+        assert len(longest) <= MAX_CHARS
+        added = [entry(text) for text in ('"; drop', "a\\", "\n\t\u2028", "日本語 \U0001f600", "%_'", longest)]
         without_vector = entry("long", vector=None)
         await store.add([*added, without_vector])
         key = await store.open()

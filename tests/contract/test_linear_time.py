@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from router.cache import checks, wording
+from router.cache.conversations import objection_to, pair_of_texts
 from router.config.patterns import compile_pattern, keyword_patterns
 from router.config.signals import SHIPPED_BUNDLE
 from router.core.cache_key import Eligibility, query_of
@@ -29,6 +30,7 @@ from router.core.openai.request import Body, parse
 from router.core.openai.rewrite import rewrite
 from router.core.openai.sse import EventSplitter, data_of, events_in, usage_in
 from router.core.response import PassingAnswer
+from router.core.text.conversation import Turn, as_text, why_not_compared
 from router.core.types import Decision, Endpoint
 from router.errors import RequestError
 from router.extproc import wire
@@ -83,6 +85,16 @@ def ask_cache(text: str) -> None:
     query_of(ask(text), body, Decision("default", SMALL, "matched"), "scope", eligibility, "v1")
 
 
+def compare_conversations(text: str) -> None:
+    """Judge whether a conversation may be compared, and compare it with one that differs at its end."""
+    wording._taken_apart.cache_clear()
+    turns = [Turn("assistant", text), *(Turn("user", word) for word in text.split(" ")), Turn("user", text)]
+    why_not_compared(turns)
+    asked = as_text(turns)
+    pair_of_texts(asked, f"{asked}x")
+    objection_to(asked, f"{asked}x")
+
+
 def find_spans(text: str) -> None:
     """Find spans with a label on every token."""
     ids, offsets = reader()._read(text)
@@ -101,6 +113,7 @@ def heed(text: str) -> None:
 OF_TEXT: dict[str, Callable[[str], object]] = {
     "checks": judge_wording,
     "question": ask_cache,
+    "conversations": compare_conversations,
     "cache control": lambda text: read_client_controls(PLAN, {"cache-control": text, "x-vsr-cache-ttl": text}),
     "a backend's headers": heed,
     "chat": lambda text: parse(Endpoint.CHAT, json.dumps({"model": text, "messages": [{"role": text, "x": text}]}).encode(), {}),

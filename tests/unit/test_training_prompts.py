@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from router.core.text.conversation import Turn, as_text
+from router.evaluation.pairs import read_pairs
+from router.training.__main__ import _of_case
 from router.training.pairs import Sampler, of_cases, of_groups
 from router.training.prompts import WRITTEN, Group, Line, read_conversations, read_groups, read_labelled, read_marked
 from router.training.swaps import SwapMaker, orders
@@ -83,6 +86,23 @@ def test_conversations_under_other_system_messages_are_no_pairs(data: Path) -> N
     assert [(pair.source, pair.same) for pair in pairs] == [("conversation condensed", 1), ("conversation context", 0)]
     assert pairs[0].asked == "Until when is it open?"
     assert pairs[1].stored == "user: Is it open?\nassistant: Yes.\nuser: till when"
+
+
+def test_held_back_conversations_are_written_as_lists_of_messages(data: Path, tmp_path: Path) -> None:
+    """As `eval cache` and `calibrate cache --conversations` read them. The last pair is of what goes on where the other ended."""
+    case, out = read_conversations(data)[0], tmp_path / "pairs.jsonl"
+    lines = list(_of_case(case))
+    assert [(line["tag"], line["y"]) for line in lines] == [
+        ("conversation condensed", 1), ("conversation context", 0), ("conversation context", 0), ("conversation continuation", 0),
+    ]  # fmt: skip
+    condensed, stored = (
+        [{"role": turn.role, "content": turn.text} for turn in turns] for turns in (case.same[0][0], case.stored)
+    )
+    assert (lines[0]["a"], lines[0]["b"]) == (condensed, stored)
+    assert [line["b"] for line in lines[1:]] == [stored, condensed, stored[:2]]
+    assert lines[3]["a"] == condensed
+    out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert {(pair.is_of_conversations, pair.apart) for pair in read_pairs(out)} == {(True, "")}
 
 
 def test_a_single_question_has_no_role() -> None:
