@@ -6,7 +6,7 @@ so a condition that is not YES implies nothing.
 
 from __future__ import annotations
 
-from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TokensWithin
+from router.core.conditions import AllOf, AnyOf, Condition, FlagIs, HeaderMatches, LabelIs, Not, TokensWithin, signals_of
 
 _ONE_LABEL = "intent"
 """The signal that names one label at a time; scores such as `jailbreak` may name several."""
@@ -51,7 +51,7 @@ def always_holds(condition: Condition) -> bool:
             flags = {(part.flag, part.expected) for part in parts if isinstance(part, FlagIs)}
             return any(map(always_holds, parts)) or any((flag, not expected) in flags for flag, expected in flags)
         case Not(part):
-            return never_holds(part)
+            return never_holds(part) and not signals_of(part)  # what a signal leaves unknown is unknown when negated
         case _:
             return False
 

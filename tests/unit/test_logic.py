@@ -86,3 +86,11 @@ TOOLS, NO_TOOLS = FlagIs("has_tools", True), FlagIs("has_tools", False)
 def test_one_follows_from_the_other(narrow: Condition, broad: Condition, expected: bool) -> None:
     """The last case: if the classifier is not sure enough of mathematics there is no reading, so nothing follows."""
     assert follows(narrow, broad) is expected
+
+
+def test_what_never_holds_of_a_signal_is_not_always_true_when_negated() -> None:
+    """Two intents at once never hold. Below both thresholds nobody knows either, so their negation is unknown, too."""
+    impossible = AllOf((LabelIs("intent", frozenset({"a"}), 0.3), LabelIs("intent", frozenset({"b"}), 0.3)))
+    assert never_holds(impossible)
+    assert not always_holds(Not(impossible))
+    assert always_holds(Not(AllOf((TOOLS, NO_TOOLS))))
