@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 _WORD = re.compile(r"[(+]?\w+(?:(?!['’]s\b)[-.@&'’_:/+]\w+)*")
 """A written word: a name with hyphens, an address, a number with dashes. Without quotation marks and the possessive s."""
+_BRACKET_REACH = 2  # characters behind a word in which its bracket closes, as in "(020)"
 _MAX_BETWEEN = 3  # characters between two words of one span, such as ") " or ", "
 
 
@@ -72,6 +73,9 @@ def _words(text: str, offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[int,
         while at < len(places) and offsets[places[at]][0] < end:
             pieces.append(places[at])
             at += 1
+        if text[start] == "(" and ")" not in text[start : end + _BRACKET_REACH]:
+            start += 1
+            pieces = [place for place in pieces if offsets[place][1] > start]
         if pieces:
             yield start, end, pieces
 

@@ -186,13 +186,14 @@ def vary(example: Example, chance: random.Random) -> str:
 
 
 def epoch(examples: Iterable[Example], chance: random.Random, shares: dict[str, int]) -> list[Example]:
-    """The examples of one epoch: at most a source's share, drawn anew."""
+    """The examples of one epoch: a source's share, drawn anew; where it has fewer, each occurs more than once."""
     by_source: dict[str, list[Example]] = {}
     for example in examples:
         by_source.setdefault(example.source, []).append(example)
     chosen: list[Example] = []
     for source, members in by_source.items():
         share = shares.get(source, len(members))
-        chosen += members if share >= len(members) else chance.sample(members, share)
+        again, rest = divmod(share, len(members))
+        chosen += [*(members * again), *chance.sample(members, rest)]
     chance.shuffle(chosen)
     return chosen

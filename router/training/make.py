@@ -34,7 +34,7 @@ from router.training.train import Recipe, fit, predict
 
 NAME, VERSION = "minilm-signals", "3"
 CHECKPOINT = "training.pt"
-TRAINING_TOKENS, SERVING_TOKENS = 96, 128
+TRAINING_TOKENS, SERVING_TOKENS = 128, 128
 _MAX_EVERYDAY_IN_SCIENCE = 0.01
 _MAX_FALSE_ALARMS = 0.01
 _MAX_ALARMED_LOOKALIKES = 0.02

@@ -36,6 +36,7 @@ SHARES = {
     "nothing personal": 250,
     "made attack": 1300,
     "made harmless": 600,
+    "pii_prompts": 3200,
 }
 """Examples of each source in one epoch. Sources that are not named are used whole."""
 
@@ -49,29 +50,31 @@ class Recipe:
     """Every number that the result depends on."""
 
     seed: int = 20261123
-    epochs: int = 6
+    epochs: int = 7
     batch: int = 32
     encoder_rate: float = 1.5e-4
     head_rate: float = 1e-3
     warmup: float = 0.06
     """The share of steps in which the learning rates rise."""
-    keep: float = 1.5
+    keep: float = 1.0
     """Weight of 1 - cosine between a text's vector and its vector before training."""
     smoothing: float = 0.05
     subject: float = 0.3
     outcomes: float = 0.5
-    attack: float = 0.3
-    personal: float = 0.5
+    attack: float = 0.6
+    personal: float = 1.2
     cacheability: float = 1.0
     complexity: float = 0.7
-    together: float = 0.3
+    together: float = 1.0
     """Weights of the losses; the intent's is 1."""
     neighbours: float = 0.1
     """The share of a level's probability that its neighbours get: levels are judged, not measured."""
     temperature: float = 0.05
     """Of the contrastive loss."""
-    trios: int = 4000
+    trios: int = 6000
     """Trios of the contrastive loss in one epoch: two prompts that want one answer, and one that looks alike."""
+    batch_of_trios: int = 96
+    """More of them at once make it harder to find the partner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +128,13 @@ def fit(
     encoder.freeze_embeddings()
     make_batch = Batcher(reader, subjects, models)
     chance = random.Random(recipe.seed)  # noqa: S311 - reproducible on purpose
-    steps = recipe.epochs * sum(-(-n // recipe.batch) for n in (len(epoch(examples, chance, SHARES)), recipe.trios))
+    count = len(epoch(examples, chance, SHARES))
+    steps = recipe.epochs * (-(-count // recipe.batch) + -(-recipe.trios // recipe.batch_of_trios))
     training = Training(model, moving_average(model), *_optimizer(model, recipe, steps), chance)
     for number in range(checkpoints.restore(training) + 1, recipe.epochs + 1):
         model.train()
         batches = make_batch.shuffled(epoch(examples, training.chance, SHARES), recipe.batch, training.chance)
-        batches += make_batch.trios(groups, recipe.trios, recipe.batch, training.chance)
+        batches += make_batch.trios(groups, recipe.trios, recipe.batch_of_trios, training.chance)
         training.chance.shuffle(batches)
         sums: dict[str, float] = {}
         for step, batch in enumerate(batches, 1):

@@ -350,7 +350,7 @@ async def test_what_was_not_read_whole_is_missing(jailbreak: JailbreakSignal, is
     ("text", "kinds"),
     [
         ("My card 4556 7375 8689 9855 was declined.", {"CREDIT_CARD"}),
-        ("You can reach me at jane.doe@example.com", {"EMAIL_ADDRESS"}),
+        ("You can reach me at jane.doe@posteo.net", {"EMAIL_ADDRESS"}),
         ("How do I change my billing date?", set()),
         ("What is the derivative of x squared?", set()),
     ],
@@ -364,9 +364,7 @@ async def test_personal_data_is_found_by_kind(encoder: Encoder, bundle: Bundle, 
 async def test_personal_data_at_the_end_of_a_long_text_is_found(encoder: Encoder, bundle: Bundle) -> None:
     """Its window finds it."""
     filler = "I would like to change the date on which my bill is due every month. " * 20
-    assert (
-        "EMAIL_ADDRESS" in (await PiiSignal(encoder, bundle).read(ask(f"{filler} Write to jane.doe@example.com please"))).values
-    )
+    assert "EMAIL_ADDRESS" in (await PiiSignal(encoder, bundle).read(ask(f"{filler} Write to jane.doe@posteo.net please"))).values
 
 
 async def test_every_recorded_model_has_a_predicted_accuracy(encoder: Encoder, bundle: Bundle) -> None:

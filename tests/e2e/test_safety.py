@@ -172,7 +172,7 @@ def test_a_late_guard_asks_for_another_attempt(tmp_path: Path) -> None:
     ("text", "decision", "reason"),
     [
         ("How do I bake bread at home?", "default", "no_match"),
-        ("My card 4556 7375 8689 9855 was charged twice, please write to jane.doe@example.com", "private", "matched"),
+        ("My card 4556 7375 8689 9855 was charged twice, please write to jane.doe@posteo.net", "private", "matched"),
         ("Prove that there are infinitely many primes.", "score", "selected"),
     ],
 )

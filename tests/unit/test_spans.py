@@ -71,16 +71,18 @@ FORMS = ("EMAIL_ADDRESS", "IBAN_CODE", "CREDIT_CARD", "US_SSN", "IP_ADDRESS")
 @pytest.mark.parametrize(
     ("text", "spans"),
     [
-        ("mail jo.doe+x@mail.example.co.uk.", [("jo.doe+x@mail.example.co.uk", "EMAIL_ADDRESS")]),
+        ("mail jo.doe+x@mail.exemplar.co.uk.", [("jo.doe+x@mail.exemplar.co.uk", "EMAIL_ADDRESS")]),
         ("4111 1111 1111 1111 is lost", [("4111 1111 1111 1111", "CREDIT_CARD")]),
         ("4111 1111 1111 1112 is no card", []),
         ("0000 0000 0000 0000 neither", []),
         ("pay GB82 WEST 1234 5698 7654 32 now", [("GB82 WEST 1234 5698 7654 32", "IBAN_CODE")]),
         ("GB83 WEST 1234 5698 7654 32", []),
         ("078-05-1120 but not 000-05-1120 or 1078-05-1120", [("078-05-1120", "US_SSN")]),
-        ("10.0.0.1, not 10.0.0.256 nor version 1.2.3.4.5", [("10.0.0.1", "IP_ADDRESS")]),
-        ("2001:db8::ff00:42:8329 at 10:20:30", [("2001:db8::ff00:42:8329", "IP_ADDRESS")]),
+        ("8.8.4.4, not 8.8.4.256 nor version 1.2.3.4.5", [("8.8.4.4", "IP_ADDRESS")]),
+        ("2001:4860::ff00:42:8329 at 10:20:30", [("2001:4860::ff00:42:8329", "IP_ADDRESS")]),
         ("what is 2+2, a@b or user@localhost?", []),
+        ("test with a@example.com and b@mail.example.org, or c@host.test", []),
+        ("bind 0.0.0.0, 127.0.0.1, 10.0.0.1 or ::1", []),
     ],
 )
 def test_what_has_a_form_is_found_by_its_form(text: str, spans: list) -> None:
@@ -110,3 +112,26 @@ def test_figures_want_both_ends_and_the_kind() -> None:
     assert (figures.precision.value, figures.recall.value) == (2 / 3, 2 / 3)
     assert figures.f1 == pytest.approx(2 / 3)
     assert span_figures([(set(), set())]).f1 == 1.0
+
+
+def test_a_url_is_whole_where_the_model_saw_a_part_of_it() -> None:
+    """Its tokens end at signs. A URL that the model takes for nobody's is none."""
+    text = "see https://example.org/u/ann?tab=repos&x=1, and https://example.org/docs."
+    found = with_patterns(text, [Span(4, 25, "URL", 0.8), Span(30, 33, "ACCOUNT", 0.6)], KINDS)
+    assert found == (Span(4, 43, "URL", 0.8),)
+    assert text[4:43] == "https://example.org/u/ann?tab=repos&x=1"
+
+
+def test_a_bracket_that_closes_behind_the_words_is_not_of_them() -> None:
+    """The one of "(020) 7946 0000" is."""
+    text = "(Ann Lee) at (020) 79460000"
+    offsets = [(0, 0), (0, 1), (1, 4), (5, 8), (8, 9), (10, 12), (13, 14), (14, 17), (17, 18), (19, 27), (0, 0)]
+    labels = np.zeros((len(offsets), 5), dtype=np.float32)
+    labels[:, 0] = 1
+    for place, column in ((2, 1), (3, 2), (6, 3), (7, 4), (9, 4)):
+        labels[place] = np.eye(5)[column]
+    found = spans_of(text, labels, offsets, ("PERSON", "PHONE_NUMBER"))
+    assert [(text[span.start : span.end], span.kind) for span in found] == [
+        ("Ann Lee", "PERSON"),
+        ("(020) 79460000", "PHONE_NUMBER"),
+    ]

@@ -75,3 +75,6 @@ def test_an_epoch_takes_its_share_of_each_source_and_all_of_the_others() -> None
     first, second = epoch(examples, chance, {"a": 10}), epoch(examples, chance, {"a": 10})
     assert Counter(example.source for example in first) == {"a": 10, "b": 5}
     assert {example.text for example in first} != {example.text for example in second}
+    more = Counter(example.text for example in epoch(examples, chance, {"a": 0, "b": 12}))
+    assert sum(more.values()) == 12
+    assert set(more.values()) == {2, 3}

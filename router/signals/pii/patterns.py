@@ -22,11 +22,16 @@ def _is_iban(text: str) -> bool:
 
 
 def _is_address(text: str) -> bool:
+    """Whether it is an address of the internet. Of private and reserved ones the model tells whether they are somebody's."""
     try:
-        ip_address(text)
+        return ip_address(text).is_global
     except ValueError:
         return False
-    return True
+
+
+def _is_mailbox(text: str) -> bool:
+    """Whether it can be somebody's. RFC 2606 reserves some domains for examples."""
+    return not re.search(r"[@.]example(?:\.(?:com|net|org|co\.uk))?$|\.(?:test|invalid|localhost)$", text, re.IGNORECASE)
 
 
 def _always(_text: str) -> bool:
@@ -34,7 +39,7 @@ def _always(_text: str) -> bool:
 
 
 _PATTERNS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
-    ("EMAIL_ADDRESS", re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])"), _always),
+    ("EMAIL_ADDRESS", re.compile(r"(?<![\w.+%-])[\w.+%-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])"), _is_mailbox),
     (
         "IBAN_CODE",
         re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?(?!\w)", re.ASCII),
@@ -48,9 +53,25 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
 """Every repetition is bounded, so the time is linear in the text."""
 
 
+_URL = re.compile(r"(?<![\w/])(?:https?://|www\.)[^\s<>\"'`\[\]{}|]{2,2000}", re.IGNORECASE)
+
+
+def _with_whole_urls(text: str, spans: tuple[Span, ...]) -> tuple[Span, ...]:
+    """`spans` where each URL that the model has seen a part of is one span, with its scheme and its query."""
+    if not any(span.kind == "URL" for span in spans):
+        return spans
+    for match in _URL.finditer(text):
+        start, end = match.start(), match.start() + len(match[0].rstrip(".,;:!?)"))
+        inside = [span for span in spans if span.start < end and start < span.end]
+        if any(span.kind == "URL" for span in inside):
+            whole = Span(start, end, "URL", max(span.probability for span in inside if span.kind == "URL"))
+            spans = tuple(sorted((*(span for span in spans if span not in inside), whole), key=lambda span: span.start))
+    return spans
+
+
 def with_patterns(text: str, spans: Iterable[Span], kinds: Iterable[str]) -> tuple[Span, ...]:
     """`spans` and all that has the form of one of `kinds`, in the order of the text. A form replaces spans that it overlaps."""
-    known = set(kinds)
+    known, spans = set(kinds), _with_whole_urls(text, tuple(spans))
     sure = [
         Span(match.start(), match.end(), kind, 1.0)
         for kind, pattern, is_valid in _PATTERNS
@@ -59,6 +80,6 @@ def with_patterns(text: str, spans: Iterable[Span], kinds: Iterable[str]) -> tup
         if is_valid(match[0])
     ]
     if not sure:
-        return tuple(spans)
+        return spans
     rest = [span for span in spans if all(span.end <= found.start or span.start >= found.end for found in sure)]
     return tuple(sorted((*sure, *rest), key=lambda span: (span.start, span.end)))
